@@ -1,0 +1,37 @@
+"""Ranks for tests: forked from one warm server, which imports torch and DeepSpeed once for the whole session.
+
+Write `run_x(address, *args)` at the top of a test module (it is imported by name on the ranks) and call
+`run_on_ranks(run_x, 4, ...)` from `test_x`.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.launch import PRELOADED_MODULES, process_context
+from pipelines.local_ranks import RankFailedError, start_local_ranks
+from ufork.parallel.address import RankAddress
+
+
+def run_on_ranks(function: Callable[..., Any], num_ranks: int, *args: Any, timeout_seconds: float = 180) -> list[Any]:
+    """What `function(address, *args)` returned on each of `num_ranks` new processes, in the order of ranks.
+
+    Tensors arrive as copies. The first rank's error is raised here as it was raised there, with its traceback as a
+    note; PeerError says where the ranks were that are still at work after `timeout_seconds`.
+    """
+    context = process_context(("pytest", *PRELOADED_MODULES))
+    try:
+        return start_local_ranks(
+            _without_warnings_of_others, num_ranks, function, *args, context=context, timeout_seconds=timeout_seconds
+        )
+    except RankFailedError as error:
+        if error.cause is not None:
+            raise error.cause from error
+        raise
+
+
+def _without_warnings_of_others(address: RankAddress, function: Callable[..., Any], *args: Any) -> Any:
+    """So that what a failing rank prints can be read; the same in pyproject.toml for the tests' own process."""
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(torch|deepspeed)\b")
+    return function(address, *args)

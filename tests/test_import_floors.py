@@ -1,0 +1,134 @@
+"""Imports point downwards only. The floors, from the ground up, as docs/architecture.md draws them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = [
+    ["ufork.errors", "ufork.config", "ufork.vocabulary"],
+    ["ufork.model", "ufork.vision", "ufork.data"],
+    ["ufork.parallel", "ufork.convert"],
+    ["ufork.train", "ufork.infer", "ufork.analysis"],
+    ["ufork.eval"],
+    ["pipelines", "data_prep", "benchmarks"],
+]
+STRANGERS = {"ufork.model", "ufork.vision", "ufork.data"}
+"""Siblings that never import each other: they meet only through ufork.vocabulary."""
+NO_PARALLELISM = ("torch.distributed", "deepspeed", "megatron")
+"""What ufork.model may not know: parallelism is applied to it from outside."""
+NO_TORCH = [
+    "ufork/errors.py",
+    "ufork/config.py",
+    "ufork/vocabulary.py",
+    "ufork/parallel/address.py",
+    "pipelines/cli.py",
+]
+"""Files importable in an instant, besides every config.py."""
+
+SOURCES = sorted(
+    path for room in ("ufork", "pipelines", "data_prep", "benchmarks") for path in (ROOT / room).rglob("*.py")
+)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str | None:
+    return next((room for rooms in FLOORS for room in rooms if within(module, room)), None)
+
+
+def floor_of(room: str) -> int:
+    return next(floor for floor, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def imports_of(text: str, module: str, *, is_package: bool) -> list[str]:
+    """Absolute names that the file imports anywhere in it; `from a import b` gives a.b."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    names = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            names += [".".join([*base, alias.name]) for alias in node.names]
+    return names
+
+
+def faults(text: str, module: str, *, is_package: bool = False) -> list[str]:
+    """Why the imports of a file leave the floors; empty when they keep to them."""
+    here = room_of(module)
+    found = []
+    for name in imports_of(text, module, is_package=is_package):
+        there = room_of(name)
+        if here and there and floor_of(there) > floor_of(here):
+            found.append(f"{module} imports {name}, which is above it")
+        if here in STRANGERS and there in STRANGERS and here != there:
+            found.append(f"{module} imports {name}: they meet only through ufork.vocabulary")
+        if here == "ufork.model" and any(within(name, package) for package in NO_PARALLELISM):
+            found.append(f"{module} imports {name}: the model knows no parallelism")
+    return found
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Top-level packages imported when the file is, TYPE_CHECKING blocks and function bodies left out."""
+    statements = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in statements if isinstance(node, ast.ImportFrom)}
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_point_downwards(path):
+    assert not faults(path.read_text(), module_of(path), is_package=path.name == "__init__.py")
+
+
+def test_every_room_of_ufork_has_its_floor():
+    packages = {
+        module_of(path) for path in SOURCES if path.name == "__init__.py" and path.parent.parent.name == "ufork"
+    }
+    assert packages <= {room for rooms in FLOORS for room in rooms}
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / name for name in NO_TORCH] + [path for path in SOURCES if path.name == "config.py"], ids=module_of
+)
+def test_file_imports_no_heavy_package(path):
+    assert not imported_at_once(path) & {"torch", "deepspeed", "megatron", "transformers", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("ufork.model.decoder", "import torch.distributed as dist"),
+        ("ufork.model.decoder", "def f():\n    from torch import distributed"),
+        ("ufork.model.decoder", "from ufork.data import packing"),
+        ("ufork.vision.codec", "from ..data.sample import Sample"),
+        ("ufork.config", "import ufork.train.config"),
+        ("ufork.train.step", "from ufork import eval"),
+        ("ufork.eval.evaluate", "import pipelines.recipe"),
+    ],
+)
+def test_import_that_leaves_the_floors_is_seen(module, text):
+    assert faults(text, module)
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("ufork.model.decoder", "from torch import Tensor\nfrom ufork.vocabulary import Task"),
+        ("ufork.train.step", "from ufork.train import optimizer\nfrom ufork.model.unifork import UniFork"),
+        ("pipelines.verbs.prepare", "from data_prep.prepare import prepare"),
+        ("ufork.infer.draw", "from ..model import rq_head"),
+    ],
+)
+def test_import_that_keeps_to_them_is_not(module, text):
+    assert not faults(text, module)

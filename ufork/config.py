@@ -1,0 +1,129 @@
+"""Strict typed configuration.
+
+    YAML file -> mapping -> dotted overrides merged in -> `Config` subclass, every key known, every value in range
+
+Each part of ufork declares its own `Config` beside the code it configures, units in the field names and a docstring per
+field; a recipe only composes them. Checking is pydantic's; what is added here is the wording of the errors, the nearest
+known key for an unknown one, and the dotted overrides.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ufork.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, unknown keys refused, field docstrings kept as descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), validate_default=True
+    )
+
+    @classmethod
+    def from_mapping(cls, mapping: dict[str, Any], *, origin: str) -> Self:
+        """Checks `mapping` against this class.
+
+        Args:
+            mapping: nested keys and values, as YAML gives them.
+            origin: where the values come from, for the message.
+
+        Raises:
+            ConfigError: names each key at fault, the value found, what is allowed, and the nearest known key.
+        """
+        try:
+            return cls.model_validate(mapping)
+        except ValidationError as error:
+            faults = "\n".join(f"  {_describe(fault, cls)}" for fault in error.errors())
+            raise ConfigError(f"{origin}: {len(error.errors())} value(s) refused\n{faults}") from None
+
+    @classmethod
+    def from_yaml(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """Reads the file at `path`, merges `overrides` and checks the result.
+
+        Raises:
+            ConfigError: as `read_mapping`, `merge_overrides` and `from_mapping` do.
+        """
+        return cls.from_mapping(merge_overrides(read_mapping(path), overrides), origin=str(path))
+
+    def to_yaml(self) -> str:
+        """The resolved values as YAML, in the order of declaration; `from_yaml` reads it back to an equal config."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)  # unicode left in loses some line breaks
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Reads a YAML file whose top level is a mapping.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a recipe") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path}: expected keys and values at the top level, found {type(mapping).__name__}")
+    return mapping
+
+
+def merge_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns a copy of `mapping` with overrides such as `train.steps=200` merged in; values are read as YAML.
+
+    Raises:
+        ConfigError: an override is not `key=value`, its value is not YAML, or its path runs through a plain value.
+    """
+    merged: dict[str, Any] = mapping
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {override!r}: expected KEY=VALUE, as in train.steps=200")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
+        merged = _with_value(merged, key.split("."), value, override)
+    return merged
+
+
+def _with_value(mapping: Any, path: list[str], value: Any, override: str) -> dict[str, Any]:
+    if not isinstance(mapping, dict | None):
+        raise ConfigError(f"override {override!r}: {path[0]!r} lies below a plain value ({mapping!r}), not a section")
+    head, *rest = path
+    mapping = mapping or {}
+    return {**mapping, head: _with_value(mapping.get(head), rest, value, override) if rest else value}
+
+
+def _describe(fault: "ErrorDetails", cls: type[Config]) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{key}: {fault['msg']}, found {fault['input']!r}"
+    known = _known_keys(cls, fault["loc"])
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"{key}: unknown key; the nearest known one is {nearest[0]!r}" if nearest else f"{key}: unknown key"
+
+
+def _known_keys(cls: type[BaseModel], place: tuple[int | str, ...], prefix: str = "") -> list[str]:
+    """Keys below `prefix`; of a container's entries, only those of the entry that `place` runs through."""
+    keys = []
+    for name, field in cls.model_fields.items():
+        keys.append(prefix + name)
+        below = place[1:] if place[:1] == (name,) else ()
+        inside = f"{prefix}{name}."
+        if get_origin(field.annotation) in (dict, tuple, list):
+            if not below:
+                continue
+            inside, below = f"{inside}{below[0]}.", below[1:]
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                keys += _known_keys(inner, below, inside)
+    return keys

@@ -1,0 +1,45 @@
+"""What can go wrong by a user's input, the machine or a peer. Mistakes of our own stay assertions.
+
+Every message names the file, key or value at fault, what was expected, and what to do. Entry programs print the message
+of a `UforkError` without a traceback and exit with its `exit_code`.
+"""
+
+
+class UforkError(Exception):
+    """Base of all errors that a user can act on."""
+
+    exit_code = 1
+
+
+class ConfigError(UforkError):
+    """A recipe, an override or a command-line value is unknown, of the wrong type or out of range."""
+
+    exit_code = 2
+
+
+class ShardError(UforkError):
+    """A shard, its index or its manifest is missing, truncated or not what the manifest says."""
+
+
+class SampleError(UforkError):
+    """One sample cannot be used: undecodable image, empty text, longer than the token budget."""
+
+
+class TokenizerError(UforkError):
+    """A text or image tokenizer folder is missing, incomplete or does not fit the model."""
+
+
+class CheckpointError(UforkError):
+    """Weights or their config are missing, damaged, or of another shape than the model."""
+
+
+class StorageError(UforkError):
+    """A folder cannot be written or the disk is full."""
+
+
+class NonFiniteError(UforkError):
+    """Loss or gradients were NaN or infinite in more steps than the recipe tolerates."""
+
+
+class PeerError(UforkError):
+    """Another rank died, hung or raised."""

@@ -1,0 +1,72 @@
+"""The words that the rooms of ufork share: tasks, special tokens, and the packed sequence that models read.
+
+Symbols of the shapes: T tokens of a packed sequence, S samples in it, I image positions in it, M images in it, C codes
+per image position.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Task(StrEnum):
+    """What a sample asks of the model; each sample has exactly one."""
+
+    UNDERSTANDING = "understanding"
+    GENERATION = "generation"
+
+
+IGNORED_LABEL = -100
+"""Label of a position that predicts no text token (torch's default `ignore_index`)."""
+
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+PADDING = "<|vision_pad|>"
+DROPPED_PROMPT = "<|video_pad|>"
+"""Stands for the caption that guidance dropped (spec of the release, section 4)."""
+
+SPECIAL_TOKENS = ("<|endoftext|>", TURN_START, TURN_END, PADDING, DROPPED_PROMPT)
+"""Text tokens that never merge, by Qwen2.5's names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedSequence:
+    """Samples of one task laid end to end in a row of fixed length; what is left over is padding.
+
+    An image stands in the row as begin, I/M positions in raster order, end. The padding at the row's end is one more
+    segment of `segment_starts_S1`, so that every token belongs to exactly one segment and none has another's context.
+    """
+
+    task: Task
+    token_ids_T: "Tensor"
+    """int64; the padding token at image positions, image borders and padding."""
+    positions_T: "Tensor"
+    """int64; counts from 0 in each segment."""
+    segment_starts_S1: "Tensor"
+    """int32, cumulative; the first is 0 and the last T (flash-attn's `cu_seqlens`)."""
+    longest_segment: int
+    labels_T: "Tensor"
+    """int64; the text token to predict at each position, already shifted, or IGNORED_LABEL."""
+    image_positions_I: "Tensor"
+    """int64; places in the row that hold image features."""
+    image_begins_M: "Tensor"
+    """int64; places of the begin-of-image marks."""
+    image_ends_M: "Tensor"
+    """int64; places of the end-of-image marks."""
+    codes_IC: "Tensor"
+    """int64; the codes at `image_positions_I`. In generation also the targets, each predicted one place ahead."""
+    num_targets: int
+    """Text tokens (understanding) or codes, all depths counted (generation), that the loss sums over."""
+    num_real_tokens: int
+    """Positions that are not padding."""
+    sample_ids: tuple[str, ...]
+
+    def to(self, device: str) -> "PackedSequence":
+        """The same with its tensors on `device`."""
+        moved = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if hasattr(value, "to")
+        }
+        return PackedSequence(**{**vars(self), **moved})
