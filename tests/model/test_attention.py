@@ -1,0 +1,115 @@
+"""Both kernels against attention written out, and which one is chosen."""
+
+import inspect
+import logging
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import packed_row, tiny_config, tiny_model
+
+from ufork.model.attention import Segments, choose_attention_kernel, flash_attention, sdpa_attention
+from ufork.vocabulary import Task
+
+CUDA = torch.device("cuda")
+
+
+def written_out(query, key, value, starts):
+    """Attention by its formula, in fp32, over a mask of the whole row."""
+    num_tokens, num_heads, head_width = query.shape
+    repeats = num_heads // key.shape[1]
+    key, value = (x.float().repeat_interleave(repeats, dim=1) for x in (key, value))
+    segment = torch.searchsorted(starts, torch.arange(num_tokens), right=True)
+    seen = (segment[:, None] == segment) & torch.ones(num_tokens, num_tokens).tril().bool()
+    scores = torch.einsum("qhw,khw->hqk", query.float(), key) * head_width**-0.5
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    return torch.einsum("hqk,khw->qhw", weights, value).to(query.dtype)
+
+
+def inputs_of(lengths, num_kv_heads, group, dtype=torch.float32):
+    starts = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+    generator = torch.Generator().manual_seed(sum(lengths))
+    heads = (num_kv_heads * group, num_kv_heads, num_kv_heads)
+    tensors = [torch.randn(sum(lengths), n, 8, generator=generator).to(dtype).requires_grad_() for n in heads]
+    return tensors, Segments(SimpleNamespace(segment_starts_S1=starts, longest_segment=max(lengths)))
+
+
+LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
+
+
+@given(lengths=LENGTHS, num_kv_heads=st.integers(1, 3), group=st.integers(1, 3))
+def test_sdpa_is_attention_written_out(lengths, num_kv_heads, group):
+    tensors, segments = inputs_of(lengths, num_kv_heads, group)
+    found, expected = sdpa_attention(*tensors, segments), written_out(*tensors, segments.starts_S1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    gradients = (torch.autograd.grad(out, tensors, direction) for out in (found, expected))
+    for ours, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+def flash_attn_varlen_func(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False
+):
+    """What flash-attn 2 asks of its callers; the figures come from the formula."""
+    assert q.dtype == k.dtype == v.dtype and q.dtype in (torch.float16, torch.bfloat16)
+    assert q.dim() == k.dim() == v.dim() == 3 and k.shape == v.shape
+    assert q.shape[0] == k.shape[0] and q.shape[2] == k.shape[2] and q.shape[1] % k.shape[1] == 0
+    assert all(x.stride(-1) == 1 for x in (q, k, v))
+    for starts, longest in ((cu_seqlens_q, max_seqlen_q), (cu_seqlens_k, max_seqlen_k)):
+        assert starts.dtype == torch.int32 and starts.is_contiguous() and starts.device == q.device
+        assert (starts[0], starts[-1]) == (0, len(q)) and (starts.diff() > 0).all()
+        assert isinstance(longest, int) and longest == starts.diff().max()
+    assert causal and softmax_scale is None and dropout_p == 0.0
+    return written_out(q, k, v, cu_seqlens_q)
+
+
+@pytest.fixture
+def flash_attn(monkeypatch):
+    module = ModuleType("flash_attn")
+    module.flash_attn_varlen_func = flash_attn_varlen_func
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
+
+
+@pytest.mark.parametrize(("num_kv_heads", "group"), [(2, 1), (2, 2)])
+def test_flash_attention_is_called_as_it_asks(flash_attn, num_kv_heads, group):
+    tensors, segments = inputs_of([3, 7, 1], num_kv_heads, group, torch.bfloat16)
+    found, expected = flash_attention(*tensors, segments), sdpa_attention(*tensors, segments)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("task", Task)
+def test_a_whole_model_in_half_precision_meets_the_contract(flash_attn, task):
+    """Queries, keys and segments as the decoder makes them, padding included."""
+    model = tiny_model(tiny_config()).bfloat16()
+    row = packed_row(task, texts=[[5, 6, 7], [8, 9]])
+    expected = model(row)
+    model.kernel = flash_attention
+    torch.testing.assert_close(model(row), expected, rtol=0.01, atol=0.0)
+
+
+def test_the_stand_in_has_the_packages_signature():
+    flash = pytest.importorskip("flash_attn")
+    genuine = list(inspect.signature(flash.flash_attn_varlen_func).parameters)
+    assert genuine[:10] == list(inspect.signature(flash_attn_varlen_func).parameters)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "package", "kernel", "said"),
+    [
+        (torch.device("cpu"), torch.bfloat16, True, sdpa_attention, "since the device is cpu"),
+        (CUDA, torch.float32, True, sdpa_attention, "half precision, not torch.float32"),
+        (CUDA, torch.bfloat16, False, sdpa_attention, "pip install ufork[gpu]"),
+        (CUDA, torch.bfloat16, True, flash_attention, "FlashAttention varlen kernel"),
+        (CUDA, torch.float16, True, flash_attention, "FlashAttention varlen kernel"),
+    ],
+)
+def test_the_kernel_is_chosen_once_and_logged(flash_attn, monkeypatch, caplog, device, dtype, package, kernel, said):
+    if not package:
+        monkeypatch.setitem(sys.modules, "flash_attn", None)  # importing it fails
+    with caplog.at_level(logging.INFO):
+        assert choose_attention_kernel(device, dtype) is kernel
+    assert [said in record.message for record in caplog.records] == [True]

@@ -1,0 +1,43 @@
+"""Operations counted from sizes are those that torch counts while the model runs."""
+
+import pytest
+import torch
+from tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from ufork.model.cost import attention_flops, row_cost
+from ufork.vocabulary import Task
+
+PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm)
+
+
+def counted_products(task: Task, *, backward: bool) -> tuple[int, int]:
+    """What torch counts, and what the cost says of everything but attention."""
+    config = tiny_config()
+    model, row = tiny_model(config), packed_row(task, texts=[[5, 6, 7], [8, 9]], row_tokens=32)
+    with FlopCounterMode(display=False) as counter:
+        loss = model(row)
+        if backward:
+            loss.backward()
+    counts = counter.get_flop_counts()["Global"]
+    cost = row_cost(config, DIMENSIONS, row)
+    layers = config.trunk_layers + config.branch_layers(task)
+    attention = layers * attention_flops(config.width, row.segment_starts_S1.diff().tolist())
+    if task is Task.GENERATION:
+        head = config.rq_head
+        per_position = attention_flops(head.attention_width, [DIMENSIONS.codes_per_position])
+        attention += len(row.image_positions_I) * head.num_blocks * per_position
+    products = (cost.training - 3 * attention) if backward else (cost.forward - attention)
+    return sum(counts.get(product, 0) for product in PRODUCTS), products
+
+
+@pytest.mark.parametrize("task", Task)
+def test_forward_operations(task):
+    counted, expected = counted_products(task, backward=False)
+    assert counted == expected
+
+
+@pytest.mark.parametrize("task", Task)
+def test_a_backward_pass_costs_about_twice_as_much(task):
+    counted, expected = counted_products(task, backward=True)
+    assert counted == pytest.approx(expected, rel=0.1)  # the loss computes its logits again; inputs ask for no gradient

@@ -1,0 +1,99 @@
+"""The loss slice by slice against torch's over the whole vocabulary."""
+
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ufork.model import cross_entropy
+from ufork.model.cross_entropy import sum_cross_entropy
+from ufork.model.text_head import TextHead
+from ufork.vocabulary import IGNORED_LABEL
+
+
+def inputs_of(num_rows, width, vocabulary_size, with_bias, seed, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(num_rows, width), (vocabulary_size, width)] + [(vocabulary_size,)] * with_bias
+    tensors = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+    targets = torch.randint(vocabulary_size, (num_rows,), generator=generator)
+    return [*tensors, *[None] * (not with_bias)], targets
+
+
+def loss_and_gradients(function, tensors, targets, scale=1.0):
+    """Gradients of a multiple, since a step's loss is always divided by its targets."""
+    loss = function(*tensors, targets)
+    given = [tensor for tensor in tensors if tensor is not None]
+    return [loss, *torch.autograd.grad(scale * loss, given)]
+
+
+def whole(hidden, weight, bias, targets):
+    return F.cross_entropy(F.linear(hidden, weight, bias).float(), targets, reduction="sum")
+
+
+@given(
+    num_rows=st.integers(0, 6),
+    width=st.integers(1, 8),
+    vocabulary_size=st.integers(1, 40),
+    with_bias=st.booleans(),
+    slice_entries=st.integers(1, 300),
+    scale=st.floats(-2, 2),
+    seed=st.integers(0, 99),
+)
+def test_loss_and_gradients_are_torchs_whatever_the_slices(
+    num_rows, width, vocabulary_size, with_bias, slice_entries, scale, seed
+):
+    tensors, targets = inputs_of(num_rows, width, vocabulary_size, with_bias, seed)
+    with mock.patch.object(cross_entropy, "SLICE_ENTRIES", slice_entries):
+        found = loss_and_gradients(sum_cross_entropy, tensors, targets, scale)
+    for ours, torchs in zip(found, loss_and_gradients(whole, tensors, targets, scale), strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1e4, -1e4])
+def test_huge_logits_do_not_overflow(factor):
+    tensors, targets = inputs_of(5, 4, 30, True, 0)
+    tensors[0] = (tensors[0] * factor).detach().requires_grad_()
+    with mock.patch.object(cross_entropy, "SLICE_ENTRIES", 35):
+        found = loss_and_gradients(sum_cross_entropy, tensors, targets)
+    for ours, torchs in zip(found, loss_and_gradients(whole, tensors, targets), strict=True):
+        torch.testing.assert_close(ours, torchs)
+
+
+def test_no_slice_of_logits_is_larger_than_allowed():
+    tensors, targets = inputs_of(6, 4, 100, True, 0)
+    sizes = []
+
+    def recording(*arguments):
+        logits = original(*arguments)
+        sizes.append(logits.numel())
+        return logits
+
+    original = cross_entropy._logits
+    with mock.patch.object(cross_entropy, "SLICE_ENTRIES", 120), mock.patch.object(cross_entropy, "_logits", recording):
+        sum_cross_entropy(*tensors, targets).backward()
+    assert sum(sizes) == 2 * 600 and max(sizes) <= 120
+
+
+def test_bf16_sums_in_fp32_and_gives_gradients_in_bf16():
+    tensors, targets = inputs_of(300, 8, 50, True, 0, torch.bfloat16)
+    loss, *gradients = loss_and_gradients(sum_cross_entropy, tensors, targets)
+    expected, *expected_gradients = loss_and_gradients(whole, tensors, targets)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0.0)
+    for ours, torchs in zip(gradients, expected_gradients, strict=True):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours, torchs, rtol=0.05, atol=0.05)
+
+
+def test_the_text_head_predicts_only_where_a_label_stands():
+    (hidden, weight, _), targets = inputs_of(6, 4, 30, False, 0)
+    labels = targets.clone()
+    labels[[0, 3, 4]] = IGNORED_LABEL
+    head = TextHead(torch.nn.Parameter(weight.detach()))
+    expected = F.cross_entropy(head.logits(hidden), labels, ignore_index=IGNORED_LABEL, reduction="sum")
+    torch.testing.assert_close(head(hidden, labels), expected)
+    (gradient,) = torch.autograd.grad(head(hidden, labels), hidden)
+    assert gradient[labels == IGNORED_LABEL].abs().max() == 0

@@ -1,0 +1,82 @@
+"""The body against transformers' Qwen2, and packed rows against each sample alone."""
+
+import pytest
+import torch
+from tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ufork.model.attention import PackedAttention, sdpa_attention
+from ufork.vocabulary import Task
+
+QWEN_NAMES = {
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.out": "self_attn.o_proj",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+}
+
+
+@pytest.fixture
+def qwen_and_ours():
+    config = tiny_config(trunk_layers=1, understanding_layers=2)
+    ours = tiny_model(config)
+    torch.manual_seed(0)
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    qwen = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=DIMENSIONS.vocabulary_size,
+            hidden_size=config.width,
+            intermediate_size=config.mlp_width,
+            num_hidden_layers=3,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            rope_theta=config.rope_theta,
+            rms_norm_eps=config.norm_eps,
+            tie_word_embeddings=True,
+        )
+    ).eval()
+    branch = ours.branches[Task.UNDERSTANDING]
+    state = {"model.embed_tokens.weight": ours.trunk.token_embedding.weight, "model.norm.weight": branch.norm.weight}
+    for number, layer in enumerate([*ours.trunk.stack.layers, *branch.stack.layers]):
+        for name, tensor in layer.state_dict().items():
+            module, kind = name.rsplit(".", 1)
+            state[f"model.layers.{number}.{QWEN_NAMES[module]}.{kind}"] = tensor
+    qwen.load_state_dict(state, strict=False)
+    return qwen, ours
+
+
+def test_losses_of_a_packed_text_row_are_qwens(qwen_and_ours):
+    qwen, ours = qwen_and_ours
+    row = packed_row(Task.UNDERSTANDING, texts=[[5, 6, 7, 8, 9], [10, 11, 12]], images=False, row_tokens=12)
+    expected = 0.0
+    for tokens in ([5, 6, 7, 8, 9], [10, 11, 12]):
+        logits = qwen(input_ids=torch.tensor([tokens])).logits[0]
+        expected += torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(tokens[1:]), reduction="sum")
+    torch.testing.assert_close(ours(row), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", Task)
+def test_neighbours_and_padding_in_a_row_change_nothing(task):
+    model = tiny_model()
+    texts = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14]]
+    together = model(packed_row(task, texts=texts, row_tokens=64))
+    alone = sum(model(packed_row(task, texts=[text], row_tokens=20, seed=i)) for i, text in enumerate(texts))
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_do_not_cross_samples():
+    model = tiny_model()
+    row = packed_row(Task.UNDERSTANDING, texts=[[5, 6, 7], [8, 9, 10]], row_tokens=32)
+    inputs = model.trunk.embed(row).detach().requires_grad_()
+    attend = PackedAttention(row, sdpa_attention)
+    hidden = model.trunk.stack(inputs, row.positions_T, attend)
+    start = int(row.segment_starts_S1[1])
+    hidden[start:].sum().backward()
+    assert inputs.grad[:start].abs().max() == 0
+    assert inputs.grad[start:].abs().max() > 0

@@ -1,0 +1,43 @@
+"""Linear layers by oneDNN are torch's own, forward and backward, and are chosen only where they are faster."""
+
+import pytest
+import torch
+from torch import nn
+
+from ufork.model import linear
+from ufork.model.linear import OneDnnLinear, use_fastest_linear
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 12), (2, 3, 12), (0, 12)])
+def test_results_and_gradients_are_those_of_torch(shape, bias):
+    ours = nn.Linear(12, 7, bias=bias)
+    theirs = nn.Linear(12, 7, bias=bias)
+    theirs.load_state_dict(ours.state_dict())
+    ours.__class__ = OneDnnLinear
+    inputs = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2)]
+    outputs = [layer(x) for layer, x in zip((ours, theirs), inputs, strict=True)]
+    for out in outputs:
+        (out * torch.arange(7)).sum().backward()
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+
+
+@pytest.mark.parametrize(("onednn_gflops", "expected"), [(300.0, OneDnnLinear), (100.0, nn.Linear)])
+def test_the_faster_one_is_used(monkeypatch, caplog, onednn_gflops, expected):
+    rates = {linear.onednn_product: onednn_gflops, torch.nn.functional.linear: 100.0}
+    monkeypatch.setattr(linear, "_gflops", rates.__getitem__)
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    with caplog.at_level("INFO"):
+        use_fastest_linear(model, torch.device("cpu"), torch.float32)
+    assert type(model[0]) is expected
+    assert "100 GFLOP/s" in caplog.text
+
+
+def test_other_precisions_are_left_alone(monkeypatch):
+    monkeypatch.setattr(linear, "_gflops", lambda product: pytest.fail("nothing to choose"))
+    use_fastest_linear(nn.Linear(4, 4), torch.device("cpu"), torch.bfloat16)

@@ -1,0 +1,129 @@
+"""The Y in its variants: every fork depth, one task alone, tied or not, recomputing or not."""
+
+import pytest
+import torch
+from tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
+
+from ufork.errors import ConfigError
+from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
+from ufork.vocabulary import Task
+
+ROWS = {task: packed_row(task, texts=[[5, 6, 7], [8, 9, 10, 11]]) for task in Task}
+
+
+def gradients_of(model, tasks=tuple(Task)):
+    model.zero_grad()
+    sum(model(ROWS[task]) for task in tasks).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trunk_layers": 3, "understanding_layers": 0, "generation_layers": 0},
+        {"trunk_layers": 0, "understanding_layers": 2, "generation_layers": 2},
+        {"trunk_layers": 1, "understanding_layers": 1, "generation_layers": 3},
+        {"tasks": (Task.UNDERSTANDING,)},
+        {"tasks": (Task.GENERATION,)},
+    ],
+    ids=["fully shared", "nothing shared", "uneven branches", "understanding expert", "generation expert"],
+)
+def test_every_fork_trains_all_of_its_parameters(changes):
+    model = tiny_model(tiny_config(**changes))
+    gradients = gradients_of(model, model.config.tasks)
+    assert gradients.keys() == dict(model.named_parameters()).keys()
+    for name, gradient in gradients.items():
+        assert torch.isfinite(gradient).all() and gradient.any(), name
+    num_layers = {task: model.config.trunk_layers + model.config.branch_layers(task) for task in model.config.tasks}
+    for task in model.config.tasks:
+        layers = [*model.trunk.stack.layers, *model.branches[task].stack.layers]
+        assert [layer.layer for layer in layers] == list(range(num_layers[task]))
+
+
+@pytest.mark.parametrize("task", Task)
+def test_a_branch_learns_from_its_own_task_alone(task):
+    model = tiny_model()
+    model(ROWS[task]).backward()
+    (other,) = set(Task) - {task}
+    assert all(parameter.grad is None for parameter in model.branches[other].stack.parameters())
+    assert all(parameter.grad is not None for parameter in model.branches[task].parameters())
+
+
+def test_recomputing_runs_layers_again_and_changes_no_gradient():
+    model = tiny_model()
+    calls = []
+    for layer in (model.trunk.stack.layers[0], model.branches[Task.GENERATION].stack.layers[0]):
+        layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    expected = gradients_of(model)
+    assert len(calls) == 3, "the trunk's layer for both tasks, the branch's for one"
+    model.set_recompute(True)
+    for name, gradient in gradients_of(model).items():
+        assert torch.equal(gradient, expected[name]), name
+    assert len(calls) == 3 + 6
+    with torch.no_grad():
+        model(ROWS[Task.GENERATION])
+    assert len(calls) == 9 + 2
+
+
+def test_a_tied_head_is_the_embedding_and_an_untied_one_its_own():
+    tied, untied = tiny_model(tiny_config(tie_text_head=True)), tiny_model(tiny_config(tie_text_head=False))
+    name = "branches.understanding.head.weight"
+    assert tied.branches[Task.UNDERSTANDING].head.weight is tied.trunk.token_embedding.weight
+    assert name not in dict(tied.named_parameters())
+    head = dict(untied.named_parameters())[name]
+    assert head is not untied.trunk.token_embedding.weight
+    assert not torch.equal(head, untied.trunk.token_embedding.weight)
+    unseen = 200
+    embedding = "trunk.token_embedding.weight"
+    reached = [bool(gradients_of(m, (Task.UNDERSTANDING,))[embedding][unseen].any()) for m in (tied, untied)]
+    assert reached == [True, False]
+
+
+def test_an_image_is_read_at_its_place():
+    """Another code changes the states from its position on, and nothing before it."""
+    model = tiny_model()
+    row = ROWS[Task.UNDERSTANDING]
+    before = model.trunk.embed(row)
+    row.codes_IC[1, 0] += 1
+    changed = (model.trunk.embed(row) != before).any(-1).nonzero().flatten().tolist()
+    row.codes_IC[1, 0] -= 1
+    assert changed == [int(row.image_positions_I[1])]
+    marks = model.trunk.projector.marks.weight
+    assert torch.equal(before[row.image_begins_M], marks[0].expand(2, -1))
+    assert torch.equal(before[row.image_ends_M], marks[1].expand(2, -1))
+
+
+def test_the_codebook_is_no_parameter_and_reaches_every_embedding_of_codes():
+    model = tiny_model()
+    codebook = torch.randn(DIMENSIONS.codebook_size, DIMENSIONS.code_width)
+    model.set_codebook(codebook)
+    held = [buffer for name, buffer in model.named_buffers() if name.endswith("codebook_KE")]
+    assert len(held) == 2 and all(torch.equal(buffer, codebook) for buffer in held)
+    assert not any("codebook" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "fault"),
+    [
+        (ModelConfig, {"width": 33, "num_heads": 4}, "width 33 over num_heads 4"),
+        (ModelConfig, {"width": 36, "num_heads": 12}, "whole, even number"),
+        (
+            ModelConfig,
+            {"width": 32, "num_heads": 4, "num_kv_heads": 3},
+            "num_heads 4 is not a multiple of num_kv_heads 3",
+        ),
+        (ModelConfig, {"tasks": ["generation", "generation"]}, "each once"),
+        (ModelConfig, {"tasks": []}, "at least one task"),
+        (ModelConfig, {"trunk_layers": -1}, "trunk_layers"),
+        (RqHeadConfig, {"attention_width": 30, "num_heads": 4}, "attention_width 30 is not a multiple of num_heads 4"),
+        (RqHeadConfig, {"dropout": 1.0}, "dropout"),
+        (
+            Dimensions,
+            {"vocabulary_size": 0, "codebook_size": 1, "code_width": 1, "codes_per_position": 1},
+            "vocabulary_size",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(config, values, fault):
+    with pytest.raises(ConfigError, match=fault):
+        config.from_mapping(values, origin="recipe.yaml")

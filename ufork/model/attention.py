@@ -1,0 +1,108 @@
+"""Attention over packed sequences: one contract, two kernels.
+
+    query, key, value of one row + segment starts -> each token attends to itself and what stands before it there
+
+On a CUDA device with the `flash-attn` package it is FlashAttention's varlen kernel, elsewhere torch's
+`scaled_dot_product_attention` over the segments padded to one length. `choose_attention_kernel` decides once.
+
+Shapes: T tokens of the row, S segments, H query heads, G key and value heads, W features of a head, L longest segment.
+"""
+
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ufork.vocabulary import PackedSequence
+
+log = logging.getLogger(__name__)
+
+
+class Attend(Protocol):
+    """What a decoder layer calls: attention of one layer, whatever holds the keys and values."""
+
+    def __call__(self, layer: int, query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, /) -> Tensor:
+        """Returns THW."""
+        ...
+
+
+class Segments:
+    """Where the segments of a packed row lie, in the forms the kernels want; made once a row, used in every layer."""
+
+    def __init__(self, packed: PackedSequence):
+        self.starts_S1 = packed.segment_starts_S1
+        self.longest = packed.longest_segment
+        lengths_S = self.starts_S1.diff()
+        offsets_L = torch.arange(self.longest, device=lengths_S.device)
+        self.is_token_SL = offsets_L < lengths_S[:, None]
+        num_tokens = int(self.starts_S1[-1])
+        self.source_SL = (self.starts_S1[:-1, None] + offsets_L).clamp(max=num_tokens - 1)
+        self.place_T = self.is_token_SL.flatten().nonzero().squeeze(1)
+
+
+AttentionKernel = Callable[[Tensor, Tensor, Tensor, Segments], Tensor]
+"""(query THW, key TGW, value TGW, segments) -> THW; causal within segments, scale 1/sqrt(W)."""
+
+
+def sdpa_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segments: Segments) -> Tensor:
+    """Pads the segments to one length, so that torch's causal kernel needs no mask: padding comes after every token."""
+
+    def padded(x_THW: Tensor) -> Tensor:
+        return (
+            x_THW.index_select(0, segments.source_SL.flatten()).unflatten(0, segments.source_SL.shape).transpose(1, 2)
+        )
+
+    grouped = query_THW.shape[1] != key_TGW.shape[1]
+    out_SHLW = F.scaled_dot_product_attention(
+        padded(query_THW), padded(key_TGW), padded(value_TGW), is_causal=True, enable_gqa=grouped
+    )
+    return out_SHLW.transpose(1, 2).flatten(0, 1).index_select(0, segments.place_T)
+
+
+def flash_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segments: Segments) -> Tensor:
+    """FlashAttention-2's varlen kernel (arXiv 2307.08691); half precision on a CUDA device only."""
+    varlen = importlib.import_module("flash_attn").flash_attn_varlen_func
+    return varlen(
+        query_THW,
+        key_TGW,
+        value_TGW,
+        cu_seqlens_q=segments.starts_S1,
+        cu_seqlens_k=segments.starts_S1,
+        max_seqlen_q=segments.longest,
+        max_seqlen_k=segments.longest,
+        causal=True,
+    )
+
+
+def choose_attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
+    """FlashAttention where it can run, torch's own kernel elsewhere; logs which and why."""
+    if device.type != "cuda":
+        reason = f"the device is {device.type}"
+    elif dtype not in (torch.float16, torch.bfloat16):
+        reason = f"flash-attn computes in half precision, not {dtype}"
+    else:
+        try:
+            importlib.import_module("flash_attn")
+        except ImportError as error:
+            reason = f"flash-attn cannot be imported ({error}); `pip install ufork[gpu]` brings it"
+        else:
+            log.info("attention: FlashAttention varlen kernel")
+            return flash_attention
+    log.info("attention: torch scaled_dot_product_attention, since %s", reason)
+    return sdpa_attention
+
+
+class PackedAttention:
+    """`Attend` over the segments of one packed row."""
+
+    def __init__(self, packed: PackedSequence, kernel: AttentionKernel):
+        self.segments = Segments(packed)
+        self.kernel = kernel
+
+    def __call__(self, layer: int, query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor) -> Tensor:
+        """Every layer sees the same segments."""
+        return self.kernel(query_THW, key_TGW, value_TGW, self.segments)

@@ -1,0 +1,65 @@
+"""A decoder layer as in Qwen2 (arXiv 2407.10671): grouped-query attention (q, k, v biased), SwiGLU, both pre-normed.
+
+Shapes: T tokens, D width, H query heads, G key and value heads, W features of a head, F width of the MLP.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ufork.model.attention import Attend
+from ufork.model.config import ModelConfig
+from ufork.model.normalization import RMSNorm
+from ufork.model.rotary import Rotary
+
+
+class Attention(nn.Module):
+    """Projections around an `Attend`; heads are counted from the weights, so that a slice of them works too."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.head_width = config.head_width
+        key_width = config.num_kv_heads * config.head_width
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, key_width)
+        self.value = nn.Linear(config.width, key_width)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, hidden_TD: Tensor, layer: int, rotary: Rotary, attend: Attend) -> Tensor:
+        """TD -> TD."""
+        query_THW, key_TGW, value_TGW = (
+            projection(hidden_TD).unflatten(-1, (-1, self.head_width))
+            for projection in (self.query, self.key, self.value)
+        )
+        mixed_THW = attend(layer, rotary(query_THW), rotary(key_TGW), value_TGW)
+        return self.out(mixed_THW.flatten(1))
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP (arXiv 2002.05202)."""
+
+    def __init__(self, width: int, mlp_width: int):
+        super().__init__()
+        self.gate = nn.Linear(width, mlp_width, bias=False)
+        self.up = nn.Linear(width, mlp_width, bias=False)
+        self.down = nn.Linear(mlp_width, width, bias=False)
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        """TD -> TD."""
+        return self.down(F.silu(self.gate(hidden_TD)) * self.up(hidden_TD))
+
+
+class DecoderLayer(nn.Module):
+    """Attention and MLP, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer = layer
+        self.attention_norm = RMSNorm(config.width, config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = SwiGLU(config.width, config.mlp_width)
+
+    def forward(self, hidden_TD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
+        """TD -> TD. `layer` numbers the layers along a task's path, so that a cache can tell them apart."""
+        hidden_TD = hidden_TD + self.attention(self.attention_norm(hidden_TD), self.layer, rotary, attend)
+        return hidden_TD + self.mlp(self.mlp_norm(hidden_TD))

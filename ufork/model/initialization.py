@@ -1,0 +1,64 @@
+"""Initial weights that depend on the seed and the parameter's name alone.
+
+Each parameter draws from a generator of its own, so a rank that builds one stage gets the weights that the whole model
+would have, whatever the layout.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from ufork.model.image_embedding import ImageProjector
+from ufork.model.rq_head import RqHead
+from ufork.model.unifork import UniFork
+from ufork.vocabulary import Task
+
+
+def initialize(model: UniFork, seed: int) -> None:
+    """Fills every parameter: the body N(0, initializer_range), projector and RQ head as torch does (spec, section 2).
+
+    Where the branches are equally deep, generation starts as a copy of understanding.
+    """
+    torch_default = [name for name, module in model.named_modules() if isinstance(module, ImageProjector | RqHead)]
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            owner_name, _, kind = name.rpartition(".")
+            generator = torch.Generator().manual_seed(_seed_of(name, seed))
+            if any(name.startswith(f"{prefix}.") for prefix in torch_default):
+                _fill_as_torch(parameter, modules[owner_name], kind, generator)
+            else:
+                _fill_body(parameter, kind, model.config.initializer_range, generator)
+        if set(model.config.tasks) == set(Task):
+            _copy_branch(model)
+
+
+def _seed_of(name: str, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little") >> 1
+
+
+def _fill_body(parameter: Tensor, kind: str, std: float, generator: torch.Generator) -> None:
+    if parameter.dim() > 1:
+        parameter.normal_(0.0, std, generator=generator)
+    else:
+        parameter.fill_(0.0 if kind == "bias" else 1.0)
+
+
+def _fill_as_torch(parameter: Tensor, owner: nn.Module, kind: str, generator: torch.Generator) -> None:
+    if isinstance(owner, nn.LayerNorm):
+        parameter.fill_(float(kind == "weight"))
+    elif isinstance(owner, nn.Embedding):
+        parameter.normal_(generator=generator)
+    elif isinstance(owner, nn.Linear):
+        bound = owner.in_features**-0.5
+        parameter.uniform_(-bound, bound, generator=generator)
+    else:
+        parameter.normal_(0.0, 0.02, generator=generator)
+
+
+def _copy_branch(model: UniFork) -> None:
+    source = model.branches[Task.UNDERSTANDING].stack.state_dict()
+    target = model.branches[Task.GENERATION].stack
+    if source.keys() == target.state_dict().keys():
+        target.load_state_dict(source)

@@ -1,0 +1,48 @@
+"""Root-mean-square normalisation (arXiv 1910.07467), computed in fp32 whatever the input's precision.
+
+NVIDIA apex's fused kernel is used on CUDA tensors where the genuine apex is installed; PyPI's package of that name is
+an unrelated web toolkit, so it is known by what it provides.
+"""
+
+import functools
+import importlib
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def find_apex_rms_norm() -> Callable[[Tensor, Tensor, torch.Size, float], Tensor] | None:
+    """NVIDIA apex's `fused_rms_norm_affine`, or None where apex is absent or another package of the same name."""
+    try:
+        kernel = importlib.import_module("apex.normalization.fused_layer_norm").fused_rms_norm_affine
+    except (ImportError, AttributeError):
+        return None
+    log.info("RMSNorm: NVIDIA apex's fused kernel")
+    return kernel
+
+
+def rms_norm(hidden_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """`x / sqrt(mean(x^2) + eps) * weight`, in `hidden_TD`'s dtype; statistics in fp32."""
+    if hidden_TD.is_cuda and (fused := find_apex_rms_norm()):
+        return fused(hidden_TD, weight_D, weight_D.shape, eps)
+    wide_TD = hidden_TD.float()
+    scale_T1 = torch.rsqrt(wide_TD.square().mean(-1, keepdim=True) + eps)
+    return (wide_TD * scale_T1).to(hidden_TD.dtype) * weight_D
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` with its weight."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        """Same shape and dtype as its input."""
+        return rms_norm(hidden_TD, self.weight, self.eps)

@@ -1,0 +1,109 @@
+"""The generation branch's head: a small causal transformer over the residual depths of one image position.
+
+    body state h, codes of the position -> [in(h), in(codes to depth 1), ..., in(to depth C-1)] -> blocks -> logits
+
+Sizes and order as in the release (spec, section 6; VILA-U, arXiv 2409.04429; RQ-Transformer, arXiv 2203.01941).
+
+Shapes: I image positions, C codes per position, K codebook size, E features of a code, D the body's width, P the head's
+width, A its attention width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ufork.model.config import Dimensions, RqHeadConfig
+from ufork.model.cross_entropy import sum_cross_entropy
+
+
+class DepthAttention(nn.Module):
+    """Causal attention over depths, in a width of its own."""
+
+    def __init__(self, config: RqHeadConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.widen = nn.Linear(config.width, config.attention_width)
+        self.query = nn.Linear(config.attention_width, config.attention_width)
+        self.key = nn.Linear(config.attention_width, config.attention_width)
+        self.value = nn.Linear(config.attention_width, config.attention_width)
+        self.mix = nn.Linear(config.attention_width, config.attention_width)
+        self.narrow = nn.Linear(config.attention_width, config.width)
+
+    def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None) -> Tensor:
+        """ICP -> ICP. With `past`, a list of earlier keys and values, C counts only the depths not seen before."""
+        wide_ICA = self.widen(hidden_ICP)
+        query, key, value = (
+            projection(wide_ICA).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection in (self.query, self.key, self.value)
+        )
+        if past is not None:
+            key, value = _extended(past, key, value)
+        causal = query.shape[2] == key.shape[2]
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return self.narrow(self.mix(mixed.transpose(1, 2).flatten(2)))
+
+
+def _extended(past: list[Tensor], key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    if past:
+        key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+    past[:] = [key, value]
+    return key, value
+
+
+class DepthBlock(nn.Module):
+    """Attention and a 4x GELU MLP, each normed before and added after."""
+
+    def __init__(self, config: RqHeadConfig):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = DepthAttention(config)
+        self.mlp_norm = nn.LayerNorm(config.width)
+        self.mlp_up = nn.Linear(config.width, 4 * config.width)
+        self.mlp_down = nn.Linear(4 * config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None) -> Tensor:
+        """ICP -> ICP."""
+        hidden_ICP = hidden_ICP + self.dropout(self.attention(self.attention_norm(hidden_ICP), past))
+        return hidden_ICP + self.dropout(self.mlp_down(F.gelu(self.mlp_up(self.mlp_norm(hidden_ICP)))))
+
+
+class RqHead(nn.Module):
+    """Predicts the codes of image positions, each depth given those before it."""
+
+    def __init__(self, config: RqHeadConfig, dimensions: Dimensions, body_width: int):
+        super().__init__()
+        self.from_body = nn.Linear(body_width, config.width)
+        self.from_codes = nn.Linear(dimensions.code_width, config.width)
+        self.depth_positions_CP = nn.Parameter(torch.zeros(dimensions.codes_per_position, config.width))
+        self.blocks = nn.ModuleList(DepthBlock(config) for _ in range(config.num_blocks))
+        self.out_norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, dimensions.codebook_size)
+
+    def forward(self, hidden_ID: Tensor, code_sums_ICE: Tensor, codes_IC: Tensor) -> Tensor:
+        """Sum of cross-entropies over positions and depths, a scalar in fp32 (teacher-forced)."""
+        out_ICP = self.states(hidden_ID, code_sums_ICE)
+        return sum_cross_entropy(out_ICP.flatten(0, 1), self.out.weight, self.out.bias, codes_IC.flatten())
+
+    def states(self, hidden_ID: Tensor, code_sums_ICE: Tensor) -> Tensor:
+        """States ICP that `out` turns into logits, all depths at once."""
+        code_sums_ICE = code_sums_ICE.to(hidden_ID.dtype)  # the codebook stays in fp32
+        inputs = (self.from_body(hidden_ID)[:, None], self.from_codes(code_sums_ICE[:, :-1]))
+        state_ICP = torch.cat(inputs, dim=1) + self.depth_positions_CP
+        for block in self.blocks:
+            state_ICP = block(state_ICP)
+        return self.out_norm(state_ICP)
+
+    def next_logits(self, entering_IX: Tensor, depth: int, past: list[list[Tensor]]) -> Tensor:
+        """Logits IK of one depth, given what enters there: the body's state at first, then the sum of the codes so far.
+
+        Args:
+            entering_IX: ID at depth 0, IE at the others.
+            depth: counted from 0.
+            past: one list per block, empty at depth 0; keys and values of the depths before, extended here.
+        """
+        project = self.from_codes if depth else self.from_body
+        state_I1P = (project(entering_IX.to(project.weight.dtype)) + self.depth_positions_CP[depth])[:, None]
+        for block, block_past in zip(self.blocks, past, strict=True):
+            state_I1P = block(state_I1P, block_past)
+        return self.out(self.out_norm(state_I1P[:, 0]))

@@ -1,0 +1,146 @@
+"""The Y: a trunk that every sample passes, and above it one branch per task.
+
+    packed row -> Trunk: embeddings, layers -> hidden TD -> Branch of the row's task: layers, norm, head -> summed loss
+
+A trunk and a branch touch only through the hidden states, so each can live on ranks of its own.
+
+Shapes: T tokens, D width, I image positions, M images, C codes per position, E features of a code.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ufork.model.attention import Attend, AttentionKernel, PackedAttention, sdpa_attention
+from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.decoder import DecoderLayer
+from ufork.model.image_embedding import BEGIN_MARK, END_MARK, CodeEmbedding, ImageProjector
+from ufork.model.normalization import RMSNorm
+from ufork.model.rotary import Rotary
+from ufork.model.rq_head import RqHead
+from ufork.model.text_head import TextHead
+from ufork.vocabulary import PackedSequence, Task
+
+
+class DecoderStack(nn.Module):
+    """Consecutive decoder layers, numbered from `first_layer` along a task's path."""
+
+    def __init__(self, config: ModelConfig, *, first_layer: int, num_layers: int):
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(DecoderLayer(config, first_layer + i) for i in range(num_layers))
+        self.recompute = False
+        """Whether the backward pass computes each layer's activations again instead of keeping them."""
+
+    def forward(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
+        """TD -> TD."""
+        rotary = Rotary(
+            positions_T, head_width=self.config.head_width, theta=self.config.rope_theta, dtype=hidden_TD.dtype
+        )
+        for layer in self.layers:
+            if self.recompute and torch.is_grad_enabled():
+                hidden_TD = checkpoint(layer, hidden_TD, rotary, attend, use_reentrant=False)
+            else:
+                hidden_TD = layer(hidden_TD, rotary, attend)
+        return hidden_TD
+
+
+class Trunk(nn.Module):
+    """Embeddings of text and images, and the shared layers."""
+
+    def __init__(self, config: ModelConfig, dimensions: Dimensions):
+        super().__init__()
+        self.token_embedding = nn.Embedding(dimensions.vocabulary_size, config.width)
+        self.code_embedding = CodeEmbedding(dimensions.codebook_size, dimensions.code_width)
+        self.projector = ImageProjector(dimensions.code_width, config.width)
+        self.stack = DecoderStack(config, first_layer=0, num_layers=config.trunk_layers)
+
+    def forward(self, packed: PackedSequence, attend: Attend) -> Tensor:
+        """Hidden states TD where the model forks."""
+        return self.stack(self.embed(packed), packed.positions_T, attend)
+
+    def embed(self, packed: PackedSequence) -> Tensor:
+        """Inputs TD of the first layer: text tokens, image features framed by their marks."""
+        places, values = self.embed_images(packed)
+        return self.token_embedding(packed.token_ids_T).index_copy(0, places, values)
+
+    def embed_images(self, packed: PackedSequence) -> tuple[Tensor, Tensor]:
+        """Places in the row that belong to images, and their embeddings."""
+        begins_M, ends_M = packed.image_begins_M, packed.image_ends_M
+        marks = torch.cat((torch.full_like(begins_M, BEGIN_MARK), torch.full_like(ends_M, END_MARK)))
+        embedded = self.projector(self.code_embedding(packed.codes_IC)[:, -1], marks)
+        return torch.cat((packed.image_positions_I, begins_M, ends_M)), torch.cat(embedded)
+
+
+class Branch(nn.Module):
+    """Layers and norm of one task; subclasses add the head."""
+
+    def __init__(self, config: ModelConfig, task: Task):
+        super().__init__()
+        self.stack = DecoderStack(config, first_layer=config.trunk_layers, num_layers=config.branch_layers(task))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+
+    def states(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
+        """What the head reads, TD."""
+        return self.norm(self.stack(hidden_TD, positions_T, attend))
+
+
+class UnderstandingBranch(Branch):
+    """Predicts text."""
+
+    def __init__(self, config: ModelConfig, text_head: TextHead):
+        super().__init__(config, Task.UNDERSTANDING)
+        self.head = text_head
+
+    def forward(self, hidden_TD: Tensor, packed: PackedSequence, attend: Attend) -> Tensor:
+        """Sum of cross-entropies over the row's labelled tokens."""
+        return self.head(self.states(hidden_TD, packed.positions_T, attend), packed.labels_T)
+
+
+class GenerationBranch(Branch):
+    """Predicts the codes of images."""
+
+    def __init__(self, config: ModelConfig, dimensions: Dimensions):
+        super().__init__(config, Task.GENERATION)
+        self.code_embedding = CodeEmbedding(dimensions.codebook_size, dimensions.code_width)
+        self.head = RqHead(config.rq_head, dimensions, config.width)
+
+    def forward(self, hidden_TD: Tensor, packed: PackedSequence, attend: Attend) -> Tensor:
+        """Sum of cross-entropies over the row's codes; the state one place ahead predicts a position's codes."""
+        states_TD = self.states(hidden_TD, packed.positions_T, attend)
+        code_sums_ICE = self.code_embedding(packed.codes_IC)
+        return self.head(states_TD[packed.image_positions_I - 1], code_sums_ICE, packed.codes_IC)
+
+
+class UniFork(nn.Module):
+    """Trunk and branches in one place: the colocated model."""
+
+    def __init__(self, config: ModelConfig, dimensions: Dimensions, kernel: AttentionKernel = sdpa_attention):
+        super().__init__()
+        self.config, self.dimensions, self.kernel = config, dimensions, kernel
+        self.trunk = Trunk(config, dimensions)
+        self.branches = nn.ModuleDict({task: self._branch(task) for task in config.tasks})
+
+    def _branch(self, task: Task) -> Branch:
+        if task is Task.GENERATION:
+            return GenerationBranch(self.config, self.dimensions)
+        embedding = self.trunk.token_embedding.weight
+        weight = embedding if self.config.tie_text_head else nn.Parameter(torch.empty_like(embedding))
+        return UnderstandingBranch(self.config, TextHead(weight))  # type: ignore[arg-type]
+
+    def forward(self, packed: PackedSequence) -> Tensor:
+        """Sum of the row's cross-entropies, a scalar in fp32."""
+        attend = PackedAttention(packed, self.kernel)
+        return self.branches[packed.task](self.trunk(packed, attend), packed, attend)
+
+    def set_recompute(self, recompute: bool) -> None:
+        """Turns activation checkpointing of the decoder layers on or off."""
+        for module in self.modules():
+            if isinstance(module, DecoderStack):
+                module.recompute = recompute
+
+    def set_codebook(self, codebook_KE: Tensor) -> None:
+        """Copies the image tokenizer's codebook into the frozen code embeddings."""
+        for module in self.modules():
+            if isinstance(module, CodeEmbedding):
+                module.codebook_KE.copy_(codebook_KE)

@@ -1,0 +1,83 @@
+"""A model's weights on disk: `model.safetensors` and `config.json` with the sizes, loadable without DeepSpeed."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ufork.config import Config
+from ufork.errors import CheckpointError, ConfigError, StorageError
+from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.unifork import UniFork
+
+WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
+
+
+class WeightsConfig(Config):
+    """What `config.json` says."""
+
+    model: ModelConfig
+    dimensions: Dimensions
+
+
+def save_weights(folder: Path, weights: dict[str, Tensor], config: WeightsConfig) -> None:
+    """Writes both files; a file of the same name is replaced only by a complete one.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f"{WEIGHTS_NAME}.unfinished"
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, unfinished)
+        unfinished.rename(folder / WEIGHTS_NAME)
+        (folder / CONFIG_NAME).write_text(config.model_dump_json(indent=1), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{folder}: the weights cannot be written ({error}); free some space or choose another"
+        ) from None
+
+
+def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
+    """Reads what `save_weights` wrote.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or not ufork's.
+    """
+    for name in (WEIGHTS_NAME, CONFIG_NAME):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: no {name}; give a folder of weights, such as RUN/stages/NAME/weights")
+    try:
+        mapping = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS_NAME)
+    except (ValueError, SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder}: damaged weights ({error}); export them again") from None
+    try:
+        return weights, WeightsConfig.from_mapping(mapping, origin=str(folder / CONFIG_NAME))
+    except ConfigError as error:
+        raise CheckpointError(f"{error}\nthese are not weights of ufork's, or of another version's") from None
+
+
+def put_weights(model: UniFork, weights: dict[str, Tensor], *, origin: str) -> None:
+    """Copies `weights`, which hold every parameter of `model` and nothing else, into it.
+
+    Raises:
+        CheckpointError: a parameter is missing, unknown, or of another shape.
+    """
+    parameters = dict(model.named_parameters())
+    if missing := sorted(parameters.keys() ^ weights.keys()):
+        raise CheckpointError(
+            f"{origin}: {len(missing)} parameter(s) of the model and of the file do not match, first {missing[0]!r};"
+            " use the recipe the weights were trained with"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if parameter.shape != weights[name].shape:
+                raise CheckpointError(
+                    f"{origin}: {name} has shape {list(weights[name].shape)}, the model's has {list(parameter.shape)};"
+                    " use the recipe the weights were trained with"
+                )
+            parameter.copy_(weights[name])
