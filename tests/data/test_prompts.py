@@ -1,0 +1,123 @@
+"""Samples laid out as token sequences."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ufork.data.prompts import (
+    dropped_prompt,
+    drops_prompt,
+    encode_sample,
+    generation_prompt,
+    question_prompt,
+)
+from ufork.data.sample import Sample
+from ufork.data.text_tokenizer import TextTokenizer
+from ufork.errors import SampleError
+from ufork.vocabulary import DROPPED_PROMPT, IGNORED_LABEL, TURN_END, Task
+
+CODES = np.arange(12, dtype=np.uint16).reshape(2, 2, 3)
+WORDS = st.text(min_size=1, max_size=12).filter(str.strip)
+TURNS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3)
+
+
+@pytest.fixture(scope="module", params=["trained here", "qwen"])
+def tokenizer(request):
+    if request.param == "qwen":
+        return TextTokenizer.load(request.getfixturevalue("qwen_folder"))
+    return TextTokenizer.train(["USER: what? ASSISTANT: red dog"] * 9, vocabulary_size=300)
+
+
+def understanding(*turns, codes=CODES, **changes):
+    return Sample(
+        **{"id": "u-7", "task": Task.UNDERSTANDING, "source": "s", "licence": "", "turns": turns, "codes": codes}
+        | changes
+    )
+
+
+def generation(prompt="a red dog", codes=CODES, **changes):
+    return Sample(
+        **{"id": "g-7", "task": Task.GENERATION, "source": "s", "licence": "", "prompt": prompt, "codes": codes}
+        | changes
+    )
+
+
+def targets(encoded):
+    return encoded.labels_L[encoded.labels_L != IGNORED_LABEL].tolist()
+
+
+def test_no_merge_crosses_from_prompt_to_answer(tokenizer):
+    joined = tokenizer.encode(question_prompt("what?") + "dog" + TURN_END)
+    apart = tokenizer.encode(question_prompt("what?")) + tokenizer.encode("dog" + TURN_END)
+    assert joined != apart, "the example must be one where tokenising both as one string would merge"
+    encoded = encode_sample(understanding(("what?", "dog")), tokenizer)
+    assert encoded.token_ids_L[-len(apart) :].tolist() == apart
+    assert targets(encoded) == tokenizer.encode("dog" + TURN_END)
+
+
+@given(turns=TURNS, with_image=st.booleans())
+def test_labels_are_exactly_the_answers_each_one_place_ahead(tokenizer, turns, with_image):
+    encoded = encode_sample(understanding(*turns, codes=CODES if with_image else None), tokenizer)
+    image = [tokenizer.padding_id] * 6 if with_image else []
+    text = [
+        (tokenizer.encode(question_prompt(question)), tokenizer.encode(answer + TURN_END)) for question, answer in turns
+    ]
+    assert encoded.token_ids_L.tolist() == image + list(itertools.chain(*itertools.chain(*text)))
+    is_target = [False] * len(image)
+    for prompt, answer in text:
+        is_target += [False] * len(prompt) + [True] * len(answer)
+    expected = np.where(is_target, encoded.token_ids_L, IGNORED_LABEL)
+    assert encoded.labels_L.tolist() == [*expected[1:], IGNORED_LABEL]
+    assert encoded.image_begin == (0 if with_image else None)
+    assert len(encoded.codes_IC) == (4 if with_image else 0)
+
+
+@given(caption=WORDS, drop=st.booleans())
+def test_generation_is_text_then_image_and_codes_are_all_it_predicts(tokenizer, caption, drop):
+    encoded = encode_sample(generation(caption), tokenizer, drop_prompt=drop)
+    text = tokenizer.encode(dropped_prompt() if drop else generation_prompt(caption))
+    assert encoded.token_ids_L.tolist() == text + [tokenizer.padding_id] * 6
+    assert encoded.image_begin == len(text)
+    assert encoded.codes_IC.tolist() == CODES.reshape(4, 3).tolist()
+    assert targets(encoded) == []
+
+
+def test_a_dropped_prompt_holds_the_null_and_no_word_of_the_caption(tokenizer):
+    encoded = encode_sample(generation("zebra"), tokenizer, drop_prompt=True)
+    assert tokenizer.id_of(DROPPED_PROMPT) in encoded.token_ids_L
+    assert "zebra" not in tokenizer.decode(encoded.token_ids_L)
+
+
+@pytest.mark.parametrize(
+    ("sample", "fault"),
+    [
+        (generation(prompt=" \n"), "prompt that is not empty"),
+        (generation(codes=None), "needs an image"),
+        (generation(codes=None, image=b"png", image_format="png"), "no codes"),
+        (understanding(codes=None, image=b"png", image_format="png"), "no codes"),
+        (understanding(("what?", " ")), "answer that is not empty"),
+        (understanding(), "answer that is not empty"),
+    ],
+    ids=["empty caption", "no image", "no codes to draw", "no codes to see", "empty answer", "no turns"],
+)
+def test_samples_without_a_use_are_named(tokenizer, sample, fault):
+    with pytest.raises(SampleError, match=f"^{sample.id}.*{fault}"):
+        encode_sample(sample, tokenizer)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.1, 500), (1.0, 5000)])
+def test_the_share_of_dropped_prompts_is_kept(share, expected):
+    dropped = sum(drops_prompt(f"s-{n}", epoch=0, seed=1, share=share) for n in range(5000))
+    assert abs(dropped - expected) <= 4 * (5000 * share * (1 - share)) ** 0.5
+
+
+def test_dropping_depends_on_sample_epoch_and_seed():
+    def choices(**changes):
+        values = {"epoch": 0, "seed": 1} | changes
+        return [drops_prompt(f"s-{n}", **values, share=0.5) for n in range(64)]
+
+    assert choices() == choices()
+    assert len({tuple(choices(**changes)) for changes in ({}, {"epoch": 1}, {"seed": 2})}) == 3

@@ -1,0 +1,112 @@
+"""Samples as tar members and back."""
+
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ufork.data.sample import IMAGE_MEMBERS, Sample
+from ufork.errors import SampleError
+from ufork.vocabulary import Task
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+CODES = st.builds(
+    lambda shape, seed: np.random.default_rng(seed).integers(0, 2**16, shape).astype(np.uint16),
+    st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)),
+    st.integers(0, 9),
+)
+COMMON = {
+    "id": TEXT,
+    "task": st.sampled_from(Task),
+    "source": TEXT,
+    "licence": TEXT,
+    "prompt": TEXT,
+    "turns": st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),
+    "truth": st.dictionaries(TEXT, st.integers() | TEXT | st.none(), max_size=3),
+}
+SAMPLES = st.builds(
+    Sample, **COMMON, image=st.binary(), image_format=st.sampled_from(list(IMAGE_MEMBERS.values()))
+) | st.builds(Sample, **COMMON, codes=CODES)
+
+
+def make_members(**changes) -> dict[str, bytes]:
+    text = {"id": "a-0", "task": "generation", "source": "a", "licence": "CC0", "prompt": "a dog", **changes}
+    return {"json": json.dumps(text).encode(), "png": b"image"}
+
+
+@given(SAMPLES)
+def test_members_read_back_to_the_same_sample(sample):
+    again = Sample.from_members(sample.to_members(), "here")
+    for name, value in vars(sample).items():
+        assert np.array_equal(getattr(again, name), value) if name == "codes" else getattr(again, name) == value
+    assert again.to_members() == sample.to_members()
+
+
+def test_codes_are_plain_npy_files():
+    codes = np.arange(12, dtype=np.uint16).reshape(3, 2, 2)
+    members = Sample(id="a", task=Task.GENERATION, source="a", licence="", codes=codes).to_members()
+    assert np.array_equal(np.load(io.BytesIO(members["codes.npy"]), allow_pickle=False), codes)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"task": "translation"}, "translation"),
+        ({"id": 7}, "'id'"),
+        ({"turns": [["only a question"]]}, "only a question"),
+        ({"turns": "none"}, "'turns'"),
+        ({"truth": []}, "'truth'"),
+    ],
+)
+def test_wrong_text_is_named_with_its_place(change, fault):
+    with pytest.raises(SampleError, match="shard 3") as raised:
+        Sample.from_members(make_members(**change), "shard 3")
+    assert fault in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"png": b"image"},
+        {"json": b"{", "png": b"image"},
+        {"json": b"[]", "png": b"image"},
+        {"json": make_members()["json"]},
+        {**make_members(), "jpg": b"another"},
+    ],
+)
+def test_missing_or_doubled_members_are_refused(members):
+    with pytest.raises(SampleError, match="shard 3"):
+        Sample.from_members(members, "shard 3")
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+GOOD_NPY = npy(np.zeros((2, 2, 1), np.uint16))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps(np.zeros((2, 2, 1), np.uint16)),
+        npy(np.array([[[{"a": 1}]]], dtype=object)),
+        npy(np.zeros((2, 2, 1), np.int64)),
+        npy(np.zeros((2, 2), np.uint16)),
+        GOOD_NPY[:-1],
+        GOOD_NPY + b"\0\0",
+        GOOD_NPY[:20],
+        b"",
+    ],
+    ids=["pickle", "objects", "wrong type", "two dims", "cut", "too long", "cut header", "empty"],
+)
+def test_codes_that_are_not_plain_uint16_are_refused(data):
+    members = {"json": make_members()["json"], "codes.npy": data}
+    with pytest.raises(SampleError, match="shard 3"):
+        Sample.from_members(members, "shard 3")

@@ -1,0 +1,136 @@
+"""Sources read by number, and the faults they report."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import webdataset
+
+from ufork.data.index import index_path
+from ufork.data.sample import Sample
+from ufork.data.shards import MANIFEST_FILE, Manifest, ShardEntry, ShardSource
+from ufork.errors import SampleError, ShardError
+from ufork.vocabulary import Task
+
+
+def make_sample(number: int) -> Sample:
+    task = Task.GENERATION
+    return Sample(id=f"toy-{number}", task=task, source="toy", licence="", image=b"x" * number, image_format="jpg")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two shards of three samples as webdataset writes them, without indices."""
+    entries = []
+    for shard in range(2):
+        path = tmp_path / f"{shard}.tar"
+        with webdataset.TarWriter(str(path)) as writer:
+            for number in range(3 * shard, 3 * shard + 3):
+                writer.write({"__key__": f"{number:03d}", **make_sample(number).to_members()})
+        size = path.stat().st_size
+        entries.append(ShardEntry(file=path.name, task=Task.GENERATION, samples=3, bytes=size, sha256="0"))
+    Manifest(source="toy", split="train", licence="", attribution="", recipe="", shards=tuple(entries)).save(tmp_path)
+    return tmp_path
+
+
+def test_reads_webdataset_shards_by_number_and_keeps_the_index(folder):
+    source = ShardSource(folder, Task.GENERATION)
+    assert [source[number].id for number in (5, 0, 3)] == ["toy-5", "toy-0", "toy-3"]
+    assert [source[number].image for number in range(len(source))] == [b"x" * number for number in range(6)]
+    assert index_path(folder / "0.tar").exists()
+    assert source.name == "toy-train-generation"
+
+
+def test_numbers_outside_are_index_errors(folder):
+    source = ShardSource(folder, Task.GENERATION)
+    for number in (-1, 6):
+        with pytest.raises(IndexError):
+            source[number]
+
+
+def test_a_task_without_shards_is_empty(folder):
+    assert len(ShardSource(folder, Task.UNDERSTANDING)) == 0
+
+
+def test_a_pickled_source_opens_its_own_files(folder):
+    source = ShardSource(folder, Task.GENERATION)
+    first = source[0].id
+    again = pickle.loads(pickle.dumps(source))
+    assert again[0].id == first and again[5].id == "toy-5"
+
+
+def test_a_missing_folder_manifest_or_shard_is_named(folder, tmp_path):
+    with pytest.raises(ShardError, match="nowhere"):
+        ShardSource(tmp_path / "nowhere", Task.GENERATION)
+    (folder / "1.tar").unlink()
+    with pytest.raises(ShardError, match=r"1\.tar"):
+        ShardSource(folder, Task.GENERATION)
+
+
+def test_a_truncated_shard_is_named_at_once_and_also_when_cut_later(folder):
+    source = ShardSource(folder, Task.GENERATION)
+    source[5]
+    data = (folder / "1.tar").read_bytes()
+    (folder / "1.tar").write_bytes(data[:2048])
+    with pytest.raises(ShardError, match=r"1\.tar: truncated"):
+        source[5]
+    with pytest.raises(ShardError, match=r"1\.tar: truncated: 2048 bytes"):
+        ShardSource(folder, Task.GENERATION)
+
+
+def test_a_count_that_differs_from_the_manifest_is_named(folder):
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["shards"][0]["samples"] = 4
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match=r"0\.tar: 3 samples, the manifest says 4"):
+        ShardSource(folder, Task.GENERATION)[0]
+
+
+def test_a_sample_of_another_task_is_named(folder):
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["shards"][0]["task"] = "understanding"
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(SampleError, match=r"0\.tar, sample '001': its task is generation"):
+        ShardSource(folder, Task.UNDERSTANDING)[1]
+
+
+def test_a_sample_that_cannot_be_understood_is_named(folder):
+    with webdataset.TarWriter(str(folder / "0.tar")) as writer:
+        for number in range(3):
+            writer.write({"__key__": f"{number:03d}", "txt": b"no ufork sample"})
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["shards"][0]["bytes"] = (folder / "0.tar").stat().st_size
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(SampleError, match=r"0\.tar, sample '002'"):
+        ShardSource(folder, Task.GENERATION)[2]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}'])
+def test_a_manifest_that_is_not_ours_is_named(folder, text):
+    (folder / MANIFEST_FILE).write_text(text)
+    with pytest.raises(ShardError, match=MANIFEST_FILE):
+        Manifest.load(folder)
+
+
+def test_check_compares_sizes_and_when_deep_checksums(folder):
+    manifest = Manifest.load(folder)
+    manifest.check(folder)
+    with pytest.raises(ShardError, match="sha256"):
+        manifest.check(folder, deep=True)
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_saved_index(folder, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "refused by the test")
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    assert ShardSource(folder, Task.GENERATION)[4].id == "toy-4"
+    assert not index_path(folder / "1.tar").exists()
+
+
+def test_a_moved_folder_keeps_working(folder, tmp_path):
+    ShardSource(folder, Task.GENERATION)[0]
+    target = tmp_path / "moved"
+    shutil.copytree(folder, target, ignore=lambda *_: {"moved"})
+    assert ShardSource(target, Task.GENERATION)[2].id == "toy-2"

@@ -1,0 +1,161 @@
+"""A step's rows: the same on any number of ranks, and what is left out is counted."""
+
+import dataclasses
+import logging
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_tokenizer, write_codes_source
+
+from data_prep.writer import ShardWriter, finish_source, start_source
+from ufork.data.config import DataConfig, SourceConfig
+from ufork.data.sample import Sample
+from ufork.data.shards import Manifest
+from ufork.data.stream import TrainingStream
+from ufork.errors import ConfigError, SampleError, ShardError
+from ufork.vocabulary import DROPPED_PROMPT, Task
+
+ROWS = {Task.UNDERSTANDING: 4, Task.GENERATION: 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    write_codes_source(folder / "one", num_samples=50)
+    write_codes_source(folder / "two", num_samples=20, seed=1)
+    return folder
+
+
+def stream(folder, *, sources=("one", "two"), rows=None, replica=0, num_replicas=1, seed=3, **data):
+    mixture = tuple(SourceConfig(folder=name, weight=1 + i) for i, name in enumerate(sources))
+    return TrainingStream(
+        DataConfig(**{"understanding": mixture, "generation": mixture, "row_tokens": 200, "num_lanes": 4} | data),
+        tiny_tokenizer(),
+        rows_per_step=rows or ROWS,
+        replica=replica,
+        num_replicas=num_replicas,
+        folder=folder,
+        seed=seed,
+    )
+
+
+def job_rows(folder, num_replicas, num_steps=4):
+    """All rows of the job's first steps in the order that one rank would have them."""
+    replicas = [stream(folder, replica=replica, num_replicas=num_replicas) for replica in range(num_replicas)]
+    rows = []
+    for _ in range(num_steps):
+        steps = [replica.next_step() for replica in replicas]
+        for task in Task:
+            rows += [row for row_of_each in zip(*(step[task] for step in steps), strict=True) for row in row_of_each]
+    return rows
+
+
+@pytest.mark.parametrize("num_replicas", [2, 4])
+def test_rows_are_those_of_one_rank(folder, num_replicas):
+    rows, expected = job_rows(folder, num_replicas), job_rows(folder, 1)
+    assert len(rows) == len(expected) == 48
+    for row, other in zip(rows, expected, strict=True):
+        for name, value in vars(row).items():
+            other_value = getattr(other, name)
+            assert torch.equal(value, other_value) if torch.is_tensor(value) else value == other_value, name
+
+
+def test_each_sample_is_in_one_row_an_epoch(folder):
+    lanes = stream(folder, sources=["one"]).streams[Task.GENERATION]
+    seen = Counter()
+    for lane in range(4):
+        ids = []
+        share = len(range(lane, 50, 4))
+        while len(ids) < share:
+            ids += lanes.next_row(lane).sample_ids
+        seen.update(ids[:share])
+    assert seen == Counter(f"one-generation-{number}" for number in range(50))
+
+
+def test_rows_are_as_full_as_their_order_allows(folder):
+    lane = stream(folder).streams[Task.UNDERSTANDING]
+    row, following = lane.next_row(0), lane.next_row(0)
+    first_of_following = int(following.segment_starts_S1[1])
+    assert row.num_real_tokens <= 200 < row.num_real_tokens + first_of_following
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, False), (1.0, True)])
+def test_prompts_are_dropped_in_generation_only(folder, share, expected):
+    step = stream(folder, prompt_dropout=share).next_step()
+    null = tiny_tokenizer().id_of(DROPPED_PROMPT)
+    for row in step[Task.GENERATION]:
+        assert int((row.token_ids_T == null).sum()) == expected * len(row.sample_ids)
+    assert not any((row.token_ids_T == null).any() for row in step[Task.UNDERSTANDING])
+
+
+def bad_source(folder, *, prompts):
+    """A finished source of generation samples; the second one's codes cannot be decoded."""
+    start_source(folder)
+    with ShardWriter(folder, source="bad", split="train", task=Task.GENERATION, shard_samples=99) as writer:
+        for number, prompt in enumerate(prompts):
+            sample = Sample(id=f"bad-{number}", task=Task.GENERATION, source="bad", licence="", prompt=prompt)
+            writer.write(dataclasses.replace(sample, codes=np.ones((2, 2, 3), np.uint16)))
+    (tar,) = folder.glob("*.tar")
+    data = tar.read_bytes()
+    second = data.index(b"\x93NUMPY", data.index(b"\x93NUMPY") + 1)
+    tar.write_bytes(data[:second] + b"broken" + data[second + 6 :])
+    words = dict(source="bad", split="train", licence="", attribution="", recipe="", skipped={}, details={})
+    finish_source(folder, entries=writer.entries, **words)
+
+
+def test_samples_that_cannot_be_used_are_counted_by_reason(tmp_path, caplog):
+    bad_source(tmp_path / "bad", prompts=["a dog", "a cat", "x" * 300, "y" * 301, "", "a house", "a star"])
+    rows = stream(tmp_path, sources=["bad"], rows={Task.GENERATION: 2}, num_lanes=1, row_tokens=100)
+    with caplog.at_level(logging.WARNING):
+        ids = rows.streams[Task.GENERATION].next_row(0).sample_ids
+        while len(ids) < 3 * 4:  # on average each skipped sample has come three times
+            ids += rows.next_step()[Task.GENERATION][0].sample_ids
+    assert set(ids) == {"bad-0", "bad-5", "bad-6"}
+    reasons = {reason: count for reason, count in rows.skipped.items()}
+    assert len(reasons) == 3, "one reason for both that are too long"
+    assert [reason for reason in reasons if "data.row_tokens=100" in reason]
+    assert [reason for reason in reasons if "codes.npy cannot be read" in reason]
+    assert [reason for reason in reasons if "prompt that is not empty" in reason]
+    assert len(caplog.records) == 3, "each reason is told once"
+    assert "bad-" in caplog.text
+
+
+def test_a_source_without_any_use_ends_instead_of_turning_forever(tmp_path):
+    bad_source(tmp_path / "bad", prompts=["x" * 300, "y" * 300])
+    with pytest.raises(SampleError, match="generation: no sample of the mixture can be used"):
+        stream(tmp_path, sources=["bad"], rows={Task.GENERATION: 2}, num_lanes=1, row_tokens=100).next_step()
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"num_replicas": 3}, r"data\.num_lanes=4 .* 3 data-parallel"),
+        ({"num_replicas": 2, "rows": {Task.GENERATION: 5}}, r"generation=5 .* 2 data-parallel"),
+        ({"sources": []}, r"data\.understanding: no source"),
+        ({"num_lanes": 24}, r"two-train-understanding: 20 samples .* data\.num_lanes=24"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_named(folder, changes, fault):
+    with pytest.raises(ConfigError, match=fault):
+        stream(folder, **changes)
+
+
+def test_a_task_of_no_rows_needs_no_source(folder):
+    only = stream(folder, rows={Task.UNDERSTANDING: 0, Task.GENERATION: 4}, understanding=()).next_step()
+    assert list(only) == [Task.GENERATION]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "truncated later"])
+def test_a_damaged_shard_is_named(tmp_path, damage):
+    write_codes_source(tmp_path / "one", num_samples=8)
+    (entry,) = [entry for entry in Manifest.load(tmp_path / "one").shards if entry.task is Task.GENERATION]
+    shard = tmp_path / "one" / entry.file
+    opened = stream(tmp_path, sources=["one"])
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:1024])
+    with pytest.raises(ShardError, match=entry.file):
+        (opened if damage == "truncated later" else stream(tmp_path, sources=["one"])).next_step()

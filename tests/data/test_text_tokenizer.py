@@ -1,0 +1,78 @@
+"""Text to ids and back: trained here, saved, or somebody else's."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import TEXTS, tiny_tokenizer
+from tokenizers import Tokenizer, models
+
+from ufork.data.text_tokenizer import FILE_NAME, TextTokenizer
+from ufork.errors import StorageError, TokenizerError
+from ufork.vocabulary import SPECIAL_TOKENS, TURN_END
+
+
+@pytest.fixture(scope="module")
+def trained_and_loaded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    trained = tiny_tokenizer()
+    trained.save(folder)
+    return trained, TextTokenizer.load(folder)
+
+
+@given(text=st.text(max_size=40))
+def test_any_text_comes_back_and_saving_changes_no_id(trained_and_loaded, text):
+    trained, loaded = trained_and_loaded
+    ids = trained.encode(text)
+    assert loaded.encode(text) == ids
+    assert loaded.decode(ids) == text
+    assert all(0 <= token_id < loaded.size for token_id in ids)
+
+
+def test_special_tokens_are_single_ids_that_decoding_leaves_out(trained_and_loaded):
+    for tokenizer in trained_and_loaded:
+        ids = [tokenizer.encode(token) for token in SPECIAL_TOKENS]
+        assert ids == [[tokenizer.id_of(token)] for token in SPECIAL_TOKENS]
+        assert tokenizer.decode(tokenizer.encode("a dog" + TURN_END)) == "a dog"
+
+
+def test_training_merges_what_is_frequent(trained_and_loaded):
+    trained, _ = trained_and_loaded
+    assert trained.size == 300
+    assert len(trained.encode(TEXTS[0])) < len(TEXTS[0].encode())
+
+
+def test_missing_special_tokens_are_added_behind_the_others(tmp_path):
+    plain = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    plain.save(str(tmp_path / FILE_NAME))
+    loaded = TextTokenizer.load(tmp_path)
+    assert sorted(map(loaded.id_of, SPECIAL_TOKENS)) == [3, 4, 5, 6, 7]
+    assert loaded.size == 8
+
+
+def test_padding_and_truncation_of_a_foreign_tokenizer_are_turned_off(tmp_path, trained_and_loaded):
+    foreign = trained_and_loaded[0]._tokenizer.from_str(trained_and_loaded[0]._tokenizer.to_str())
+    foreign.enable_truncation(4)
+    foreign.enable_padding(length=9)
+    foreign.save(str(tmp_path / FILE_NAME))
+    assert TextTokenizer.load(tmp_path).encode("xyzuvw") == trained_and_loaded[0].encode("xyzuvw")
+    assert len(TextTokenizer.load(tmp_path).encode("xyzuvw")) == 6
+
+
+def test_the_genuine_qwen_vocabulary_keeps_its_ids(qwen_folder):
+    qwen = TextTokenizer.load(qwen_folder)
+    assert qwen.encode("Hello world!") == [9707, 1879, 0]
+    assert (qwen.turn_end_id, qwen.padding_id, qwen.size) == (151645, 151654, 151657)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[1, 2]"], ids=["missing", "empty", "no model", "a list"])
+def test_a_bad_folder_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / FILE_NAME).write_text(content)
+    with pytest.raises(TokenizerError, match=str(tmp_path)):
+        TextTokenizer.load(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file"):
+        tiny_tokenizer().save(tmp_path / "file" / "text")

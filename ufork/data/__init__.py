@@ -1,0 +1,1 @@
+"""From WebDataset shards to packed sequences of one task."""

@@ -1,0 +1,37 @@
+"""Where training data comes from and how it is packed."""
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from ufork.config import Config
+
+
+class SourceConfig(Config):
+    """One folder of shards in a mixture."""
+
+    folder: str
+    """A source folder (with a `manifest.json`), relative to the run's folder unless absolute."""
+    weight: PositiveFloat = 1.0
+    """Share of the task's samples drawn from here, relative to the other sources' weights."""
+
+
+class DataConfig(Config):
+    """The mixture of each task and the shape of a packed row."""
+
+    understanding: tuple[SourceConfig, ...] = ()
+    generation: tuple[SourceConfig, ...] = ()
+    row_tokens: PositiveInt = 2048
+    """Length of a packed row; a sample that is longer is skipped and counted."""
+    num_lanes: PositiveInt = 12
+    """Parts that the sample order is dealt into, each packed by itself. The number of data-parallel ranks must divide
+    it; rows then do not depend on that number."""
+    prompt_dropout: float = Field(default=0.1, ge=0, le=1)
+    """Share of generation prompts replaced by the guidance null."""
+
+
+class TextConfig(Config):
+    """The text tokenizer."""
+
+    folder: str | None = None
+    """A Hugging Face tokenizer folder. Without one, a byte-level BPE is trained on the texts of the shards."""
+    vocabulary_size: PositiveInt = 1024
+    """Size of the BPE that is trained."""

@@ -1,0 +1,215 @@
+"""Where each sample of a tar lies, so that it can be read by its number.
+
+    X.tar  -- scan of the headers -->  ShardIndex  -- save / load -->  X.tar.index.json
+
+Any WebDataset tar will do: ours, webdataset's own (PAX headers), GNU tar's long names. Neighbouring members with the
+same key are one sample; the key is the path up to the file name's first dot, the rest is the member's extension.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+import numpy as np
+
+from ufork.errors import ShardError
+
+BLOCK_BYTES = 512
+"""Unit of a tar: a header is one block, contents are padded to whole blocks."""
+
+INDEX_VERSION = 1
+_ABSENT = -1
+_REGULAR, _PAX, _GNU_NAME = b"0\0", b"x", b"L"
+_SKIPPED = b"123456gK"
+"""Links, devices, folders, PAX defaults and long link targets: no contents of a sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardIndex:
+    """Columns over the N samples of one tar."""
+
+    keys: tuple[str, ...]
+    """N keys."""
+    offsets: dict[str, np.ndarray]
+    """Extension -> int64 [N], where the contents start in the tar; -1 where the sample has no such member."""
+    sizes: dict[str, np.ndarray]
+    """Extension -> int64 [N], bytes of the contents; -1 likewise."""
+    tar_bytes: int
+    """Size of the tar that was indexed: a tar of another size has changed since."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def build(cls, tar_path: Path) -> "ShardIndex":
+        """Scans the headers of the tar at `tar_path`.
+
+        Raises:
+            ShardError: the tar is missing, truncated, damaged, or holds two members of the same name in one sample.
+        """
+        builder = IndexBuilder()
+        try:
+            with open(tar_path, "rb") as file:
+                tar_bytes = os.fstat(file.fileno()).st_size
+                with mmap(file.fileno(), 0, access=ACCESS_READ) if tar_bytes else memoryview(b"") as data:
+                    for name, offset, size in _scan(data, str(tar_path)):
+                        builder.add(name, offset, size, where=str(tar_path))
+        except OSError as error:
+            raise ShardError(f"{tar_path}: cannot be read ({error.strerror}); prepare the data again") from None
+        return builder.finish(tar_bytes)
+
+    @classmethod
+    def load(cls, tar_path: Path) -> "ShardIndex | None":
+        """The saved index of the tar at `tar_path`; None when none fits the tar's size and this version."""
+        try:
+            columns = json.loads(index_path(tar_path).read_bytes())
+            if columns["version"] != INDEX_VERSION or columns["tar_bytes"] != tar_path.stat().st_size:
+                return None
+            return cls(
+                keys=tuple(columns["keys"]),
+                offsets={name: np.array(column, np.int64) for name, column in columns["offsets"].items()},
+                sizes={name: np.array(column, np.int64) for name, column in columns["sizes"].items()},
+                tar_bytes=columns["tar_bytes"],
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, tar_path: Path) -> None:
+        """Writes the index beside the tar at `tar_path`, whole or not at all.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        columns = {
+            "version": INDEX_VERSION,
+            "tar_bytes": self.tar_bytes,
+            "keys": self.keys,
+            "offsets": {name: column.tolist() for name, column in self.offsets.items()},
+            "sizes": {name: column.tolist() for name, column in self.sizes.items()},
+        }
+        target = index_path(tar_path)
+        # Ranks that find no index build it at the same time: each renames its own file over the same contents.
+        draft = target.with_name(f"{target.name}.{os.getpid()}.part")
+        draft.write_text(json.dumps(columns, separators=(",", ":")), encoding="utf-8")
+        draft.replace(target)
+
+
+def index_path(tar_path: Path) -> Path:
+    """`X.tar` -> `X.tar.index.json`."""
+    return tar_path.with_name(f"{tar_path.name}.index.json")
+
+
+class IndexBuilder:
+    """Groups members, in the order of the tar, into samples."""
+
+    def __init__(self) -> None:
+        self._keys: list[str] = []
+        self._offsets: dict[str, list[int]] = {}
+        self._sizes: dict[str, list[int]] = {}
+
+    def add(self, name: str, offset: int, size: int, *, where: str) -> None:
+        """Takes in the member `name` whose `size` bytes lie at `offset`; names without an extension are no samples'.
+
+        Raises:
+            ShardError: the sample has that member already.
+        """
+        folder, slash, file_name = name.rpartition("/")
+        stem, dot, extension = file_name.partition(".")
+        if not stem or not dot:
+            return
+        key, extension = folder + slash + stem, extension.lower()
+        if not self._keys or self._keys[-1] != key:
+            self._keys.append(key)
+        offsets, sizes = self._offsets.setdefault(extension, []), self._sizes.setdefault(extension, [])
+        if len(offsets) == len(self._keys):
+            raise ShardError(f"{where}: sample {key!r} has two members .{extension}; make the shard again")
+        for column, value in ((offsets, offset), (sizes, size)):
+            column.extend([_ABSENT] * (len(self._keys) - 1 - len(column)))
+            column.append(value)
+
+    def finish(self, tar_bytes: int) -> ShardIndex:
+        """The index of all members added; `tar_bytes` is the whole tar's size."""
+
+        def columns(lists: dict[str, list[int]]) -> dict[str, np.ndarray]:
+            return {
+                name: np.array(values + [_ABSENT] * (len(self._keys) - len(values)), np.int64)
+                for name, values in lists.items()
+            }
+
+        return ShardIndex(
+            keys=tuple(self._keys), offsets=columns(self._offsets), sizes=columns(self._sizes), tar_bytes=tar_bytes
+        )
+
+
+def _scan(data: mmap | memoryview, where: str) -> Iterator[tuple[str, int, int]]:
+    """Yields name, offset of the contents and size of every regular file."""
+    position = 0
+    extended: dict[str, str] = {}
+    while (header := _block(data, position, where)).strip(b"\0"):
+        size = int(extended.pop("size", 0)) or _number(header[124:136], where, position)
+        _check_header(header, where, position)
+        contents, kind = position + BLOCK_BYTES, header[156:157]
+        position = contents + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+        if contents + size > len(data):
+            raise _truncated(data, where)
+        if kind == _PAX:
+            extended.update(_pax_records(bytes(data[contents : contents + size])))
+        elif kind == _GNU_NAME:
+            extended["path"] = bytes(data[contents : contents + size]).rstrip(b"\0").decode(errors="replace")
+        elif kind in _REGULAR:
+            yield extended.pop("path", "") or _ustar_name(header), contents, size
+            extended = {}
+        elif kind not in _SKIPPED:
+            raise ShardError(f"{where}: byte {position}: members of type {kind!r} are not supported; use plain files")
+        elif kind not in b"gK":
+            extended = {}
+
+
+def _block(data: mmap | memoryview, position: int, where: str) -> bytes:
+    block = bytes(data[position : position + BLOCK_BYTES])
+    if len(block) < BLOCK_BYTES:
+        raise _truncated(data, where)
+    return block
+
+
+def _truncated(data: mmap | memoryview, where: str) -> ShardError:
+    return ShardError(f"{where}: truncated at {len(data)} bytes, before the tar's end; prepare or copy it again")
+
+
+def _check_header(header: bytes, where: str, position: int) -> None:
+    stated = _number(header[148:156], where, position)
+    if sum(header) - sum(header[148:156]) + 8 * 0x20 != stated:
+        raise ShardError(f"{where}: byte {position} is no tar header (wrong checksum); prepare or copy the shard again")
+
+
+def _number(octal: bytes, where: str, position: int) -> int:
+    if octal[0] & 0x80:  # GNU's form for numbers that need more than eleven octal digits
+        return int.from_bytes(octal, "big") & ((1 << (8 * len(octal) - 1)) - 1)
+    try:
+        return int(octal.strip(b"\0 ") or b"0", 8)
+    except ValueError:
+        raise ShardError(f"{where}: byte {position} is no tar header; prepare or copy the shard again") from None
+
+
+def _ustar_name(header: bytes) -> str:
+    name = header[:100].split(b"\0")[0]
+    prefix = header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b""
+    return (prefix + b"/" + name if prefix else name).decode(errors="replace")
+
+
+def _pax_records(data: bytes) -> dict[str, str]:
+    """Path and size of records such as b"19 path=a/b.json" with a newline, the length counting all."""
+    records = {}
+    while data:
+        length_text, _, _ = data.partition(b" ")
+        if not length_text.isdigit() or not 0 < int(length_text) <= len(data):
+            break
+        length = int(length_text)
+        name, _, value = data[len(length_text) + 1 : length - 1].partition(b"=")
+        if name in (b"path", b"size"):
+            records[name.decode()] = value.decode(errors="replace")
+        data = data[length:]
+    return records

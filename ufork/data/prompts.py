@@ -1,0 +1,115 @@
+"""A sample as the token sequence of its task: text, image marks and image positions, and what is to be predicted.
+
+    generation      <|im_start|>USER: {prompt} ASSISTANT: [begin] image [end]
+    understanding   [begin] image [end] USER: {question} ASSISTANT: {answer}<|im_end|> ...
+
+The wording is the release's (spec, section 4). Prompt and answer are tokenised apart, so that no merge crosses the
+boundary and the first token of an answer is always a target.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ufork.data.sample import Sample
+from ufork.data.text_tokenizer import TextTokenizer
+from ufork.errors import SampleError
+from ufork.vocabulary import DROPPED_PROMPT, IGNORED_LABEL, TURN_END, TURN_START, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedSample:
+    """One sample, ready to be packed. L is its length, I its image positions, C codes per position."""
+
+    id: str
+    task: Task
+    token_ids_L: np.ndarray
+    """int64; the padding token where the image stands."""
+    labels_L: np.ndarray
+    """int64; the text token that follows where it is to be predicted, else IGNORED_LABEL."""
+    image_begin: int | None
+    """Place of the begin-of-image mark; the I positions follow it, then the end mark."""
+    codes_IC: np.ndarray
+    """int64; empty without an image."""
+
+
+def generation_prompt(caption: str) -> str:
+    """What stands before an image that is to be drawn."""
+    return f"{TURN_START}USER: {caption} ASSISTANT: "
+
+
+def dropped_prompt() -> str:
+    """What stands there instead where guidance trains, or samples, the unconditional model."""
+    return generation_prompt(f"{DROPPED_PROMPT}.")
+
+
+def question_prompt(question: str) -> str:
+    """What stands before an answer."""
+    return f" USER: {question} ASSISTANT: "
+
+
+def drops_prompt(sample_id: str, *, epoch: int, seed: int, share: float) -> bool:
+    """Whether this sample's prompt is dropped in this epoch: a matter of the sample, never of the rank that has it."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{sample_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < share * 2**64
+
+
+def encode_sample(sample: Sample, tokenizer: TextTokenizer, *, drop_prompt: bool = False) -> EncodedSample:
+    """Lays out one sample.
+
+    Raises:
+        SampleError: it has nothing to predict, or an image without codes.
+    """
+    if sample.codes is None and sample.image is not None:
+        raise SampleError(f"{sample.id}: its image has no codes; run `ufork tokenizer encode` on its shards first")
+    layout = _Layout(tokenizer.padding_id)
+    if sample.task is Task.GENERATION:
+        if sample.codes is None or not sample.prompt.strip():
+            raise SampleError(f"{sample.id}: a generation sample needs an image and a prompt that is not empty")
+        layout.add_text(tokenizer.encode(dropped_prompt() if drop_prompt else generation_prompt(sample.prompt)))
+        layout.add_image(sample.codes)
+    else:
+        if not any(answer.strip() for _, answer in sample.turns):
+            raise SampleError(f"{sample.id}: an understanding sample needs an answer that is not empty")
+        if sample.codes is not None:
+            layout.add_image(sample.codes)
+        for question, answer in sample.turns:
+            layout.add_text(tokenizer.encode(question_prompt(question)))
+            layout.add_text(tokenizer.encode(answer + TURN_END), is_target=True)
+    return layout.finish(sample)
+
+
+class _Layout:
+    """Grows a sequence part by part."""
+
+    def __init__(self, padding_id: int):
+        self.padding_id = padding_id
+        self.token_ids: list[int] = []
+        self.is_target: list[bool] = []
+        self.image_begin: int | None = None
+        self.codes_IC = np.zeros((0, 1), np.int64)
+
+    def add_text(self, token_ids: list[int], *, is_target: bool = False) -> None:
+        self.token_ids += token_ids
+        self.is_target += [is_target] * len(token_ids)
+
+    def add_image(self, codes_YXC: np.ndarray) -> None:
+        self.image_begin = len(self.token_ids)
+        self.codes_IC = codes_YXC.reshape(-1, codes_YXC.shape[-1]).astype(np.int64)
+        self.add_text([self.padding_id] * (len(self.codes_IC) + 2))
+
+    def finish(self, sample: Sample) -> EncodedSample:
+        token_ids_L = np.array(self.token_ids, np.int64)
+        labels_L = np.full(len(token_ids_L), IGNORED_LABEL, np.int64)
+        targets = np.flatnonzero(self.is_target)
+        targets = targets[targets > 0]  # a first token has nothing before it that could predict it
+        labels_L[targets - 1] = token_ids_L[targets]
+        return EncodedSample(
+            id=sample.id,
+            task=sample.task,
+            token_ids_L=token_ids_L,
+            labels_L=labels_L,
+            image_begin=self.image_begin,
+            codes_IC=self.codes_IC,
+        )
