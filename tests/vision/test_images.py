@@ -1,0 +1,117 @@
+"""Image files of all sorts become squares of bytes, or a SampleError."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ufork.errors import SampleError
+from ufork.vision import images
+from ufork.vision.images import decode_image
+from ufork.vocabulary import Task
+
+UNDERSTANDING, GENERATION = Task.UNDERSTANDING, Task.GENERATION
+
+
+def encoded(image: Image.Image | np.ndarray, form: str = "PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, form, **options)
+    return stream.getvalue()
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A well-formed PNG header with hardly any data behind it."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("purpose", Task)
+def test_an_image_of_the_right_size_comes_through_unchanged(purpose):
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode_image(encoded(image), size_px=16, purpose=purpose), image)
+
+
+@settings(max_examples=40, deadline=None)
+@given(width=st.integers(1, 90), height=st.integers(1, 90), size_px=st.integers(1, 40), purpose=st.sampled_from(Task))
+def test_any_size_becomes_the_square_asked_for(width, height, size_px, purpose):
+    image = decode_image(encoded(np.zeros((height, width, 3), np.uint8)), size_px=size_px, purpose=purpose)
+    assert image.shape == (size_px, size_px, 3) and image.dtype == np.uint8
+    if purpose == GENERATION:
+        assert not image.any()
+    else:  # black in the middle, grey around, the long side filled
+        assert set(np.unique(image)) <= {0, 127}
+        assert (image == 0).any(axis=(0, 2) if width >= height else (1, 2)).all()
+
+
+def test_understanding_keeps_all_and_generation_cuts_the_middle_out():
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, :20], image[:, 20:40], image[:, 40:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    padded = decode_image(encoded(image), size_px=60, purpose=UNDERSTANDING)
+    np.testing.assert_array_equal(padded[20:40], image)
+    assert (padded[:20] == 127).all() and (padded[40:] == 127).all()
+    assert (decode_image(encoded(image), size_px=20, purpose=GENERATION) == (0, 255, 0)).all()
+
+
+def test_the_padded_side_is_rounded_down_and_the_spare_pixel_goes_below():
+    padded = decode_image(encoded(np.zeros((30, 44, 3), np.uint8)), size_px=32, purpose=UNDERSTANDING)
+    assert np.flatnonzero((padded == 0).all(axis=(1, 2))).tolist() == list(range(5, 26))  # 21 of 21.8
+
+
+def test_transparent_pixels_are_white():
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.putpixel((3, 3), (255, 0, 0, 255))
+    pixels = decode_image(encoded(image), size_px=8, purpose=GENERATION)
+    assert pixels[3, 3].tolist() == [255, 0, 0] and (pixels.reshape(-1, 3) == 255).all(axis=1).sum() == 63
+
+
+@pytest.mark.parametrize(
+    "mode, form",
+    [("L", "PNG"), ("1", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG"), ("RGBA", "WEBP")],
+)
+def test_other_modes_become_rgb(mode, form):
+    assert decode_image(encoded(Image.new(mode, (9, 7)), form), size_px=8, purpose=GENERATION).shape == (8, 8, 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.binary(max_size=200))
+def test_other_bytes_are_refused(data):
+    with pytest.raises(SampleError, match="none of PNG, JPEG, WEBP"):
+        decode_image(data, size_px=8, purpose=GENERATION)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_truncated_file_is_refused(form):
+    data = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), form)
+    with pytest.raises(SampleError):
+        decode_image(data[: len(data) // 2], size_px=64, purpose=GENERATION)
+
+
+def test_formats_outside_the_list_are_refused():
+    with pytest.raises(SampleError, match="none of"):
+        decode_image(encoded(Image.new("RGB", (8, 8)), "GIF"), size_px=8, purpose=GENERATION)
+
+
+@pytest.mark.parametrize("side", [9000, 12_000, 60_000])  # under, between and over Pillow's own two bounds
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_huge_image_is_refused_by_its_header(side):
+    with pytest.raises(SampleError, match="pixels"):
+        decode_image(png_claiming(side, side), size_px=8, purpose=UNDERSTANDING)
+
+
+def test_a_narrow_image_is_not_scaled_up_beyond_bounds(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 10_000)
+    narrow = encoded(np.zeros((1, 4000, 3), np.uint8))
+    assert decode_image(narrow, size_px=64, purpose=UNDERSTANDING).shape == (64, 64, 3)
+    with pytest.raises(SampleError, match="256000 x 64 pixels"):
+        decode_image(narrow, size_px=64, purpose=GENERATION)

@@ -1,0 +1,157 @@
+"""The fitted image tokenizer as the rest of ufork sees it: images to codes and back, frozen.
+
+    folder/config.json + model.safetensors <-> ImageCodec
+    images uint8 [B, H, W, 3] -> encode -> codes [B, R, S, C] -> decode -> images
+
+A codec never changes: no parameter asks for a gradient, and no forward pass writes to the codebook. What was needed
+only to fit it (running averages) is not stored.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ufork.errors import ConfigError, StorageError, TokenizerError
+from ufork.vision.autoencoder import RQVAE
+from ufork.vision.config import VisionConfig
+from ufork.vision.patches import distinct, from_bytes, to_bytes, to_images, to_patches
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+_IMAGES_AT_ONCE = 256
+"""Bounds the memory of one pass."""
+
+
+class ImageCodec:
+    """A frozen image tokenizer on the CPU or another device."""
+
+    def __init__(self, model: RQVAE) -> None:
+        self.model = model.float().eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> Self:
+        """Reads a folder that `save` wrote.
+
+        Raises:
+            TokenizerError: a file is missing or damaged, or the weights do not fit the config.
+        """
+        config = _read_config(folder / CONFIG_FILE)
+        model = RQVAE(config)
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise TokenizerError(
+                f"{folder / WEIGHTS_FILE}: not the weights of the tokenizer that {CONFIG_FILE} describes ({error}); "
+                "fit it again or copy both files from the same folder"
+            ) from None
+        return cls(model.to(device))
+
+    def save(self, folder: Path) -> None:
+        """Writes config and weights into `folder`, which is made.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        described = json.dumps(self._description(), indent=1) + "\n"
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / WEIGHTS_FILE)
+            (folder / CONFIG_FILE).write_text(described, encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"{folder}: the image tokenizer cannot be written ({error})") from None
+
+    @property
+    def config(self) -> VisionConfig:
+        """What the tokenizer was made as."""
+        return self.model.config
+
+    @property
+    def codebook(self) -> Tensor:
+        """Vectors of the codes, fp32 [K, code_width]."""
+        return self.model.quantizer.codebook
+
+    @property
+    def codebook_size(self) -> int:
+        """K, the number of codes."""
+        return self.config.codebook_size
+
+    @property
+    def codes_per_position(self) -> int:
+        """C, the residual depth."""
+        return self.config.codes_per_position
+
+    @property
+    def grid_rows(self) -> int:
+        """R, positions down the image."""
+        return self.config.grid_rows
+
+    @property
+    def grid_columns(self) -> int:
+        """S, positions across the image."""
+        return self.config.grid_columns
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights and of what gives them meaning; tells whether codes were made by this codec."""
+        digest = hashlib.sha256(json.dumps(self._description(), sort_keys=True).encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Codes int64 [B, R, S, C] of `images` uint8 [B, H, W, 3], which have `config.image_px` a side."""
+        assert images.dtype == np.uint8 and images.shape[1:] == (self.config.image_px, self.config.image_px, 3), (
+            images.dtype,
+            images.shape,
+        )
+        return np.concatenate([self._encode(batch).numpy() for batch in self._batches(images)])
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor | np.ndarray) -> np.ndarray:
+        """Images uint8 [B, H, W, 3] of `codes` [B, R, S, C] of any integer type; fewer leading codes draw coarser."""
+        batches = (to_bytes(self.model.decode(batch.long())) for batch in self._batches(codes))
+        return np.concatenate([to_images(batch, self.config.patch_px).cpu().numpy() for batch in batches])
+
+    def _description(self) -> dict[str, Any]:
+        """The config without how it was fitted, which the run's own config tells."""
+        return self.config.model_dump(mode="json", exclude={"fit"})
+
+    def _encode(self, images: Tensor) -> Tensor:
+        patches, numbers = distinct(to_patches(images, self.config.patch_px))
+        return self.model.encode(from_bytes(patches)).cpu()[numbers]
+
+    def _batches(self, values: Tensor | np.ndarray) -> Iterator[Tensor]:
+        assert len(values), "nothing to encode or decode"
+        for first in range(0, len(values), _IMAGES_AT_ONCE):
+            batch = values[first : first + _IMAGES_AT_ONCE]
+            # numpy's uint16 has no arithmetic in torch
+            batch = batch if isinstance(batch, Tensor) or batch.dtype == np.uint8 else batch.astype(np.int64)
+            yield torch.as_tensor(batch).to(self.codebook.device)
+
+
+def _read_config(path: Path) -> VisionConfig:
+    try:
+        mapping = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TokenizerError(
+            f"{path}: not the config of an image tokenizer ({error}); give a folder that `ufork tokenizer fit` wrote"
+        ) from None
+    if not isinstance(mapping, dict):
+        raise TokenizerError(f"{path}: expected keys and values, found {type(mapping).__name__}")
+    mapping.pop("fit", None)  # has no bearing on a tokenizer that is fitted
+    try:
+        return VisionConfig.from_mapping(mapping, origin=str(path))
+    except ConfigError as error:
+        raise TokenizerError(str(error)) from None

@@ -1,0 +1,84 @@
+"""Configuration of the image tokenizer and of its fitting.
+
+`VisionConfig` describes a tokenizer (stored beside its weights as config.json); its `fit` section says how one is made.
+"""
+
+from typing import Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from ufork.config import Config
+
+
+class FitConfig(Config):
+    """How the tokenizer is fitted to images."""
+
+    steps: PositiveInt = 500
+    """Optimizer steps; the learning rate falls to zero at the last one."""
+    batch_images: PositiveInt = 64
+    """Images per step."""
+    start_batches: PositiveInt = 32
+    """Batches whose patches set the principal components and the first codebook."""
+    codebook_rounds: int = Field(default=40, ge=0)
+    """Rounds of Lloyd's algorithm for the first codebook."""
+    limit_seconds: PositiveFloat | None = None
+    """The schedule is shortened so that fitting ends by then. The result then depends on the machine's speed, so that a
+    seed gives the same weights only where no limit is met."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak of the schedule, after the warm-up."""
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the schedule in which the learning rate rises."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's decay of the matrices."""
+    repeat_power: float = Field(default=0.5, ge=0, le=1)
+    """A patch that occurs n times in a batch weighs n to this power in the reconstruction: 0 counts each distinct patch
+    once, 1 counts pixels, which plain background then rules."""
+    commitment_weight: NonNegativeFloat = 0.25
+    """Weight of the term that holds the encoder's features close to their codes."""
+    ema_decay: float = Field(default=0.98, ge=0, lt=1)
+    """Decay of the codebook's running counts and sums, per step."""
+    restart_below_uses: NonNegativeFloat = 0.5
+    """A code whose running count of uses per step falls below this is dead."""
+    restart_every_steps: PositiveInt = 20
+    """Dead codes are moved onto features of the batch this often."""
+    restart_until_share: float = Field(default=0.7, ge=0, le=1)
+    """Share of the schedule after which no code is moved any more, so that the last part settles."""
+
+
+class VisionConfig(Config):
+    """An image tokenizer: pixels -> grid of positions -> several codes per position."""
+
+    image_px: PositiveInt = 64
+    """Side of the square images."""
+    patch_px: PositiveInt = 8
+    """Side of the square patch that one position stands for."""
+    codes_per_position: PositiveInt = 4
+    """Residual depth: codes that sum to a position's features."""
+    codebook_size: int = Field(default=512, ge=2, le=65536)
+    """Rows of the one codebook that all depths share; codes are stored as uint16."""
+    code_width: PositiveInt = 64
+    """Width of a code's vector."""
+    hidden_width: PositiveInt = 256
+    """Width of the encoder's and the decoder's blocks."""
+    num_encoder_blocks: int = Field(default=2, ge=0)
+    """Residual blocks of the encoder, each seeing its own patch only."""
+    num_decoder_blocks: int = Field(default=2, ge=0)
+    """Residual blocks of the decoder, each seeing the neighbouring positions."""
+    fit: FitConfig = FitConfig()
+    """How it is fitted."""
+
+    @model_validator(mode="after")
+    def _patches_tile_the_image(self) -> Self:
+        if self.image_px % self.patch_px:
+            raise ValueError(f"image_px={self.image_px} is not a multiple of patch_px={self.patch_px}")
+        return self
+
+    @property
+    def grid_rows(self) -> int:
+        """Positions down the image."""
+        return self.image_px // self.patch_px
+
+    @property
+    def grid_columns(self) -> int:
+        """Positions across the image."""
+        return self.image_px // self.patch_px
