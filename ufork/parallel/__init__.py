@@ -1,0 +1,1 @@
+"""Ranks, their worlds, and the DeepSpeed engines that run in them."""
