@@ -1,0 +1,85 @@
+"""The ZeRO-3 engine against a plain torch loop: whole model, and stages that train parts above or below frozen ones."""
+
+import itertools
+
+import pytest
+import torch
+from ranks import run_on_ranks
+from tiny import packed_row, shallow_config, tiny_model
+
+from ufork.parallel.address import RankAddress
+from ufork.parallel.world import World, join_world
+from ufork.train.config import TrainConfig
+from ufork.train.loop import build_engine, model_weights
+from ufork.train.loss_weighting import WeightedLoss
+from ufork.train.parts import freeze_except
+from ufork.train.step import run_step
+from ufork.vocabulary import Task
+
+STEPS, RATE, CLIP_NORM = 4, 0.3, 1.0
+STAGES = {
+    "all": ("all", tuple(Task)),
+    "generation": (("generation", "rq_head"), (Task.GENERATION,)),
+    "understanding": (("understanding",), (Task.UNDERSTANDING,)),
+    "alignment": (("projector", "rq_head"), tuple(Task)),
+    "trunk": (("trunk",), tuple(Task)),
+}
+"""What trains, and on which tasks' rows."""
+
+
+def config_of(trainable) -> TrainConfig:
+    return TrainConfig(trainable=trainable, optimizer="sgd", clip_norm=CLIP_NORM, precision="fp32")
+
+
+def rows_of(tasks):
+    texts = {task: [[5, 6, 7, 8], [9, 10, 11], [12, 13]] for task in tasks}
+    return {task: [packed_row(task, texts=[text], row_tokens=24) for text in texts[task]] for task in tasks}
+
+
+def run_on_engines(address: RankAddress):
+    """Norms of the steps and whole weights of every case, one engine after the other."""
+    torch.set_num_threads(1)
+    with join_world(address, timeout_seconds=60) as world:
+        return {case: train_on_engine(world, *case) for case in itertools.product(STAGES, (False, True))}
+
+
+def train_on_engine(world: World, stage: str, recompute: bool):
+    trainable, tasks = STAGES[stage]
+    config = config_of(trainable).model_copy(update={"activation_checkpointing": recompute})
+    engine = build_engine(tiny_model(shallow_config(tie_text_head=False)), config, world)
+    norms = [run_step(engine, rows_of(tasks), RATE).gradient_norm for _ in range(STEPS)]
+    weights = model_weights(engine)
+    engine.close()
+    return norms, weights
+
+
+def train_plainly(config: TrainConfig, tasks: tuple[Task, ...]):
+    loss = WeightedLoss(tiny_model(shallow_config(tie_text_head=False)), config)
+    freeze_except(loss, config.trainable)
+    trained = [parameter for parameter in loss.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=RATE)
+    norms = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        for rows in rows_of(tasks).values():
+            for row in rows:
+                loss(row, sum(row.num_targets for row in rows))[0].backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)))
+        optimizer.step()
+    return norms, dict(loss.model.named_parameters())
+
+
+@pytest.fixture(scope="module")
+def on_engines():
+    return run_on_ranks(run_on_engines, 1)[0]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("stage", STAGES)
+def test_norms_and_weights_are_those_of_plain_sgd(on_engines, stage, recompute):
+    trainable, tasks = STAGES[stage]
+    expected_norms, expected = train_plainly(config_of(trainable), tasks)
+    norms, weights = on_engines[stage, recompute]
+    assert norms == pytest.approx(expected_norms, rel=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, expected[name].detach(), rtol=1e-5, atol=1e-6, msg=name)

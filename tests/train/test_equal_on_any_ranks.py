@@ -1,0 +1,100 @@
+"""Training on 1, 2 and 4 ranks is the same training: same losses, same norms, same final weights (fp32)."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import run_on_ranks
+from tiny import shallow_config, tiny_model, tiny_tokenizer, write_codes_source
+
+from ufork.data.config import DataConfig, SourceConfig
+from ufork.data.stream import TrainingStream
+from ufork.parallel.address import RankAddress
+from ufork.parallel.world import join_world
+from ufork.train.config import PerTask, RowsPerStep, TrainConfig
+from ufork.train.learning_rate import learning_rate
+from ufork.train.loop import build_engine, model_weights
+from ufork.train.step import run_step
+from ufork.vocabulary import Task
+
+STEPS, FEW_STEPS = 20, 6
+
+
+def train(address: RankAddress, folder: Path, config: TrainConfig, tied: bool):
+    """Losses and norm of each step, and the final weights (on the leader)."""
+    torch.set_num_threads(1)
+    data = DataConfig(
+        understanding=(SourceConfig(folder="tiny"),),
+        generation=(SourceConfig(folder="tiny"),),
+        row_tokens=200,
+        num_lanes=4,
+    )
+    rows = {task: getattr(config.rows_per_step, task) for task in Task}
+    with join_world(address, timeout_seconds=60) as world:
+        stream = TrainingStream(
+            data,
+            tiny_tokenizer(),
+            rows_per_step=rows,
+            replica=world.rank,
+            num_replicas=world.size,
+            folder=folder,
+            seed=3,
+        )
+        engine = build_engine(tiny_model(shallow_config(tie_text_head=tied)), config, world)
+        figures = []
+        for step in range(config.steps):
+            result = run_step(engine, stream.next_step(), learning_rate(config, step))
+            figures.append([*result.losses.values(), result.gradient_norm])
+        return torch.tensor(figures), model_weights(engine)
+
+
+@pytest.fixture(scope="module")
+def source_folder():
+    with tempfile.TemporaryDirectory() as folder:
+        write_codes_source(Path(folder) / "tiny", num_samples=60)
+        yield Path(folder)
+
+
+CASES = {
+    # SGD, since AdamW hides a wrong scale of the gradients
+    "sgd": TrainConfig(
+        steps=STEPS,
+        rows_per_step=RowsPerStep(understanding=4, generation=4),
+        optimizer="sgd",
+        learning_rate=0.3,
+        clip_norm=1.0,
+        precision="fp32",
+    ),
+    "adamw": TrainConfig(
+        steps=FEW_STEPS,
+        rows_per_step=RowsPerStep(understanding=4, generation=2),
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        precision="fp32",
+        activation_checkpointing=True,
+    ),
+    "weighted": TrainConfig(
+        steps=FEW_STEPS,
+        rows_per_step=RowsPerStep(understanding=2, generation=4),
+        optimizer="sgd",
+        learning_rate=0.1,
+        loss_weighting="uncertainty",
+        loss_weights=PerTask(understanding=0.7, generation=1.5),
+        precision="fp32",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "worlds"), [("sgd", (2, 4)), ("adamw", (2,)), ("weighted", (2,))])
+def test_losses_norms_and_weights_are_those_of_one_rank(case, worlds, source_folder):
+    config = CASES[case]
+    (expected, expected_weights), *_ = run_on_ranks(train, 1, source_folder, config, case != "adamw")
+    assert expected[-1, 1] < expected[0, 1], "it should learn something"
+    for num_ranks in worlds:
+        (figures, weights), *_ = run_on_ranks(train, num_ranks, source_folder, config, case != "adamw")
+        torch.testing.assert_close(figures, expected, rtol=1e-5, atol=1e-6)
+        assert weights.keys() == expected_weights.keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected_weights[name], rtol=1e-4, atol=1e-5, msg=name)

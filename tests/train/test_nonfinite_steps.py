@@ -1,0 +1,129 @@
+"""Losses and gradients that are not finite: skipped on all ranks alike, counted, and in the end named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import run_on_ranks
+from tiny import packed_row, shallow_config, tiny_model
+
+from ufork.errors import NonFiniteError
+from ufork.parallel.address import RankAddress
+from ufork.parallel.world import World, join_world
+from ufork.train.config import TrainConfig, WandbConfig
+from ufork.train.loop import build_engine, model_weights, train_stage
+from ufork.train.step import run_step
+from ufork.train.telemetry import Telemetry
+from ufork.vocabulary import Task
+
+BAD_TOKEN = 200
+"""Its embedding is not a number, so neither is the loss of a row that has it."""
+CONFIG = TrainConfig(
+    steps=9, learning_rate=0.01, precision="fp32", max_nonfinite_steps=1, wandb=WandbConfig(mode="disabled")
+)
+
+
+def model_with_a_bad_token():
+    model = tiny_model(shallow_config(tie_text_head=False))
+    model.trunk.token_embedding.weight.data[BAD_TOKEN] = torch.nan
+    return model
+
+
+def rows_of(world: World, *, seed=0, bad_rank=None):
+    """One row of each task per rank; `bad_rank` has the bad token in its row of generation."""
+    seed = 10 * seed + 2 * world.rank
+    bad = [BAD_TOKEN] * (world.rank == bad_rank)
+    return {
+        Task.UNDERSTANDING: [packed_row(Task.UNDERSTANDING, texts=[[5, 6 + seed]], row_tokens=16, seed=seed)],
+        Task.GENERATION: [packed_row(Task.GENERATION, texts=[[7, 8 + seed], [9, *bad]], row_tokens=32, seed=seed)],
+    }
+
+
+def break_gradients(model, world: World, when):
+    """On rank 1 the trunk's gradient becomes infinite while `when()`; losses stay finite."""
+
+    def hook(module, inputs, output):
+        if when() and world.rank == 1 and output.requires_grad:
+            output.register_hook(lambda gradient: gradient * torch.inf)
+
+    model.trunk.stack.register_forward_hook(hook)
+
+
+def train(world: World, config: TrainConfig, faults: list[str | None]):
+    """One step per fault, of rows that depend on the number of sound steps before."""
+    model, current = model_with_a_bad_token(), []
+    break_gradients(model, world, lambda: current[-1] == "gradient")
+    engine = build_engine(model, config, world)
+    results = []
+    for fault in faults:
+        sound = sum(result.is_finite for result in results)
+        current.append(fault)
+        rows = rows_of(world, seed=sound, bad_rank=1 if fault == "loss" else None)
+        results.append(run_step(engine, rows, config.learning_rate))
+    weights = model_weights(engine)
+    engine.close()
+    return results, weights
+
+
+def run_with_and_without_faults(address: RankAddress, config: TrainConfig):
+    torch.set_num_threads(1)
+    with join_world(address, timeout_seconds=60) as world:
+        return train(world, config, [None, "loss", "gradient", None]), train(world, config, [None, None])
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def outcomes(request):
+    """On each of two ranks: (results, weights) with faults and without."""
+    return run_on_ranks(run_with_and_without_faults, 2, CONFIG.model_copy(update={"precision": request.param}))
+
+
+def test_all_ranks_agree_on_which_steps_are_skipped(outcomes):
+    for (results, _), _ in outcomes:
+        assert [result.is_finite for result in results] == [True, False, False, True]
+        assert results[1].losses[Task.UNDERSTANDING] > 0
+        assert results[1].losses[Task.GENERATION] != results[1].losses[Task.GENERATION], "not a number"
+        assert all(loss > 0 for loss in results[2].losses.values())
+
+
+def test_skipped_steps_leave_no_trace_in_weights_and_optimizer(outcomes):
+    """The steps around them are those of a run that never had them."""
+    (results, weights), (sound_results, sound_weights) = outcomes[0]
+    for result, sound in zip((results[0], results[3]), sound_results, strict=True):
+        assert (result.losses, result.gradient_norm) == (sound.losses, sound.gradient_norm)
+    assert all(torch.equal(weights[name].nan_to_num(), sound_weights[name].nan_to_num()) for name in weights)
+    start = dict(model_with_a_bad_token().named_parameters())
+    assert not torch.equal(weights["trunk.projector.first.weight"], start["trunk.projector.first.weight"])
+
+
+def test_suspects_are_the_samples_of_the_row_or_all_where_no_row_stands_out(outcomes):
+    (first, _), (second, _) = (with_faults for with_faults, _ in outcomes)
+    assert first[1].suspects == {Task.UNDERSTANDING: (), Task.GENERATION: ()}
+    assert second[1].suspects == {Task.UNDERSTANDING: (), Task.GENERATION: ("s12", "s13")}
+    assert first[2].suspects == {Task.UNDERSTANDING: ("s10",), Task.GENERATION: ("s10", "s11")}
+
+
+class AlwaysBad:
+    """A stream whose second step and all after it break on rank 1."""
+
+    def __init__(self, world):
+        self.world, self.step = world, 0
+
+    def next_step(self):
+        self.step += 1
+        return rows_of(self.world, bad_rank=1 if self.step > 1 else None)
+
+
+def run_until_the_error(address: RankAddress, folder: Path):
+    torch.set_num_threads(1)
+    with join_world(address, timeout_seconds=60) as world:
+        telemetry = Telemetry(CONFIG, folder, stage="all", run_config={}, speaks=world.is_leader)
+        with pytest.raises(NonFiniteError) as raised:
+            train_stage(model_with_a_bad_token(), CONFIG, AlwaysBad(world), telemetry, world)
+        return str(raised.value)
+
+
+def test_past_the_tolerated_number_every_rank_names_step_task_and_samples(tmp_path):
+    for message in run_on_ranks(run_until_the_error, 2, tmp_path):
+        assert "step 2: losses {'generation': nan}" in message, "steps 1 and 2 break; one is tolerated"
+        assert "train.max_nonfinite_steps=1" in message
+        assert "Samples in question: {'generation': ['s2', 's3']}" in message

@@ -1,0 +1,83 @@
+"""Which parameters are optimized, which decay, and by whose kernel."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from tiny import tiny_config, tiny_model
+from torch import nn
+
+from ufork.train.config import TrainConfig
+from ufork.train.loss_weighting import WeightedLoss
+from ufork.train.optimizer import build_optimizer
+from ufork.train.parts import freeze_except
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def loss_of(config, tied=False):
+    loss = WeightedLoss(tiny_model(tiny_config(tie_text_head=tied)), config)
+    freeze_except(loss, config.trainable)
+    return loss
+
+
+@pytest.mark.parametrize("trainable", ["all", ("projector", "rq_head"), ("text_head", "loss_weights")])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_every_trained_parameter_is_in_exactly_one_group(trainable, optimizer):
+    config = TrainConfig(trainable=trainable, optimizer=optimizer, weight_decay=0.1, loss_weighting="uncertainty")
+    loss = loss_of(config)
+    grouped = [id(p) for group in build_optimizer(loss, config, CPU).param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in loss.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_matrices_decay_and_nothing_else_does(tied):
+    config = TrainConfig(weight_decay=0.1, loss_weighting="uncertainty")
+    loss = loss_of(config, tied)
+    groups = build_optimizer(loss, config, CPU).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    decayed = {id(parameter) for parameter in groups[0]["params"]}
+    matrices = {id(module.weight) for module in loss.modules() if isinstance(module, nn.Linear)}
+    text_head = loss.model.branches["understanding"].head.weight
+    assert decayed == matrices | (set() if tied else {id(text_head)})
+
+
+def test_adamw_gets_the_rates_of_the_recipe():
+    config = TrainConfig(learning_rate=0.02, beta1=0.8, beta2=0.9)
+    optimizer = build_optimizer(loss_of(config), config, CPU)
+    assert type(optimizer) is torch.optim.AdamW
+    assert {(group["lr"], group["betas"]) for group in optimizer.param_groups} == {(0.02, (0.8, 0.9))}
+
+
+class FusedAdam(torch.optim.SGD):
+    """Takes what NVIDIA apex's takes."""
+
+    def __init__(
+        self, params, lr=1e-3, bias_correction=True, betas=(0.9, 0.999), eps=1e-8, adam_w_mode=True, weight_decay=0.0
+    ):
+        assert adam_w_mode and betas == (0.9, 0.95)
+        super().__init__(params, lr=lr)
+
+
+def pretend_apex(monkeypatch, **members):
+    for name in ("apex", "apex.optimizers"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    vars(sys.modules["apex.optimizers"]).update(members)
+
+
+@pytest.mark.parametrize(("device", "expected"), [(CUDA, FusedAdam), (CPU, torch.optim.AdamW)])
+def test_apex_is_taken_on_cuda_where_it_is_the_genuine_one(monkeypatch, device, expected):
+    pretend_apex(monkeypatch, FusedAdam=FusedAdam)
+    config = TrainConfig(weight_decay=0.1)
+    optimizer = build_optimizer(loss_of(config), config, device)
+    assert type(optimizer) is expected
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+
+
+def test_other_packages_of_the_name_are_no_apex(monkeypatch):
+    config = TrainConfig()
+    pretend_apex(monkeypatch)
+    assert type(build_optimizer(loss_of(config), config, CUDA)) is torch.optim.AdamW
+    monkeypatch.delitem(sys.modules, "apex.optimizers")
+    assert type(build_optimizer(loss_of(config), config, CUDA)) is torch.optim.AdamW

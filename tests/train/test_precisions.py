@@ -1,0 +1,62 @@
+"""A few real steps in each precision: the model learns, masters are fp32, and the codebook is as it was."""
+
+import pytest
+import torch
+from ranks import run_on_ranks
+from tiny import packed_row, shallow_config, tiny_model
+
+from ufork.parallel.address import RankAddress
+from ufork.parallel.world import join_world
+from ufork.train.config import TrainConfig
+from ufork.train.loop import build_engine, model_weights
+from ufork.train.step import run_step
+from ufork.vocabulary import Task
+
+STEPS, RATE = 8, 1e-3
+
+
+def run_train(address: RankAddress, precision: str):
+    """First and last losses, whole weights, and every buffer that holds a codebook."""
+    torch.set_num_threads(1)
+    with join_world(address, timeout_seconds=60) as world:
+        model = tiny_model(shallow_config())
+        engine = build_engine(model, TrainConfig(precision=precision, weight_decay=0.1), world)
+        seed = world.rank
+        rows = {task: [packed_row(task, texts=[[5, 6, 7], [8, 9]], row_tokens=24, seed=seed)] for task in Task}
+        losses = [run_step(engine, rows, RATE).losses for _ in range(STEPS)]
+        return losses, model_weights(engine), codebooks_of(model)
+
+
+def codebooks_of(model):
+    return {name: buffer for name, buffer in model.named_buffers() if name.endswith("codebook_KE")}
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def trained(request):
+    return request.param, run_on_ranks(run_train, 2, request.param)[0]
+
+
+def test_both_tasks_learn(trained):
+    _, (losses, _, _) = trained
+    assert all(losses[-1][task] < 0.99 * losses[0][task] for task in Task)
+
+
+def test_weights_are_whole_fp32_and_finer_than_the_precision_of_the_steps(trained):
+    precision, (_, weights, _) = trained
+    expected = {name: parameter.shape for name, parameter in tiny_model(shallow_config()).named_parameters()}
+    assert {name: weight.shape for name, weight in weights.items()} == expected
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    norm = weights["trunk.stack.layers.0.mlp_norm.weight"]
+    changed = norm != 1
+    assert changed.all(), "steps far below bf16's resolution at 1 must add up"
+    assert not torch.equal(norm.bfloat16().float(), norm)
+
+
+def test_no_value_of_the_codebook_changes(trained):
+    _, (_, _, codebooks) = trained
+    expected = {
+        name: buffer for name, buffer in tiny_model(shallow_config()).named_buffers() if name.endswith("codebook_KE")
+    }
+    assert codebooks.keys() == expected.keys() and len(codebooks) == 2
+    for name, codebook in codebooks.items():
+        assert torch.equal(codebook.float(), expected[name]), name

@@ -1,0 +1,111 @@
+"""What a run says: JSON lines always, a bar or plain lines, and wandb's own files."""
+
+import io
+import json
+import logging
+import math
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ufork.errors import StorageError
+from ufork.train.config import TrainConfig, WandbConfig
+from ufork.train.step import StepResult
+from ufork.train.telemetry import Telemetry
+from ufork.vocabulary import Task
+
+
+def result(loss=2.0, norm=1.0):
+    losses = {Task.UNDERSTANDING: loss, Task.GENERATION: loss + 1}
+    return StepResult(losses=losses, gradient_norm=norm, num_real_tokens=90, num_padding_tokens=10, suspects={})
+
+
+def telemetry(folder, *, mode="disabled", speaks=True, **changes):
+    config = TrainConfig(**{"steps": 5, "log_every_steps": 2, "wandb": WandbConfig(mode=mode)} | changes)
+    return Telemetry(config, folder, stage="both", run_config={"seed": 1}, speaks=speaks)
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_means_are_written_every_so_many_steps_and_at_the_last(tmp_path, caplog):
+    told = telemetry(tmp_path / "stage")
+    with caplog.at_level(logging.INFO):
+        for step in range(5):
+            told.record(step, result(loss=float(step), norm=math.inf if step == 3 else 1.0), 0.1)
+    told.close()
+    lines = lines_of(tmp_path / "stage")
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert [line["loss/understanding"] for line in lines] == [0.5, 2.5, 4.0]
+    assert [line["loss/generation"] for line in lines] == [1.5, 3.5, 5.0]
+    assert [line["skipped_steps"] for line in lines] == [0, 1, 0]
+    for line in lines:
+        assert (line["stage"], line["learning_rate"], line["padding_share"]) == ("both", 0.1, 0.1)
+        assert line["tokens_per_s"] > 0 and line["memory_mb"] > 0 and line["seconds"] > 0
+    assert [record.message.split("  ")[0] for record in caplog.records] == ["both 2/5", "both 4/5", "both 5/5"]
+    assert "understanding 0.5000 generation 1.5000" in caplog.text
+
+
+def test_a_line_is_on_disk_before_the_next_step(tmp_path):
+    told = telemetry(tmp_path, log_every_steps=1)
+    told.record(0, result(), 0.1)
+    assert len(lines_of(tmp_path)) == 1
+    told.close()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar_and_no_lines(tmp_path, monkeypatch, caplog):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    told = telemetry(tmp_path)
+    with caplog.at_level(logging.INFO):
+        for step in range(5):
+            told.record(step, result(), 0.1)
+    told.close()
+    assert "5/5" in terminal.getvalue() and "loss/understanding=2.000" in terminal.getvalue()
+    assert not caplog.records
+    assert len(lines_of(tmp_path)) == 3
+
+
+def test_only_the_leader_writes(tmp_path):
+    told = telemetry(tmp_path / "stage", speaks=False)
+    told.record(0, result(), 0.1)
+    told.close()
+    assert not (tmp_path / "stage").exists()
+
+
+def test_drawings_are_saved_under_their_step(tmp_path):
+    grid = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    told = telemetry(tmp_path)
+    told.show(200, grid)
+    told.close()
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "drawings" / "step-000200.png")), grid)
+
+
+@pytest.mark.slow
+def test_wandb_offline_keeps_figures_and_drawings_beside_the_run(tmp_path):
+    told = telemetry(tmp_path, mode="offline")
+    for step in range(5):
+        told.record(step, result(), 0.1)
+    told.show(5, np.zeros((4, 4, 3), np.uint8))
+    told.close()
+    (figures,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 20  # wandb's own process writes them, a moment after its finish() has returned
+    while b"loss/understanding" not in figures.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert b"loss/understanding" in figures.read_bytes()
+    assert len(list(figures.parent.glob("files/media/images/drawings_5_*.png"))) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file.*run\.folder"):
+        telemetry(tmp_path / "file" / "stage")

@@ -1,0 +1,80 @@
+"""What a training run is told: optimization, batch, precision, what trains, and what is reported how often."""
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from ufork.config import Config
+from ufork.vocabulary import Task
+
+Part = Literal[
+    "token_embedding", "projector", "trunk", "understanding", "generation", "text_head", "rq_head", "loss_weights"
+]
+"""Names for the parts of the model that a stage may train; see `ufork.train.parts`."""
+
+
+class PerTask(Config):
+    """One number per task."""
+
+    understanding: NonNegativeFloat = 1.0
+    generation: NonNegativeFloat = 1.0
+
+    def of(self, task: Task) -> float:
+        """The number of `task`."""
+        return getattr(self, task)
+
+
+class RowsPerStep(Config):
+    """Packed rows in one step over the whole job, per task; the data-parallel ranks share them evenly."""
+
+    understanding: NonNegativeInt = 4
+    generation: NonNegativeInt = 4
+
+
+class WandbConfig(Config):
+    """Weights & Biases."""
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "ufork"
+
+
+class TrainConfig(Config):
+    """One stage of training."""
+
+    steps: PositiveInt = 1000
+    rows_per_step: RowsPerStep = RowsPerStep()
+    trainable: tuple[Part, ...] | Literal["all"] = "all"
+    """Parts of the model that this stage trains; the rest is frozen."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: PositiveFloat = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_share: float = Field(default=0.03, ge=0, le=1)
+    """Share of the steps over which the learning rate rises linearly from 0."""
+    final_learning_rate_share: float = Field(default=0.0, ge=0, le=1)
+    """Where the cosine ends, as a share of `learning_rate`."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Applied to matrices only: not to norms, biases and embeddings."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    clip_norm: NonNegativeFloat = 1.0
+    """Largest norm of the gradient over the whole job; 0 turns clipping off."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16` keeps fp32 master weights; `auto` takes it where the device computes it natively."""
+    activation_checkpointing: bool = False
+    """Keep each decoder layer's input only, and compute the layer again in the backward pass."""
+    loss_weights: PerTask = PerTask()
+    """Weights of the tasks' mean losses in their sum; under `uncertainty`, factors before the learned ones."""
+    loss_weighting: Literal["fixed", "uncertainty"] = "fixed"
+    """`uncertainty` learns a log-variance per task (arXiv 1705.07115)."""
+    deepspeed: dict[str, Any] = {}
+    """Further keys of DeepSpeed's configuration."""
+    max_nonfinite_steps: NonNegativeInt = 10
+    """Steps with a loss or gradient that is not finite, each skipped, before the run ends with an error."""
+    timeout_seconds: PositiveFloat = 600.0
+    """How long a rank waits for another."""
+    log_every_steps: PositiveInt = 10
+    draw_every_steps: NonNegativeInt = 0
+    """How often a grid of drawings is made; 0 for never."""
+    drawing_prompts: tuple[str, ...] = ()
+    """What the grids show."""
+    wandb: WandbConfig = WandbConfig()

@@ -1,0 +1,42 @@
+"""The optimizer that a ZeRO engine steps: AdamW (arXiv 1711.05101) or plain SGD, with decay only where it belongs."""
+
+import importlib
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ufork.train.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices decay; norms, biases, embeddings, depth positions and loss weights do not."""
+    return parameter.dim() > 1 and not any(word in name for word in ("embedding", "marks", "positions"))
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    """One over the parameters that have gradients, in two groups: decayed and not."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decayed = [parameter for name, parameter in trained if is_decayed(name, parameter)]
+    others = [parameter for name, parameter in trained if not is_decayed(name, parameter)]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate)
+    betas = (config.beta1, config.beta2)
+    if device.type == "cuda" and (fused_adam := find_apex_fused_adam()):
+        return fused_adam(groups, lr=config.learning_rate, betas=betas, adam_w_mode=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+
+
+def find_apex_fused_adam() -> Callable[..., torch.optim.Optimizer] | None:
+    """NVIDIA apex's `FusedAdam`, or None where apex is absent or PyPI's unrelated package of that name."""
+    try:
+        optimizer = importlib.import_module("apex.optimizers").FusedAdam
+    except (ImportError, AttributeError):
+        return None
+    log.info("optimizer: NVIDIA apex's FusedAdam")
+    return optimizer
