@@ -1,0 +1,68 @@
+"""What guidance, temperature, top-k and top-p leave to draw from."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ufork.infer.config import DrawConfig
+from ufork.infer.sampling import guided, sample
+
+
+def logits_of(num_rows, num_codes, seed):
+    return 3 * torch.randn(num_rows, num_codes, generator=torch.Generator().manual_seed(seed))
+
+
+def drawn(logits, seed=0, **changes):
+    config = DrawConfig(**{"temperature": 1.0, "top_k": 0, "top_p": 1.0} | changes)
+    return sample(logits, config, torch.Generator().manual_seed(seed))
+
+
+@given(
+    num_codes=st.integers(1, 12),
+    top_k=st.integers(0, 15),
+    top_p=st.floats(0.01, 1.0),
+    temperature=st.floats(0.2, 3.0),
+    seed=st.integers(0, 99),
+)
+def test_a_drawn_code_is_among_the_k_likeliest_and_in_the_nucleus(num_codes, top_k, top_p, temperature, seed):
+    logits = logits_of(20, num_codes, seed)
+    codes = drawn(logits, seed, top_k=top_k, top_p=top_p, temperature=temperature)
+    for row, code in zip(logits, codes.tolist(), strict=True):
+        likelier = row > row[code]
+        kept = row.topk(min(top_k or num_codes, num_codes))[0]
+        assert likelier.sum() < len(kept)
+        weights = (kept / temperature).softmax(-1)
+        assert weights[: int(likelier.sum())].sum() < top_p + 1e-6
+
+
+def test_top_1_is_the_likeliest():
+    logits = logits_of(50, 9, 0)
+    assert drawn(logits, top_k=1).equal(logits.argmax(-1))
+
+
+def test_the_code_that_crosses_top_p_is_kept_and_the_next_is_not():
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(500, 3)
+    assert set(drawn(logits, top_p=0.5).tolist()) == {0}
+    assert set(drawn(logits, top_p=0.6).tolist()) == {0, 1}
+    assert set(drawn(logits, top_p=0.9).tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_codes_come_as_often_as_their_probability_says(temperature):
+    logits = logits_of(1, 5, 3)
+    codes = drawn(logits.expand(20_000, 5), temperature=temperature)
+    shares = codes.bincount(minlength=5) / 20_000
+    torch.testing.assert_close(shares, (logits[0] / temperature).softmax(-1), atol=0.02, rtol=0.0)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 4.0])
+def test_guidance_goes_from_the_unconditional_through_the_conditional(guidance):
+    logits = logits_of(6, 4, 0)
+    expected = (1 - guidance) * logits[3:] + guidance * logits[:3]
+    torch.testing.assert_close(guided(logits, guidance, 3), expected)
+
+
+def test_without_guidance_the_rows_are_the_prompts():
+    logits = logits_of(3, 4, 0)
+    assert guided(logits, 1.0, 3).equal(logits)

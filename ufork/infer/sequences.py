@@ -1,0 +1,53 @@
+"""A batch of sequences on the path of one task: prompts in at once, then a token each per step.
+
+Shapes: B sequences, T tokens of all prompts together, D width.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ufork.data.packing import pack_row
+from ufork.data.prompts import EncodedSample
+from ufork.infer.cache import Extend, KeyValueCache, Prefill
+from ufork.model.attention import Attend
+from ufork.model.unifork import Branch, UniFork
+from ufork.vocabulary import Task
+
+
+class Sequences:
+    """Holds the cache and the place where each sequence stands."""
+
+    def __init__(self, model: UniFork, task: Task, *, device: torch.device):
+        self.model, self.task, self.device = model, task, device
+
+    def start(self, prompts: list[EncodedSample], *, num_new_tokens: int, image_is_open: bool) -> Tensor:
+        """Runs the prompts, and returns the state BD of each one's last token.
+
+        Args:
+            prompts: one per sequence.
+            num_new_tokens: how many steps may follow.
+            image_is_open: the prompts end with a begin-of-image mark whose image is still to come.
+        """
+        lengths = [len(prompt.token_ids_L) for prompt in prompts]
+        packed = pack_row(prompts, row_tokens=sum(lengths), padding_id=0)
+        if image_is_open:
+            packed = dataclasses.replace(packed, image_ends_M=packed.image_ends_M[:0])
+        packed = packed.to(str(self.device))
+        self.cache = KeyValueCache(num_sequences=len(prompts), capacity_tokens=max(lengths) + num_new_tokens)
+        self.positions_B = torch.tensor(lengths, device=self.device)
+        embedded_TD = self.model.trunk.embed(packed)
+        states_TD = self._states(embedded_TD, packed.positions_T, Prefill(self.cache, packed, self.model.kernel))
+        return states_TD[packed.segment_starts_S1[1:].long() - 1]
+
+    def step(self, entering_BD: Tensor) -> Tensor:
+        """Appends one embedded token to each sequence, and returns its state BD."""
+        states_BD = self._states(entering_BD, self.positions_B, Extend(self.cache, self.positions_B))
+        self.positions_B = self.positions_B + 1
+        return states_BD
+
+    def _states(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
+        hidden_TD = self.model.trunk.stack(hidden_TD, positions_T, attend)
+        branch: Branch = self.model.branches[self.task]  # type: ignore[assignment]
+        return branch.states(hidden_TD, positions_T, attend)
