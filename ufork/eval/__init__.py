@@ -1,0 +1,1 @@
+"""How well a model answers and draws, and the page that reports it."""

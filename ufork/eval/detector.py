@@ -1,0 +1,206 @@
+"""The judge of drawings: tells which objects a picture shows, where, in what colours, on which background.
+
+    images uint8 [B, S, S, 3] -> DetectorNetwork: per cell of CELL_PX px whether an object's top left corner is here,
+    its kind, its colour; per picture the background -> the strongest cells that leave each other room -> Detection
+
+It knows the words (kinds, colours, backgrounds) of the renders that it was fitted on (`detector_fit.py`), no others.
+Symbols of the shapes: B pictures, S pixels of a side, R rows and C columns of cells, W width, F features (= W).
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ufork.errors import CheckpointError, StorageError
+from ufork.eval.skills import Detection, FoundObject
+
+CELL_PX = 8
+"""The grid's pitch: three convolutions of stride 2. Corners between two cells count as the upper left one's."""
+
+PALETTE_STRIDE = 2
+"""Colours are read from one pixel in so many, in both directions."""
+
+BATCH_IMAGES = 128
+"""Pictures judged at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorWords:
+    """What a detector can say, and the geometry it was fitted on."""
+
+    kinds: tuple[str, ...]
+    colours: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    image_px: int
+    """Side of the square pictures."""
+    spacing_cells: int
+    """No two objects of the renders have corners closer than this in both directions."""
+    width: int
+    presence_threshold: float
+    fitted_on: str = ""
+    """Digest of the renders, the config and the seed: when it is equal, there is nothing to fit anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellLogits:
+    """What the network says of a batch."""
+
+    presence_BRC: Tensor
+    kinds_BKRC: Tensor
+    colours_BKRC: Tensor
+    background_BK: Tensor
+
+
+class DetectorNetwork(nn.Module):
+    """Convolutions down to the grid of cells tell things; their colours are told apart from that, by pixels alone.
+
+    A thing in a colour that training never showed it in must not be taken for another thing or colour. So the colour is
+    read from how often each pixel value occurs below and right of a corner (pixels one by one, then their mean), which
+    knows no shapes.
+    """
+
+    def __init__(self, words: DetectorWords) -> None:
+        super().__init__()
+        width = words.width
+        self.stem = nn.Sequential(
+            _convolution(3, 24, kernel=5, stride=2),
+            _convolution(24, 48, kernel=3, stride=2),
+            _convolution(48, width, kernel=3, stride=2),
+        )
+        self.blocks = nn.ModuleList([_convolution(width, width, kernel=3, stride=1) for _ in range(2)])
+        self.sizes = [1, len(words.kinds), len(words.backgrounds)]
+        self.heads = nn.Conv2d(width, sum(self.sizes), kernel_size=1)
+        beyond = words.spacing_cells - 1
+        self.palette = nn.Sequential(
+            _convolution(3, 32, kernel=1, stride=1),
+            nn.AvgPool2d(CELL_PX // PALETTE_STRIDE),
+            nn.ZeroPad2d((0, beyond, 0, beyond)),
+            nn.AvgPool2d(words.spacing_cells, stride=1),
+            _convolution(32, 64, kernel=1, stride=1),
+            nn.Conv2d(64, len(words.colours), kernel_size=1),
+        )
+
+    def features(self, images_BSS3: Tensor) -> Tensor:
+        """Features [B, W, R, C] of uint8 pictures, or of floats that count from 0 to 255."""
+        hidden = self.stem(_scaled(images_BSS3))
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return hidden
+
+    def forward(self, images_BSS3: Tensor) -> CellLogits:
+        """Logits of what each cell and each picture shows."""
+        presence, kinds, background = self.heads(self.features(images_BSS3)).split(self.sizes, dim=1)
+        return CellLogits(
+            presence_BRC=presence[:, 0],
+            kinds_BKRC=kinds,
+            colours_BKRC=self.palette(_scaled(images_BSS3[:, ::PALETTE_STRIDE, ::PALETTE_STRIDE])),
+            background_BK=background.mean((2, 3)),
+        )
+
+
+class Detector:
+    """A fitted network with its words; frozen."""
+
+    def __init__(self, network: DetectorNetwork, words: DetectorWords) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.words = words
+
+    @torch.inference_mode()
+    def detect(self, images_BSS3: NDArray[np.uint8]) -> list[Detection]:
+        """What each picture shows, of those things that the detector was fitted on.
+
+        Raises:
+            CheckpointError: the pictures have another size than those that it was fitted on.
+        """
+        size_px = self.words.image_px
+        if images_BSS3.shape[1:] != (size_px, size_px, 3):
+            raise CheckpointError(
+                f"pictures are {images_BSS3.shape[2]}x{images_BSS3.shape[1]} px, the detector was fitted on "
+                f"{size_px}x{size_px} px; fit one on renders of the size that the model draws"
+            )
+        found: list[Detection] = []
+        for batch in _batches(images_BSS3):
+            logits = self.network(batch)
+            presence_BRC = logits.presence_BRC.sigmoid().numpy()
+            kinds_BRC, colours_BRC = logits.kinds_BKRC.argmax(1).tolist(), logits.colours_BKRC.argmax(1).tolist()
+            backgrounds_B = logits.background_BK.argmax(1).tolist()
+            for index, background in enumerate(backgrounds_B):
+                objects = self._objects(presence_BRC[index], kinds_BRC[index], colours_BRC[index])
+                found.append(Detection(background=self.words.backgrounds[background], objects=objects))
+        return found
+
+    @torch.inference_mode()
+    def features(self, images_BSS3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features [B, F] of pictures: the mean over cells, in which the Fréchet distance is taken."""
+        return torch.cat([self.network.features(batch).mean((2, 3)) for batch in _batches(images_BSS3)]).numpy()
+
+    def save(self, folder: Path) -> None:
+        """Writes `words.json` and `detector.safetensors` into `folder`, which is made.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(self.network.state_dict(), folder / "detector.safetensors")
+            (folder / "words.json").write_text(json.dumps(asdict(self.words), indent=2), encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{folder}: the detector cannot be written ({error.strerror})") from None
+
+    @classmethod
+    def load(cls, folder: Path) -> "Detector":
+        """Reads what `save` wrote.
+
+        Raises:
+            CheckpointError: the folder is not a detector's, or its files do not fit each other.
+        """
+        try:
+            fields = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+            lists = {name: tuple(fields[name]) for name in ("kinds", "colours", "backgrounds")}
+            words = DetectorWords(**{**fields, **lists})
+            network = DetectorNetwork(words)
+            network.load_state_dict(load_file(folder / "detector.safetensors"))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"{folder}: no detector can be read there ({error}); remove it to fit anew") from None
+        return cls(network, words)
+
+    def _objects(
+        self, presence_RC: NDArray[np.float32], kinds_RC: list[list[int]], colours_RC: list[list[int]]
+    ) -> tuple[FoundObject, ...]:
+        objects = []
+        left_RC = presence_RC.copy()
+        while left_RC.max() > self.words.presence_threshold:
+            row, column = np.unravel_index(int(left_RC.argmax()), left_RC.shape)
+            objects.append(
+                FoundObject(
+                    kind=self.words.kinds[kinds_RC[row][column]],
+                    colour=self.words.colours[colours_RC[row][column]],
+                    x=int(column) * CELL_PX,
+                    y=int(row) * CELL_PX,
+                    confidence=float(left_RC[row, column]),
+                )
+            )
+            reach = self.words.spacing_cells - 1
+            left_RC[max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1] = 0
+        return tuple(objects)
+
+
+def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> nn.Module:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def _scaled(images_BSS3: Tensor) -> Tensor:
+    """[B, 3, S, S] from -1 to 1; contiguous, since torch 2.13's strided 1x1 convolution corrupts memory otherwise."""
+    return images_BSS3.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+
+def _batches(images_BSS3: NDArray[np.uint8]) -> list[Tensor]:
+    return list(torch.from_numpy(np.ascontiguousarray(images_BSS3)).split(BATCH_IMAGES))

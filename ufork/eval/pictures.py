@@ -1,0 +1,39 @@
+"""Pictures in and out of an evaluation: a sample's image as an array, an array as a PNG file."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ufork.data.sample import Sample
+from ufork.errors import SampleError, StorageError
+
+
+def read_picture(sample: Sample) -> NDArray[np.uint8]:
+    """The sample's image as it is, [height, width, 3].
+
+    Raises:
+        SampleError: the sample has no image, or it cannot be decoded.
+    """
+    if sample.image is None:
+        raise SampleError(f"{sample.id}: has no image; evaluation needs the shards with images, not those with codes")
+    try:
+        with Image.open(BytesIO(sample.image)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise SampleError(f"{sample.id}: the image cannot be decoded ({error})") from None
+
+
+def write_picture(image_HW3: NDArray[np.uint8], path: Path) -> None:
+    """Writes a PNG; its folder is made.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image_HW3).save(path)
+    except OSError as error:
+        raise StorageError(f"{path}: the picture cannot be written ({error.strerror or error})") from None
