@@ -1,0 +1,1 @@
+"""Image-text sources made into WebDataset shards of typed samples."""

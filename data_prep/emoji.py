@@ -1,0 +1,191 @@
+"""The source `emoji`: every Twemoji image by itself, with its name and category.
+
+    PNG of 72x72 on clear ground  ->  square on white  ->  generation: its name as the prompt
+                                                       ->  understanding: what is it, which of these, which category
+
+Held-out are whole concept groups (see `emoji_concepts`); what scenes are made of is always trained.
+"""
+
+from functools import cached_property
+from random import Random
+from typing import Any
+
+from PIL import UnidentifiedImageError
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from data_prep.emoji_concepts import Emoji, groups_of_sprites, is_held_out, read_emoji
+from data_prep.questions import Question
+from data_prep.source import SPLITS, SkippedInput
+from data_prep.sprites import encode_png
+from data_prep.twemoji import ATTRIBUTION, LICENCE, blend, load_premultiplied, png_folder
+from ufork.config import Config
+from ufork.data.sample import Sample
+from ufork.vocabulary import Task
+
+_MAKING = 1
+"""Goes up whenever the same config and seed come to make other samples."""
+
+CATEGORIES = {
+    "Smileys & Emotion": "smileys",
+    "People & Body": "people",
+    "Animals & Nature": "nature",
+    "Food & Drink": "food",
+    "Travel & Places": "travel",
+    "Activities": "activities",
+    "Objects": "objects",
+    "Symbols": "symbols",
+    "Flags": "flags",
+}
+"""Unicode's categories, and the one word that answers with them."""
+
+_WHITE = (255, 255, 255)
+
+
+class EmojiConfig(Config):
+    """Which emoji are used, and how."""
+
+    num_train_per_task: NonNegativeInt | None = None
+    """At most so many images, chosen by the seed; null takes all of them."""
+    num_heldout_per_task: NonNegativeInt | None = None
+    """Likewise."""
+    held_out_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the concept groups that training never shows."""
+    skin_tones: bool = True
+    """Whether the variants in five skin tones take part; they are half of all images."""
+    image_px: PositiveInt = 64
+    """Height and width of the images made."""
+    num_name_choices: int = Field(default=3, ge=2, le=10)
+    """Names to choose from in "which of these is it"; the wrong ones are of the same category and split."""
+
+
+class EmojiSource:
+    """Makes the samples of `emoji`."""
+
+    name = "emoji"
+    licence = LICENCE
+    attribution = ATTRIBUTION
+
+    def __init__(self, config: EmojiConfig, seed: int) -> None:
+        """Names and images are looked up on first use."""
+        self._config = config
+        self._seed = seed
+
+    @cached_property
+    def _listing(self) -> tuple[dict[str, list[Emoji]], int]:
+        """The emoji of each split in an order by the seed, and how many images have no name."""
+        emoji, nameless = read_emoji(path.stem for path in png_folder().glob("*.png"))
+        trained, share = groups_of_sprites(emoji), self._config.held_out_share
+        by_split: dict[str, list[Emoji]] = {split: [] for split in SPLITS}
+        for one in emoji:
+            if self._config.skin_tones or not one.has_skin_tone:
+                held_out = is_held_out(one.group, share=share, seed=self._seed, always_trained=trained)
+                by_split["heldout" if held_out else "train"].append(one)
+        for split, ones in by_split.items():
+            Random(f"{self._seed}/{split}").shuffle(ones)
+            limit = self._config.num_train_per_task if split == "train" else self._config.num_heldout_per_task
+            del ones[len(ones) if limit is None else limit :]
+        return by_split, nameless
+
+    @cached_property
+    def _names(self) -> dict[tuple[str, str], list[Emoji]]:
+        """Split and category -> its emoji."""
+        names: dict[tuple[str, str], list[Emoji]] = {}
+        for split, ones in self._listing[0].items():
+            for one in ones:
+                names.setdefault((split, one.category), []).append(one)
+        return names
+
+    def emoji_of(self, split: str) -> list[Emoji]:
+        """The emoji of a split, in the order of the sample numbers."""
+        return self._listing[0][split]
+
+    def num_samples(self, split: str, task: Task) -> int:
+        """Images of the split: each is asked about once and drawn once."""
+        return len(self.emoji_of(split))
+
+    def sample(self, split: str, task: Task, number: int) -> Sample:
+        """Makes a sample of emoji `number`.
+
+        Raises:
+            SkippedInput: its image cannot be decoded.
+        """
+        emoji = self.emoji_of(split)[number]
+        truth: dict[str, Any] = {
+            "skill": "emoji",
+            "hexcode": emoji.hexcode,
+            "name": emoji.name,
+            "category": CATEGORIES[emoji.category],
+            "group": emoji.group,
+        }
+        turns: tuple[tuple[str, str], ...] = ()
+        if task == Task.UNDERSTANDING:
+            questions = self._ask(emoji, split, Random(f"{self._seed}/{split}/{emoji.hexcode}"))
+            turns = tuple((question.text, question.answer) for question in questions)
+            truth["questions"] = [question.record() for question in questions]
+        return Sample(
+            id=f"{self.name}-{split}-{task}-{emoji.hexcode}",
+            task=task,
+            source=self.name,
+            licence=self.licence,
+            image=self._image(emoji),
+            image_format="png",
+            prompt=emoji.name if task == Task.GENERATION else "",
+            turns=turns,
+            truth=truth,
+        )
+
+    def _image(self, emoji: Emoji) -> bytes:
+        try:
+            pixels = load_premultiplied(png_folder() / f"{emoji.hexcode}.png", self._config.image_px)
+        except (OSError, UnidentifiedImageError):
+            raise SkippedInput("undecodable image") from None
+        return encode_png(blend(pixels, _WHITE))
+
+    def _ask(self, emoji: Emoji, split: str, rng: Random) -> list[Question]:
+        """The three questions; in the held-out split the first is one that has choices."""
+        wrong = sorted({one.name for one in self._names[split, emoji.category] if one.group != emoji.group})
+        choices = [emoji.name, *rng.sample(wrong, min(len(wrong), self._config.num_name_choices - 1))]
+        rng.shuffle(choices)
+        categories = tuple(CATEGORIES.values())
+        category_text = f"what is this about: {_either(list(categories))}?"
+        questions = [
+            Question(
+                skill="emoji_name",
+                template="which is this: {names}?",
+                text=f"which is this: {_either(choices)}?",
+                choices=tuple(choices),
+                answer=emoji.name,
+            ),
+            Question(
+                skill="emoji_category",
+                template=category_text,
+                text=category_text,
+                choices=categories,
+                answer=CATEGORIES[emoji.category],
+            ),
+        ]
+        rng.shuffle(questions)
+        caption = Question(
+            skill="emoji_caption", template="what is this?", text="what is this?", choices=(), answer=emoji.name
+        )
+        questions.insert(2 if split == "heldout" else rng.randrange(3), caption)
+        return questions
+
+    def skipped(self, split: str) -> dict[str, int]:
+        """Images that the table of names does not know, counted with the training split."""
+        nameless = self._listing[1]
+        return {"no name": nameless} if nameless and split == "train" else {}
+
+    def recipe(self, split: str) -> dict[str, Any]:
+        """The config without the size of the other split, and the seed."""
+        values = self._config.model_dump(mode="json")
+        del values["num_heldout_per_task" if split == "train" else "num_train_per_task"]
+        return {"source": self.name, "split": split, "making": _MAKING, "seed": self._seed, **values}
+
+    def details(self) -> dict[str, Any]:
+        """The categories and the images' size in px."""
+        return {"categories": list(CATEGORIES.values()), "canvas_px": self._config.image_px}
+
+
+def _either(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]

@@ -1,0 +1,164 @@
+"""Makes the shards of all sources of a recipe.
+
+    PrepareConfig, seed  ->  each source and split that is not finished  ->  samples in order, by several processes
+                         ->  {folder}/{source}/{split}/*.tar + index + manifest.json, {folder}/ATTRIBUTION.md
+
+The bytes depend on config and seed alone, not on the number of processes: every sample is made by itself, and one
+process writes them in order. A source that was finished from the same recipe is left as it is.
+"""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+from pydantic import PositiveInt
+
+from data_prep.emoji import EmojiConfig, EmojiSource
+from data_prep.scene_grammar import ScenesConfig
+from data_prep.scenes import SceneSource
+from data_prep.source import SPLITS, SkippedInput, Source
+from data_prep.writer import ShardWriter, finish_source, finished_source, start_source, storage_errors
+from ufork.config import Config
+from ufork.data.sample import Sample
+from ufork.data.shards import Manifest
+from ufork.vocabulary import Task
+
+ATTRIBUTION_FILE = "ATTRIBUTION.md"
+_CHUNK_SAMPLES = 250
+_FEW_CHUNKS = 8
+"""Fewer are made by this process: starting others takes longer."""
+
+_logger = logging.getLogger(__name__)
+
+
+class PrepareConfig(Config):
+    """Which sources are made, and how they are cut into shards."""
+
+    scenes: ScenesConfig | None = ScenesConfig()
+    """Compositions of sprites; null leaves the source out."""
+    emoji: EmojiConfig | None = EmojiConfig()
+    """Single emoji; null leaves the source out."""
+    shard_samples: PositiveInt = 4096
+    """Samples per tar; a tar is put together in memory."""
+    num_workers: PositiveInt = 2
+    """Processes that make samples."""
+
+
+def prepare(config: PrepareConfig, folder: Path, seed: int) -> list[Manifest]:
+    """Makes what is missing of the sources in `folder`; returns all manifests, source by source and split by split.
+
+    Raises:
+        StorageError: the folder cannot be written, or the images' package is not there.
+    """
+    sections = [section for section in (config.scenes, config.emoji) if section is not None]
+    manifests = []
+    for section in sections:
+        source = build_source(section, seed)
+        for split in SPLITS:
+            target = folder / source.name / split
+            recipe = _digest(source, split, config.shard_samples)
+            manifest = finished_source(target, recipe)
+            if manifest is None:
+                _logger.info("%s: making %s", target, source.name)
+                manifest = _make(section, seed, split, target, recipe, config)
+            else:
+                _logger.info("%s: finished before, kept", target)
+            manifests.append(manifest)
+    _write_attribution(folder, manifests)
+    return manifests
+
+
+@lru_cache(maxsize=2)
+def build_source(section: ScenesConfig | EmojiConfig, seed: int) -> Source:
+    """The source that a section of the config configures; kept, with what it loaded, for the next chunk."""
+    return SceneSource(section, seed) if isinstance(section, ScenesConfig) else EmojiSource(section, seed)
+
+
+def _make(
+    section: ScenesConfig | EmojiConfig, seed: int, split: str, target: Path, recipe: str, config: PrepareConfig
+) -> Manifest:
+    source = build_source(section, seed)
+    start_source(target)
+    skipped = Counter(source.skipped(split))
+    jobs = [
+        (section, seed, split, task, range(start, min(start + _CHUNK_SAMPLES, source.num_samples(split, task))))
+        for task in Task
+        for start in range(0, source.num_samples(split, task), _CHUNK_SAMPLES)
+    ]
+    with ExitStack() as stack:
+        writers = {
+            task: stack.enter_context(
+                ShardWriter(target, source=source.name, split=split, task=task, shard_samples=config.shard_samples)
+            )
+            for task in Task
+        }
+        for samples, reasons in _run(jobs, config.num_workers):
+            skipped.update(reasons)
+            for sample in samples:
+                writers[sample.task].write(sample)
+    return finish_source(
+        target,
+        source=source.name,
+        split=split,
+        licence=source.licence,
+        attribution=source.attribution,
+        recipe=recipe,
+        entries=[entry for writer in writers.values() for entry in writer.entries],
+        skipped=skipped,
+        details=source.details(),
+    )
+
+
+_Job = tuple[ScenesConfig | EmojiConfig, int, str, Task, range]
+
+
+def _run(jobs: list[_Job], num_workers: int) -> Iterator[tuple[list[Sample], Counter[str]]]:
+    """Results in the order of the jobs."""
+    if num_workers == 1 or len(jobs) <= _FEW_CHUNKS:
+        yield from map(_make_chunk, jobs)
+        return
+    # Fresh interpreters: a fork would carry along the threads and locks of whoever calls.
+    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
+    try:
+        yield from pool.map(_make_chunk, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _make_chunk(job: _Job) -> tuple[list[Sample], Counter[str]]:
+    section, seed, split, task, numbers = job
+    source = build_source(section, seed)
+    samples, skipped = [], Counter[str]()
+    for number in numbers:
+        try:
+            samples.append(source.sample(split, task, number))
+        except SkippedInput as skip:
+            skipped[skip.reason] += 1
+    return samples, skipped
+
+
+def _digest(source: Source, split: str, shard_samples: int) -> str:
+    recipe = {**source.recipe(split), "shard_samples": shard_samples}
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _write_attribution(folder: Path, manifests: Iterable[Manifest]) -> None:
+    """Tells whose art the shards hold, once per text, with the sources that it is in."""
+    sources: dict[tuple[str, str], list[str]] = {}
+    for manifest in manifests:
+        names = sources.setdefault((manifest.attribution, manifest.licence), [])
+        if manifest.source not in names:
+            names.append(manifest.source)
+    text = "# Whose work these shards hold\n"
+    for (attribution, licence), names in sources.items():
+        text += f"\n## {', '.join(names)} ({licence})\n\n{attribution}\n"
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ATTRIBUTION_FILE).write_text(text, encoding="utf-8")

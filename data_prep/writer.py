@@ -1,0 +1,179 @@
+"""Writing a source folder: shards first, the manifest last.
+
+    start_source(folder)  ->  ShardWriter per task  ->  finish_source(folder, writers' entries)  ->  Manifest
+
+Tars are laid out by hand (USTAR headers, time 0, no owner), with the index counted along: the bytes depend on the
+samples alone, and webdataset reads them at full speed (its own writer's fractional times add a header to every member).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ufork.data.index import BLOCK_BYTES, IndexBuilder
+from ufork.data.sample import Sample
+from ufork.data.shards import MANIFEST_FILE, Manifest, ShardEntry
+from ufork.errors import ShardError, StorageError
+from ufork.vocabulary import Task
+
+_TAR_END = b"\0" * (2 * BLOCK_BYTES)
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turns an OSError inside the block into a StorageError that names `folder`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be written ({error.strerror}); free some space or give another folder"
+        ) from error
+
+
+def finished_source(folder: Path, recipe: str) -> Manifest | None:
+    """The manifest in `folder` when its source was finished from the same `recipe` and its shards are all there."""
+    try:
+        manifest = Manifest.load(folder)
+        manifest.check(folder)
+    except ShardError:
+        return None
+    return manifest if manifest.recipe == recipe else None
+
+
+def start_source(folder: Path) -> None:
+    """Makes `folder` and clears it of what an unfinished or outdated preparation left there.
+
+    Raises:
+        StorageError: the folder cannot be made or written.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # The manifest goes first: a folder that has one must be whole.
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)
+        for task in Task:
+            for stale in sorted(folder.glob(f"{task}-[0-9][0-9][0-9][0-9][0-9].tar*")):
+                stale.unlink()
+
+
+def finish_source(
+    folder: Path,
+    *,
+    source: str,
+    split: str,
+    licence: str,
+    attribution: str,
+    recipe: str,
+    entries: Iterable[ShardEntry],
+    skipped: dict[str, int],
+    details: dict[str, Any],
+) -> Manifest:
+    """Writes the manifest, which declares the folder finished.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    manifest = Manifest(
+        source=source,
+        split=split,
+        licence=licence,
+        attribution=attribution,
+        recipe=recipe,
+        shards=tuple(entries),
+        skipped=dict(sorted(skipped.items())),
+        details=details,
+    )
+    with storage_errors(folder):
+        manifest.save(folder)
+    return manifest
+
+
+class ShardWriter:
+    """Writes the samples of one task as `{task}-00000.tar`, ..., each with its index; a context manager.
+
+    A shard appears under its name when it is whole. `entries` lists the finished ones.
+    """
+
+    def __init__(self, folder: Path, *, source: str, split: str, task: Task, shard_samples: int) -> None:
+        """Writes nothing yet.
+
+        Args:
+            folder: an existing folder, as `start_source` leaves it.
+            source: as in the manifest.
+            split: as in the manifest.
+            task: of all samples.
+            shard_samples: samples per shard; the last may have fewer.
+        """
+        self.folder, self.source, self.split, self.task = Path(folder), source, split, Task(task)
+        self.shard_samples = shard_samples
+        self.entries: list[ShardEntry] = []
+        self.num_samples = 0
+        self._chunks: list[bytes] = []
+        self._num_bytes = 0
+        self._in_shard = 0
+        self._index = IndexBuilder()
+
+    def write(self, sample: Sample) -> None:
+        """Appends `sample`.
+
+        Raises:
+            StorageError: the shard that it completes cannot be written.
+        """
+        stray = f"{sample.id} is of {sample.source}, {sample.task}: not for {self.source}/{self.split}, {self.task}"
+        assert (sample.source, sample.task) == (self.source, self.task), stray
+        for extension, contents in sample.to_members().items():
+            self._append(f"{self.num_samples:09d}.{extension}", contents)
+        self.num_samples += 1
+        self._in_shard += 1
+        if self._in_shard == self.shard_samples:
+            self._finish_shard()
+
+    def _append(self, name: str, contents: bytes) -> None:
+        self._index.add(name, self._num_bytes + BLOCK_BYTES, len(contents), where=str(self.folder))
+        padding = b"\0" * (-len(contents) % BLOCK_BYTES)
+        self._chunks += (_ustar_header(name, len(contents)), contents, padding)
+        self._num_bytes += BLOCK_BYTES + len(contents) + len(padding)
+
+    def _finish_shard(self) -> None:
+        data = b"".join((*self._chunks, _TAR_END))
+        path = self.folder / f"{self.task}-{len(self.entries):05d}.tar"
+        with storage_errors(self.folder):
+            draft = path.with_name(f"{path.name}.part")
+            try:
+                draft.write_bytes(data)
+                self._index.finish(len(data)).save(path)
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+        self.entries.append(
+            ShardEntry(
+                file=path.name,
+                task=self.task,
+                samples=self._in_shard,
+                bytes=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+            )
+        )
+        self._chunks, self._num_bytes, self._in_shard, self._index = [], 0, 0, IndexBuilder()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._in_shard:
+            self._finish_shard()
+
+
+def _ustar_header(name: str, size: int) -> bytes:
+    """A regular file's header, readable by all, owned by root, of time 0."""
+    assert len(name.encode()) <= 100 and size < 8**11, (name, size)
+    before = name.encode().ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"%011o\0" % 0
+    after = b"0".ljust(101, b"\0") + b"ustar\x0000".ljust(247, b"\0") + b"\0" * 8
+    checksum = sum(before) + 8 * 0x20 + sum(after)
+    header = before + b"%06o\0 " % checksum + after
+    assert len(header) == BLOCK_BYTES
+    return header

@@ -1,0 +1,159 @@
+"""Shards of images become shards of codes."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_prep.encode import encode_shards
+from data_prep.writer import ShardWriter, finish_source, start_source
+from ufork.data.sample import Sample
+from ufork.data.shards import Manifest, ShardSource
+from ufork.errors import ShardError, StorageError
+from ufork.vision.autoencoder import RQVAE
+from ufork.vision.codec import ImageCodec
+from ufork.vision.config import VisionConfig
+from ufork.vocabulary import Task
+
+CONFIG = VisionConfig(image_px=16, patch_px=4, codes_per_position=2, codebook_size=20, code_width=8, hidden_width=16)
+
+
+def make_codec(seed: int = 0) -> ImageCodec:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ImageCodec(RQVAE(CONFIG))
+
+
+def picture(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+
+def png(image: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def make_sample(task: Task, number: int, image: bytes) -> Sample:
+    prompt, turns = (f"picture {number}", ()) if task == Task.GENERATION else ("", (("what?", str(number)),))
+    return Sample(
+        id=f"test-{task}-{number}",
+        task=task,
+        source="test",
+        licence="CC0-1.0",
+        image=image,
+        image_format="png",
+        prompt=prompt,
+        turns=turns,
+        truth={"number": number},
+    )
+
+
+def write_source(folder: Path, images: dict[Task, list[bytes]], recipe: str = "r") -> None:
+    start_source(folder)
+    entries = []
+    for task, files in images.items():
+        with ShardWriter(folder, source="test", split="train", task=task, shard_samples=4) as writer:
+            for number, data in enumerate(files):
+                writer.write(make_sample(task, number, data))
+        entries += writer.entries
+    finish_source(
+        folder,
+        source="test",
+        split="train",
+        licence="CC0-1.0",
+        attribution="nobody",
+        recipe=recipe,
+        entries=entries,
+        skipped={"too dull": 2},
+        details={"kinds": ["dog"]},
+    )
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    files = [png(picture(number)) for number in range(6)]
+    write_source(tmp_path / "images", {Task.UNDERSTANDING: files, Task.GENERATION: files[:5]})
+    return tmp_path / "images"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("task, count", [(Task.UNDERSTANDING, 6), (Task.GENERATION, 5)])
+def test_codes_take_the_place_of_images_and_all_else_stays(tmp_path, source, task, count):
+    codec = make_codec()
+    encode_shards(codec, source, tmp_path / "codes")
+    before, after = ShardSource(source, task), ShardSource(tmp_path / "codes", task)
+    assert len(after) == count and after.name == before.name
+    for number in range(count):
+        sample = after[number]
+        np.testing.assert_array_equal(sample.codes, codec.encode(picture(number)[None])[0])
+        assert sample.image is None and sample.image_format is None
+        for name in ("id", "task", "source", "licence", "prompt", "turns", "truth"):
+            assert getattr(sample, name) == getattr(before[number], name)
+
+
+def test_manifest_names_the_codec_and_keeps_what_the_source_told(tmp_path, source):
+    codec = make_codec()
+    manifest = encode_shards(codec, source, tmp_path / "codes")
+    assert manifest == Manifest.load(tmp_path / "codes")
+    assert manifest.details["kinds"] == ["dog"] and manifest.details["codec"]["digest"] == codec.digest
+    assert manifest.skipped == {"too dull": 2} and manifest.attribution == "nobody"
+    manifest.check(tmp_path / "codes", deep=True)
+
+
+def test_what_was_encoded_with_the_same_codec_is_kept(tmp_path, source, monkeypatch):
+    encode_shards(make_codec(), source, tmp_path / "codes")
+    before = contents(tmp_path / "codes")
+    monkeypatch.setattr(ImageCodec, "encode", None)  # a second encoding would fail
+    encode_shards(make_codec(), source, tmp_path / "codes")
+    assert contents(tmp_path / "codes") == before
+
+
+def test_another_codec_or_other_images_are_encoded_again(tmp_path, source):
+    first = encode_shards(make_codec(), source, tmp_path / "codes")
+    second = encode_shards(make_codec(1), source, tmp_path / "codes")
+    write_source(source, {Task.GENERATION: [png(picture(9))]}, recipe="other")
+    third = encode_shards(make_codec(1), source, tmp_path / "codes")
+    assert len({first.recipe, second.recipe, third.recipe}) == 3
+    assert third.num_samples(Task.GENERATION) == 1 and third.num_samples(Task.UNDERSTANDING) == 0
+
+
+def test_undecodable_images_are_counted_and_left_out(tmp_path):
+    files = [png(picture(0)), b"no image", png(picture(2)), png(picture(3))[:60]]
+    write_source(tmp_path / "images", {Task.GENERATION: files})
+    manifest = encode_shards(make_codec(), tmp_path / "images", tmp_path / "codes")
+    assert manifest.skipped == {"image cannot be decoded": 2, "too dull": 2}
+    samples = ShardSource(tmp_path / "codes", Task.GENERATION)
+    assert [samples[number].id for number in range(len(samples))] == ["test-generation-0", "test-generation-2"]
+
+
+def test_a_truncated_shard_is_named_and_nothing_counts_as_finished(tmp_path, source):
+    shard = next(source.glob("understanding-*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-2048])
+    with pytest.raises(ShardError, match=shard.name):
+        encode_shards(make_codec(), source, tmp_path / "codes")
+    with pytest.raises(ShardError):
+        Manifest.load(tmp_path / "codes")
+
+
+def test_a_missing_source_is_named(tmp_path):
+    with pytest.raises(ShardError, match="nowhere"):
+        encode_shards(make_codec(), tmp_path / "nowhere", tmp_path / "codes")
+
+
+def test_codes_are_not_encoded_again(tmp_path, source):
+    encode_shards(make_codec(), source, tmp_path / "codes")
+    with pytest.raises(ShardError, match="holds codes already"):
+        encode_shards(make_codec(), tmp_path / "codes", tmp_path / "twice")
+
+
+def test_an_unwritable_target_is_a_storage_error(tmp_path, source):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="file"):
+        encode_shards(make_codec(), source, tmp_path / "file" / "codes")
