@@ -1,0 +1,128 @@
+"""The files of a run, each named once.
+
+RUN/config.yaml versions.json
+RUN/shards/SOURCE/SPLIT   images     RUN/codes/SOURCE/SPLIT   the same, encoded
+RUN/tokenizer/{text,vision}
+RUN/stages/NAME/{metrics.jsonl,drawings/,weights/}
+RUN/detector/ evaluation.json evaluation/ report.html
+"""
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from ufork import __version__
+from ufork.errors import StorageError
+
+if TYPE_CHECKING:
+    from pipelines.recipe import Recipe
+
+REPORTED_PACKAGES = (
+    "torch",
+    "deepspeed",
+    "megatron-core",
+    "webdataset",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pillow",
+)
+"""Whose versions a run records."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "config.yaml"
+
+    @property
+    def versions(self) -> Path:
+        """Versions of Python and of the packages that matter."""
+        return self.path / "versions.json"
+
+    @property
+    def shards(self) -> Path:
+        """Source folders with images."""
+        return self.path / "shards"
+
+    @property
+    def codes(self) -> Path:
+        """Source folders with codes."""
+        return self.path / "codes"
+
+    @property
+    def text_tokenizer(self) -> Path:
+        """A Hugging Face tokenizer folder."""
+        return self.path / "tokenizer" / "text"
+
+    @property
+    def vision_tokenizer(self) -> Path:
+        """The frozen image codec."""
+        return self.path / "tokenizer" / "vision"
+
+    @property
+    def detector(self) -> Path:
+        """The judge of drawings."""
+        return self.path / "detector"
+
+    @property
+    def evaluation(self) -> Path:
+        """Scores; its example pictures lie in the folder of the same name."""
+        return self.path / "evaluation.json"
+
+    @property
+    def examples(self) -> Path:
+        """Pictures that the evaluation names."""
+        return self.path / "evaluation"
+
+    def stage(self, name: str) -> Path:
+        """Metrics, drawings and weights of one stage."""
+        return self.path / "stages" / name
+
+    def weights(self, stage: str) -> Path:
+        """A stage's exported weights, with what is needed to draw and answer with them."""
+        return self.stage(stage) / "weights"
+
+    def record(self, recipe: "Recipe", sections: tuple[str, ...]) -> None:
+        """Writes `sections` of the resolved recipe into the run's config, and the versions in use.
+
+        Other sections keep the values that their own verb last ran with.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        resolved = yaml.safe_load(recipe.to_yaml())
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            recorded = yaml.safe_load(self.config.read_text(encoding="utf-8")) if self.config.exists() else {}
+            recorded |= {section: resolved[section] for section in ("run", *sections)}
+            ordered = {section: recorded[section] for section in resolved if section in recorded}
+            _replace(self.config, yaml.safe_dump(ordered, sort_keys=False))
+            _replace(self.versions, json.dumps(_versions(), indent=2) + "\n")
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot be written ({error.strerror}); free space or permit writing there, or choose"
+                f" another folder by run.folder={recipe.run.folder}"
+            ) from None
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_suffix(path.suffix + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    installed = {package: metadata.version(package) for package in REPORTED_PACKAGES}
+    return {"ufork": __version__, "python": platform.python_version(), "platform": platform.platform(), **installed}

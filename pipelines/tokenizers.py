@@ -1,0 +1,175 @@
+"""The two tokenizers of a run, made from its shards, and the shards' images encoded with one of them.
+
+texts of shards/*/train  -> byte-level BPE -> tokenizer/text
+images of shards/*/train -> fit            -> tokenizer/vision, told on images of shards/*/heldout
+shards/SOURCE/SPLIT      -> codec          -> codes/SOURCE/SPLIT
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.recipe import Recipe
+from pipelines.run_folder import RunFolder
+from ufork.data.prompts import generation_prompt, question_prompt
+from ufork.data.shards import Manifest, ShardSource
+from ufork.data.text_tokenizer import TextTokenizer
+from ufork.errors import SampleError, ShardError, StorageError
+from ufork.vocabulary import Task
+
+NUM_HELDOUT_IMAGES = 512
+"""On which the image tokenizer is measured."""
+FIT_REPORT = "fit.json"
+"""Beside the image tokenizer: what fitting took, and how well it reconstructs."""
+
+log = logging.getLogger(__name__)
+
+
+def make_text_tokenizer(recipe: Recipe) -> None:
+    """Trains the text tokenizer on what training will read, or takes the folder that the recipe names.
+
+    Raises:
+        ShardError: the shards are missing or damaged.
+        TokenizerError: the recipe's folder holds no tokenizer.
+        StorageError: the run's folder cannot be written.
+    """
+    if recipe.text.folder is not None:
+        tokenizer = TextTokenizer.load(Path(recipe.text.folder))
+    else:
+        tokenizer = TextTokenizer.train(_texts(recipe.run_folder), vocabulary_size=recipe.text.vocabulary_size)
+    tokenizer.save(recipe.run_folder.text_tokenizer)
+    log.info("text tokenizer: %d tokens, %s", tokenizer.size, recipe.run_folder.text_tokenizer)
+
+
+def fit_image_tokenizer(recipe: Recipe) -> None:
+    """Fits the image tokenizer, measures it on held-out images, and freezes it; one fitted on the same is kept.
+
+    Raises:
+        ShardError: the shards are missing or damaged.
+        StorageError: the run's folder cannot be written.
+    """
+    from ufork.vision.codec import ImageCodec
+    from ufork.vision.fit import fit
+
+    folder, config = recipe.run_folder, recipe.vision
+    origin = _origin_of_fit(recipe)
+    if _fitted_on(folder.vision_tokenizer) == origin:
+        log.info("image tokenizer: fitted before on the same, kept, %s", folder.vision_tokenizer)
+        return
+    images = _endless_images(folder, config.fit.batch_images, config.image_px, recipe.run.seed)
+    heldout = _heldout_images(folder, config.image_px, recipe.run.seed)
+    model, report = fit(images, heldout, config, seed=recipe.run.seed, log=_log_fitting)
+    ImageCodec(model).save(folder.vision_tokenizer)
+    _write_report(folder.vision_tokenizer / FIT_REPORT, {**asdict(report), "fitted_on": origin})
+    log.info(
+        "image tokenizer: %.1f dB on %d images not fitted, %.0f%% of the codes used, %d steps in %.0f s, %s",
+        report.psnr_db,
+        len(heldout),
+        100 * report.codes_used_share,
+        report.steps,
+        report.seconds,
+        folder.vision_tokenizer,
+    )
+
+
+def _origin_of_fit(recipe: Recipe) -> str:
+    """Digest of all that a fitted image tokenizer follows from."""
+    shards = [Manifest.load(path).recipe for path in _source_folders(recipe.run_folder, "train")]
+    return hashlib.sha256(f"{shards} {recipe.vision.model_dump_json()} {recipe.run.seed}".encode()).hexdigest()
+
+
+def _fitted_on(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / FIT_REPORT).read_text(encoding="utf-8")).get("fitted_on")
+    except (OSError, ValueError):
+        return None
+
+
+def _write_report(path: Path, report: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def encode_all_shards(recipe: Recipe) -> None:
+    """Encodes every source and split with the run's image tokenizer; what was encoded with it before is kept.
+
+    Raises:
+        ShardError: the shards are missing or damaged.
+        TokenizerError: the image tokenizer is missing or damaged.
+        StorageError: the run's folder cannot be written.
+    """
+    from data_prep.encode import encode_shards
+    from ufork.vision.codec import ImageCodec
+
+    folder = recipe.run_folder
+    codec = ImageCodec.load(folder.vision_tokenizer)
+    for split in ("train", "heldout"):
+        for source in _source_folders(folder, split):
+            encode_shards(codec, source, folder.codes / source.relative_to(folder.shards))
+
+
+def _source_folders(folder: RunFolder, split: str) -> list[Path]:
+    found = sorted(path.parent for path in folder.shards.glob(f"*/{split}/manifest.json"))
+    if not found:
+        raise ShardError(f"{folder.shards}: no finished source with a split {split!r}; run `ufork prepare` first")
+    return found
+
+
+def _sources(folder: RunFolder, split: str) -> list[ShardSource]:
+    return [ShardSource(path, task) for path in _source_folders(folder, split) for task in Task]
+
+
+def _texts(folder: RunFolder) -> Iterator[str]:
+    """All that training will tokenise, worded as it will be, each piece once a sample."""
+    for source in _sources(folder, "train"):
+        for number in range(len(source)):
+            sample = source[number]
+            if sample.prompt:
+                yield generation_prompt(sample.prompt)
+            for question, answer in sample.turns:
+                yield question_prompt(question)
+                yield answer
+
+
+def _endless_images(folder: RunFolder, batch_images: int, size_px: int, seed: int) -> Iterator[np.ndarray]:
+    """Batches uint8 [B, size_px, size_px, 3] of training images, drawn evenly from all of them."""
+    images = _random_images(_sources(folder, "train"), size_px, np.random.default_rng(seed))
+    while True:
+        yield np.stack([next(images) for _ in range(batch_images)])
+
+
+def _heldout_images(folder: RunFolder, size_px: int, seed: int) -> np.ndarray:
+    images = _random_images(_sources(folder, "heldout"), size_px, np.random.default_rng(seed))
+    return np.stack([next(images) for _ in range(NUM_HELDOUT_IMAGES)])
+
+
+def _random_images(sources: list[ShardSource], size_px: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Images uint8 [size_px, size_px, 3], drawn evenly from all samples; the undecodable are told and left out."""
+    from ufork.vision.images import decode_image
+
+    ends = np.cumsum([len(source) for source in sources])
+    told: set[str] = set()
+    while True:
+        place = int(random.integers(ends[-1]))
+        number = int(np.searchsorted(ends, place, side="right"))
+        try:
+            sample = sources[number][place - int(ends[number]) + len(sources[number])]
+            if sample.image is None:
+                raise SampleError(f"{sample.id}: has no image")
+            yield decode_image(sample.image, size_px=size_px, purpose=Task.GENERATION)
+        except SampleError as error:
+            if str(error) not in told:
+                log.warning("image left out: %s", error)
+            told.add(str(error))
+
+
+def _log_fitting(record: dict[str, float]) -> None:
+    log.info("fit %d  loss %.4f  %.1f dB  %.0f s", record["step"], record["loss"], record["psnr_db"], record["seconds"])

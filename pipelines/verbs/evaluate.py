@@ -1,0 +1,51 @@
+"""Scores the weights of the recipe's last stage on the held-out questions and prompts, and prints the table.
+
+Leaves RUN/evaluation.json, its example pictures, and the detector that judged the drawings.
+"""
+
+import argparse
+from pathlib import Path
+
+from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the recipe, and other weights than its own."""
+    add_recipe_arguments(parser)
+    parser.add_argument("--checkpoint", type=Path, help="weights; those of the recipe's last stage unless given")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluates a trained model.
+
+    Raises:
+        UforkError: a value, the weights, a shard or a folder is at fault.
+    """
+    from ufork.errors import ConfigError
+
+    recipe = recipe_of(arguments)
+    if recipe.prepare.scenes is None:
+        raise ConfigError("prepare.scenes: null, but the skills are measured on scenes; give the section")
+    if not recipe.stages and not arguments.checkpoint:
+        raise ConfigError("stages: the recipe has none, so there are no weights to evaluate; give --checkpoint")
+    folder = recipe.run_folder
+    checkpoint = arguments.checkpoint or folder.weights(list(recipe.stages)[-1])
+
+    from ufork.eval.detector_fit import detector_for
+    from ufork.eval.evaluate import evaluate
+    from ufork.infer.model import TrainedModel
+
+    folder.record(recipe, ("evaluate",))
+    model = TrainedModel.load(checkpoint)
+    scenes, emoji = folder.shards / "scenes", folder.shards / "emoji"
+    detector = detector_for(scenes / "train", recipe.evaluate.detector, folder=folder.detector, seed=recipe.run.seed)
+    evaluation = evaluate(
+        model,
+        recipe.evaluate,
+        scenes / "heldout",
+        detector,
+        examples_folder=folder.examples,
+        emoji_folder=emoji / "heldout" if recipe.prepare.emoji else None,
+    )
+    evaluation.save(folder.evaluation)
+    print(evaluation.summary())

@@ -1,0 +1,57 @@
+"""Writes RUN/stages/STAGE/metrics.jsonl, drawings/ and weights/ for each stage.
+
+Under torchrun or srun this is one rank of theirs; otherwise --ranks are started on this machine.
+"""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
+
+if TYPE_CHECKING:
+    from pipelines.recipe import Recipe
+    from ufork.parallel.address import RankAddress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the recipe, and on how many ranks which of its stages are trained."""
+    add_recipe_arguments(parser)
+    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start here; 1 unless given")
+    parser.add_argument("--stage", metavar="NAME", help="train this one, from the weights of the one before it")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains the recipe's stages.
+
+    Raises:
+        UforkError: a value, shard, tokenizer or folder is at fault, losses are not finite, or a rank failed.
+    """
+    from ufork.errors import ConfigError
+
+    recipe = recipe_of(arguments)
+    if arguments.ranks is not None and arguments.ranks < 1:
+        raise ConfigError(f"--ranks {arguments.ranks}: at least one rank trains")
+
+    stages = _stages_to_train(recipe, arguments.stage)
+
+    from pipelines.launch import run_ranks
+
+    run_ranks(_train_on_rank, arguments.ranks, recipe, stages)
+
+
+def _stages_to_train(recipe: "Recipe", only: str | None) -> list[str]:
+    from ufork.errors import ConfigError
+
+    names = list(recipe.stages)
+    if not names:
+        raise ConfigError("stages: the recipe has none, so there is nothing to train; name at least one")
+    if only is not None and only not in names:
+        raise ConfigError(f"--stage {only}: the recipe's stages are {', '.join(names)}")
+    return names if only is None else [only]
+
+
+def _train_on_rank(address: "RankAddress", recipe: "Recipe", stages: list[str]) -> None:
+    """Imports what trains on the rank itself, so that whoever starts the ranks need not."""
+    from pipelines.training import train_on_rank
+
+    train_on_rank(address, recipe, stages)

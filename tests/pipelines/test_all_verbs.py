@@ -1,0 +1,159 @@
+"""The verbs in the order of `make demo`, on a recipe that takes seconds; each is asked what it left."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipelines import cli
+from pipelines.recipe import read_recipe
+from pipelines.tokenizers import _heldout_images
+from ufork.data.shards import ShardSource
+from ufork.data.text_tokenizer import TextTokenizer
+from ufork.vocabulary import Task
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPE = {
+    "prepare": {
+        "scenes": {"num_kinds": 5, "num_tints": 3, "num_train_per_task": 300, "num_heldout_per_task": 90},
+        "emoji": {"num_train_per_task": 60, "num_heldout_per_task": 20},
+    },
+    "vision": {"hidden_width": 32, "codebook_size": 64, "code_width": 16, "fit": {"steps": 30, "batch_images": 16}},
+    "text": {"vocabulary_size": 400},
+    "model": {
+        "width": 32,
+        "mlp_width": 64,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "trunk_layers": 1,
+        "understanding_layers": 1,
+        "generation_layers": 1,
+        "rq_head": {"width": 32, "attention_width": 32, "num_heads": 4, "num_blocks": 1},
+    },
+    "data": {
+        "row_tokens": 512,
+        "num_lanes": 2,
+        "understanding": [{"folder": "codes/scenes/train"}, {"folder": "codes/emoji/train", "weight": 0.2}],
+        "generation": [{"folder": "codes/scenes/train"}],
+    },
+    "train": {
+        "steps": 4,
+        "rows_per_step": {"understanding": 1, "generation": 1},
+        "wandb": {"mode": "offline"},
+        "log_every_steps": 2,
+        "draw_every_steps": 4,
+        "drawing_prompts": ["a dog", "a cat"],
+    },
+    "stages": {"joint": {}},
+    "evaluate": {
+        "questions_per_skill": 5,
+        "drawings_per_skill": 4,
+        "emoji_questions": 5,
+        "emoji_drawings": 2,
+        "detector": {"steps": 5},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({"run": {"name": "tiny", "folder": str(folder)}, **RECIPE}))
+    return file
+
+
+@pytest.fixture(scope="module")
+def encoded(path):
+    """The recipe after everything that comes before training."""
+    for verb in (["prepare"], ["tokenizer", "text"], ["tokenizer", "fit"], ["tokenizer", "encode"]):
+        assert cli.main([*verb, str(path)]) == 0
+    return read_recipe(path)
+
+
+def test_makefile_runs_every_verb_of_a_run_in_this_order():
+    demo = re.search(r"^demo:.*?\n\n", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL).group()
+    verbs = ["prepare", "tokenizer text", "tokenizer fit", "tokenizer encode", "train", "evaluate", "report"]
+    assert re.findall(r"ufork (.+) \$\(RECIPE\)", demo) == verbs
+
+
+def test_recipes_that_ship_are_read(subtests):
+    for file in sorted((ROOT / "pipelines/recipes").glob("*.yaml")):
+        with subtests.test(file.name):
+            assert read_recipe(file).stages
+
+
+@pytest.mark.slow
+def test_tokenizers_are_made_from_the_shards(encoded):
+    folder = encoded.run_folder
+    tokenizer = TextTokenizer.load(folder.text_tokenizer)
+    assert tokenizer.size == 400
+    assert tokenizer.decode(tokenizer.encode("a dog left of a cat")) == "a dog left of a cat"
+    report = json.loads((folder.vision_tokenizer / "fit.json").read_text())
+    assert report["psnr_db"] > 10
+
+
+@pytest.mark.slow
+def test_every_sample_is_encoded(encoded):
+    folder = encoded.run_folder
+    for source, task in (("scenes", Task.GENERATION), ("emoji", Task.UNDERSTANDING)):
+        for split in ("train", "heldout"):
+            images = ShardSource(folder.shards / source / split, task)
+            codes = ShardSource(folder.codes / source / split, task)
+            assert len(images) == len(codes) > 0
+            assert codes[0].codes.shape == (8, 8, 4)
+            assert (codes[0].id, codes[0].prompt, codes[0].turns) == (images[0].id, images[0].prompt, images[0].turns)
+
+
+@pytest.mark.slow
+def test_tokenizer_fitted_on_the_same_is_kept_and_on_other_values_is_not(encoded, path):
+    weights = encoded.run_folder.vision_tokenizer / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert cli.main(["tokenizer", "fit", str(path)]) == 0
+    assert weights.stat().st_mtime_ns == before
+    assert cli.main(["tokenizer", "fit", str(path), "vision.fit.steps=2", f"run.folder={path.parent}"]) == 0
+    assert weights.stat().st_mtime_ns != before
+    assert cli.main(["tokenizer", "fit", str(path)]) == 0  # as the other tests expect it; the same seed, the same codec
+    assert cli.main(["tokenizer", "encode", str(path)]) == 0
+
+
+@pytest.mark.slow
+def test_measured_images_are_held_out_ones_of_every_source(encoded):
+    images = _heldout_images(encoded.run_folder, 64, seed=0)
+    assert images.shape[1:] == (64, 64, 3) and images.dtype == np.uint8
+
+
+def test_tokenizer_before_prepare_says_so(tmp_path, path, capsys):
+    assert cli.main(["tokenizer", "text", str(path), f"run.folder={tmp_path}"]) == 1
+    assert "run `ufork prepare` first" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_training_evaluation_and_report_follow(encoded, path, capsys):
+    trained = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "train", str(path)], capture_output=True, text=True, check=False
+    )
+    assert trained.returncode == 0, trained.stderr
+    folder = encoded.run_folder
+    assert Image.open(folder.stage("joint") / "drawings" / "step-000004.png").size == (2 * 64 + 6, 64 + 4)
+    assert cli.main(["evaluate", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "chance" in shown and "ceiling" in shown
+    assert cli.main(["report", str(path)]) == 0
+    page = folder.path / "report.html"
+    assert capsys.readouterr().out == f"report: {page}\n"
+    assert "tiny" in page.read_text()
+    assert list(yaml.safe_load(folder.config.read_text())) == list(type(encoded).model_fields)
+
+
+def test_evaluation_without_scenes_or_stages_is_refused(path, capsys):
+    assert cli.main(["evaluate", str(path), "prepare.scenes=null"]) == 2
+    assert cli.main(["evaluate", str(path), "stages={}"]) == 2
+    shown = capsys.readouterr().err
+    assert "prepare.scenes" in shown and "stages" in shown

@@ -1,0 +1,157 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import launch
+from pipelines.launch import joined_address, prepare_environment, run_ranks
+from ufork.errors import ConfigError
+from ufork.parallel.address import RankAddress
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+SRUN = {
+    "SLURM_JOB_ID": "7042",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "3",
+    "SLURM_NTASKS": "4",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_NODELIST": "node7",
+}
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from pipelines import launch
+
+def run(address, folder, failing):
+    (Path(folder) / str(address.rank)).write_text(str(__import__("os").getpid()))
+    if address.rank == failing:
+        raise SystemExit("no more") if failing == 2 else ValueError("bad luck")
+    time.sleep(120)
+
+if __name__ == "__main__":
+    launch.PRELOADED_MODULES = ()
+    launch.run_ranks(run, 3, sys.argv[1], int(sys.argv[2]))
+"""
+
+
+def test_torchrun_rank_is_joined():
+    expected = RankAddress(rank=5, world_size=8, local_rank=1, master_address="node1", master_port=29500)
+    assert joined_address(TORCHRUN, None) == joined_address({**SRUN, **TORCHRUN}, 8) == expected
+
+
+def test_srun_rank_is_joined():
+    address = joined_address(SRUN, None)
+    assert (address.rank, address.world_size, address.local_rank, address.master_address) == (3, 4, 1, "node7")
+
+
+def test_two_steps_and_two_jobs_have_their_own_ports():
+    changes = [{}, {"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "7043"}]
+    ports = {joined_address({**SRUN, **change}, None).master_port for change in changes}
+    assert len(ports) == 3
+    assert all(1024 < port < 32768 for port in ports)
+
+
+def test_first_host_of_several_is_the_master(monkeypatch, tmp_path):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$3" = "node[7-9]" ] && printf "node7\\nnode8\\nnode9\\n"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert joined_address({**SRUN, "SLURM_JOB_NODELIST": "node[7-9]"}, None).master_address == "node7"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}],
+    ids=["none", "sbatch"],
+)
+def test_outside_of_torchrun_and_srun_there_is_nothing_to_join(environment):
+    assert joined_address(environment, 4) is None
+
+
+def test_other_number_of_ranks_than_were_started_is_refused():
+    with pytest.raises(ConfigError, match="--ranks 4: torchrun or srun has started 8 ranks"):
+        joined_address(TORCHRUN, 4)
+
+
+def test_ranks_start_inside_an_interactive_step_of_one_task():
+    assert joined_address({**SRUN, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"}, 4) is None
+
+
+def test_one_rank_is_this_process(monkeypatch):
+    monkeypatch.setattr(launch, "joined_address", lambda environment, num_ranks: None)
+    seen = []
+    run_ranks(lambda address, word: seen.append((address.rank, address.world_size, word, os.getpid())), None, "x")
+    assert seen == [(0, 1, "x", os.getpid())]
+
+
+def test_cores_are_shared_unless_the_user_says_otherwise():
+    environment = {"OMP_NUM_THREADS": "3"}
+    prepare_environment(environment, num_local_ranks=2)
+    assert environment["OMP_NUM_THREADS"] == "3"
+    environment = {}
+    prepare_environment(environment, num_local_ranks=4096)
+    assert environment["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Starts the program with three ranks that sleep, the given one excepted; gives the process and its ranks' pids."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    root = Path(__file__).parent.parent.parent
+    processes = []
+
+    def start(failing):
+        process = subprocess.Popen(
+            [sys.executable, str(program), str(tmp_path), str(failing)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            start_new_session=True,
+        )
+        processes.append(process)
+        wait_until(
+            lambda: all((tmp_path / str(rank)).exists() and (tmp_path / str(rank)).read_text() for rank in range(3))
+        )
+        return process, [int((tmp_path / str(rank)).read_text()) for rank in range(3)]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(holds, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_rank_outlives_the_program(started, sent):
+    process, ranks = started(-1)
+    os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
+    assert process.wait(10) != 0
+    wait_until(lambda: not any(map(is_running, ranks)), 5)
+
+
+@pytest.mark.parametrize(("failing", "said"), [(1, "rank 1: ValueError: bad luck"), (2, "rank 2: SystemExit: no more")])
+def test_failing_rank_is_named_and_the_others_end(started, failing, said):
+    process, ranks = started(failing)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode != 0
+    assert said in errors
+    wait_until(lambda: not any(map(is_running, ranks)), 5)

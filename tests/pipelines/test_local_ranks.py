@@ -1,0 +1,83 @@
+import os
+import signal
+import time
+
+import pytest
+import torch
+import torch.distributed
+from ranks import run_on_ranks
+
+from ufork.errors import PeerError, ShardError
+
+
+def run_sum(address, base):
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"tcp://{address.master_address}:{address.master_port}",
+        rank=address.rank,
+        world_size=address.world_size,
+    )
+    total = torch.tensor([base + address.rank])
+    torch.distributed.all_reduce(total)
+    torch.distributed.destroy_process_group()
+    return total
+
+
+def run_big_result(address):
+    return bytes(5_000_000)
+
+
+def run_one_raises(address, failing):
+    if address.rank == failing:
+        raise ShardError("train-000003.tar is truncated at byte 512")
+    time.sleep(60)
+
+
+def run_one_is_killed_and_peers_notice(address, failing):
+    if address.rank == failing:
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ConnectionError("connection closed by peer")
+
+
+def run_one_hangs(address, hanging):
+    while address.rank == hanging:
+        time.sleep(0.1)
+
+
+def run_raises_unpicklable(address):
+    class LocalError(Exception):
+        pass
+
+    raise LocalError("seen only there")
+
+
+def test_ranks_meet_and_return_results_in_order():
+    assert [total.item() for total in run_on_ranks(run_sum, 3, 10)] == [33, 33, 33]
+
+
+def test_results_larger_than_a_pipe_arrive():
+    assert [len(result) for result in run_on_ranks(run_big_result, 2)] == [5_000_000] * 2
+
+
+def test_first_error_is_raised_as_it_was_and_the_others_are_ended():
+    started = time.monotonic()
+    with pytest.raises(ShardError, match="train-000003.tar is truncated") as caught:
+        run_on_ranks(run_one_raises, 3, 1)
+    assert time.monotonic() - started < 20
+    assert "in run_one_raises" in caught.value.__notes__[0]
+    assert str(caught.value.__cause__) == "rank 1: train-000003.tar is truncated at byte 512"
+
+
+def test_killed_rank_is_named_rather_than_the_peers_that_noticed():
+    with pytest.raises(PeerError, match="^rank 2: died by SIGKILL"):
+        run_on_ranks(run_one_is_killed_and_peers_notice, 3, 2)
+
+
+def test_hanging_rank_is_named_shown_and_ended():
+    with pytest.raises(PeerError, match=r"(?s)ranks \[1\] did not finish within 1 s.*in run_one_hangs"):
+        run_on_ranks(run_one_hangs, 2, 1, timeout_seconds=1)
+
+
+def test_error_that_cannot_be_sent_is_told_in_words():
+    with pytest.raises(PeerError, match="(?s)rank [01]: LocalError: seen only there.*in run_raises_unpicklable"):
+        run_on_ranks(run_raises_unpicklable, 2)

@@ -1,0 +1,101 @@
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.recipe import Recipe, _laid_over, read_recipe
+from ufork.errors import ConfigError, StorageError
+
+TWO_STAGES = """
+run: {name: tiny}
+train: {steps: 30, learning_rate: 0.01, wandb: {mode: disabled}}
+stages:
+  align: {train: {trainable: [projector, rq_head], wandb: {project: other}}}
+  all: {train: {steps: 60}}
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TWO_STAGES)
+    return file
+
+
+def test_stage_has_its_own_values_over_the_shared_ones(path):
+    stages = read_recipe(path).stages
+    assert list(stages) == ["align", "all"]
+    assert (stages["align"].train.steps, stages["all"].train.steps) == (30, 60)
+    assert stages["align"].train.trainable == ("projector", "rq_head")
+    assert (stages["align"].train.wandb.mode, stages["align"].train.wandb.project) == ("disabled", "other")
+    assert stages["all"].train.learning_rate == 0.01
+
+
+def test_override_of_a_shared_value_reaches_the_stages_that_do_not_set_it(path):
+    stages = read_recipe(path, ["train.steps=7", "stages.all.train.learning_rate=0.5"]).stages
+    assert (stages["align"].train.steps, stages["all"].train.steps) == (7, 60)
+    assert (stages["align"].train.learning_rate, stages["all"].train.learning_rate) == (0.01, 0.5)
+
+
+def test_fault_of_a_shared_section_is_told_once(path):
+    with pytest.raises(ConfigError, match=r"(?s)1 value\(s\) refused.*train.stepz: .* 'train.steps'"):
+        read_recipe(path, ["train.stepz=7"])
+
+
+def test_fault_of_a_stage_names_the_stage(path):
+    with pytest.raises(ConfigError, match=r"stages.all.train.stepz: .* 'stages.all.train.steps'"):
+        read_recipe(path, ["stages.all.train.stepz=7"])
+
+
+@pytest.mark.parametrize("stages", ["5", "[a, b]", "{a: 5}", "{a: {train: 5}}"])
+def test_stages_of_the_wrong_kind_are_refused(path, stages):
+    with pytest.raises(ConfigError, match="stages"):
+        read_recipe(path, [f"stages={stages}"])
+
+
+def test_resolved_recipe_reads_back_to_the_same(path, tmp_path):
+    recipe = read_recipe(path)
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe.to_yaml())
+    assert read_recipe(again) == recipe
+
+
+def test_record_keeps_what_another_verb_ran_with(path, tmp_path):
+    changed = read_recipe(path, [f"run.folder={tmp_path}", "train.steps=5", "text.vocabulary_size=600"])
+    changed.run_folder.record(changed, ("text",))
+    later = read_recipe(path, [f"run.folder={tmp_path}"])
+    later.run_folder.record(later, ("train", "stages"))
+    recorded = yaml.safe_load((tmp_path / "tiny" / "config.yaml").read_text())
+    assert list(recorded) == ["run", "text", "train", "stages"]
+    assert (recorded["text"]["vocabulary_size"], recorded["train"]["steps"]) == (600, 30)
+
+
+def test_folder_that_cannot_be_written_is_named(path, tmp_path):
+    (tmp_path / "file").touch()
+    recipe = read_recipe(path, [f"run.folder={tmp_path / 'file'}"])
+    with pytest.raises(StorageError, match="file/tiny: cannot be written"):
+        recipe.run_folder.record(recipe, ())
+
+
+trees = st.recursive(
+    st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8
+)
+
+
+@given(trees, trees)
+def test_laid_over_keeps_all_of_the_top_and_the_rest_of_the_base(base, top):
+    def leaves(tree, path=()):
+        if not isinstance(tree, dict) or not tree:
+            return {path: tree}
+        return {leaf: value for key, inner in tree.items() for leaf, value in leaves(inner, (*path, key)).items()}
+
+    result = leaves(_laid_over(base, top))
+    for path, value in leaves(top).items():
+        assert result.get(path, value) == value
+    for path, value in result.items():
+        assert leaves(top).get(path, leaves(base).get(path)) == value
+
+
+def test_recipe_without_a_run_is_refused():
+    with pytest.raises(ConfigError, match="run: Field required"):
+        Recipe.from_mapping({}, origin="nowhere")

@@ -1,0 +1,148 @@
+"""`ufork train` on one rank and on two, then drawing and answering with the weights that it left."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tiny import DIMENSIONS, tiny_config, tiny_tokenizer, write_codes_source
+
+from pipelines import cli
+from pipelines.run_folder import RunFolder
+from ufork.vision.autoencoder import RQVAE
+from ufork.vision.codec import ImageCodec
+from ufork.vision.config import VisionConfig
+
+RECIPE = {
+    "model": tiny_config().model_dump(mode="json"),
+    "data": {
+        "understanding": [{"folder": "codes/tiny/train"}],
+        "generation": [{"folder": "codes/tiny/train"}],
+        "row_tokens": 200,
+        "num_lanes": 4,
+    },
+    "train": {
+        "steps": 4,
+        "rows_per_step": {"understanding": 2, "generation": 2},
+        "optimizer": "sgd",
+        "learning_rate": 0.3,
+        "precision": "fp32",
+        "wandb": {"mode": "disabled"},
+        "log_every_steps": 1,
+    },
+    "stages": {
+        "align": {"train": {"trainable": ["projector", "rq_head"]}},
+        "all": {"train": {"draw_every_steps": 2, "drawing_prompts": ["a dog", "a cat"]}},
+    },
+}
+
+
+def make_run(folder, name):
+    """A recipe and all that `ufork train` reads."""
+    run = RunFolder(folder / name)
+    write_codes_source(run.codes / "tiny" / "train", num_samples=40)
+    tiny_tokenizer().save(run.text_tokenizer)
+    torch.manual_seed(0)
+    vision = VisionConfig(
+        image_px=16,
+        patch_px=8,
+        codes_per_position=DIMENSIONS.codes_per_position,
+        codebook_size=DIMENSIONS.codebook_size,
+        code_width=DIMENSIONS.code_width,
+        hidden_width=16,
+    )
+    ImageCodec(RQVAE(vision)).save(run.vision_tokenizer)
+    recipe = folder / f"{name}.yaml"
+    recipe.write_text(yaml.safe_dump({"run": {"name": name, "folder": str(folder)}, **RECIPE}))
+    return recipe, run
+
+
+def train(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "train", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def losses(run, stage):
+    lines = (run.stage(stage) / "metrics.jsonl").read_text().splitlines()
+    return [[value for key, value in json.loads(line).items() if key.startswith("loss/")] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    recipe, run = make_run(tmp_path_factory.mktemp("runs"), "one")
+    train(recipe)
+    return recipe, run
+
+
+@pytest.mark.slow
+def test_stages_leave_metrics_drawings_and_the_resolved_config(trained):
+    _, run = trained
+    assert len(losses(run, "align")) == len(losses(run, "all")) == 4
+    assert sorted(path.name for path in (run.stage("all") / "drawings").iterdir()) == [
+        "step-000002.png",
+        "step-000004.png",
+    ]
+    config = yaml.safe_load(run.config.read_text())
+    assert config["stages"]["align"]["train"]["learning_rate"] == 0.3
+    assert "torch" in json.loads(run.versions.read_text())
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one(trained, tmp_path):
+    recipe, run = make_run(tmp_path, "two")
+    train(recipe, "--ranks", "2")
+    for stage in ("align", "all"):
+        assert np.allclose(losses(run, stage), losses(trained[1], stage), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_stage_starts_from_the_one_before(trained, tmp_path):
+    before = losses(trained[1], "all")
+    train(trained[0], "--stage", "all")
+    assert losses(trained[1], "all") == before
+
+
+@pytest.mark.slow
+def test_weights_draw_and_answer(trained, tmp_path, capsys):
+    checkpoint = str(trained[1].weights("all"))
+    out = tmp_path / "grid.png"
+    prompts = ["--prompt", "a dog", "--prompt", "a cat"]
+    assert cli.main(["draw", "--checkpoint", checkpoint, *prompts, "--out", str(out), "--top-k", "5"]) == 0
+    assert Image.open(out).size == (2 * 16 + 6, 16 + 4)
+    questions = ["--question", "what is this?", "--question", "how many?"]
+    assert cli.main(["answer", "--checkpoint", checkpoint, "--image", str(out), *questions]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def refused(capsys, *arguments):
+    """What `ufork` says; it must not have begun to train."""
+    assert cli.main(list(map(str, arguments))) != 0
+    return capsys.readouterr().err
+
+
+def test_unknown_stage_names_the_known_ones(tmp_path, capsys):
+    recipe, _ = make_run(tmp_path, "run")
+    assert "--stage al: the recipe's stages are align, all" in refused(capsys, "train", recipe, "--stage", "al")
+
+
+def test_no_stage_and_no_rank_are_refused(tmp_path, capsys):
+    recipe, _ = make_run(tmp_path, "run")
+    assert "stages: the recipe has none" in refused(capsys, "train", recipe, "stages={}")
+    assert "--ranks 0" in refused(capsys, "train", recipe, "--ranks", 0)
+
+
+def test_missing_weights_and_images_are_named(tmp_path, capsys):
+    shown = refused(capsys, "draw", "--checkpoint", tmp_path, "--prompt", "a dog", "--out", tmp_path / "x.png")
+    assert f"{tmp_path}: no model.safetensors" in shown
+    shown = refused(capsys, "answer", "--checkpoint", tmp_path, "--image", tmp_path / "x.png", "--question", "what?")
+    assert "x.png: cannot be read" in shown
