@@ -1,0 +1,126 @@
+"""Speed of a training step on this machine, against its own rate of matrix products: `python -m benchmarks.train_step`.
+
+One rank, the real ZeRO-3 engine, rows of random codes and texts packed as the stream packs them. With `--profile` the
+operators that take the time are printed as well. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import time
+from typing import Any
+
+from pipelines.launch import prepare_environment
+
+prepare_environment(os.environ, num_local_ranks=1)
+
+import numpy as np  # noqa: E402 (what follows reads the environment when it is imported)
+import torch  # noqa: E402
+
+from benchmarks.gemm import best_gemm_gflops  # noqa: E402
+from pipelines.local_ranks import free_port  # noqa: E402
+from ufork.data.packing import pack_row  # noqa: E402
+from ufork.data.prompts import EncodedSample  # noqa: E402
+from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig  # noqa: E402
+from ufork.model.cost import row_cost  # noqa: E402
+from ufork.model.initialization import initialize  # noqa: E402
+from ufork.model.unifork import UniFork  # noqa: E402
+from ufork.parallel.address import RankAddress  # noqa: E402
+from ufork.parallel.world import World, join_world  # noqa: E402
+from ufork.train.config import TrainConfig  # noqa: E402
+from ufork.train.loop import build_engine  # noqa: E402
+from ufork.train.step import run_step  # noqa: E402
+from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task  # noqa: E402
+
+MODEL = ModelConfig(
+    width=320,
+    mlp_width=848,
+    num_heads=5,
+    num_kv_heads=5,
+    trunk_layers=4,
+    understanding_layers=3,
+    generation_layers=3,
+    rq_head=RqHeadConfig(width=256, attention_width=256, num_heads=4, num_blocks=1, dropout=0.0),
+)
+"""13.9M parameters with the dimensions below."""
+DIMENSIONS = Dimensions(vocabulary_size=1024, codebook_size=512, code_width=64, codes_per_position=4)
+ROW_TOKENS, ROWS_PER_TASK = 2048, 2
+WARMUP_STEPS, MOST_STEPS = 2, 12
+LIMIT_SECONDS = 60.0
+"""A CPU without units for bf16 takes a minute a step there: one step, not warmed up, then has to do."""
+
+
+def main() -> None:
+    """Measures fp32 and bf16 in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--profile", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rng = np.random.default_rng(0)
+    rows = {task: [_row(task, rng) for _ in range(ROWS_PER_TASK)] for task in Task}
+    address = RankAddress(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
+    with join_world(address, timeout_seconds=60) as world:
+        figures = {p: _measure(rows, p, world, profiled=arguments.profile) for p in ("fp32", "bf16")}
+    print(json.dumps(figures))
+
+
+def _measure(rows: dict[Task, list[PackedSequence]], precision: str, world: World, *, profiled: bool) -> dict[str, Any]:
+    model = UniFork(MODEL, DIMENSIONS)
+    initialize(model, 0)
+    print(f"{precision}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters")
+    engine = build_engine(model, TrainConfig(precision=precision, learning_rate=1e-4), world)
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < MOST_STEPS and sum(seconds) < LIMIT_SECONDS):
+        start = time.perf_counter()
+        result = run_step(engine, rows, 1e-4)
+        seconds.append(time.perf_counter() - start)
+    if profiled:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            run_step(engine, rows, 1e-4)
+        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
+    engine.close()
+    step_seconds = statistics.median(seconds[WARMUP_STEPS:] or seconds)
+    flops = sum(row_cost(MODEL, DIMENSIONS, row).training for task in rows for row in rows[task])
+    gemm = best_gemm_gflops(torch.float32 if precision == "fp32" else torch.bfloat16)
+    num_tokens = result.num_real_tokens + result.num_padding_tokens
+    return {
+        "real_tokens_per_s": round(result.num_real_tokens / step_seconds),
+        "achieved_gflops": round(flops / step_seconds / 1e9, 1),
+        "gemm_gflops": round(gemm, 1),
+        "gemm_share": round(flops / step_seconds / 1e9 / gemm, 3),
+        "padding_share": round(result.num_padding_tokens / num_tokens, 4),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def _row(task: Task, rng: np.random.Generator) -> PackedSequence:
+    samples = [_sample(task, rng)]
+    room = ROW_TOKENS - len(samples[0].token_ids_L)
+    while len((sample := _sample(task, rng)).token_ids_L) <= room:
+        samples.append(sample)
+        room -= len(sample.token_ids_L)
+    return pack_row(samples, row_tokens=ROW_TOKENS, padding_id=0)
+
+
+def _sample(task: Task, rng: np.random.Generator) -> EncodedSample:
+    """64 positions and 10 to 40 text tokens; a third of an understanding sample's text is to be predicted."""
+    num_text, num_image = int(rng.integers(10, 40)), 64 + 2
+    token_ids_L = rng.integers(0, DIMENSIONS.vocabulary_size, num_text + num_image)
+    labels_L = np.full(len(token_ids_L), IGNORED_LABEL, np.int64)
+    if task is Task.UNDERSTANDING:
+        labels_L[-num_text // 3 - 1 : -1] = token_ids_L[-num_text // 3 :]
+    return EncodedSample(
+        id="random",
+        task=task,
+        token_ids_L=token_ids_L,
+        labels_L=labels_L,
+        image_begin=0 if task is Task.UNDERSTANDING else num_text,
+        codes_IC=rng.integers(0, DIMENSIONS.codebook_size, (64, DIMENSIONS.codes_per_position)),
+    )
+
+
+if __name__ == "__main__":
+    main()
