@@ -63,6 +63,8 @@ class PackedSequence:
     num_real_tokens: int
     """Positions that are not padding."""
     sample_ids: tuple[str, ...]
+    seed: int = 0
+    """Of the row's dropout, 0 to 2^62 - 1: a matter of the samples and of when they come, never of the rank."""
 
     def to(self, device: str) -> "PackedSequence":
         """The same with its tensors on `device`."""

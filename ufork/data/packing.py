@@ -13,8 +13,10 @@ from ufork.data.prompts import EncodedSample
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 
-def pack_row(samples: Sequence[EncodedSample], *, row_tokens: int, padding_id: int) -> PackedSequence:
-    """One row of `row_tokens` from samples of one task that together fit in it."""
+def pack_row(
+    samples: Sequence[EncodedSample], *, row_tokens: int, padding_id: int, seed: int = 0
+) -> PackedSequence:
+    """One row of `row_tokens` from samples of one task that together fit in it; `seed` is of its dropout."""
     lengths = [len(sample.token_ids_L) for sample in samples]
     num_real_tokens = sum(lengths)
     assert 0 < num_real_tokens <= row_tokens and len({sample.task for sample in samples}) == 1
@@ -48,4 +50,5 @@ def pack_row(samples: Sequence[EncodedSample], *, row_tokens: int, padding_id: i
         num_targets=codes_IC.size if task is Task.GENERATION else int((labels_T != IGNORED_LABEL).sum()),
         num_real_tokens=num_real_tokens,
         sample_ids=tuple(sample.id for sample in samples),
+        seed=seed,
     )

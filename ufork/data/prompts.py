@@ -51,8 +51,16 @@ def question_prompt(question: str) -> str:
 
 def drops_prompt(sample_id: str, *, epoch: int, seed: int, share: float) -> bool:
     """Whether this sample's prompt is dropped in this epoch: a matter of the sample, never of the rank that has it."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{sample_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") < share * 2**64
+    return _hashed(f"{seed}/{epoch}/{sample_id}") < share * 2**64
+
+
+def row_seed(seed: int, task: Task, lane: int, num_samples_taken: int) -> int:
+    """Seed of a row's dropout, 62 bits: from its place in its lane, so that no rank count changes it."""
+    return _hashed(f"{seed}/{task}/{lane}/{num_samples_taken}") >> 2
+
+
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def encode_sample(sample: Sample, tokenizer: TextTokenizer, *, drop_prompt: bool = False) -> EncodedSample:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.mixture import Mixture
 from ufork.data.packing import pack_row
-from ufork.data.prompts import EncodedSample, drops_prompt, encode_sample
+from ufork.data.prompts import EncodedSample, drops_prompt, encode_sample, row_seed
 from ufork.data.shards import ShardSource
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import ConfigError, SampleError
@@ -48,7 +48,12 @@ class TaskStream:
             self.counts[lane][source] += 1
             room -= len(sample.token_ids_L)
             samples.append(sample)
-        return pack_row(samples, row_tokens=self.config.row_tokens, padding_id=self.tokenizer.padding_id)
+        return pack_row(
+            samples,
+            row_tokens=self.config.row_tokens,
+            padding_id=self.tokenizer.padding_id,
+            seed=row_seed(self.seed, self.task, lane, sum(self.counts[lane])),
+        )
 
     def _next_sample(self, lane: int) -> tuple[int, EncodedSample]:
         """The first sample from the lane's position on that can be used; only the skipped ones are counted as taken."""

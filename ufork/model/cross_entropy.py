@@ -3,12 +3,13 @@
     for each slice of the vocabulary: logits of the slice -> running log-sum-exp, the target's logit where it falls
 
 The backward pass computes each slice again. (Liger-Kernel, arXiv 2410.10989, walks over rows; walking over the
-vocabulary keeps one pass over the hidden states per slice and is the form that tensor parallelism divides.)
+vocabulary keeps one pass over the hidden states per slice and is the form that tensor parallelism divides: a rank that
+holds some rows of the weight walks over those, and a `Vocabulary` adds up what the ranks found.)
 
-Shapes: R rows to predict, D width, V vocabulary, N size of a slice.
+Shapes: R rows to predict, D width, V rows of the vocabulary that are here, N size of a slice.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +19,46 @@ SLICE_ENTRIES = 1 << 25
 """Logits held at once: 128 MiB in fp32."""
 
 
-def sum_cross_entropy(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_R: Tensor) -> Tensor:
+class Vocabulary(Protocol):
+    """Which rows of the whole vocabulary a weight holds, and how to add up what the holders of all rows computed."""
+
+    first_row: int
+
+    def log_add(self, log_sum_R: Tensor) -> Tensor:
+        """log(sum(exp)) of `log_sum_R` over the holders."""
+        ...
+
+    def add(self, values: Tensor) -> Tensor:
+        """Sum of `values` over the holders."""
+        ...
+
+
+class WholeVocabulary:
+    """All rows are here."""
+
+    first_row = 0
+
+    def log_add(self, log_sum_R: Tensor) -> Tensor:
+        """Nobody else has anything to add."""
+        return log_sum_R
+
+    def add(self, values: Tensor) -> Tensor:
+        """Likewise."""
+        return values
+
+
+WHOLE_VOCABULARY = WholeVocabulary()
+
+
+def sum_cross_entropy(
+    hidden_RD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_R: Tensor,
+    vocabulary: Vocabulary = WHOLE_VOCABULARY,
+) -> Tensor:
     """-sum(log softmax(hidden weight^T + bias)[target]), a scalar in fp32; zero for no rows."""
-    return _SumCrossEntropy.apply(hidden_RD, weight_VD, bias_V, targets_R)
+    return _SumCrossEntropy.apply(hidden_RD, weight_VD, bias_V, targets_R - vocabulary.first_row, vocabulary)
 
 
 def _slices(num_rows: int, vocabulary_size: int) -> list[slice]:
@@ -35,7 +73,14 @@ def _logits(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, part: s
 
 class _SumCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_R: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden_RD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_R: Tensor,
+        vocabulary: Vocabulary,
+    ) -> Tensor:
         log_sum_R = torch.full(targets_R.shape, -torch.inf, device=hidden_RD.device)
         picked_R = torch.zeros_like(log_sum_R)
         for part in _slices(len(targets_R), len(weight_VD)):
@@ -43,7 +88,9 @@ class _SumCrossEntropy(torch.autograd.Function):
             log_sum_R = torch.logaddexp(log_sum_R, logits_RN.logsumexp(-1))
             column_R, inside_R = _columns(targets_R, part)
             picked_R += logits_RN.gather(1, column_R[:, None]).squeeze(1) * inside_R
+        log_sum_R, picked_R = vocabulary.log_add(log_sum_R), vocabulary.add(picked_R)
         ctx.save_for_backward(hidden_RD, weight_VD, bias_V, targets_R, log_sum_R)
+        ctx.vocabulary = vocabulary
         return (log_sum_R - picked_R).sum()
 
     @staticmethod
@@ -62,7 +109,7 @@ class _SumCrossEntropy(torch.autograd.Function):
             weight_gradient_VD[part] = error_RN.T @ hidden_RD
             if bias_gradient_V is not None:
                 bias_gradient_V[part] = error_RN.sum(0)
-        return hidden_gradient_RD, weight_gradient_VD, bias_gradient_V, None
+        return ctx.vocabulary.add(hidden_gradient_RD), weight_gradient_VD, bias_gradient_V, None, None
 
 
 def _columns(targets_R: Tensor, part: slice) -> tuple[Tensor, Tensor]:

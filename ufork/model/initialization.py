@@ -9,29 +9,41 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from ufork.model.config import ModelConfig
 from ufork.model.image_embedding import ImageProjector
 from ufork.model.rq_head import RqHead
-from ufork.model.unifork import UniFork
+from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
 from ufork.vocabulary import Task
+
+_UNDERSTANDING_STACK, _GENERATION_STACK = (f"branches.{task}.stack." for task in Task)
 
 
 def initialize(model: UniFork, seed: int) -> None:
     """Fills every parameter: the body N(0, initializer_range), projector and RQ head as torch does (spec, section 2).
 
-    Where the branches are equally deep, generation starts as a copy of understanding.
+    Where the branches are equally deep, generation starts as a copy of understanding; a tied text head that stands
+    apart from the token embedding starts as a copy of that. Copies draw under the original's name.
     """
     torch_default = [name for name, module in model.named_modules() if isinstance(module, ImageProjector | RqHead)]
     modules = dict(model.named_modules())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             owner_name, _, kind = name.rpartition(".")
-            generator = torch.Generator().manual_seed(_seed_of(name, seed))
+            generator = torch.Generator().manual_seed(_seed_of(original_name(name, model.config), seed))
             if any(name.startswith(f"{prefix}.") for prefix in torch_default):
                 _fill_as_torch(parameter, modules[owner_name], kind, generator)
             else:
                 _fill_body(parameter, kind, model.config.initializer_range, generator)
-        if set(model.config.tasks) == set(Task):
-            _copy_branch(model)
+
+
+def original_name(name: str, config: ModelConfig) -> str:
+    """The parameter that `name` starts as a copy of, or `name` itself."""
+    if name == TIED_HEAD and config.tie_text_head:
+        return TOKEN_EMBEDDING
+    equally_deep = config.understanding_layers == config.generation_layers
+    if set(config.tasks) == set(Task) and equally_deep and name.startswith(_GENERATION_STACK):
+        return _UNDERSTANDING_STACK + name.removeprefix(_GENERATION_STACK)
+    return name
 
 
 def _seed_of(name: str, seed: int) -> int:
@@ -55,10 +67,3 @@ def _fill_as_torch(parameter: Tensor, owner: nn.Module, kind: str, generator: to
         parameter.uniform_(-bound, bound, generator=generator)
     else:
         parameter.normal_(0.0, 0.02, generator=generator)
-
-
-def _copy_branch(model: UniFork) -> None:
-    source = model.branches[Task.UNDERSTANDING].stack.state_dict()
-    target = model.branches[Task.GENERATION].stack
-    if source.keys() == target.state_dict().keys():
-        target.load_state_dict(source)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ufork.model.config import Dimensions, RqHeadConfig
-from ufork.model.cross_entropy import sum_cross_entropy
+from ufork.model.cross_entropy import WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
+from ufork.model.dropout import SeededDropout
 
 
 class DepthAttention(nn.Module):
@@ -21,7 +22,7 @@ class DepthAttention(nn.Module):
 
     def __init__(self, config: RqHeadConfig):
         super().__init__()
-        self.num_heads = config.num_heads
+        self.head_width = config.attention_width // config.num_heads
         self.widen = nn.Linear(config.width, config.attention_width)
         self.query = nn.Linear(config.attention_width, config.attention_width)
         self.key = nn.Linear(config.attention_width, config.attention_width)
@@ -33,7 +34,7 @@ class DepthAttention(nn.Module):
         """ICP -> ICP. With `past`, a list of earlier keys and values, C counts only the depths not seen before."""
         wide_ICA = self.widen(hidden_ICP)
         query, key, value = (
-            projection(wide_ICA).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            projection(wide_ICA).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
         if past is not None:
@@ -60,12 +61,14 @@ class DepthBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.width)
         self.mlp_up = nn.Linear(config.width, 4 * config.width)
         self.mlp_down = nn.Linear(4 * config.width, config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = SeededDropout(config.dropout)
 
-    def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None) -> Tensor:
-        """ICP -> ICP."""
-        hidden_ICP = hidden_ICP + self.dropout(self.attention(self.attention_norm(hidden_ICP), past))
-        return hidden_ICP + self.dropout(self.mlp_down(F.gelu(self.mlp_up(self.mlp_norm(hidden_ICP)))))
+    def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None, seed: int = 0) -> Tensor:
+        """ICP -> ICP; in training `seed` decides what is dropped."""
+        attended = self.attention(self.attention_norm(hidden_ICP), past)
+        hidden_ICP = hidden_ICP + self.dropout(attended, 2 * seed)
+        transformed = self.mlp_down(F.gelu(self.mlp_up(self.mlp_norm(hidden_ICP))))
+        return hidden_ICP + self.dropout(transformed, 2 * seed + 1)
 
 
 class RqHead(nn.Module):
@@ -79,19 +82,20 @@ class RqHead(nn.Module):
         self.blocks = nn.ModuleList(DepthBlock(config) for _ in range(config.num_blocks))
         self.out_norm = nn.LayerNorm(config.width)
         self.out = nn.Linear(config.width, dimensions.codebook_size)
+        self.vocabulary: Vocabulary = WHOLE_VOCABULARY
 
-    def forward(self, hidden_ID: Tensor, code_sums_ICE: Tensor, codes_IC: Tensor) -> Tensor:
+    def forward(self, hidden_ID: Tensor, code_sums_ICE: Tensor, codes_IC: Tensor, seed: int = 0) -> Tensor:
         """Sum of cross-entropies over positions and depths, a scalar in fp32 (teacher-forced)."""
-        out_ICP = self.states(hidden_ID, code_sums_ICE)
-        return sum_cross_entropy(out_ICP.flatten(0, 1), self.out.weight, self.out.bias, codes_IC.flatten())
+        states_NP = self.states(hidden_ID, code_sums_ICE, seed).flatten(0, 1)
+        return sum_cross_entropy(states_NP, self.out.weight, self.out.bias, codes_IC.flatten(), self.vocabulary)
 
-    def states(self, hidden_ID: Tensor, code_sums_ICE: Tensor) -> Tensor:
-        """States ICP that `out` turns into logits, all depths at once."""
+    def states(self, hidden_ID: Tensor, code_sums_ICE: Tensor, seed: int = 0) -> Tensor:
+        """States ICP that `out` turns into logits, all depths at once; in training `seed` decides what is dropped."""
         code_sums_ICE = code_sums_ICE.to(hidden_ID.dtype)  # the codebook stays in fp32
         inputs = (self.from_body(hidden_ID)[:, None], self.from_codes(code_sums_ICE[:, :-1]))
         state_ICP = torch.cat(inputs, dim=1) + self.depth_positions_CP
-        for block in self.blocks:
-            state_ICP = block(state_ICP)
+        for number, block in enumerate(self.blocks):
+            state_ICP = block(state_ICP, seed=seed * len(self.blocks) + number)
         return self.out_norm(state_ICP)
 
     def next_logits(self, entering_IX: Tensor, depth: int, past: list[list[Tensor]]) -> Tensor:

@@ -7,6 +7,8 @@ A trunk and a branch touch only through the hidden states, so each can live on r
 Shapes: T tokens, D width, I image positions, M images, C codes per position, E features of a code.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -20,6 +22,9 @@ from ufork.model.rotary import Rotary
 from ufork.model.rq_head import RqHead
 from ufork.model.text_head import TextHead
 from ufork.vocabulary import PackedSequence, Task
+
+TOKEN_EMBEDDING, TIED_HEAD = "trunk.token_embedding.weight", "branches.understanding.head.weight"
+"""Names of the two weights that `tie_text_head` makes one; the second exists only where the trunk does not."""
 
 
 class DecoderStack(nn.Module):
@@ -109,24 +114,39 @@ class GenerationBranch(Branch):
         """Sum of cross-entropies over the row's codes; the state one place ahead predicts a position's codes."""
         states_TD = self.states(hidden_TD, packed.positions_T, attend)
         code_sums_ICE = self.code_embedding(packed.codes_IC)
-        return self.head(states_TD[packed.image_positions_I - 1], code_sums_ICE, packed.codes_IC)
+        return self.head(states_TD[packed.image_positions_I - 1], code_sums_ICE, packed.codes_IC, packed.seed)
 
 
 class UniFork(nn.Module):
-    """Trunk and branches in one place: the colocated model."""
+    """Trunk and branches: all of them, or those that one place holds, under the same names.
 
-    def __init__(self, config: ModelConfig, dimensions: Dimensions, kernel: AttentionKernel = sdpa_attention):
+    A tied text head without the trunk beside it has a weight of its own, to be kept equal to the token embedding's.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dimensions: Dimensions,
+        kernel: AttentionKernel = sdpa_attention,
+        *,
+        with_trunk: bool = True,
+        branches: Sequence[Task] | None = None,
+    ):
+        """Builds the trunk unless told otherwise, and the `branches` (None: those of `config.tasks`)."""
         super().__init__()
         self.config, self.dimensions, self.kernel = config, dimensions, kernel
-        self.trunk = Trunk(config, dimensions)
-        self.branches = nn.ModuleDict({task: self._branch(task) for task in config.tasks})
+        self.trunk = Trunk(config, dimensions) if with_trunk else None
+        tasks = config.tasks if branches is None else branches
+        self.branches = nn.ModuleDict({task: self._branch(task) for task in tasks})
 
     def _branch(self, task: Task) -> Branch:
         if task is Task.GENERATION:
             return GenerationBranch(self.config, self.dimensions)
-        embedding = self.trunk.token_embedding.weight
-        weight = embedding if self.config.tie_text_head else nn.Parameter(torch.empty_like(embedding))
-        return UnderstandingBranch(self.config, TextHead(weight))  # type: ignore[arg-type]
+        if self.trunk and self.config.tie_text_head:
+            weight = self.trunk.token_embedding.weight
+        else:
+            weight = nn.Parameter(torch.empty(self.dimensions.vocabulary_size, self.config.width))
+        return UnderstandingBranch(self.config, TextHead(weight))
 
     def forward(self, packed: PackedSequence) -> Tensor:
         """Sum of the row's cross-entropies, a scalar in fp32."""

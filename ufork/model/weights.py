@@ -11,7 +11,7 @@ from torch import Tensor
 from ufork.config import Config
 from ufork.errors import CheckpointError, ConfigError, StorageError
 from ufork.model.config import Dimensions, ModelConfig
-from ufork.model.unifork import UniFork
+from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
 
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 
@@ -59,6 +59,14 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
         return weights, WeightsConfig.from_mapping(mapping, origin=str(folder / CONFIG_NAME))
     except ConfigError as error:
         raise CheckpointError(f"{error}\nthese are not weights of ufork's, or of another version's") from None
+
+
+def select_weights(weights: dict[str, Tensor], model: UniFork) -> dict[str, Tensor]:
+    """Those of a whole model's `weights` that `model` holds, which may be a part of it."""
+    held = {name for name, _ in model.named_parameters()}
+    if model.config.tie_text_head and TOKEN_EMBEDDING in weights:
+        weights = {**weights, TIED_HEAD: weights[TOKEN_EMBEDDING]}
+    return {name: weight for name, weight in weights.items() if name in held}
 
 
 def put_weights(model: UniFork, weights: dict[str, Tensor], *, origin: str) -> None:

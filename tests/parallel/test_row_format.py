@@ -1,0 +1,43 @@
+"""A row arrives as it was sent."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import DIMENSIONS, packed_row
+
+from ufork.parallel.row_format import RowFormat
+from ufork.vocabulary import Task
+
+FORMAT = RowFormat(row_tokens=64, codes_per_position=DIMENSIONS.codes_per_position)
+
+
+@given(
+    task=st.sampled_from(Task),
+    texts=st.lists(st.lists(st.integers(1, 299), min_size=1, max_size=8), min_size=1, max_size=4),
+    images=st.booleans(),
+    seed=st.integers(0, (1 << 62) - 1),
+)
+def test_what_is_decoded_is_what_was_encoded(task, texts, images, seed):
+    row = dataclasses.replace(
+        packed_row(task, texts=texts, images=images or task is Task.GENERATION), seed=seed, sample_ids=()
+    )
+    encoded = FORMAT.encode(row)
+    assert len(encoded) == FORMAT.size
+    decoded = FORMAT.decode(encoded)
+    for field in dataclasses.fields(row):
+        sent, arrived = getattr(row, field.name), getattr(decoded, field.name)
+        if isinstance(sent, torch.Tensor):
+            assert sent.numel() == arrived.numel() and torch.equal(sent.flatten(), arrived.flatten()), field.name
+            assert sent.dtype == arrived.dtype, field.name
+        else:
+            assert sent == arrived, field.name
+
+
+@pytest.mark.parametrize("task", Task)
+def test_a_row_that_is_full_of_one_token_samples_fits(task):
+    texts = [[5]] * 64 if task is Task.UNDERSTANDING else [[5]] * (64 // 7)
+    row = packed_row(task, texts=texts, images=task is Task.GENERATION)
+    assert torch.equal(FORMAT.decode(FORMAT.encode(row)).token_ids_T, row.token_ids_T)
