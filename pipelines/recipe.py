@@ -17,6 +17,7 @@ from ufork.config import Config, merge_overrides, read_mapping
 from ufork.data.config import DataConfig, TextConfig
 from ufork.eval.config import EvaluateConfig
 from ufork.model.config import ModelConfig
+from ufork.parallel.config import LayoutConfig
 from ufork.train.config import TrainConfig
 from ufork.vision.config import VisionConfig
 
@@ -54,6 +55,8 @@ class Recipe(Config):
     """What stages read, unless they say otherwise."""
     train: TrainConfig = TrainConfig()
     """How stages train, unless they say otherwise."""
+    layout: LayoutConfig = LayoutConfig()
+    """How the job's ranks are laid out, in all stages alike."""
     stages: dict[str, StageConfig] = {}
     """By name, in order."""
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -1,6 +1,6 @@
 """One rank's work on `ufork train`: a recipe's stages, one after the other.
 
-tokenizers of the run, model (fresh, or the previous stage's weights), stream, telemetry
+tokenizers of the run, this rank's part of the model (fresh, or of the previous stage's weights), stream, telemetry
 -> ufork.train.loop.train_stage -> RUN/stages/NAME/weights, complete with the tokenizers
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipelines.grid import grid_of
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, StageConfig
 from ufork.data.stream import TrainingStream
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER, TrainedModel
@@ -21,11 +21,13 @@ from ufork.model.attention import AttentionKernel, choose_attention_kernel, sdpa
 from ufork.model.config import Dimensions
 from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork
-from ufork.model.weights import WeightsConfig, load_weights, put_weights, save_weights
+from ufork.model.weights import WeightsConfig, load_weights, put_weights, save_weights, select_weights
 from ufork.parallel.address import RankAddress
+from ufork.parallel.layout import Layout, Stage, make_layout
 from ufork.parallel.world import World, join_world
 from ufork.train.config import TrainConfig
-from ufork.train.loop import Weights, precision_of, train_stage
+from ufork.train.loop import Weights, train_stage
+from ufork.train.stage import TrainingStage, build_part, build_stage, collected_shapes, precision_of
 from ufork.train.telemetry import Telemetry
 from ufork.vision.codec import ImageCodec
 from ufork.vocabulary import Task
@@ -57,12 +59,28 @@ class _Job:
         )
         return WeightsConfig(model=self.recipe.model, dimensions=dimensions)
 
-    def model(self, kernel: AttentionKernel = sdpa_attention) -> UniFork:
-        """A model that has the codebook and arbitrary weights."""
+    def model(self, weights: Weights) -> UniFork:
+        """The whole model on the CPU, to draw with."""
+        return self._with_weights(Stage.WHOLE, sdpa_attention, weights, origin="training")
+
+    def starting_part(self, stage: Stage, kernel: AttentionKernel, previous: Path | None) -> UniFork:
+        """A stage's part of the model, with initial weights, or the part of `previous` that it holds."""
+        if previous is not None:
+            return self._with_weights(stage, kernel, load_weights(previous)[0], origin=str(previous))
+        part = self._part(stage, kernel)
+        initialize(part, self.recipe.run.seed)
+        return part
+
+    def _with_weights(self, stage: Stage, kernel: AttentionKernel, weights: Weights, *, origin: str) -> UniFork:
+        part = self._part(stage, kernel)
+        put_weights(part, weights if stage is Stage.WHOLE else select_weights(weights, part), origin=origin)
+        return part
+
+    def _part(self, stage: Stage, kernel: AttentionKernel) -> UniFork:
         config = self.weights_config
-        model = UniFork(config.model, config.dimensions, kernel)
-        model.set_codebook(self.codec.codebook)
-        return model
+        part = build_part(config.model, config.dimensions, stage, kernel)
+        part.set_codebook(self.codec.codebook)
+        return part
 
 
 def train_on_rank(address: RankAddress, recipe: Recipe, stages: list[str]) -> None:
@@ -74,63 +92,81 @@ def train_on_rank(address: RankAddress, recipe: Recipe, stages: list[str]) -> No
     logging.basicConfig(format="%(message)s")
     logging.getLogger().setLevel(logging.INFO if address.rank == 0 else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of DeepSpeed's calls
+    layouts = {name: _layout(recipe, name, address.world_size) for name in stages}
     if address.rank == 0:
-        recipe.run_folder.record(recipe, ("text", "model", "data", "train", "stages"))
+        recipe.run_folder.record(recipe, ("text", "model", "data", "layout", "train", "stages"))
     job = _Job.of(recipe)
     timeout_seconds = max(recipe.stages[name].train.timeout_seconds for name in stages)
-    with join_world(address, timeout_seconds=timeout_seconds) as world:
+    with join_world(address, recipe.layout, timeout_seconds=timeout_seconds) as world:
         for name in stages:
-            _train_stage(job, name, world)
-            world.sum(0.0)  # others read the weights only once the leader has written them
+            if world.rank in layouts[name].present_ranks:
+                _train_stage(job, name, world, layouts[name])
+            world.wait_until_finished(name)  # others read the weights only once the leader has written them
 
 
-def _train_stage(job: _Job, name: str, world: World) -> None:
-    recipe, stage = job.recipe, job.recipe.stages[name]
+def _layout(recipe: Recipe, name: str, num_ranks: int) -> Layout:
+    config = recipe.stages[name].train
+    return make_layout(recipe.layout, num_ranks=num_ranks, rows_per_step=_rows_per_step(config))
+
+
+def _rows_per_step(config: TrainConfig) -> dict[Task, int]:
+    return {task: getattr(config.rows_per_step, task) for task in Task}
+
+
+def _train_stage(job: _Job, name: str, world: World, layout: Layout) -> None:
+    recipe, config = job.recipe, job.recipe.stages[name]
     number = list(recipe.stages).index(name)
-    seed = recipe.run.seed + number  # each stage reads in an order of its own
-    model = _starting_model(job, number, stage.train, world)
-    stream = TrainingStream(
-        stage.data,
-        job.tokenizer,
-        rows_per_step={task: getattr(stage.train.rows_per_step, task) for task in Task},
-        replica=world.rank,
-        num_replicas=world.size,
-        folder=recipe.run_folder.path,
-        seed=seed,
-    )
+    previous = recipe.run_folder.weights(list(recipe.stages)[number - 1]) if number else None
+    bridge = world.open_bridge(layout, name)
+    dtype = torch.bfloat16 if precision_of(config.train, world.device) == "bf16" else torch.float32
+    model = job.starting_part(world.place.stage, choose_attention_kernel(world.device, dtype), previous)
+    stage = build_stage(model, config.train, recipe.layout, world, bridge, row_tokens=config.data.row_tokens)
     telemetry = Telemetry(
-        stage.train,
+        config.train,
         recipe.run_folder.stage(name),
         stage=name,
         run_config=recipe.model_dump(mode="json"),
-        speaks=world.is_leader,
+        speaks=bridge.is_leader,
     )
-    draws = stage.train.drawing_prompts and Task.GENERATION in recipe.model.tasks
-    draw_grid = (lambda weights: _drawings(job, stage.train, weights)) if draws else None
+    draws = config.train.drawing_prompts and Task.GENERATION in recipe.model.tasks
+    kept = _kept_weights(job, layout, previous) if bridge.is_leader else {}
+    draw_grid = (lambda weights: _drawings(job, config.train, kept | weights)) if draws else None
+    stream = _stream(job, config, stage, seed=recipe.run.seed + number)  # each stage reads in an order of its own
+    shapes = collected_shapes(recipe.model, job.weights_config.dimensions, layout)
     try:
-        result = train_stage(model, stage.train, stream, telemetry, world, draw_grid=draw_grid)
+        result = train_stage(stage, config.train, stream, telemetry, shapes, draw_grid=draw_grid)
     finally:
         telemetry.close()
-    if world.is_leader:
-        _export(job, result.weights, recipe.run_folder.weights(name))
+    if bridge.is_leader:
+        _export(job, kept | result.weights, recipe.run_folder.weights(name))
+        world.tell_finished(name)
 
 
-def _starting_model(job: _Job, number: int, config: TrainConfig, world: World) -> UniFork:
-    recipe = job.recipe
-    dtype = torch.bfloat16 if precision_of(config, world) == "bf16" else torch.float32
-    model = job.model(choose_attention_kernel(world.device, dtype))
-    if number == 0:
-        initialize(model, recipe.run.seed)
-    else:
-        previous = recipe.run_folder.weights(list(recipe.stages)[number - 1])
-        put_weights(model, load_weights(previous)[0], origin=str(previous))
-    return model
+def _stream(job: _Job, config: StageConfig, stage: TrainingStage, *, seed: int) -> TrainingStream | None:
+    if not stage.reads_data:
+        return None
+    return TrainingStream(
+        config.data,
+        job.tokenizer,
+        rows_per_step=_rows_per_step(config.train),
+        replica=stage.world.place.dp_rank,
+        num_replicas=stage.world.dp_group.size(),
+        folder=job.recipe.run_folder.path,
+        seed=seed,
+    )
+
+
+def _kept_weights(job: _Job, layout: Layout, previous: Path | None) -> Weights:
+    """Those of the stages that are absent from `layout`: they stay what they were."""
+    if layout.reader is Stage.WHOLE or len(layout.shapes) == len(job.recipe.model.tasks) + 1:
+        return {}
+    whole = job.starting_part(Stage.WHOLE, sdpa_attention, previous)
+    return {name: parameter.detach() for name, parameter in whole.named_parameters()}
 
 
 def _drawings(job: _Job, config: TrainConfig, weights: Weights) -> np.ndarray:
     """One picture (uint8 [rows, columns, 3]) of the stage's prompts, drawn on the CPU."""
-    model = job.model()
-    put_weights(model, weights, origin="training")
+    model = job.model(weights)
     prompts = list(config.drawing_prompts)
     return grid_of(TrainedModel(model, job.tokenizer, job.codec).draw(prompts, job.recipe.evaluate.draw))
 

@@ -22,7 +22,10 @@ NO_TORCH = [
     "ufork/errors.py",
     "ufork/config.py",
     "ufork/vocabulary.py",
-    "ufork/parallel/address.py",
+    *(
+        f"ufork/parallel/{name}.py"
+        for name in ("address", "layout", "actions", "schedule", "trunk_order", "simulation")
+    ),
     "pipelines/cli.py",
 ]
 """Files importable in an instant, besides every config.py."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the recipe, and on how many ranks which of its stages are trained."""
     add_recipe_arguments(parser)
-    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start here; 1 unless given")
+    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start here; as many as the layout needs")
     parser.add_argument("--stage", metavar="NAME", help="train this one, from the weights of the one before it")
 
 
@@ -35,8 +35,9 @@ def run(arguments: argparse.Namespace) -> None:
     stages = _stages_to_train(recipe, arguments.stage)
 
     from pipelines.launch import run_ranks
+    from ufork.parallel.layout import num_ranks_of
 
-    run_ranks(_train_on_rank, arguments.ranks, recipe, stages)
+    run_ranks(_train_on_rank, arguments.ranks or num_ranks_of(recipe.layout), recipe, stages)
 
 
 def _stages_to_train(recipe: "Recipe", only: str | None) -> list[str]:

@@ -5,14 +5,14 @@ import itertools
 import pytest
 import torch
 from ranks import run_on_ranks
+from stages import open_stage, weights_of
 from tiny import packed_row, shallow_config, tiny_model
 
 from ufork.parallel.address import RankAddress
 from ufork.parallel.world import World, join_world
-from ufork.train.config import TrainConfig
-from ufork.train.loop import build_engine, model_weights
-from ufork.train.loss_weighting import WeightedLoss
+from ufork.train.config import RowsPerStep, TrainConfig
 from ufork.train.parts import freeze_except
+from ufork.train.stage_module import StageModule
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
@@ -27,8 +27,9 @@ STAGES = {
 """What trains, and on which tasks' rows."""
 
 
-def config_of(trainable) -> TrainConfig:
-    return TrainConfig(trainable=trainable, optimizer="sgd", clip_norm=CLIP_NORM, precision="fp32")
+def config_of(trainable, tasks) -> TrainConfig:
+    rows = RowsPerStep(**{task: 3 * (task in tasks) for task in Task})
+    return TrainConfig(trainable=trainable, rows_per_step=rows, optimizer="sgd", clip_norm=CLIP_NORM, precision="fp32")
 
 
 def rows_of(tasks):
@@ -45,16 +46,17 @@ def run_on_engines(address: RankAddress):
 
 def train_on_engine(world: World, stage: str, recompute: bool):
     trainable, tasks = STAGES[stage]
-    config = config_of(trainable).model_copy(update={"activation_checkpointing": recompute})
-    engine = build_engine(tiny_model(shallow_config(tie_text_head=False)), config, world)
-    norms = [run_step(engine, rows_of(tasks), RATE).gradient_norm for _ in range(STEPS)]
-    weights = model_weights(engine)
-    engine.close()
+    config = config_of(trainable, tasks).model_copy(update={"activation_checkpointing": recompute})
+    model = shallow_config(tie_text_head=False)
+    stage = open_stage(world, config, model=model, row_tokens=24, name=f"{stage} {recompute}")
+    norms = [run_step(stage, rows_of(tasks), RATE).gradient_norm for _ in range(STEPS)]
+    weights = weights_of(stage, model)
+    stage.engine.close()
     return norms, weights
 
 
 def train_plainly(config: TrainConfig, tasks: tuple[Task, ...]):
-    loss = WeightedLoss(tiny_model(shallow_config(tie_text_head=False)), config)
+    loss = StageModule(tiny_model(shallow_config(tie_text_head=False)), config)
     freeze_except(loss, config.trainable)
     trained = [parameter for parameter in loss.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=RATE)
@@ -78,7 +80,7 @@ def on_engines():
 @pytest.mark.parametrize("stage", STAGES)
 def test_norms_and_weights_are_those_of_plain_sgd(on_engines, stage, recompute):
     trainable, tasks = STAGES[stage]
-    expected_norms, expected = train_plainly(config_of(trainable), tasks)
+    expected_norms, expected = train_plainly(config_of(trainable, tasks), tasks)
     norms, weights = on_engines[stage, recompute]
     assert norms == pytest.approx(expected_norms, rel=1e-5)
     for name, weight in weights.items():

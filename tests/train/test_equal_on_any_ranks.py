@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import run_on_ranks
-from tiny import shallow_config, tiny_model, tiny_tokenizer, write_codes_source
+from stages import open_stage, weights_of
+from tiny import shallow_config, tiny_tokenizer, write_codes_source
 
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
@@ -14,7 +15,6 @@ from ufork.parallel.address import RankAddress
 from ufork.parallel.world import join_world
 from ufork.train.config import PerTask, RowsPerStep, TrainConfig
 from ufork.train.learning_rate import learning_rate
-from ufork.train.loop import build_engine, model_weights
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
@@ -36,17 +36,18 @@ def train(address: RankAddress, folder: Path, config: TrainConfig, tied: bool):
             data,
             tiny_tokenizer(),
             rows_per_step=rows,
-            replica=world.rank,
-            num_replicas=world.size,
+            replica=world.place.dp_rank,
+            num_replicas=world.dp_group.size(),
             folder=folder,
             seed=3,
         )
-        engine = build_engine(tiny_model(shallow_config(tie_text_head=tied)), config, world)
+        model = shallow_config(tie_text_head=tied)
+        stage = open_stage(world, config, model=model, row_tokens=200)
         figures = []
         for step in range(config.steps):
-            result = run_step(engine, stream.next_step(), learning_rate(config, step))
+            result = run_step(stage, stream.next_step(), learning_rate(config, step))
             figures.append([*result.losses.values(), result.gradient_norm])
-        return torch.tensor(figures), model_weights(engine)
+        return torch.tensor(figures), weights_of(stage, model)
 
 
 @pytest.fixture(scope="module")

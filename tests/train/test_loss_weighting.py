@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny import packed_row, tiny_model
 
 from ufork.train.config import PerTask, TrainConfig
-from ufork.train.loss_weighting import WeightedLoss, task_order
+from ufork.train.stage_module import StageModule
 from ufork.vocabulary import Task
 
 TEXTS = [[5, 6], [7, 8, 9, 10], [11, 12, 13], [14, 15]]
@@ -17,10 +17,15 @@ WEIGHTS = PerTask(understanding=0.5, generation=2.0)
 
 @pytest.fixture(scope="module", params=["fixed", "uncertainty"])
 def loss(request):
-    loss = WeightedLoss(tiny_model(), TrainConfig(loss_weighting=request.param, loss_weights=WEIGHTS))
-    if loss.log_variances is not None:
-        loss.log_variances.data = torch.tensor(LOG_VARIANCES)
+    loss = StageModule(tiny_model(), TrainConfig(loss_weighting=request.param, loss_weights=WEIGHTS))
+    if request.param == "uncertainty":
+        set_log_variances(loss, torch.tensor(LOG_VARIANCES))
     return loss
+
+
+def set_log_variances(loss, values_2):
+    for task, value in zip(Task, values_2, strict=True):
+        loss.losses[task].log_variance.data = value[None]
 
 
 def step_loss(loss, ends):
@@ -40,7 +45,7 @@ def test_it_is_the_formula(loss):
     step, means = step_loss(loss, [2])
     expected = 0.0
     for task, log_variance in zip(Task, LOG_VARIANCES, strict=True):
-        if loss.log_variances is None:
+        if loss.losses[task].log_variance is None:
             expected += WEIGHTS.of(task) * means[task]
         else:
             expected += WEIGHTS.of(task) * torch.exp(-torch.tensor(log_variance)) * means[task] + log_variance / 2
@@ -49,27 +54,19 @@ def test_it_is_the_formula(loss):
 
 def test_log_variances_learn_what_balances_the_tasks():
     """Their gradient is zero where exp(s) is twice the weighted mean."""
-    loss = WeightedLoss(tiny_model(), TrainConfig(loss_weighting="uncertainty", loss_weights=WEIGHTS))
+    loss = StageModule(tiny_model(), TrainConfig(loss_weighting="uncertainty", loss_weights=WEIGHTS))
     _, means = step_loss(loss, [])
     balanced = torch.stack([2 * WEIGHTS.of(task) * means[task] for task in Task]).log()
     for shift in (-0.5, 0.0, 0.5):
         loss.zero_grad()
-        loss.log_variances.data = balanced + shift
+        set_log_variances(loss, balanced + shift)
         step_loss(loss, [])[0].backward()
         expected = (1 - torch.exp(torch.tensor(-shift))) / 2
-        torch.testing.assert_close(loss.log_variances.grad, expected.expand(2), rtol=1e-4, atol=1e-6)
+        for task in Task:
+            torch.testing.assert_close(loss.losses[task].log_variance.grad, expected[None], rtol=1e-4, atol=1e-6)
 
 
 @settings(max_examples=20)
 @given(ends=st.lists(st.integers(0, 4), max_size=3).map(sorted))
 def test_it_does_not_depend_on_how_samples_are_split_into_rows(loss, ends):
     torch.testing.assert_close(step_loss(loss, ends)[0], step_loss(loss, [])[0], rtol=1e-5, atol=1e-6)
-
-
-@given(st.dictionaries(st.sampled_from(Task), st.integers(0, 20), min_size=1))
-def test_tasks_take_turns_as_evenly_as_their_numbers_allow(num_rows):
-    order = task_order(num_rows)
-    assert {task: order.count(task) for task in num_rows} == num_rows
-    for taken in range(len(order) + 1):
-        for task, number in num_rows.items():
-            assert abs(order[:taken].count(task) - number * taken / max(len(order), 1)) <= 1

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import run_on_ranks
+from stages import open_stage, weights_of
 from tiny import packed_row, shallow_config, tiny_model
 
 from ufork.errors import NonFiniteError
 from ufork.parallel.address import RankAddress
 from ufork.parallel.world import World, join_world
-from ufork.train.config import TrainConfig, WandbConfig
-from ufork.train.loop import build_engine, model_weights, train_stage
+from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig
+from ufork.train.loop import train_stage
 from ufork.train.step import run_step
 from ufork.train.telemetry import Telemetry
 from ufork.vocabulary import Task
@@ -19,7 +20,12 @@ from ufork.vocabulary import Task
 BAD_TOKEN = 200
 """Its embedding is not a number, so neither is the loss of a row that has it."""
 CONFIG = TrainConfig(
-    steps=9, learning_rate=0.01, precision="fp32", max_nonfinite_steps=1, wandb=WandbConfig(mode="disabled")
+    steps=9,
+    rows_per_step=RowsPerStep(understanding=2, generation=2),
+    learning_rate=0.01,
+    precision="fp32",
+    max_nonfinite_steps=1,
+    wandb=WandbConfig(mode="disabled"),
 )
 
 
@@ -49,26 +55,29 @@ def break_gradients(model, world: World, when):
     model.trunk.stack.register_forward_hook(hook)
 
 
-def train(world: World, config: TrainConfig, faults: list[str | None]):
+def train(world: World, config: TrainConfig, faults: list[str | None], name: str):
     """One step per fault, of rows that depend on the number of sound steps before."""
     model, current = model_with_a_bad_token(), []
     break_gradients(model, world, lambda: current[-1] == "gradient")
-    engine = build_engine(model, config, world)
+    stage = open_stage(world, config, model=model, row_tokens=32, name=name)
     results = []
     for fault in faults:
         sound = sum(result.is_finite for result in results)
         current.append(fault)
         rows = rows_of(world, seed=sound, bad_rank=1 if fault == "loss" else None)
-        results.append(run_step(engine, rows, config.learning_rate))
-    weights = model_weights(engine)
-    engine.close()
+        results.append(run_step(stage, rows, config.learning_rate))
+    weights = weights_of(stage, model.config)
+    stage.engine.close()
     return results, weights
 
 
 def run_with_and_without_faults(address: RankAddress, config: TrainConfig):
     torch.set_num_threads(1)
     with join_world(address, timeout_seconds=60) as world:
-        return train(world, config, [None, "loss", "gradient", None]), train(world, config, [None, None])
+        return (
+            train(world, config, [None, "loss", "gradient", None], "faults"),
+            train(world, config, [None, None], "none"),
+        )
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
@@ -89,7 +98,8 @@ def test_skipped_steps_leave_no_trace_in_weights_and_optimizer(outcomes):
     """The steps around them are those of a run that never had them."""
     (results, weights), (sound_results, sound_weights) = outcomes[0]
     for result, sound in zip((results[0], results[3]), sound_results, strict=True):
-        assert (result.losses, result.gradient_norm) == (sound.losses, sound.gradient_norm)
+        assert result.losses == sound.losses
+        assert result.gradient_norm == pytest.approx(sound.gradient_norm, rel=1e-7), "a sum's rounding may differ"
     assert all(torch.equal(weights[name].nan_to_num(), sound_weights[name].nan_to_num()) for name in weights)
     start = dict(model_with_a_bad_token().named_parameters())
     assert not torch.equal(weights["trunk.projector.first.weight"], start["trunk.projector.first.weight"])
@@ -116,9 +126,10 @@ class AlwaysBad:
 def run_until_the_error(address: RankAddress, folder: Path):
     torch.set_num_threads(1)
     with join_world(address, timeout_seconds=60) as world:
-        telemetry = Telemetry(CONFIG, folder, stage="all", run_config={}, speaks=world.is_leader)
+        stage = open_stage(world, CONFIG, model=model_with_a_bad_token(), row_tokens=32)
+        telemetry = Telemetry(CONFIG, folder, stage="all", run_config={}, speaks=stage.bridge.is_leader)
         with pytest.raises(NonFiniteError) as raised:
-            train_stage(model_with_a_bad_token(), CONFIG, AlwaysBad(world), telemetry, world)
+            train_stage(stage, CONFIG, AlwaysBad(world), telemetry, shapes={})
         return str(raised.value)
 
 

@@ -9,15 +9,15 @@ from tiny import tiny_config, tiny_model
 from torch import nn
 
 from ufork.train.config import TrainConfig
-from ufork.train.loss_weighting import WeightedLoss
 from ufork.train.optimizer import build_optimizer
 from ufork.train.parts import freeze_except
+from ufork.train.stage_module import StageModule
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def loss_of(config, tied=False):
-    loss = WeightedLoss(tiny_model(tiny_config(tie_text_head=tied)), config)
+    loss = StageModule(tiny_model(tiny_config(tie_text_head=tied)), config)
     freeze_except(loss, config.trainable)
     return loss
 

@@ -3,16 +3,15 @@
 import pytest
 from tiny import tiny_config, tiny_model
 
-from ufork.errors import ConfigError
 from ufork.train.config import TrainConfig
-from ufork.train.loss_weighting import WeightedLoss
-from ufork.train.parts import PREFIXES, freeze_except, part_of
+from ufork.train.parts import PREFIXES, freeze_except, part_of, stage_trains
+from ufork.train.stage_module import StageModule
 from ufork.vocabulary import Task
 
 
 def loss_of(loss_weighting="fixed", **changes):
     config = tiny_config(**{"tie_text_head": False} | changes)
-    return WeightedLoss(tiny_model(config), TrainConfig(loss_weighting=loss_weighting))
+    return StageModule(tiny_model(config), TrainConfig(loss_weighting=loss_weighting))
 
 
 @pytest.mark.parametrize(
@@ -26,7 +25,9 @@ def loss_of(loss_weighting="fixed", **changes):
     ],
 )
 def test_every_parameter_is_in_exactly_one_part(changes, absent):
-    parts = {part_of(name) for name, _ in loss_of(**changes).named_parameters()}  # part_of asserts that it is one
+    parts = {
+        part_of(name, tied=changes.get("tie_text_head", False)) for name, _ in loss_of(**changes).named_parameters()
+    }  # part_of asserts that it is one
     assert parts == PREFIXES.keys() - absent
 
 
@@ -58,6 +59,14 @@ def test_all_trains_all_also_after_a_stage_that_froze_some():
     assert all(parameter.requires_grad for parameter in loss.parameters())
 
 
-def test_a_stage_that_would_train_nothing_is_refused():
-    with pytest.raises(ConfigError, match=r"train\.trainable=\['rq_head'\]"):
-        freeze_except(loss_of(tasks=(Task.UNDERSTANDING,)), ("rq_head",))
+@pytest.mark.parametrize(
+    ("trainable", "stages"),
+    [
+        ("all", {"trunk", "understanding", "generation"}),
+        (("token_embedding",), {"trunk"}),
+        (("rq_head", "text_head"), {"understanding", "generation"}),
+        (("generation",), {"generation"}),
+    ],
+)
+def test_stages_that_train_are_known_from_the_parts(trainable, stages):
+    assert {stage for stage in ("trunk", "understanding", "generation") if stage_trains(stage, trainable)} == stages

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from ranks import run_on_ranks
+from stages import open_stage, weights_of
 from tiny import packed_row, shallow_config, tiny_model
 
 from ufork.parallel.address import RankAddress
 from ufork.parallel.world import join_world
-from ufork.train.config import TrainConfig
-from ufork.train.loop import build_engine, model_weights
+from ufork.train.config import RowsPerStep, TrainConfig
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
@@ -20,11 +20,13 @@ def run_train(address: RankAddress, precision: str):
     torch.set_num_threads(1)
     with join_world(address, timeout_seconds=60) as world:
         model = tiny_model(shallow_config())
-        engine = build_engine(model, TrainConfig(precision=precision, weight_decay=0.1), world)
+        rows = RowsPerStep(understanding=2, generation=2)
+        config = TrainConfig(precision=precision, weight_decay=0.1, rows_per_step=rows)
+        stage = open_stage(world, config, model=model, row_tokens=24)
         seed = world.rank
         rows = {task: [packed_row(task, texts=[[5, 6, 7], [8, 9]], row_tokens=24, seed=seed)] for task in Task}
-        losses = [run_step(engine, rows, RATE).losses for _ in range(STEPS)]
-        return losses, model_weights(engine), codebooks_of(model)
+        losses = [run_step(stage, rows, RATE).losses for _ in range(STEPS)]
+        return losses, weights_of(stage, shallow_config()), codebooks_of(model)
 
 
 def codebooks_of(model):

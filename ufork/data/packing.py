@@ -13,9 +13,7 @@ from ufork.data.prompts import EncodedSample
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 
-def pack_row(
-    samples: Sequence[EncodedSample], *, row_tokens: int, padding_id: int, seed: int = 0
-) -> PackedSequence:
+def pack_row(samples: Sequence[EncodedSample], *, row_tokens: int, padding_id: int, seed: int = 0) -> PackedSequence:
     """One row of `row_tokens` from samples of one task that together fit in it; `seed` is of its dropout."""
     lengths = [len(sample.token_ids_L) for sample in samples]
     num_real_tokens = sum(lengths)

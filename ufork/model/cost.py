@@ -33,17 +33,57 @@ class RowCost:
 
 def row_cost(config: ModelConfig, dimensions: Dimensions, row: PackedSequence) -> RowCost:
     """Operations of `row` on its task's path; padding is computed and therefore counted."""
-    num_tokens, num_positions = len(row.token_ids_T), len(row.image_positions_I)
+    num_positions = len(row.image_positions_I)
+    num_predictions = row.num_targets if row.task is Task.UNDERSTANDING else num_positions
     lengths = row.segment_starts_S1.diff().tolist()
+    return path_cost(
+        config, dimensions, row.task, lengths=lengths, num_positions=num_positions, num_predictions=num_predictions
+    )
+
+
+def nominal_cost(config: ModelConfig, dimensions: Dimensions, task: Task, *, row_tokens: int) -> RowCost:
+    """Operations of a row before one is seen: full of images for generation, half of it answers for understanding."""
+    generates = task is Task.GENERATION
+    return path_cost(
+        config,
+        dimensions,
+        task,
+        lengths=[],
+        num_tokens=row_tokens,
+        num_positions=row_tokens if generates else row_tokens // 2,
+        num_predictions=row_tokens if generates else row_tokens // 2,
+    )
+
+
+def path_cost(
+    config: ModelConfig,
+    dimensions: Dimensions,
+    task: Task,
+    *,
+    lengths: list[int],
+    num_positions: int,
+    num_predictions: int,
+    num_tokens: int | None = None,
+) -> RowCost:
+    """Operations on a task's path.
+
+    Args:
+        config: sizes of the model.
+        dimensions: sizes that the tokenizers decide.
+        task: whose path.
+        lengths: tokens of each segment, for the attention.
+        num_positions: image positions, which the projector embeds.
+        num_predictions: text tokens, or image positions, that the head predicts.
+        num_tokens: of the row; the sum of `lengths` unless given.
+    """
+    num_tokens = sum(lengths) if num_tokens is None else num_tokens
     layer = num_tokens * layer_flops_per_token(config) + attention_flops(config.width, lengths)
     projector = 2 * num_positions * config.width * (dimensions.code_width + config.width)
-    if row.task is Task.UNDERSTANDING:
-        head = 2 * row.num_targets * config.width * dimensions.vocabulary_size
+    if task is Task.UNDERSTANDING:
+        head = 2 * num_predictions * config.width * dimensions.vocabulary_size
     else:
-        head = num_positions * rq_head_flops_per_position(config, dimensions)
-    return RowCost(
-        trunk=config.trunk_layers * layer + projector, branch=config.branch_layers(row.task) * layer, head=head
-    )
+        head = num_predictions * rq_head_flops_per_position(config, dimensions)
+    return RowCost(trunk=config.trunk_layers * layer + projector, branch=config.branch_layers(task) * layer, head=head)
 
 
 def layer_flops_per_token(config: ModelConfig) -> int:

@@ -143,13 +143,13 @@ class UniFork(nn.Module):
         if task is Task.GENERATION:
             return GenerationBranch(self.config, self.dimensions)
         if self.trunk and self.config.tie_text_head:
-            weight = self.trunk.token_embedding.weight
-        else:
-            weight = nn.Parameter(torch.empty(self.dimensions.vocabulary_size, self.config.width))
-        return UnderstandingBranch(self.config, TextHead(weight))
+            return UnderstandingBranch(self.config, TextHead(self.trunk.token_embedding.weight))  # type: ignore[arg-type]
+        own = nn.Parameter(torch.empty(self.dimensions.vocabulary_size, self.config.width))
+        return UnderstandingBranch(self.config, TextHead(own))
 
     def forward(self, packed: PackedSequence) -> Tensor:
         """Sum of the row's cross-entropies, a scalar in fp32."""
+        assert self.trunk
         attend = PackedAttention(packed, self.kernel)
         return self.branches[packed.task](self.trunk(packed, attend), packed, attend)
 

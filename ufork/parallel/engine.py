@@ -1,19 +1,20 @@
-"""A DeepSpeed ZeRO-3 engine around a plain model, and the few things ufork asks of it.
+"""A DeepSpeed ZeRO-3 engine around one stage's model, and the few things ufork asks of it.
 
 ufork owns the unit of work: losses are normalised by the whole job's targets before the backward pass, so the engine
-must neither divide by accumulation steps nor average over ranks. Gradients stay on the ranks until one reduction a
-step.
+must neither divide by accumulation steps nor average over ranks; and the norm that gradients are clipped by is the
+job's, over all stages. Gradients stay on the ranks until one reduction a step.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.utils import logger as deepspeed_logger
-from deepspeed.utils import safe_get_full_fp32_param
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad, safe_set_full_grad
 from torch import Tensor, nn
 
 from ufork.errors import ConfigError
@@ -63,76 +64,176 @@ def engine_config(precision: Precision, *, clip_norm: float, extra: dict[str, An
     }
 
 
+class Grid:
+    """What DeepSpeed asks of a model-parallel unit (its `mpu`): ZeRO shards over `dp_group` only."""
+
+    def __init__(self, world: World):
+        self._dp, self._tp = world.dp_group, world.tp_group
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        """Ranks that ZeRO shards over."""
+        return self._dp
+
+    def get_data_parallel_world_size(self) -> int:
+        """Their number."""
+        return self._dp.size()
+
+    def get_data_parallel_rank(self) -> int:
+        """This rank among them."""
+        return self._dp.rank()
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        """Ranks that share the matrix products."""
+        return self._tp
+
+    def get_model_parallel_world_size(self) -> int:
+        """Their number."""
+        return self._tp.size()
+
+    def get_model_parallel_rank(self) -> int:
+        """This rank among them."""
+        return self._tp.rank()
+
+    # DeepSpeed asks by either name.
+    get_tensor_model_parallel_group = get_model_parallel_group
+    get_tensor_model_parallel_world_size = get_model_parallel_world_size
+    get_tensor_model_parallel_rank = get_model_parallel_rank
+
+
 class Engine:
-    """One stage's model, sharded over its world by ZeRO-3."""
+    """One stage's model, sharded over its data-parallel ranks by ZeRO-3.
+
+    Attributes:
+        trains: whether the stage has parameters to update.
+        gradient_scale: what gradients of inputs are too large by after `backward`, since ZeRO averages over replicas.
+        device: of the rank.
+    """
 
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         config: dict[str, Any],
         world: World,
         *,
         gathered_whole: Sequence[type[nn.Module]] = (),
+        sliced_dims: dict[str, int] | None = None,
     ):
         """Shards `model`.
 
         Args:
+            model: the stage's.
+            optimizer: over the parameters that train; None where none do.
+            config: of `engine_config`.
+            world: the rank's.
             gathered_whole: modules whose parameters are fetched together, not by one small gather per layer.
+            sliced_dims: by name, the dimension along which a parameter is a slice of the whole (tensor parallelism).
         """
         deepspeed_logger.setLevel(logging.WARNING)
         # Its shared-memory collectives spin without a time-out when a peer dies, and cost a compilation; gloo does not.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        self.world = world
-        present = [kind for kind in gathered_whole if any(isinstance(module, kind) for module in model.modules())]
+        self.trains, self.device = optimizer is not None, world.device
+        self.gradient_scale = world.dp_group.size() if self.trains else 1
+        self._world, self._sliced_dims = world, sliced_dims or {}
+        self._gather_together(model, gathered_whole)
+        self._engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=config, mpu=Grid(world), dist_init_required=False
+        )
+        self._adds_partitions = False
+        self._names = {id(parameter): name for name, parameter in self._engine.module.named_parameters()}
+
+    @staticmethod
+    def _gather_together(model: nn.Module, kinds: Sequence[type[nn.Module]]) -> None:
+        present = [kind for kind in kinds if any(isinstance(module, kind) for module in model.modules())]
         if present:
             deepspeed.utils.set_z3_leaf_modules(model, present)
             for module in model.modules():
                 if isinstance(module, tuple(present)):
                     module.register_forward_pre_hook(_join_backward)
-        self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=config, dist_init_required=False
-        )
 
     @contextmanager
-    def accumulating(self) -> Iterator[None]:
-        """Around all forwards and backwards of a step: gradients are reduced once, at its end."""
-        with self._engine.coalesce_grad_reduction():
+    def accumulating(self, *, once: bool = True) -> Iterator[None]:
+        """Around all forwards and backwards of a step: gradients are reduced at its end, or (not `once`) each time."""
+        self._adds_partitions = self.trains and not once
+        if self._adds_partitions:
+            self._engine.optimizer.grad_partitions_flat_buffer.zero_()
+        with self._engine.coalesce_grad_reduction() if self.trains and once else nullcontext():
             yield
 
-    def forward(self, *args: Any) -> Tensor:
+    def forward(self, *args: Any) -> Any:
         """The model's output."""
         return self._engine(*args)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of `loss`, which is this rank's part of a sum over all ranks."""
-        self._engine.backward(loss * self.world.size, scale_wrt_gas=False)  # ZeRO averages over the ranks
+        """Adds the gradients of `loss`, which is this replica's part of a sum over all replicas."""
+        if self._adds_partitions:
+            # ZeRO overwrites its partitions in what it takes for a step's first backward, but tells by forwards which
+            # that is, and several of those may come before it
+            self._engine.optimizer.micro_step_id = 1
+        self._engine.backward(loss * self.gradient_scale, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float) -> float:
-        """Clips, steps, and returns the gradient norm before clipping over all ranks.
+    def squared_gradients(self, *, leave_out: Collection[str] = ()) -> float:
+        """This rank's share of the squared norm of the stage's gradients; the shares of all ranks add up to it.
 
-        A norm that is not finite, which all ranks see alike, leaves weights and optimizer as they were.
+        Args:
+            leave_out: names of parameters that are counted elsewhere.
         """
-        for group in self._engine.optimizer.param_groups:
+        if not self.trains:
+            return 0.0
+        optimizer = self._engine.optimizer
+        total = torch.zeros((), dtype=torch.float64)
+        for group, gradients in optimizer.get_fp32_grad_partitions().items():
+            for number, gradient in gradients.items():
+                name = self._names[id(optimizer.fp16_groups[group][number])]
+                if name not in leave_out and (name in self._sliced_dims or self._world.place.tp_rank == 0):
+                    total += gradient.norm().double().cpu() ** 2
+        return float(total)
+
+    def step(self, learning_rate: float, gradient_norm: float) -> None:
+        """Clips by `gradient_norm`, the job's, and steps; one that is not finite leaves everything as it was."""
+        if not self.trains:
+            return
+        optimizer = self._engine.optimizer
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate
+        norm = torch.tensor(gradient_norm, device=self.device)
+        optimizer._get_norm_groups = lambda: [norm]  # DeepSpeed would take the stage's own, and clip by that
         self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+
+    def whole_gradient(self, name: str) -> Tensor:
+        """A parameter's reduced gradient in fp32, whole over the replicas (a slice under tensor parallelism)."""
+        return safe_get_full_grad(self._parameter(name))
+
+    def replace_gradient(self, name: str, gradient: Tensor) -> None:
+        """Puts another in its place; all ranks of the stage call both."""
+        safe_set_full_grad(self._parameter(name), gradient)
+
+    def _parameter(self, name: str) -> nn.Parameter:
+        return self._engine.module.get_parameter(name)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Every parameter by its name, whole, fp32, on the CPU; all ranks must call, only the leader gets them."""
         weights = {}
         for name, parameter in self._engine.module.named_parameters():
-            whole = self._whole(parameter)
-            if self.world.is_leader:
+            whole = self._joined(name, self._gathered(parameter))
+            if self._world.leads_stage:
                 weights[name] = whole.detach().float().cpu().clone()
         return weights
 
     @staticmethod
-    def _whole(parameter: nn.Parameter) -> Tensor:
+    def _gathered(parameter: nn.Parameter) -> Tensor:
         if parameter.requires_grad:
             return safe_get_full_fp32_param(parameter)
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone()
+
+    def _joined(self, name: str, part: Tensor) -> Tensor:
+        """The slices of all tensor-parallel ranks as one."""
+        if name not in self._sliced_dims:
+            return part
+        parts = [torch.empty_like(part) for _ in range(self._world.tp_group.size())]
+        dist.all_gather(parts, part.contiguous(), group=self._world.tp_group)
+        return torch.cat(parts, dim=self._sliced_dims[name])
 
     def close(self) -> None:
         """Frees the engine's hooks and buffers, so that another one can follow in the same process."""

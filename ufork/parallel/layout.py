@@ -45,8 +45,8 @@ class Layout:
 
     shapes: Mapping[Stage, StageShape]
     """Present stages in the order trunk, understanding, generation; or WHOLE alone."""
-    places: tuple[Place | None, ...]
-    """By rank of the job; None where the rank's stage is absent, so that it idles."""
+    places: tuple[Place, ...]
+    """By rank of the job; a rank whose stage is not among `shapes` idles."""
     rows_per_step: Mapping[Task, int]
     """Rows of the whole job; tasks without rows are left out."""
 
@@ -57,8 +57,7 @@ class Layout:
 
     def ranks_of(self, stage: Stage) -> tuple[int, ...]:
         """Ranks of the job in `stage`, in the order of their rank within it: dp-major."""
-        members = [(place.dp_rank, place.tp_rank, rank) for rank, place in self._present() if place.stage == stage]
-        return tuple(rank for _, _, rank in sorted(members))
+        return ranks_of(self.places, stage)
 
     def rank_at(self, stage: Stage, *, dp_rank: int, tp_rank: int) -> int:
         """The job's rank at a place."""
@@ -69,8 +68,24 @@ class Layout:
         tasks = [TASK_OF[stage]] if stage in TASK_OF else list(self.rows_per_step)
         return {task: self.rows_per_step[task] // self.shapes[stage].dp for task in tasks}
 
-    def _present(self) -> list[tuple[int, Place]]:
-        return [(rank, place) for rank, place in enumerate(self.places) if place is not None]
+    @property
+    def present_ranks(self) -> tuple[int, ...]:
+        """Ranks of the job that have work."""
+        return tuple(rank for rank, place in enumerate(self.places) if place.stage in self.shapes)
+
+    def describe(self, rank: int) -> str:
+        """As "rank 5 (generation, replica 1 of 3, slice 0 of 1)"."""
+        place = self.places[rank]
+        shape = self.shapes[place.stage]
+        return (
+            f"rank {rank} ({place.stage}, replica {place.dp_rank} of {shape.dp}, slice {place.tp_rank} of {shape.tp})"
+        )
+
+
+def ranks_of(places: tuple[Place, ...], stage: Stage) -> tuple[int, ...]:
+    """Ranks of the job in `stage`, in the order of their rank within it: dp-major."""
+    members = [(place.dp_rank, place.tp_rank, rank) for rank, place in enumerate(places) if place.stage == stage]
+    return tuple(rank for _, _, rank in sorted(members))
 
 
 def make_layout(config: LayoutConfig, *, num_ranks: int, rows_per_step: Mapping[Task, int]) -> Layout:
@@ -80,19 +95,30 @@ def make_layout(config: LayoutConfig, *, num_ranks: int, rows_per_step: Mapping[
         ConfigError: the ranks, rows or shapes do not go together; the message shows the arithmetic.
     """
     rows = {task: number for task, number in rows_per_step.items() if number}
-    if config.kind == "colocated":
-        shapes = {Stage.WHOLE: _colocated_shape(config, num_ranks)}
-        present = shapes
-    else:
-        shapes = {Stage(name): getattr(config, name) for name in ("trunk", "understanding", "generation")}
-        _require_ranks(shapes, num_ranks)
-        present = {stage: shape for stage, shape in shapes.items() if stage is Stage.TRUNK or TASK_OF[stage] in rows}
-        _require_slices(present)
+    shapes = stage_shapes(config, num_ranks)
+    present = {stage: shape for stage, shape in shapes.items() if stage not in TASK_OF or TASK_OF[stage] in rows}
     _require_rows(present, rows)
-    order = _by_replica(shapes) if config.placement == "replicas" else _by_stage(shapes)
-    places = tuple(place if place.stage in present else None for place in order)
-    assert len(places) == num_ranks
-    return Layout(shapes=present, places=places, rows_per_step=rows)
+    return Layout(shapes=present, places=place_ranks(config, num_ranks), rows_per_step=rows)
+
+
+def stage_shapes(config: LayoutConfig, num_ranks: int) -> dict[Stage, StageShape]:
+    """All stages that the layout knows.
+
+    Raises:
+        ConfigError: the shapes do not add up to `num_ranks`, or do not share evenly what passes between them.
+    """
+    if config.kind == "colocated":
+        return {Stage.WHOLE: _colocated_shape(config, num_ranks)}
+    shapes = {Stage(name): getattr(config, name) for name in ("trunk", "understanding", "generation")}
+    _require_ranks(shapes, num_ranks)
+    _require_slices(shapes)
+    return shapes
+
+
+def place_ranks(config: LayoutConfig, num_ranks: int) -> tuple[Place, ...]:
+    """Every rank's place, the same in all stages of a recipe; raises as `stage_shapes`."""
+    shapes = stage_shapes(config, num_ranks)
+    return tuple(_by_replica(shapes) if config.placement == "replicas" else _by_stage(shapes))
 
 
 def num_ranks_of(config: LayoutConfig) -> int | None:

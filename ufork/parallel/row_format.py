@@ -1,6 +1,6 @@
 """A packed row as one tensor of fixed size, so that its receiver can post its buffer before it knows the row.
 
-    PackedSequence -> int32 [header | arrays end to end | zeros] -> the same PackedSequence, its sample ids left behind
+PackedSequence -> int32 [header | arrays end to end | zeros] -> the same PackedSequence, its sample ids left behind
 """
 
 import torch
@@ -50,10 +50,10 @@ class RowFormat:
         header = encoded[:_HEADER].tolist()
         lengths = header[-len(ARRAYS) :]
         parts = encoded[_HEADER : _HEADER + sum(lengths)].split(lengths)
-        arrays = {name: part if name == "segment_starts_S1" else part.long() for name, part in zip(ARRAYS, parts, strict=True)}
+        arrays = {
+            name: part if name == "segment_starts_S1" else part.long() for name, part in zip(ARRAYS, parts, strict=True)
+        }
         arrays["codes_IC"] = arrays["codes_IC"].view(-1, self.codes_per_position)
         numbers = dict(zip(NUMBERS, header[1:], strict=False))
         low, high = header[1 + len(NUMBERS) : 3 + len(NUMBERS)]
-        return PackedSequence(
-            task=_TASKS[header[0]], **arrays, **numbers, sample_ids=(), seed=low | high << _SEED_BITS
-        )
+        return PackedSequence(task=_TASKS[header[0]], **arrays, **numbers, sample_ids=(), seed=low | high << _SEED_BITS)

@@ -1,29 +1,22 @@
 """The loop of one training stage.
 
-model -> WeightedLoss -> ZeRO-3 engine; per step: the stream's rows -> run_step -> telemetry; at last: whole weights
+this rank's stage; per step: the stream's rows -> run_step -> telemetry; at last: whole weights on the leader
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ufork.data.stream import TrainingStream
 from ufork.errors import NonFiniteError
-from ufork.model.decoder import DecoderLayer
-from ufork.model.linear import use_fastest_linear
-from ufork.model.rq_head import DepthBlock
-from ufork.model.unifork import UniFork
-from ufork.parallel.engine import Engine, Precision, engine_config
-from ufork.parallel.world import World
+from ufork.parallel.bridge import Bridge
+from ufork.parallel.collect_weights import Shapes, collect_weights
 from ufork.train.config import TrainConfig
 from ufork.train.learning_rate import learning_rate
-from ufork.train.loss_weighting import WeightedLoss
-from ufork.train.optimizer import build_optimizer
-from ufork.train.parts import freeze_except
+from ufork.train.stage import MODEL_PREFIX, TrainingStage
 from ufork.train.step import StepResult, run_step
 from ufork.train.telemetry import Telemetry
 
@@ -37,82 +30,70 @@ class StageResult:
     """What a stage leaves behind."""
 
     weights: Weights
-    """The model's parameters by name, whole, fp32; empty on all ranks but the leader."""
+    """Those of `shapes` by name, whole, fp32; empty on all ranks but the leader."""
     steps_skipped: int
 
 
 def train_stage(
-    model: UniFork,
+    stage: TrainingStage,
     config: TrainConfig,
-    stream: TrainingStream,
+    stream: TrainingStream | None,
     telemetry: Telemetry,
-    world: World,
+    shapes: Shapes,
     *,
     draw_grid: Callable[[Weights], np.ndarray] | None = None,
 ) -> StageResult:
-    """Trains `model` for `config.steps` steps; all ranks of `world` call it alike.
+    """Trains for `config.steps` steps; all ranks with work call it alike.
 
     Args:
+        stage: this rank's part; closed at the end.
+        config: of the recipe's stage.
+        stream: rows for this rank's replica, where it reads data.
+        telemetry: speaks on the leader.
+        shapes: of the weights that are collected.
         draw_grid: makes a picture of `config.drawing_prompts` from whole weights, every `config.draw_every_steps`.
 
     Raises:
         NonFiniteError: more than `config.max_nonfinite_steps` steps had to be skipped.
         PeerError: another rank is gone.
     """
-    engine = build_engine(model, config, world)
     num_skipped = 0
     for step in range(config.steps):
         rate = learning_rate(config, step)
-        result = run_step(engine, stream.next_step(), rate)
+        result = run_step(stage, stream.next_step() if stream else {}, rate)
         if not result.is_finite:
             num_skipped += 1
-            _tolerate(result, step, num_skipped, config, world)
+            _tolerate(result, step, num_skipped, config, stage.bridge)
         telemetry.record(step, result, rate)
         if draw_grid and config.draw_every_steps and (step + 1) % config.draw_every_steps == 0:
-            weights = model_weights(engine)
-            if world.is_leader:
+            weights = whole_weights(stage, shapes)
+            if stage.bridge.is_leader:
                 telemetry.show(step + 1, draw_grid(weights))
-    weights = model_weights(engine)
-    engine.close()
+    weights = whole_weights(stage, shapes)
+    stage.engine.close()
     return StageResult(weights=weights, steps_skipped=num_skipped)
 
 
-def build_engine(model: UniFork, config: TrainConfig, world: World) -> Engine:
-    """Freezes what the stage leaves alone, and shards the rest with its optimizer."""
-    loss = WeightedLoss(model, config).to(world.device)
-    freeze_except(loss, config.trainable)
-    model.set_recompute(config.activation_checkpointing)
-    precision = precision_of(config, world)
-    log.info("precision: %s (train.precision is %s, the device %s)", precision, config.precision, world.device.type)
-    use_fastest_linear(model, world.device, torch.bfloat16 if precision == "bf16" else torch.float32)
-    settings = engine_config(precision, clip_norm=config.clip_norm, extra=config.deepspeed)
-    optimizer = build_optimizer(loss, config, world.device)
-    return Engine(loss, optimizer, settings, world, gathered_whole=(DecoderLayer, DepthBlock))
+def whole_weights(stage: TrainingStage, shapes: Shapes) -> Weights:
+    """The model's own parameters, whole, on the leader; all ranks with work must call."""
+    own = stage.engine.full_weights()
+    named = {name.removeprefix(MODEL_PREFIX): own[name] for name in own if name.startswith(MODEL_PREFIX)}
+    return collect_weights(stage.bridge, named, shapes)
 
 
-def precision_of(config: TrainConfig, world: World) -> Precision:
-    """The precision asked for; `auto` is bf16 where the device computes it natively."""
-    if config.precision != "auto":
-        return config.precision
-    native = torch.cuda.is_bf16_supported() if world.device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if native else "fp32"
-
-
-def model_weights(engine: Engine) -> Weights:
-    """The model's own parameters among the engine's, whole; all ranks must call."""
-    whole = engine.full_weights()
-    return {name.removeprefix("model."): tensor for name, tensor in whole.items() if name.startswith("model.")}
-
-
-def _tolerate(result: StepResult, step: int, num_skipped: int, config: TrainConfig, world: World) -> None:
+def _tolerate(result: StepResult, step: int, num_skipped: int, config: TrainConfig, bridge: Bridge) -> None:
     broken = {str(task): loss for task, loss in result.losses.items() if not np.isfinite(loss)}
     what = f"step {step}: losses {broken or 'finite'}, gradient norm {result.gradient_norm}"
     log.warning("%s; the step is skipped (%d so far)", what, num_skipped)
     if num_skipped > config.max_nonfinite_steps:
-        suspects = world.gather(result.suspects)
-        samples = {str(task): ids for task in result.suspects if (ids := [i for rank in suspects for i in rank[task]])}
         raise NonFiniteError(
             f"{what}; more than train.max_nonfinite_steps={config.max_nonfinite_steps} steps were not finite."
-            f" Samples in question: {samples}."
+            f" Samples in question: {_suspects_of(bridge.gather(result.suspects))}."
             " Lower the learning rate or look at the samples"
         )
+
+
+def _suspects_of(by_rank: list[Mapping[str, list[str]]]) -> dict[str, list[str]]:
+    tasks = sorted({task for suspects in by_rank for task in suspects})
+    samples = {task: [name for suspects in by_rank for name in suspects.get(task, ())] for task in tasks}
+    return {task: names for task, names in samples.items() if names}

@@ -10,38 +10,29 @@ A row contributes its share of N_t to both terms, so rows may be summed in any o
 import torch
 from torch import Tensor, nn
 
-from ufork.model.unifork import UniFork
 from ufork.train.config import TrainConfig
-from ufork.vocabulary import PackedSequence, Task
+from ufork.vocabulary import Task
 
 
-class WeightedLoss(nn.Module):
-    """A model whose output is its row's part of the step's loss."""
+class TaskLoss(nn.Module):
+    """Weighs the rows of one task."""
 
-    def __init__(self, model: UniFork, config: TrainConfig):
+    def __init__(self, config: TrainConfig, task: Task):
         super().__init__()
-        self.model = model
-        self.weights = config.loss_weights
-        self.tasks = model.config.tasks
+        self.weight = config.loss_weights.of(task)
         learned = config.loss_weighting == "uncertainty"
-        self.log_variances = nn.Parameter(torch.zeros(len(self.tasks))) if learned else None
+        self.log_variance = nn.Parameter(torch.zeros(1)) if learned else None
 
-    def forward(self, packed: PackedSequence, num_targets: float) -> tuple[Tensor, Tensor]:
-        """The row's part of the step's loss, and its sum of cross-entropies for the log.
+    def forward(self, total: Tensor, row_targets: int, num_targets: float) -> Tensor:
+        """The row's part of the step's loss.
 
         Args:
-            packed: one row.
-            num_targets: N_t of the row's task.
+            total: the row's sum of cross-entropies.
+            row_targets: the row's targets.
+            num_targets: N_t.
         """
-        total = self.model(packed)
-        part = self.weights.of(packed.task) * total / num_targets
-        if self.log_variances is not None:
-            log_variance = self.log_variances[self.tasks.index(packed.task)].float()
-            part = part * torch.exp(-log_variance) + log_variance / 2 * (packed.num_targets / num_targets)
-        return part, total.detach()
-
-
-def task_order(num_rows: dict[Task, int]) -> list[Task]:
-    """Tasks of a rank's rows in turn, spread evenly: the same on every rank, so that all gather the same weights."""
-    places = [((row + 0.5) / number, task) for task, number in num_rows.items() for row in range(number)]
-    return [task for _, task in sorted(places)]
+        part = self.weight * total / num_targets
+        if self.log_variance is not None:
+            log_variance = self.log_variance.float().squeeze(0)
+            part = part * torch.exp(-log_variance) + log_variance / 2 * (row_targets / num_targets)
+        return part

@@ -7,21 +7,25 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ufork.model.unifork import TIED_HEAD
 from ufork.train.config import TrainConfig
+from ufork.train.stage_module import StageModule
 
 log = logging.getLogger(__name__)
 
 
-def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Matrices decay; norms, biases, embeddings, depth positions and loss weights do not."""
-    return parameter.dim() > 1 and not any(word in name for word in ("embedding", "marks", "positions"))
+def is_decayed(name: str, parameter: nn.Parameter, *, tied: bool = False) -> bool:
+    """Matrices decay; norms, biases, embeddings and a head tied to one, depth positions and loss weights do not."""
+    undecayed = ("embedding", "marks", "positions", *([TIED_HEAD] if tied else []))
+    return parameter.dim() > 1 and not any(word in name for word in undecayed)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(module: StageModule, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     """One over the parameters that have gradients, in two groups: decayed and not."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decayed = [parameter for name, parameter in trained if is_decayed(name, parameter)]
-    others = [parameter for name, parameter in trained if not is_decayed(name, parameter)]
+    tied = module.model.config.tie_text_head
+    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    decayed = [parameter for name, parameter in trained if is_decayed(name, parameter, tied=tied)]
+    others = [parameter for name, parameter in trained if not is_decayed(name, parameter, tied=tied)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":

@@ -1,14 +1,14 @@
-"""One training step: count targets, run every row forward and backward, agree on the figures, update."""
+"""One training step over the whole job: count targets, run the schedule, agree on the figures, update."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ufork.parallel.engine import Engine
-from ufork.train.loss_weighting import task_order
-from ufork.vocabulary import PackedSequence, Task
+import torch
 
-Rows = Mapping[Task, Sequence[PackedSequence]]
+from ufork.parallel.executor import Rows, Runner, run_actions
+from ufork.train.stage import TrainingStage
+from ufork.vocabulary import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class StepResult:
     num_real_tokens: int
     num_padding_tokens: int
     suspects: dict[Task, tuple[str, ...]]
-    """This rank's samples in rows whose loss was not finite; all of the rank's if no row's on any rank was."""
+    """Samples that this rank read for rows whose loss was not finite; all that it read if no row's on any rank was."""
 
     @property
     def is_finite(self) -> bool:
@@ -30,52 +30,80 @@ class StepResult:
         return math.isfinite(self.gradient_norm) and all(map(math.isfinite, self.losses.values()))
 
 
-def run_step(engine: Engine, rows: Rows, learning_rate: float) -> StepResult:
-    """Trains on `rows`, this rank's share of the step; every rank has as many rows of each task.
+def run_step(stage: TrainingStage, rows: Rows, learning_rate: float) -> StepResult:
+    """Trains on `rows`, which the ranks that read data have drawn for their replica; the others pass none.
 
-    A loss or gradient that is not finite leaves weights and optimizer as they were.
+    A loss or gradient that is not finite on any rank leaves weights and optimizers as they were on all of them.
 
     Raises:
         PeerError: another rank is gone.
     """
-    tasks = list(rows)
-    every_row = [row for task in tasks for row in rows[task]]
-    counts = [float(sum(row.num_targets for row in rows[task])) for task in tasks]
-    real = sum(row.num_real_tokens for row in every_row)
-    padding = sum(len(row.token_ids_T) for row in every_row) - real
-    *counts, real_tokens, padding_tokens = engine.world.sum(*counts, real, padding)
-    num_targets = {task: max(count, 1.0) for task, count in zip(tasks, counts, strict=True)}
-    sums, broken = _accumulate(engine, rows, num_targets)
-    totals = engine.world.sum(*(sums[task] for task in tasks))
-    gradient_norm = engine.step(learning_rate)
-    losses = {task: total / num_targets[task] for task, total in zip(tasks, totals, strict=True)}
-    suspects = broken if not all(map(math.isfinite, totals)) else rows
+    counts, real_tokens, padding_tokens = _count(stage, rows)
+    num_targets = {task: max(count, 1.0) for task, count in counts.items()}
+    runner = stage.runner(stage.share_rows(rows), num_targets)
+    with stage.engine.accumulating(once=not stage.reduce_each_backward):
+        run_actions(stage.actions, runner, stage.tracer, who=stage.bridge.describe())
+    with stage.tracer.span("send"):
+        stage.bridge.finish_sends()
+    row_sums, gradient_norm = _agree(stage, runner)
+    losses = {task: sum(row_sums[task]) / num_targets[task] for task in row_sums}
+    with stage.tracer.span("step"):
+        stage.engine.step(learning_rate, gradient_norm if all(map(math.isfinite, losses.values())) else math.nan)
     return StepResult(
         losses=losses,
         gradient_norm=gradient_norm,
-        num_real_tokens=int(real_tokens),
-        num_padding_tokens=int(padding_tokens),
-        suspects={task: _sample_ids(suspects[task]) for task in tasks},
+        num_real_tokens=real_tokens,
+        num_padding_tokens=padding_tokens,
+        suspects=_suspects(stage, rows, row_sums),
     )
 
 
-def _accumulate(
-    engine: Engine, rows: Rows, num_targets: dict[Task, float]
-) -> tuple[dict[Task, float], dict[Task, list[PackedSequence]]]:
-    """Gradients of all rows; returns this rank's summed cross-entropies and the rows where they are not finite."""
-    sums = dict.fromkeys(rows, 0.0)
-    broken: dict[Task, list[PackedSequence]] = {task: [] for task in rows}
-    waiting = {task: iter(rows[task]) for task in rows}
-    with engine.accumulating():
-        for task in task_order({task: len(rows[task]) for task in rows}):
-            row = next(waiting[task])
-            part, total = engine.forward(row.to(str(engine.world.device)), num_targets[task])
-            engine.backward(part)
-            sums[task] += total.item()
-            if not math.isfinite(total.item()):
-                broken[task].append(row)
-    return sums, broken
+def _count(stage: TrainingStage, rows: Rows) -> tuple[dict[Task, float], int, int]:
+    """Targets of each task, tokens and padding of the whole job's step."""
+    every_row = [row for task in rows for row in rows[task]]
+    tasks = list(stage.layout.rows_per_step)
+    counts = [float(sum(row.num_targets for row in rows.get(task, ()))) for task in tasks]
+    real = sum(row.num_real_tokens for row in every_row)
+    padding = sum(len(row.token_ids_T) for row in every_row) - real
+    with stage.tracer.span("reduce", "targets"):
+        *counts, all_real, all_padding = stage.bridge.sum(*counts, real, padding, waits_for="the step's target counts")
+    return dict(zip(tasks, counts, strict=True)), int(all_real), int(all_padding)
 
 
-def _sample_ids(rows: Sequence[PackedSequence]) -> tuple[str, ...]:
-    return tuple(sample_id for row in rows for sample_id in row.sample_ids)
+def _agree(stage: TrainingStage, runner: Runner) -> tuple[dict[Task, list[float]], float]:
+    """Every row's summed cross-entropy and the norm of the job's gradients; the same on all ranks."""
+    if stage.tied:
+        with stage.tracer.span("reduce", "tied embedding"):
+            stage.tied.add_gradients()
+    left_out = stage.tied.counted_elsewhere if stage.tied else ()
+    sums = {task: [0.0] * number for task, number in stage.layout.rows_per_step.items()}
+    if stage.world.leads_replica and runner.sums:
+        totals = torch.stack(list(runner.sums.values())).tolist()
+        for action, total in zip(runner.sums, totals, strict=True):
+            sums[action.task][_row_number(stage, action.index)] = total
+    flat = [total for task in sums for total in sums[task]]
+    with stage.tracer.span("reduce", "norm"):
+        squared = stage.engine.squared_gradients(leave_out=left_out)
+        *flat, squared = stage.bridge.sum(*flat, squared, waits_for="the step's losses and gradient norm")
+    numbers = iter(flat)
+    return {task: [next(numbers) for _ in sums[task]] for task in sums}, math.sqrt(squared)
+
+
+def _row_number(stage: TrainingStage, index: int) -> int:
+    """Number in the job's step of the row that this replica knows as its `index`."""
+    place, layout = stage.world.place, stage.layout
+    return index * layout.shapes[place.stage].dp + place.dp_rank
+
+
+def _suspects(stage: TrainingStage, rows: Rows, row_sums: Mapping[Task, list[float]]) -> dict[Task, tuple[str, ...]]:
+    broken = {task: [not math.isfinite(total) for total in row_sums[task]] for task in row_sums}
+    anywhere = any(any(flags) for flags in broken.values())
+    return {
+        task: tuple(
+            sample_id
+            for index, row in enumerate(rows[task])
+            if not anywhere or broken[task][_row_number(stage, index)]
+            for sample_id in row.sample_ids
+        )
+        for task in rows
+    }

@@ -1,0 +1,313 @@
+"""The lists that stages run: complete, legal, free of deadlock, within the limit, and near the best there is."""
+
+from collections import Counter, deque
+from dataclasses import replace
+from itertools import combinations, pairwise, product
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from y_shapes import G, U, stage_times, whole_layout, y_layout, y_layouts, y_times
+
+from ufork.errors import ConfigError
+from ufork.parallel.actions import Action, Pass
+from ufork.parallel.layout import BRANCHES, TASK_OF, Layout, Stage
+from ufork.parallel.schedule import make_schedule, task_order
+from ufork.parallel.simulation import floor_seconds, most_in_flight, simulate
+from ufork.parallel.trunk_order import enough_in_flight, least_in_flight
+from ufork.vocabulary import Task
+
+F, B = Pass.FORWARD, Pass.BACKWARD
+
+
+def least(layout):
+    return max(least_in_flight(layout, task) for task in layout.rows_per_step)
+
+
+def words(actions):
+    """As "Fu0 Bu0": pass, task, index."""
+    return " ".join(f"{a.direction[0].upper()}{a.task[0]}{a.index}" for a in actions)
+
+
+def execute(schedule, layout: Layout, *, capacity: int, random: Random, trunk_trains: bool) -> None:
+    """Runs the lists row by row over channels between replicas that hold `capacity` rows, stages in any order."""
+    channels: dict[tuple, deque] = {}
+    done = dict.fromkeys(schedule, 0)
+
+    def transfers(stage, action, takes):
+        """The rows of `action` that come from another stage (or go to one), with their channels."""
+        into_branch = action.direction is F
+        if (
+            stage is Stage.WHOLE
+            or (stage is Stage.TRUNK) == (takes == into_branch)
+            or not (into_branch or trunk_trains)
+        ):
+            return []
+        other = BRANCHES[action.task] if stage is Stage.TRUNK else Stage.TRUNK
+        dp, other_dp = layout.shapes[stage].dp, layout.shapes[other].dp
+        rows = range(action.index * dp, action.index * dp + dp)
+        here, there = [(stage, row % dp) for row in rows], [(other, row % other_dp) for row in rows]
+        ends = zip(there, here, strict=True) if takes else zip(here, there, strict=True)
+        return [(channels.setdefault(pair, deque()), (action.task, row)) for pair, row in zip(ends, rows, strict=True)]
+
+    def can_run(stage):
+        action = schedule[stage][done[stage]]
+        arrived = all(channel and channel[0] == row for channel, row in transfers(stage, action, True))
+        return arrived and all(len(channel) < capacity for channel, _ in transfers(stage, action, False))
+
+    while unfinished := [stage for stage in schedule if done[stage] < len(schedule[stage])]:
+        able = [stage for stage in unfinished if can_run(stage)]
+        assert able, f"deadlock: {[f'{stage}: {schedule[stage][done[stage]]}' for stage in unfinished]}"
+        stage = random.choice(able)
+        action = schedule[stage][done[stage]]
+        for channel, _ in transfers(stage, action, True):
+            channel.popleft()
+        for channel, row in transfers(stage, action, False):
+            channel.append(row)
+        done[stage] += 1
+    assert not any(channels.values()), "rows that nobody took"
+
+
+@given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 5), trunk_trains=st.booleans())
+def test_every_micro_batch_runs_once_each_way_in_every_stage_on_its_path(layout, times, spare, trunk_trains):
+    schedule = make_schedule(layout, times, in_flight=least(layout) + spare, trunk_trains=trunk_trains)
+    assert schedule.keys() == layout.shapes.keys()
+    for stage, actions in schedule.items():
+        directions = list(Pass) if stage is not Stage.TRUNK or trunk_trains else [F]
+        counts = layout.num_micro_batches(stage)
+        expected = [Action(way, task, i) for task, n in counts.items() for i in range(n) for way in directions]
+        assert Counter(actions) == Counter(expected)
+        turn = {action: number for number, action in enumerate(actions)}
+        for action in actions:
+            if action.direction is B:
+                assert turn[replace(action, direction=F)] < turn[action]
+
+
+@given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 5))
+def test_a_branch_runs_each_backward_right_after_its_forward(layout, times, spare):
+    schedule = make_schedule(layout, times, in_flight=least(layout) + spare)
+    for stage in schedule.keys() & TASK_OF.keys():
+        assert all(
+            action == replace(before, direction=B)
+            for before, action in pairwise(schedule[stage])
+            if before.direction is F
+        )
+
+
+@given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 5), seed=st.integers(0, 1 << 16))
+def test_lists_run_to_their_end_over_buffers_of_the_limit(layout, times, spare, seed):
+    limit = least(layout) + spare
+    schedule = make_schedule(layout, times, in_flight=limit)
+    execute(schedule, layout, capacity=limit, random=Random(seed), trunk_trains=True)
+
+
+@given(layout=y_layouts(), times=stage_times(), limit=st.integers(1, 6), seed=st.integers(0, 1 << 16))
+def test_a_frozen_trunk_needs_room_for_one_row_between_two_replicas(layout, times, limit, seed):
+    schedule = make_schedule(layout, times, in_flight=limit, trunk_trains=False)
+    execute(schedule, layout, capacity=1, random=Random(seed), trunk_trains=False)
+
+
+@given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 5))
+def test_no_more_than_the_limit_is_in_flight(layout, times, spare):
+    limit = least(layout) + spare
+    flying = 0
+    for action in make_schedule(layout, times, in_flight=limit)[Stage.TRUNK]:
+        flying += 1 if action.direction is F else -1
+        assert 0 <= flying <= limit
+
+
+@given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 5), trunk_trains=st.booleans())
+def test_every_rank_makes_the_same_lists(layout, times, spare, trunk_trains):
+    """Whatever the order in which its dicts were filled."""
+    turned = replace(layout, rows_per_step=dict(reversed(layout.rows_per_step.items())))
+    limit = least(layout) + spare
+    schedule = make_schedule(layout, times, in_flight=limit, trunk_trains=trunk_trains)
+    again = make_schedule(
+        turned,
+        replace(times, seconds=dict(reversed(times.seconds.items()))),
+        in_flight=limit,
+        trunk_trains=trunk_trains,
+    )
+    assert schedule == again
+
+
+@given(rows=st.tuples(*[st.integers(0, 12)] * 2).filter(any), dp=st.integers(1, 4), times=stage_times())
+def test_a_colocated_model_takes_tasks_in_turn(rows, dp, times):
+    layout = whole_layout(dp, rows={task: dp * number for task, number in zip(Task, rows, strict=True)})
+    actions = make_schedule(layout, times, in_flight=1)[Stage.WHOLE]
+    assert [a.task for a in actions[::2]] == task_order({t: n for t, n in zip(Task, rows, strict=True) if n})
+    assert all(after == replace(before, direction=B) for before, after in zip(actions[::2], actions[1::2], strict=True))
+
+
+def gets_stuck(layout, task, limit):
+    """Whether backward-first with `limit` micro-batches of one task in flight ever has nothing it can run."""
+    trunk, branch = layout.shapes[Stage.TRUNK].dp, layout.shapes[BRANCHES[task]].dp
+    count, forwards, backwards = layout.num_micro_batches(Stage.TRUNK)[task], 0, 0
+    while backwards < count:
+        rows_through_branch = forwards * trunk // branch * branch
+        if (backwards + 1) * trunk <= rows_through_branch:
+            backwards += 1
+        elif forwards < count and forwards - backwards < limit:
+            forwards += 1
+        else:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("dp", list(product(range(1, 9), range(1, 9))), ids=str)
+def test_the_least_in_flight_is_exact(dp):
+    trunk, branch = dp
+    layout = y_layout((trunk, branch, 1), rows={U: 2 * trunk * branch})
+    assert not gets_stuck(layout, U, least_in_flight(layout, U))
+    assert gets_stuck(layout, U, least_in_flight(layout, U) - 1)
+
+
+@given(layout=y_layouts(), times=stage_times())
+def test_a_limit_that_would_wait_for_ever_is_refused_and_the_one_it_names_is_not(layout, times):
+    with pytest.raises(ConfigError, match=f"set layout.in_flight={least(layout)} or more"):
+        make_schedule(layout, times, in_flight=least(layout) - 1)
+    make_schedule(layout, times, in_flight=least(layout))
+
+
+def test_the_refusal_shows_the_arithmetic():
+    layout = y_layout((2, 1, 3), rows={U: 6, G: 6})
+    with pytest.raises(ConfigError) as refused:
+        make_schedule(layout, y_times((1, 2), understanding=6, generation=6), in_flight=1)
+    assert "layout.in_flight=1 would wait for ever: the 3 replicas of the stage generation start together" in str(
+        refused.value
+    )
+    assert "(2 + 3 - 1) / 2 = 2 rows" in str(refused.value)
+
+
+def test_balanced_branches_are_fed_in_turn():
+    layout = y_layout(rows={U: 3, G: 3})
+    schedule = make_schedule(layout, y_times((1, 2), understanding=6, generation=6), in_flight=4)
+    assert words(schedule[Stage.TRUNK]) == "Fu0 Fg0 Fg1 Fu1 Bu0 Bg0 Fg2 Fu2 Bu1 Bg1 Bu2 Bg2"
+    assert words(schedule[Stage.UNDERSTANDING]) == "Fu0 Bu0 Fu1 Bu1 Fu2 Bu2"
+    assert words(schedule[Stage.GENERATION]) == "Fg0 Bg0 Fg1 Bg1 Fg2 Bg2"
+
+
+def test_the_slower_branch_is_fed_first():
+    layout = y_layout(rows={U: 2, G: 2})
+    schedule = make_schedule(layout, y_times((1, 2), understanding=6, generation=18), in_flight=4)
+    assert words(schedule[Stage.TRUNK]).startswith("Fg0 ")
+
+
+def test_one_task_alone_is_one_forward_one_backward():
+    layout = y_layout(rows={G: 4})
+    schedule = make_schedule(layout, y_times((1, 2), understanding=1, generation=3), in_flight=2)
+    assert schedule.keys() == {Stage.TRUNK, Stage.GENERATION}
+    assert words(schedule[Stage.TRUNK]) == "Fg0 Fg1 Bg0 Fg2 Bg1 Fg3 Bg2 Bg3"
+
+
+def test_a_branch_with_more_replicas_waits_for_more_of_the_trunk():
+    layout = y_layout((2, 1, 3), rows={G: 6})
+    schedule = make_schedule(layout, y_times((1, 2), understanding=1, generation=3), in_flight=2)
+    assert words(schedule[Stage.TRUNK]) == "Fg0 Fg1 Bg0 Fg2 Bg1 Bg2"
+    assert words(schedule[Stage.GENERATION]) == "Fg0 Bg0 Fg1 Bg1"
+
+
+def test_a_frozen_trunk_only_runs_forward():
+    layout = y_layout(rows={U: 2, G: 2})
+    schedule = make_schedule(layout, y_times((1, 2), understanding=3, generation=3), in_flight=4, trunk_trains=False)
+    assert words(schedule[Stage.TRUNK]) == "Fu0 Fg0 Fg1 Fu1"
+    assert words(schedule[Stage.GENERATION]) == "Fg0 Bg0 Fg1 Bg1"
+
+
+HALF = {U: 16, G: 16}
+
+
+@pytest.mark.parametrize(
+    ("dp", "rows", "trunk", "branches"),
+    [
+        ((1, 1, 1), HALF, (1, 1), (4, 4)),
+        ((1, 1, 1), HALF, (1, 2), (6, 6)),
+        ((1, 1, 1), HALF, (1, 3), (8, 8)),
+        ((1, 1, 1), HALF, (1, 2), (3, 9)),
+        ((1, 1, 1), HALF, (1, 2), (2, 6)),
+        ((1, 1, 1), HALF, (1, 2), (6, 18)),
+        ((1, 1, 1), HALF, (1, 2), (1.5, 4.5)),
+        ((1, 1, 1), HALF, (1, 2), (4, 4)),
+        ((1, 1, 1), HALF, (1, 2), (9, 9)),
+        ((1, 1, 1), HALF, (1, 2), (9, 8)),
+        ((1, 1, 1), {U: 8, G: 24}, (1, 2), (12, 4)),
+        ((1, 1, 1), {U: 24, G: 8}, (1, 2), (4, 12)),
+        ((2, 1, 1), {U: 32, G: 32}, (1, 2), (3, 3)),
+        ((1, 1, 2), HALF, (1, 2), (6, 12)),
+        ((2, 1, 3), {U: 36, G: 36}, (1, 2), (3, 9)),
+        ((2, 1, 3), {U: 36, G: 36}, (1, 2), (1, 9)),
+        ((3, 2, 4), {U: 48, G: 48}, (1, 2), (4, 8)),
+        ((4, 1, 3), {U: 48, G: 48}, (1, 2), (1.5, 4.5)),
+        ((1, 1, 1), {G: 32}, (1, 2), (1, 3)),
+    ],
+)
+def test_a_long_step_is_within_three_percent_of_its_floor(dp, rows, trunk, branches):
+    layout = y_layout(dp, rows=rows)
+    times = y_times(trunk, understanding=branches[0], generation=branches[1])
+    schedule = make_schedule(layout, times, in_flight=max(4, enough_in_flight(layout)))
+    assert simulate(schedule, layout, times).seconds <= 1.03 * floor_seconds(layout, times)
+    frozen = make_schedule(layout, times, in_flight=4, trunk_trains=False)
+    assert simulate(frozen, layout, times, buffers=4).seconds <= 1.04 * floor_seconds(layout, times, trunk_trains=False)
+
+
+@pytest.mark.parametrize("trunk", [(1, 1), (1, 2), (1, 3), (2, 1)], ids=str)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.85])
+def test_the_trunk_never_idles_with_enough_in_flight(trunk, share):
+    """Where branches have work for `share` of the time, by the rule of docs/schedule.md."""
+    layout = y_layout(rows=HALF)
+    through_branch = share * 2 * sum(trunk)
+    times = y_times(trunk, understanding=through_branch, generation=through_branch)
+    in_flight = 2 + int(through_branch / min(trunk))
+    simulation = simulate(make_schedule(layout, times, in_flight=in_flight), layout, times)
+    assert simulation.idle_share(Stage.TRUNK) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("branches", "ratio"), [((6, 6), 1.9), ((3, 9), 1.3), ((18, 18), 1.9), ((2, 6), 1.3)], ids=str)
+def test_one_task_after_the_other_leaves_a_branch_idle(branches, ratio):
+    layout = y_layout(rows=HALF)
+    times = y_times((1, 2), understanding=branches[0], generation=branches[1])
+    schedule = make_schedule(layout, times, in_flight=4)
+    alone = [make_schedule(y_layout(rows={task: 16}), times, in_flight=4)[Stage.TRUNK] for task in Task]
+    after_each_other = simulate({**schedule, Stage.TRUNK: alone[0] + alone[1]}, layout, times)
+    assert after_each_other.seconds > ratio * simulate(schedule, layout, times).seconds
+
+
+@pytest.mark.parametrize("branches", [(6, 6), (3, 9), (4, 4), (2, 1)], ids=str)
+def test_all_forwards_first_keeps_eight_times_as_much_and_is_no_faster(branches):
+    layout = y_layout(rows=HALF)
+    times = y_times((1, 2), understanding=branches[0], generation=branches[1])
+    schedule = make_schedule(layout, times, in_flight=4)
+    order = tuple(sorted(schedule[Stage.TRUNK], key=lambda action: (action.direction is B, action.index, action.task)))
+    assert (most_in_flight(order), most_in_flight(schedule[Stage.TRUNK])) == (32, 4)
+    forwards_first = simulate({**schedule, Stage.TRUNK: order}, layout, times)
+    assert simulate(schedule, layout, times).seconds < 1.02 * forwards_first.seconds
+
+
+def all_trunk_orders(limit):
+    """Every order of two micro-batches per task with at most `limit` in flight."""
+    alone = ["FFBB", "FBFB"]
+    for first, second, places in product(alone, alone, combinations(range(8), 4)):
+        ways = {U: iter(first), G: iter(second)}
+        taken: Counter = Counter()
+        order = []
+        for place in range(8):
+            task = U if place in places else G
+            direction = F if next(ways[task]) == "F" else B
+            order.append(Action(direction, task, taken[direction, task]))
+            taken[direction, task] += 1
+        if all(2 * sum(a.direction is F for a in order[:n]) - n <= limit for n in range(9)):
+            yield tuple(order)
+
+
+@settings(max_examples=20)
+@given(seconds=st.tuples(*[st.floats(0.1, 10)] * 4), transfer=st.sampled_from([0.0, 0.3, 4.0]), limit=st.integers(1, 4))
+def test_a_short_step_is_near_the_best_of_all_orders(seconds, transfer, limit):
+    """Where the trunk takes as long for a row of either task, as it does for rows of one fixed size."""
+    forward, backward, understanding, generation = seconds
+    times = y_times((forward, backward), understanding=understanding, generation=generation, transfer=transfer)
+    layout = y_layout(rows={U: 2, G: 2})
+    schedule = make_schedule(layout, times, in_flight=limit)
+    ours = simulate(schedule, layout, times).seconds
+    best = min(simulate({**schedule, Stage.TRUNK: order}, layout, times).seconds for order in all_trunk_orders(limit))
+    assert best * (1 - 1e-9) <= ours <= 1.15 * best

@@ -1,0 +1,179 @@
+"""What passes between stages: point-to-point transfers, and sums over the whole job.
+
+Each stage is a torch.distributed world of its own, so the job needs a group beside them: the bridge. It is made from
+the job's store and known to nobody but ufork. On CPUs it is gloo. On CUDA it is NCCL with a communicator per direction,
+each on a stream of its own: a receive that waits in one never holds up a send in the other.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ufork.errors import PeerError
+from ufork.parallel.layout import Layout
+
+
+class Channel(IntEnum):
+    """What is sent; the messages of one channel from one rank to another keep their order."""
+
+    ROWS = 0
+    HIDDEN = 1
+    GRADIENTS = 2
+    WEIGHTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """A send or receive under way."""
+
+    work: Any
+    tensor: Tensor
+    """Kept alive until the transfer is done."""
+    who: str
+    """The rank that waits, and `waits_for` what, in words: for the message when it does not come."""
+    waits_for: str
+    timeout: timedelta | None
+    """None on CUDA, where only the stream waits and NCCL's watchdog ends the process after its own time-out."""
+
+    def wait(self) -> None:
+        """Waits until the tensor is sent or filled.
+
+        Raises:
+            PeerError: it did not happen in time, or the other rank is gone.
+        """
+        try:
+            self.work.wait(self.timeout) if self.timeout else self.work.wait()
+        except (dist.DistError, RuntimeError) as error:
+            raise _lost(self.who, self.waits_for, error) from error
+
+
+class Bridge:
+    """One rank's end of the job's group.
+
+    Attributes:
+        rank: of the job.
+        layout: the job's.
+    """
+
+    def __init__(self, store: dist.Store, layout: Layout, rank: int, device: torch.device, *, timeout_seconds: float):
+        self.rank, self.layout, self.device = rank, layout, device
+        self.timeout = timedelta(seconds=timeout_seconds)
+        self._store = store
+        self._members = layout.present_ranks
+        self._num_gathers = 0
+        self._sending: list[Transfer] = []
+        self._group = self.connect("sums", self._members)
+        upwards = self.connect("up", self._members) if device.type == "cuda" else self._group
+        downwards = self.connect("down", self._members) if device.type == "cuda" else self._group
+        self._groups = {channel: upwards for channel in Channel} | {Channel.GRADIENTS: downwards}
+
+    @property
+    def size(self) -> int:
+        """Ranks that work in this layout."""
+        return len(self._members)
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this rank speaks, and writes, for the job."""
+        return self.rank == self._members[0]
+
+    @property
+    def leader(self) -> int:
+        """Rank of the one that does."""
+        return self._members[0]
+
+    def send(self, tensor: Tensor, to: int, channel: Channel, what: str) -> None:
+        """Starts to send `tensor`, which must not change until `finish_sends`."""
+        work = self._started(
+            f"sending {what} to {self.layout.describe(to)}",
+            lambda: self._groups[channel].send([tensor], self._members.index(to), channel),
+        )
+        self._sending.append(self._transfer(work, tensor, f"{self.layout.describe(to)} to take {what}"))
+
+    def receive(self, buffer: Tensor, sender: int, channel: Channel, what: str) -> Transfer:
+        """Starts to receive into `buffer`, which is filled once the transfer was waited for."""
+        waits_for = f"{what} from {self.layout.describe(sender)}"
+        work = self._started(
+            f"receiving {waits_for}",
+            lambda: self._groups[channel].recv([buffer], self._members.index(sender), channel),
+        )
+        return self._transfer(work, buffer, waits_for)
+
+    def finish_sends(self, *, leave: int = 0) -> None:
+        """Waits until at most `leave` sends are under way, the oldest first.
+
+        Raises:
+            PeerError: a receiver is gone or does not take what is sent in time.
+        """
+        while len(self._sending) > leave:
+            self._sending.pop(0).wait()
+
+    def sum(self, *values: float, waits_for: str = "the step's figures") -> list[float]:
+        """Sums of `values` over the job, in fp64.
+
+        Raises:
+            PeerError: a rank did not answer in time or is gone.
+        """
+        if self.size == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        self.add_up(sums, waits_for=waits_for)
+        return sums.tolist()
+
+    def add_up(self, tensor: Tensor, *, waits_for: str, group: Any = None) -> None:
+        """Replaces `tensor` by its sum over `group`, of `connect`, or else over the job; raises as `sum`."""
+        group = group or self._group
+        if group.size() > 1:
+            work = self._started(f"adding up {waits_for}", lambda: group.allreduce([tensor]))
+            self._transfer(work, tensor, f"{waits_for} of all ranks").wait()
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value`, which JSON can hold, of every rank in their order; for small things and rarely.
+
+        Raises:
+            PeerError: a rank did not answer in time or is gone.
+        """
+        self._num_gathers += 1
+        keys = [f"gather/{self._num_gathers}/{member}" for member in self._members]
+        self._store.set(f"gather/{self._num_gathers}/{self.rank}", json.dumps(value))
+        try:
+            self._store.wait(keys, self.timeout)
+            return [json.loads(self._store.get(key)) for key in keys]
+        except dist.DistError as error:
+            raise _lost(self.describe(), "what all ranks have to report", error) from error
+
+    def describe(self) -> str:
+        """This rank in words."""
+        return self.layout.describe(self.rank)
+
+    def connect(self, name: str, members: tuple[int, ...]) -> Any:
+        """A group of some ranks of the job, each of which calls this."""
+        store, rank = dist.PrefixStore(name, self._store), members.index(self.rank)
+        if self.device.type != "cuda":
+            return dist.ProcessGroupGloo(store, rank, len(members), self.timeout)
+        options = dist.ProcessGroupNCCL.Options()
+        options._timeout = self.timeout
+        return dist.ProcessGroupNCCL(store, rank, len(members), options)
+
+    def _started(self, action: str, start: Callable[[], Any]) -> Any:
+        try:
+            return start()
+        except (dist.DistError, RuntimeError) as error:
+            raise _lost(self.describe(), action, error) from error
+
+    def _transfer(self, work: Any, tensor: Tensor, waits_for: str) -> Transfer:
+        timeout = None if self.device.type == "cuda" else self.timeout
+        return Transfer(work=work, tensor=tensor, who=self.describe(), waits_for=waits_for, timeout=timeout)
+
+
+def _lost(who: str, waited_for: str, error: Exception) -> PeerError:
+    return PeerError(
+        f"{who} waited for {waited_for}; a rank died, hung or raised, see its log ({str(error).splitlines()[0]})"
+    )

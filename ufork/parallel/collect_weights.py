@@ -1,0 +1,46 @@
+"""Whole weights of all stages on the job's leader, which alone writes them.
+
+each stage's leader: its parameters, whole -> the bridge -> the job's leader: all parameters of the model
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ufork.parallel.bridge import Bridge, Channel
+from ufork.parallel.layout import Stage
+
+Shapes = Mapping[Stage, Mapping[str, torch.Size]]
+"""By stage, the name and shape of every parameter that is collected from it."""
+
+
+def collect_weights(bridge: Bridge, own: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
+    """The parameters of all stages by name, fp32, on the CPU of the leader; the other ranks get nothing.
+
+    Args:
+        bridge: the job's.
+        own: on a stage's leader, the stage's parameters.
+        shapes: the same on all ranks.
+
+    Raises:
+        PeerError: a rank is gone.
+    """
+    leaders = {stage: bridge.layout.ranks_of(stage)[0] for stage in shapes}
+    collected: dict[str, Tensor] = {}
+    for stage, names in shapes.items():
+        if bridge.rank == leaders[stage] != bridge.leader:
+            for name in names:
+                bridge.send(own[name].to(bridge.device), bridge.leader, Channel.WEIGHTS, f"the weight {name}")
+                bridge.finish_sends()
+        elif bridge.is_leader:
+            for name, shape in names.items():
+                mine = leaders[stage] == bridge.rank
+                collected[name] = own[name] if mine else _receive(bridge, leaders[stage], name, shape)
+    return collected
+
+
+def _receive(bridge: Bridge, sender: int, name: str, shape: torch.Size) -> Tensor:
+    buffer = torch.empty(shape, device=bridge.device)
+    bridge.receive(buffer, sender, Channel.WEIGHTS, f"the weight {name}").wait()
+    return buffer.cpu()

@@ -1,0 +1,149 @@
+"""Runs a stage's list of actions: the same loop for every layout.
+
+    actions of the stage -> runner: forward or backward of one micro-batch -> the next, until the list is done
+
+A runner knows what its stage does: the trunk sends hidden states and takes gradients, a branch the other way round, a
+stage that holds everything does neither.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ufork.errors import PeerError, UforkError
+from ufork.parallel.actions import Action, Pass
+from ufork.parallel.engine import Engine
+from ufork.parallel.link import Link, ReceiveQueue
+from ufork.parallel.trace import Tracer
+from ufork.vocabulary import PackedSequence, Task
+
+Rows = Mapping[Task, Sequence[PackedSequence]]
+"""This replica's rows by task, in the order of their numbers."""
+
+
+class Runner(Protocol):
+    """What a stage does with one micro-batch.
+
+    Attributes:
+        sums: summed cross-entropy of each micro-batch that ended here.
+    """
+
+    sums: dict[Action, Tensor]
+
+    def forward(self, action: Action) -> None:
+        """Runs it forward."""
+        ...
+
+    def backward(self, action: Action) -> None:
+        """Runs it backward."""
+        ...
+
+
+def run_actions(actions: Sequence[Action], runner: Runner, tracer: Tracer, *, who: str) -> None:
+    """Runs `actions` in their order.
+
+    Raises:
+        PeerError: a transfer or a collective failed; says what `who` was doing.
+    """
+    steps = {Pass.FORWARD: runner.forward, Pass.BACKWARD: runner.backward}
+    for action in actions:
+        name = f"{action.task} {action.index}"
+        with _named(f"{who}: {action.direction} of {action.task} micro-batch {action.index}"):
+            with tracer.span(str(action.direction), name):
+                steps[action.direction](action)
+
+
+class TrunkRunner:
+    """Sends hidden states, takes their gradients; a frozen trunk keeps no graph and only sends."""
+
+    def __init__(self, engine: Engine, link: Link, rows: Rows, actions: Sequence[Action], *, in_flight: int):
+        self.engine, self.link, self.rows, self.in_flight = engine, link, rows, in_flight
+        self.sums: dict[Action, Tensor] = {}
+        self._hidden: dict[tuple[Task, int], Tensor] = {}
+        self._gradients = ReceiveQueue([a for a in actions if a.direction is Pass.BACKWARD], link.post_gradient)
+
+    def forward(self, action: Action) -> None:
+        """Runs the trunk and sends what comes out."""
+        row = self.rows[action.task][action.index].to(str(self.link.bridge.device))
+        hidden_TD = self.engine.forward(row)
+        if hidden_TD.requires_grad:
+            self._hidden[action.task, action.index] = hidden_TD
+        else:
+            self.link.bridge.finish_sends(leave=self.in_flight)  # nothing comes back that would hold the trunk up
+        self.link.send_hidden(action, hidden_TD, row)
+
+    def backward(self, action: Action) -> None:
+        """Waits for the gradient and runs the trunk backward."""
+        gradient_TD = self.link.wait_for_gradient(self._gradients.take(action))
+        hidden_TD = self._hidden.pop((action.task, action.index))
+        self.engine.backward((hidden_TD * gradient_TD.to(hidden_TD.dtype)).sum())
+
+
+class BranchRunner:
+    """Takes hidden states, and sends their gradients back where the trunk wants them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        link: Link,
+        num_targets: Mapping[Task, float],
+        actions: Sequence[Action],
+        *,
+        trunk_trains: bool,
+        dtype: torch.dtype,
+    ):
+        self.engine, self.link, self.num_targets = engine, link, num_targets
+        self.trunk_trains, self.dtype = trunk_trains, dtype
+        self.sums: dict[Action, Tensor] = {}
+        self._received = ReceiveQueue([a for a in actions if a.direction is Pass.FORWARD], link.post_hidden)
+        self._hidden = self._part = torch.empty(0)
+
+    def forward(self, action: Action) -> None:
+        """Waits for the hidden states and runs the branch."""
+        hidden_TD, row = self.link.wait_for_hidden(self._received.take(action))
+        self._hidden = hidden_TD.to(self.dtype).requires_grad_()
+        self._part, self.sums[action] = self.engine.forward(row, self.num_targets[action.task], self._hidden)
+
+    def backward(self, action: Action) -> None:
+        """Runs the branch backward and sends the gradient, each where it is wanted."""
+        if self.engine.trains or self.trunk_trains:
+            self.engine.backward(self._part)
+        if self.trunk_trains:
+            assert self._hidden.grad is not None
+            self.link.send_gradient(action, self._hidden.grad / self.engine.gradient_scale)
+
+
+class WholeRunner:
+    """Trunk and branches in one stage."""
+
+    def __init__(self, engine: Engine, rows: Rows, num_targets: Mapping[Task, float]):
+        self.engine, self.rows, self.num_targets = engine, rows, num_targets
+        self.sums: dict[Action, Tensor] = {}
+        self._part = torch.empty(0)
+
+    def forward(self, action: Action) -> None:
+        """Runs the whole model."""
+        row = self.rows[action.task][action.index].to(str(self.engine.device))
+        self._part, self.sums[action] = self.engine.forward(row, self.num_targets[action.task])
+
+    def backward(self, action: Action) -> None:
+        """Runs it backward."""
+        self.engine.backward(self._part)
+
+
+@contextmanager
+def _named(doing: str) -> Iterator[None]:
+    """Says what was going on when the ranks of a stage lost each other; torch and DeepSpeed raise RuntimeError."""
+    try:
+        yield
+    except UforkError as error:
+        raise type(error)(f"{error} (during {doing})") from error
+    except torch.distributed.DistError as error:
+        raise PeerError(f"{doing}: a rank of its stage died, hung or raised, see its log ({error})") from error
+    except RuntimeError as error:
+        if "gloo" in str(error) or "NCCL" in str(error):
+            raise PeerError(f"{doing}: a rank of its stage died, hung or raised, see its log ({error})") from error
+        raise

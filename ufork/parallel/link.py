@@ -1,0 +1,189 @@
+"""What passes between a trunk replica and the branch replicas beside it, cut so that no rank carries all of it.
+
+    trunk replica, ranks 0..t-1                           branch replica, ranks 0..b-1
+    hidden TD  -- n = max(t, b) slices of T/n tokens -->  slices joined, then gathered over the b ranks
+    gradient   <-- the same slices, the other way round --
+
+Slice s lies on trunk rank s div (n/t) and on branch rank s div (n/b). The row itself (boundaries, labels, codes: small)
+comes from the trunk replica's rank 0. Receives are posted some micro-batches ahead, in the order of the schedule.
+
+Shapes: T tokens, D width.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ufork.errors import ConfigError
+from ufork.parallel.actions import Action
+from ufork.parallel.bridge import Bridge, Channel, Transfer
+from ufork.parallel.layout import BRANCHES, TASK_OF, Place, Stage
+from ufork.parallel.row_format import RowFormat
+from ufork.parallel.trace import Tracer
+from ufork.vocabulary import PackedSequence, Task
+
+RECEIVES_AHEAD = 2
+"""Micro-batches whose receives are posted before they are needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """The form of what is sent."""
+
+    rows: RowFormat
+    width: int
+    dtype: torch.dtype
+    trunk_is_sliced: bool = False
+    """Under sequence parallelism a trunk rank holds only its own T/t tokens of the hidden states."""
+
+
+def slices_of(place: Place, *, own_tp: int, other_tp: int) -> range:
+    """The slices, of max(own_tp, other_tp), that lie on `place` of a replica."""
+    per_rank = max(own_tp, other_tp) // own_tp
+    return range(place.tp_rank * per_rank, (place.tp_rank + 1) * per_rank)
+
+
+Received = TypeVar("Received")
+
+
+class ReceiveQueue(Generic[Received]):
+    """Receives in a known order, a few of them always posted ahead."""
+
+    def __init__(self, actions: Sequence[Action], post: Callable[[Action], Received]):
+        self._waiting, self._post = deque(actions), post
+        self._posted: deque[tuple[Action, Received]] = deque()
+        self._fill()
+
+    def take(self, action: Action) -> Received:
+        """What was posted for `action`, which is the next in order."""
+        expected, posted = self._posted.popleft()
+        assert action == expected, f"{action} is run, but {expected} is the next to be received"
+        self._fill()
+        return posted
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._posted) < RECEIVES_AHEAD:
+            action = self._waiting.popleft()
+            self._posted.append((action, self._post(action)))
+
+
+class Link:
+    """One rank's end of the links between trunk and branches."""
+
+    def __init__(self, bridge: Bridge, wire: Wire, place: Place, tp_group: dist.ProcessGroup, tracer: Tracer):
+        self.bridge, self.wire, self.place, self.tp_group, self.tracer = bridge, wire, place, tp_group, tracer
+        self.layout = bridge.layout
+        self.tp, self.dp = self.layout.shapes[place.stage].tp, self.layout.shapes[place.stage].dp
+        largest = max(shape.tp for shape in self.layout.shapes.values())
+        if wire.rows.row_tokens % largest:
+            raise ConfigError(
+                f"data.row_tokens={wire.rows.row_tokens} is not a multiple of the {largest} slices that hidden states"
+                " are sent in (the largest tp of the layout); change one of them"
+            )
+
+    def send_hidden(self, action: Action, hidden_TD: Tensor, row: PackedSequence) -> None:
+        """Starts to send a micro-batch to its branch: this rank's slices, and from the replica's rank 0 the row."""
+        stage, replica = self._peer(action)
+        if self.place.tp_rank == 0:
+            encoded = self.wire.rows.encode(row).to(self.bridge.device)
+            for tp_rank in range(self.layout.shapes[stage].tp):
+                peer = self.layout.rank_at(stage, dp_rank=replica, tp_rank=tp_rank)
+                self.bridge.send(encoded, peer, Channel.ROWS, f"the row of {_name(action)}")
+        self._send_slices(hidden_TD.detach(), stage, replica, Channel.HIDDEN, f"hidden states of {_name(action)}")
+
+    def post_hidden(self, action: Action) -> tuple[Tensor, Tensor, list[Transfer]]:
+        """Buffers for a row and for this rank's part of its hidden states, and the transfers that fill them."""
+        stage, replica = self._peer(action)
+        encoded = self.wire.rows.empty(self.bridge.device)
+        sender = self.layout.rank_at(stage, dp_rank=replica, tp_rank=0)
+        row = self.bridge.receive(encoded, sender, Channel.ROWS, f"the row of {_name(action)}")
+        part, transfers = self._post_slices(stage, replica, Channel.HIDDEN, f"hidden states of {_name(action)}")
+        return encoded, part, [row, *transfers]
+
+    def wait_for_hidden(self, posted: tuple[Tensor, Tensor, list[Transfer]]) -> tuple[Tensor, PackedSequence]:
+        """The whole hidden states TD, and the row."""
+        encoded, part, transfers = posted
+        self._wait(transfers)
+        return self._whole(part), self.wire.rows.decode(encoded)
+
+    def send_gradient(self, action: Action, gradient_TD: Tensor) -> None:
+        """Starts to send this rank's slices of the gradient of a micro-batch's hidden states back to the trunk."""
+        stage, replica = self._peer(action)
+        self._send_slices(gradient_TD, stage, replica, Channel.GRADIENTS, f"the gradient of {_name(action)}")
+
+    def post_gradient(self, action: Action) -> tuple[Tensor, list[Transfer]]:
+        """A buffer for this rank's part of a gradient, and the transfers that fill it."""
+        stage, replica = self._peer(action)
+        return self._post_slices(stage, replica, Channel.GRADIENTS, f"the gradient of {_name(action)}")
+
+    def wait_for_gradient(self, posted: tuple[Tensor, list[Transfer]]) -> Tensor:
+        """The gradient TD; under sequence parallelism only this rank's tokens of it."""
+        part, transfers = posted
+        self._wait(transfers)
+        return part if self.wire.trunk_is_sliced else self._whole(part)
+
+    def _peer(self, action: Action) -> tuple[Stage, int]:
+        """Stage and replica at the other end: that of the row that this replica knows as `action.index`."""
+        row = action.index * self.dp + self.place.dp_rank
+        stage = BRANCHES[action.task] if self.place.stage is Stage.TRUNK else Stage.TRUNK
+        return stage, row % self.layout.shapes[stage].dp
+
+    def _send_slices(self, values_TD: Tensor, stage: Stage, replica: int, channel: Channel, what: str) -> None:
+        values_TD = values_TD.to(self.wire.dtype)
+        tokens, first = self._slice_tokens(stage), self._first_held_token()
+        for number, peer in self._slices(stage, replica):
+            start = number * tokens - first
+            self.bridge.send(values_TD[start : start + tokens].contiguous(), peer, channel, what)
+
+    def _post_slices(self, stage: Stage, replica: int, channel: Channel, what: str) -> tuple[Tensor, list[Transfer]]:
+        slices, tokens = self._slices(stage, replica), self._slice_tokens(stage)
+        shape = (len(slices) * tokens, self.wire.width)
+        part = torch.empty(shape, dtype=self.wire.dtype, device=self.bridge.device)
+        buffers = part.split(tokens)
+        return part, [
+            self.bridge.receive(buffer, peer, channel, what) for buffer, (_, peer) in zip(buffers, slices, strict=True)
+        ]
+
+    def _slices(self, stage: Stage, replica: int) -> list[tuple[int, int]]:
+        """Number of each slice that lies here, and the rank where it lies at the other end."""
+        other_tp = self.layout.shapes[stage].tp
+        per_other = max(self.tp, other_tp) // other_tp
+        return [
+            (number, self.layout.rank_at(stage, dp_rank=replica, tp_rank=number // per_other))
+            for number in slices_of(self.place, own_tp=self.tp, other_tp=other_tp)
+        ]
+
+    def _slice_tokens(self, stage: Stage) -> int:
+        return self.wire.rows.row_tokens // max(self.tp, self.layout.shapes[stage].tp)
+
+    def _first_held_token(self) -> int:
+        sliced = self.place.stage is Stage.TRUNK and self.wire.trunk_is_sliced
+        return self.place.tp_rank * self.wire.rows.row_tokens // self.tp if sliced else 0
+
+    def _wait(self, transfers: Sequence[Transfer]) -> None:
+        with self.tracer.span("receive"):
+            for transfer in transfers:
+                transfer.wait()
+
+    def _whole(self, part: Tensor) -> Tensor:
+        """The parts of all ranks of the replica end to end."""
+        if self.tp == 1:
+            return part
+        whole = part.new_empty(self.tp * len(part), *part.shape[1:])
+        with self.tracer.span("gather"):
+            dist.all_gather_into_tensor(whole, part, group=self.tp_group)
+        return whole
+
+
+def tasks_of(stage: Stage) -> tuple[Task, ...]:
+    """Tasks whose rows run through a stage."""
+    return (TASK_OF[stage],) if stage in TASK_OF else tuple(Task)
+
+
+def _name(action: Action) -> str:
+    return f"{action.task} micro-batch {action.index}"

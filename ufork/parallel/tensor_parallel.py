@@ -1,0 +1,227 @@
+"""Tensor parallelism (arXiv 1909.08053), applied to a plain model by a table of swaps.
+
+    plain layer, whole weights -> megatron-core's layer with this rank's slice of them, or a slice in place
+
+A block (attention, MLP) is column-parallel products, work on the slice, a row-parallel product: its output is summed
+over the ranks in the forward pass, and its input's gradient in the backward pass, once per block and not once per
+product. Heads divide the vocabulary. Weights are sliced from the whole ones, so they do not depend on tp.
+
+Under sequence parallelism (arXiv 2205.05198) what lies between the decoder's blocks is divided by tokens: a block
+gathers its input and scatters the sum of its output, and gradients of what sees only a part of the tokens are summed.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.model_parallel_config import ModelParallelConfig
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
+from torch import Tensor, nn
+
+from ufork.errors import ConfigError
+from ufork.model.decoder import Attention, DecoderLayer, SwiGLU
+from ufork.model.rq_head import DepthAttention, DepthBlock, RqHead
+from ufork.model.text_head import TextHead
+from ufork.model.unifork import DecoderStack, UniFork
+from ufork.parallel.vocabulary_parallel import VocabularySlice
+
+BLOCKS: dict[type[nn.Module], dict[str, str]] = {
+    Attention: {"query": "column", "key": "column", "value": "column", "out": "row"},
+    SwiGLU: {"gate": "column", "up": "column", "down": "row"},
+    DepthAttention: {"query": "column", "key": "column", "value": "column", "mix": "row"},
+    DepthBlock: {"mlp_up": "column", "mlp_down": "row"},
+}
+"""By the module that owns it, how each product is divided: by outputs (column) or by inputs (row)."""
+
+ENTRANCES: dict[type[nn.Module], str] = {DepthAttention: "widen", DepthBlock: "mlp_norm"}
+"""The part whose output is what a block's column-parallel products read, where it is not the block's own input."""
+
+
+class ColumnParallel(ColumnParallelLinear):
+    """Holds some outputs of a product; its input's gradient is summed by the block, not here."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs / tp]."""
+        return super().forward(values)[0]
+
+
+class RowParallel(RowParallelLinear):
+    """Holds some inputs of a product, and adds up the ranks' outputs."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[..., inputs / tp] -> [..., outputs]."""
+        return super().forward(values)[0]
+
+
+def divide(model: UniFork, group: dist.ProcessGroup, *, sequence_parallel: bool = False) -> dict[str, int]:
+    """Leaves `model`, which has its whole weights, with this rank's slices of them.
+
+    Args:
+        model: of one stage.
+        group: the ranks of a replica.
+        sequence_parallel: whether the decoder layers' activations are divided by tokens too.
+
+    Returns:
+        by name, the dimension along which a parameter is now a slice.
+
+    Raises:
+        ConfigError: a size of the model is not a multiple of the number of ranks.
+    """
+    _require_multiples(model, group.size())
+    divider = _Divider(group, sequence_parallel=sequence_parallel)
+    for module in list(model.modules()):
+        for kind, products in BLOCKS.items():
+            if isinstance(module, kind):
+                divider.divide_block(module, products)
+    divider.divide_vocabulary(model)
+    if sequence_parallel:
+        divider.divide_tokens(model)
+    dims = divider.dims
+    return {name: dims[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in dims}
+
+
+class _Divider:
+    """Makes this rank's slices, and remembers along which dimension: `dims`, by the parameter's id."""
+
+    def __init__(self, group: dist.ProcessGroup, *, sequence_parallel: bool):
+        self.group, self.sequence_parallel = group, sequence_parallel
+        self.dims: dict[int, int] = {}
+
+    def divide_block(self, block: nn.Module, products: dict[str, str]) -> None:
+        """Swaps a block's products, and has its input's gradient summed once for all of them."""
+        by_tokens = self.sequence_parallel and isinstance(block, Attention | SwiGLU)
+        for name, how in products.items():
+            swap = self._column if how == "column" else self._row
+            setattr(block, name, swap(getattr(block, name), by_tokens))
+        enter: Callable[[Tensor], Tensor] = self._gather_tokens if by_tokens else self._enter
+        entrance = ENTRANCES.get(type(block))
+        if entrance:
+            getattr(block, entrance).register_forward_hook(lambda module, inputs, output: enter(output))
+        else:
+            block.register_forward_pre_hook(lambda module, inputs: (enter(inputs[0]), *inputs[1:]))
+
+    def divide_vocabulary(self, model: UniFork) -> None:
+        """Spreads embedding and heads; a tied head keeps sharing the embedding's weight."""
+        whole_embedding = model.trunk.token_embedding.weight if model.trunk else None
+        if model.trunk:
+            model.trunk.token_embedding = self._embedding(model.trunk.token_embedding)
+        for module in model.modules():
+            if isinstance(module, TextHead):
+                tied = model.trunk and module.weight is whole_embedding
+                shared: Any = model.trunk.token_embedding.weight if tied else None
+                module.weight = self._sliced(module.weight, 0) if shared is None else shared
+                module.vocabulary = self._vocabulary(len(module.weight))
+            elif isinstance(module, RqHead):
+                module.out.weight = self._sliced(module.out.weight, 0)
+                module.out.bias = self._sliced(module.out.bias, 0)
+                module.vocabulary = self._vocabulary(len(module.out.weight))
+
+    def divide_tokens(self, model: UniFork) -> None:
+        """Scatters the input of decoder stacks; sums the gradients of norms, which see a part of the tokens."""
+        for module in model.modules():
+            if isinstance(module, DecoderStack):
+                module.register_forward_pre_hook(lambda module, inputs: (self._scatter_tokens(inputs[0]), *inputs[1:]))
+            elif isinstance(module, DecoderLayer):
+                for norm in (module.attention_norm, module.mlp_norm):
+                    norm.weight.register_hook(self._summed)
+
+    def _enter(self, values: Tensor) -> Tensor:
+        return copy_to_tensor_model_parallel_region(values, self.group)
+
+    def _gather_tokens(self, values: Tensor) -> Tensor:
+        return gather_from_sequence_parallel_region(values, True, self.group)
+
+    def _scatter_tokens(self, values: Tensor) -> Tensor:
+        return scatter_to_sequence_parallel_region(values, self.group)
+
+    def _summed(self, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient, group=self.group)
+        return gradient
+
+    def _config(self, *, by_tokens: bool = False) -> ModelParallelConfig:
+        return ModelParallelConfig(
+            tensor_model_parallel_size=self.group.size(),
+            sequence_parallel=by_tokens,
+            use_cpu_initialization=True,
+            perform_initialization=False,
+            params_dtype=torch.float32,
+        )
+
+    def _column(self, plain: nn.Linear, by_tokens: bool) -> ColumnParallel:
+        layer = ColumnParallel(
+            plain.in_features,
+            plain.out_features,
+            bias=plain.bias is not None,
+            disable_grad_reduce=True,
+            config=self._config(),
+            **self._common(),
+        )
+        return self._filled(layer, plain, weight_dim=0, bias_dim=0)
+
+    def _row(self, plain: nn.Linear, by_tokens: bool) -> RowParallel:
+        layer = RowParallel(
+            plain.in_features,
+            plain.out_features,
+            bias=plain.bias is not None,
+            input_is_parallel=True,
+            skip_bias_add=False,
+            config=self._config(by_tokens=by_tokens),
+            **self._common(),
+        )
+        return self._filled(layer, plain, weight_dim=1, bias_dim=None)
+
+    def _embedding(self, plain: nn.Embedding) -> VocabParallelEmbedding:
+        layer = VocabParallelEmbedding(
+            plain.num_embeddings, plain.embedding_dim, config=self._config(), **self._common()
+        )
+        return self._filled(layer, plain, weight_dim=0, bias_dim=None)
+
+    def _common(self) -> dict[str, Any]:
+        return {"init_method": nn.init.zeros_, "tp_group": self.group}
+
+    def _filled(self, layer: Any, plain: Any, *, weight_dim: int, bias_dim: int | None) -> Any:
+        with torch.no_grad():
+            layer.weight.copy_(self._slice(plain.weight, weight_dim))
+            self.dims[id(layer.weight)] = weight_dim
+            if getattr(plain, "bias", None) is not None:
+                layer.bias.copy_(plain.bias if bias_dim is None else self._slice(plain.bias, bias_dim))
+                if bias_dim is not None:
+                    self.dims[id(layer.bias)] = bias_dim
+        return layer
+
+    def _sliced(self, whole: Tensor, dim: int) -> nn.Parameter:
+        parameter = nn.Parameter(self._slice(whole.detach(), dim).clone())
+        self.dims[id(parameter)] = dim
+        return parameter
+
+    def _slice(self, whole: Tensor, dim: int) -> Tensor:
+        return whole.chunk(self.group.size(), dim)[self.group.rank()]
+
+    def _vocabulary(self, num_rows: int) -> VocabularySlice:
+        return VocabularySlice(self.group, self.group.rank() * num_rows)
+
+
+def _require_multiples(model: UniFork, tp: int) -> None:
+    config, dimensions = model.config, model.dimensions
+    sizes = {
+        "model.num_heads": config.num_heads,
+        "model.num_kv_heads": config.num_kv_heads,
+        "model.mlp_width": config.mlp_width,
+        "the vocabulary's size": dimensions.vocabulary_size,
+    }
+    if any(isinstance(module, RqHead) for module in model.modules()):
+        sizes["model.rq_head.num_heads"] = config.rq_head.num_heads
+        sizes["model.rq_head.width"] = config.rq_head.width
+        sizes["the codebook's size"] = dimensions.codebook_size
+    for name, size in sizes.items():
+        if size % tp:
+            raise ConfigError(f"layout: tp={tp} does not divide {name}={size}; choose a tp that divides it")

@@ -1,0 +1,53 @@
+"""One weight in two stages: the token embedding at the trunk's foot and the text head that is tied to it.
+
+Both stages hold a copy and step it alike, so it is enough that both see the sum of the two gradients (Megatron-LM does
+the same between its first and last stage, arXiv 2104.04473). Their shards differ, so the gradient travels whole, once a
+step.
+
+Shapes: V rows of the vocabulary, D width.
+"""
+
+import torch
+
+from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
+from ufork.parallel.bridge import Bridge
+from ufork.parallel.engine import Engine
+from ufork.parallel.layout import Stage
+from ufork.parallel.world import World
+
+NAMES = {Stage.TRUNK: TOKEN_EMBEDDING, Stage.UNDERSTANDING: TIED_HEAD}
+"""The weight's name in either stage."""
+
+
+class TiedEmbedding:
+    """This rank's part in keeping the two copies equal; only ranks of the two stages have one."""
+
+    def __init__(self, engine: Engine, bridge: Bridge, world: World, *, prefix: str, shape: tuple[int, int]):
+        """`prefix` comes before the model's own names in the engine's; `shape` is VD, whole."""
+        self.engine, self.bridge, self.world, self.shape = engine, bridge, world, shape
+        self.name = prefix + NAMES[world.place.stage]
+        members = sorted(rank for stage in NAMES for rank in bridge.layout.ranks_of(stage))
+        self._group = bridge.connect("tied embedding", tuple(members))
+
+    @property
+    def counted_elsewhere(self) -> tuple[str, ...]:
+        """Parameters that the job's gradient norm counts in another stage."""
+        return (self.name,) if self.world.place.stage is Stage.UNDERSTANDING else ()
+
+    def add_gradients(self) -> None:
+        """Replaces the gradient in both stages by the sum.
+
+        Raises:
+            PeerError: a rank is gone.
+        """
+        total_VD = torch.zeros(self.shape, device=self.world.device)
+        rows = self._rows()
+        own_ND = self.engine.whole_gradient(self.name)
+        if self.world.place.dp_rank == 0:
+            total_VD[rows] = own_ND
+        self.bridge.add_up(total_VD, waits_for="the tied embedding's gradient", group=self._group)
+        self.engine.replace_gradient(self.name, total_VD[rows].contiguous())
+
+    def _rows(self) -> slice:
+        size = self.shape[0] // self.world.tp_group.size()
+        return slice(self.world.place.tp_rank * size, (self.world.place.tp_rank + 1) * size)
