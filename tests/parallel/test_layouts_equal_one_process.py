@@ -12,8 +12,9 @@ from tiny import packed_row, shallow_config
 from ufork.model.config import ModelConfig, RqHeadConfig
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.layout import num_ranks_of
+from ufork.parallel.layout import Stage, num_ranks_of
 from ufork.parallel.world import join_world
+from ufork.train import stage as stage_of_job
 from ufork.train.config import PerTask, RowsPerStep, TrainConfig
 from ufork.train.learning_rate import learning_rate
 from ufork.train.step import run_step
@@ -37,6 +38,9 @@ class Case:
     ranks: int | None = None
     model: dict = field(default_factory=dict)
     train: dict = field(default_factory=dict)
+    by_tokens: bool = False
+    """Sequence parallelism in the trunk, which is for CUDA: megatron-core is made to take the CPU for a device."""
+    tolerance: float = 1e-5
 
 
 def forked(**changes) -> dict:
@@ -67,6 +71,11 @@ CASES = {
         train={"loss_weighting": "uncertainty"},
     ),
     "reduced at every backward": Case(forked(trunk={"dp": 2}, generation={"dp": 2}, reduce_each_backward=True)),
+    "sequence parallel": Case(forked(trunk={"tp": 2}, generation={"tp": 2}), by_tokens=True),
+    # A product rounds to 8 bits, 2^-9 relative; sums in another order come out as much apart, and 10 steps carry it on.
+    "bf16": Case(
+        forked(trunk={"tp": 2}, understanding={"dp": 2}), rows=(2, 2), train={"precision": "bf16"}, tolerance=2**-7
+    ),
     "one in flight": Case(forked(trunk={"tp": 2}, in_flight=1)),
     "colocated tp 2 dp 2": Case({"colocated_tp": 2}, ranks=4),
     "colocated dp 2": Case({}, ranks=2),
@@ -105,6 +114,9 @@ def rows_of(task: Task, *, step: int, number: int):
 def train(address: RankAddress, case: Case, layout: LayoutConfig):
     """By optimizer: losses and norm of each step, and on the leader the final weights."""
     torch.set_num_threads(1)
+    if case.by_tokens:
+        torch.cuda.current_device = lambda: "cpu"
+        stage_of_job.divides_tokens = lambda layout, world: world.place.stage is Stage.TRUNK
     outcomes = {}
     with join_world(address, layout, timeout_seconds=60) as world:
         for optimizer in OPTIMIZERS:
@@ -142,11 +154,18 @@ def test_losses_norms_and_weights_are_those_of_one_process(name):
         figures = [outcomes[optimizer][0] for outcomes in by_rank if outcomes]
         assert all(torch.equal(one, other) for one, other in itertools.pairwise(figures)), "all ranks see the same"
         expected_figures, expected_weights = expected[optimizer]
-        torch.testing.assert_close(figures[0], expected_figures, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(figures[0], expected_figures, rtol=case.tolerance, atol=1e-6)
         weights = next(outcomes[optimizer][1] for outcomes in by_rank if outcomes and outcomes[optimizer][1])
-        for weight_name, weight in weights.items():
-            if optimizer == "adamw" and weight_name.endswith(ROUNDING_ONLY):
-                continue
-            expected_weight = expected_weights[weight_name]
-            difference = (weight - expected_weight).norm() / expected_weight.norm().clamp(min=1e-9)
-            assert difference < 1e-5, f"{optimizer}: {weight_name} differs by {difference:.1e}"
+        for name, distance in distances(weights, expected_weights, together="precision" in case.train).items():
+            if optimizer == "sgd" or not name.endswith(ROUNDING_ONLY):
+                assert distance < case.tolerance, f"{optimizer}: {name} differs by {distance:.1e}"
+
+
+def distances(weights, expected, *, together: bool) -> dict[str, float]:
+    """Relative distance of each parameter, or of all `together`: in bf16 a bias, which starts at zero, is nothing but
+    the sum of a few coarse gradients."""
+    if together:
+        weights, expected = ({"all": torch.cat([w[name].flatten() for name in weights])} for w in (weights, expected))
+    return {
+        name: float((w - expected[name]).norm() / expected[name].norm().clamp(min=1e-9)) for name, w in weights.items()
+    }

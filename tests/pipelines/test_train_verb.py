@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from tiny import DIMENSIONS, tiny_config, tiny_tokenizer, write_codes_source
 
 from pipelines import cli
@@ -105,6 +106,26 @@ def test_two_ranks_train_as_one(trained, tmp_path):
         assert np.allclose(losses(run, stage), losses(trained[1], stage), atol=1e-5)
 
 
+FORKED = ("layout={kind: forked, trunk: {tp: 2}}", "stages.generation.train.trainable=[generation]")
+"""With a last stage that has no understanding, so that its ranks idle and its weights stay."""
+
+
+@pytest.mark.slow
+def test_a_forked_layout_trains_as_one_rank(tmp_path):
+    outcomes = []
+    for name, layout in (("one", []), ("forked", [FORKED[0]])):
+        recipe, run = make_run(tmp_path, name)
+        rows = "stages.generation.train.rows_per_step={understanding: 0, generation: 2}"
+        train(recipe, *layout, FORKED[1], rows)
+        outcomes.append((run, load_file(run.weights("generation") / "model.safetensors")))
+    (one, weights), (forked, forked_weights) = outcomes
+    for stage in ("align", "all", "generation"):
+        assert np.allclose(losses(forked, stage), losses(one, stage), atol=1e-5)
+    assert weights.keys() == forked_weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(forked_weights[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+
+
 @pytest.mark.slow
 def test_one_stage_starts_from_the_one_before(trained, tmp_path):
     before = losses(trained[1], "all")
@@ -133,6 +154,12 @@ def refused(capsys, *arguments):
 def test_unknown_stage_names_the_known_ones(tmp_path, capsys):
     recipe, _ = make_run(tmp_path, "run")
     assert "--stage al: the recipe's stages are align, all" in refused(capsys, "train", recipe, "--stage", "al")
+
+
+def test_a_layout_of_another_size_is_refused_with_the_arithmetic(tmp_path, capsys):
+    recipe, _ = make_run(tmp_path, "run")
+    said = refused(capsys, "train", recipe, "layout={kind: forked, trunk: {tp: 2}}", "--ranks", 3)
+    assert "trunk 2x1 + understanding 1x1 + generation 1x1 = 4 ranks, the job has 3" in said
 
 
 def test_no_stage_and_no_rank_are_refused(tmp_path, capsys):

@@ -1,0 +1,128 @@
+"""A model divided over ranks computes what the whole one does: values, losses and every gradient."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import run_on_ranks
+from tiny import packed_row, tiny_config, tiny_model
+
+from ufork.errors import ConfigError
+from ufork.model.attention import PackedAttention
+from ufork.model.unifork import UniFork
+from ufork.parallel.address import RankAddress
+from ufork.parallel.config import LayoutConfig
+from ufork.parallel.world import join_world
+from ufork.vocabulary import Task
+
+CONFIG = tiny_config(num_kv_heads=4)
+
+
+def whole_model(tied: bool) -> UniFork:
+    return tiny_model(CONFIG.model_copy(update={"tie_text_head": tied}))
+
+
+def rows():
+    return [packed_row(task, texts=[[5, 6, 7, 8], [9, 10, 250]], row_tokens=32) for task in Task]
+
+
+def gradients(model: UniFork) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def joined(part: torch.Tensor, dim: int | None, group: dist.ProcessGroup) -> torch.Tensor:
+    if dim is None:
+        return part
+    parts = [torch.empty_like(part) for _ in range(group.size())]
+    dist.all_gather(parts, part.contiguous(), group=group)
+    return torch.cat(parts, dim)
+
+
+def run_divided(address: RankAddress, tied: bool):
+    """Losses of both tasks, all gradients, and all weights of the divided model, put together."""
+    from ufork.parallel.tensor_parallel import divide
+
+    torch.set_num_threads(1)
+    with join_world(address, LayoutConfig(colocated_tp=address.world_size), timeout_seconds=60) as world:
+        model = whole_model(tied)
+        dims = divide(model, world.tp_group)
+        losses = [model(row) for row in rows()]
+        sum(losses).backward()
+        weights = {name: joined(p.detach(), dims.get(name), world.tp_group) for name, p in model.named_parameters()}
+        found = {name: joined(g, dims.get(name), world.tp_group) for name, g in gradients(model).items()}
+        return [float(loss) for loss in losses], found, weights, dims
+
+
+@pytest.fixture(scope="module", params=[(2, True), (2, False), (4, True)], ids=["tp2 tied", "tp2", "tp4 tied"])
+def divided(request):
+    tp, tied = request.param
+    return whole_model(tied), run_on_ranks(run_divided, tp, tied)
+
+
+def test_losses_and_gradients_are_those_of_the_whole_model(divided):
+    whole, by_rank = divided
+    losses = [whole(row) for row in rows()]
+    sum(losses).backward()
+    for found_losses, found, _, _ in by_rank:
+        assert found_losses == pytest.approx([float(loss) for loss in losses], rel=1e-6)
+        assert found.keys() == gradients(whole).keys()
+        for name, gradient in gradients(whole).items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6, msg=name)
+    whole.zero_grad()
+
+
+def test_slices_put_together_are_the_whole_weights(divided):
+    whole, by_rank = divided
+    for _, _, weights, dims in by_rank:
+        assert all(torch.equal(weights[name], parameter) for name, parameter in whole.named_parameters())
+        sliced = sum(weights[name].numel() for name in dims)
+        assert sliced > 0.6 * sum(weight.numel() for weight in weights.values()), "most of the weights are divided"
+
+
+def run_by_tokens(address: RankAddress):
+    """A trunk under sequence parallelism: its hidden states put together, and its gradients.
+
+    megatron-core makes its buffers on the current CUDA device; here that is the CPU.
+    """
+    from ufork.parallel.tensor_parallel import divide
+
+    torch.cuda.current_device = lambda: "cpu"
+    torch.set_num_threads(1)
+    with join_world(address, LayoutConfig(colocated_tp=address.world_size), timeout_seconds=60) as world:
+        model = UniFork(CONFIG, whole_model(True).dimensions, branches=[])
+        model.load_state_dict(whole_model(True).state_dict(), strict=False)
+        dims = divide(model, world.tp_group, sequence_parallel=True)
+        (row, _) = rows()
+        part_TD = model.trunk(row, PackedAttention(row, model.kernel))
+        tokens = len(row.token_ids_T) // world.tp_group.size()
+        assert len(part_TD) == tokens, "each rank holds its own tokens only"
+        mine = slice(world.tp_group.rank() * tokens, (world.tp_group.rank() + 1) * tokens)
+        (part_TD * weighting(row)[mine]).sum().backward()
+        found = {name: joined(g, dims.get(name), world.tp_group) for name, g in gradients(model).items()}
+        return joined(part_TD.detach(), 0, world.tp_group), found
+
+
+def weighting(row):
+    return torch.randn(len(row.token_ids_T), CONFIG.width, generator=torch.Generator().manual_seed(3))
+
+
+def test_sequence_parallelism_computes_the_same():
+    whole = whole_model(True)
+    row, _ = rows()
+    hidden_TD = whole.trunk(row, PackedAttention(row, whole.kernel))
+    (hidden_TD * weighting(row)).sum().backward()
+    for found_TD, found in run_on_ranks(run_by_tokens, 2):
+        torch.testing.assert_close(found_TD, hidden_TD.detach(), rtol=1e-5, atol=1e-6)
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, gradients(whole)[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def run_refused(address: RankAddress):
+    from ufork.parallel.tensor_parallel import divide
+
+    with join_world(address, LayoutConfig(colocated_tp=2), timeout_seconds=60) as world:
+        with pytest.raises(ConfigError, match=r"tp=2 does not divide model\.num_kv_heads=1"):
+            divide(tiny_model(tiny_config(num_kv_heads=1)), world.tp_group)
+
+
+def test_sizes_that_cannot_be_divided_are_refused_by_name():
+    run_on_ranks(run_refused, 2)
