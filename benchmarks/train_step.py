@@ -26,11 +26,12 @@ from ufork.data.prompts import EncodedSample  # noqa: E402
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig  # noqa: E402
 from ufork.model.cost import row_cost  # noqa: E402
 from ufork.model.initialization import initialize  # noqa: E402
-from ufork.model.unifork import UniFork  # noqa: E402
 from ufork.parallel.address import RankAddress  # noqa: E402
+from ufork.parallel.config import LayoutConfig  # noqa: E402
+from ufork.parallel.layout import Stage, make_layout  # noqa: E402
 from ufork.parallel.world import World, join_world  # noqa: E402
-from ufork.train.config import TrainConfig  # noqa: E402
-from ufork.train.loop import build_engine  # noqa: E402
+from ufork.train.config import RowsPerStep, TrainConfig  # noqa: E402
+from ufork.train.stage import TrainingStage, build_part, build_stage  # noqa: E402
 from ufork.train.step import run_step  # noqa: E402
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task  # noqa: E402
 
@@ -68,20 +69,17 @@ def main() -> None:
 
 
 def _measure(rows: dict[Task, list[PackedSequence]], precision: str, world: World, *, profiled: bool) -> dict[str, Any]:
-    model = UniFork(MODEL, DIMENSIONS)
-    initialize(model, 0)
-    print(f"{precision}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters")
-    engine = build_engine(model, TrainConfig(precision=precision, learning_rate=1e-4), world)
+    stage = _stage(precision, world)
     seconds: list[float] = []
     while not seconds or (len(seconds) < MOST_STEPS and sum(seconds) < LIMIT_SECONDS):
         start = time.perf_counter()
-        result = run_step(engine, rows, 1e-4)
+        result = run_step(stage, rows, 1e-4)
         seconds.append(time.perf_counter() - start)
     if profiled:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            run_step(engine, rows, 1e-4)
+            run_step(stage, rows, 1e-4)
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
-    engine.close()
+    stage.engine.close()
     step_seconds = statistics.median(seconds[WARMUP_STEPS:] or seconds)
     flops = sum(row_cost(MODEL, DIMENSIONS, row).training for task in rows for row in rows[task])
     gemm = best_gemm_gflops(torch.float32 if precision == "fp32" else torch.bfloat16)
@@ -94,6 +92,17 @@ def _measure(rows: dict[Task, list[PackedSequence]], precision: str, world: Worl
         "padding_share": round(result.num_padding_tokens / num_tokens, 4),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
+
+
+def _stage(precision: str, world: World) -> TrainingStage:
+    model = build_part(MODEL, DIMENSIONS, Stage.WHOLE)
+    initialize(model, 0)
+    print(f"{precision}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters")
+    rows = RowsPerStep(understanding=ROWS_PER_TASK, generation=ROWS_PER_TASK)
+    config = TrainConfig(precision=precision, learning_rate=1e-4, rows_per_step=rows)
+    layout = make_layout(LayoutConfig(), num_ranks=1, rows_per_step=dict.fromkeys(Task, ROWS_PER_TASK))
+    bridge = world.open_bridge(layout, precision)
+    return build_stage(model, config, LayoutConfig(), world, bridge, row_tokens=ROW_TOKENS)
 
 
 def _row(task: Task, rng: np.random.Generator) -> PackedSequence:
