@@ -1,5 +1,6 @@
 # make demo   train, evaluate and report pipelines/recipes/demo.yaml (another one: make demo RECIPE=path;
-#             other values: make demo SET="run.name=mine train.steps=500"; other than 2 ranks: RANKS=1)
+#             other values: make demo SET="run.name=mine train.steps=500"; other than 2 ranks: RANKS=1;
+#             trunk and branches on ranks of their own: LAYOUT=forked, as many ranks as the recipe's layout needs)
 # make test   all tests
 # make check  what must hold before a commit: format, lint, types, spelling, import floors
 # make docs   check the links and commands that the pages name
@@ -12,7 +13,9 @@ STAMP := $(VENV)/installed
 BIN := $(VENV)/bin
 RECIPE ?= pipelines/recipes/demo.yaml
 SET ?=
+LAYOUT ?= colocated
 RANKS ?= 2
+LAID_OUT := layout.kind=$(LAYOUT) $(if $(filter colocated,$(LAYOUT)),--ranks $(RANKS))
 
 .PHONY: demo test check docs
 .DEFAULT_GOAL := check
@@ -28,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/ufork tokenizer text $(RECIPE) $(SET)
 	$(BIN)/ufork tokenizer fit $(RECIPE) $(SET)
 	$(BIN)/ufork tokenizer encode $(RECIPE) $(SET)
-	$(BIN)/ufork train $(RECIPE) $(SET) --ranks $(RANKS)
+	$(BIN)/ufork train $(RECIPE) $(SET) $(LAID_OUT)
 	$(BIN)/ufork evaluate $(RECIPE) $(SET)
 	$(BIN)/ufork report $(RECIPE) $(SET)
 

@@ -22,10 +22,10 @@ from torch import Tensor
 from ufork.errors import ConfigError
 from ufork.parallel.actions import Action
 from ufork.parallel.bridge import Bridge, Channel, Transfer
-from ufork.parallel.layout import BRANCHES, TASK_OF, Place, Stage
+from ufork.parallel.layout import BRANCHES, Place, Stage
 from ufork.parallel.row_format import RowFormat
 from ufork.parallel.trace import Tracer
-from ufork.vocabulary import PackedSequence, Task
+from ufork.vocabulary import PackedSequence
 
 RECEIVES_AHEAD = 2
 """Micro-batches whose receives are posted before they are needed."""
@@ -178,11 +178,6 @@ class Link:
         with self.tracer.span("gather"):
             dist.all_gather_into_tensor(whole, part, group=self.tp_group)
         return whole
-
-
-def tasks_of(stage: Stage) -> tuple[Task, ...]:
-    """Tasks whose rows run through a stage."""
-    return (TASK_OF[stage],) if stage in TASK_OF else tuple(Task)
 
 
 def _name(action: Action) -> str:
