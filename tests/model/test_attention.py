@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny import packed_row, tiny_config, tiny_model
 
 from ufork.model.attention import Segments, choose_attention_kernel, flash_attention, sdpa_attention
+from ufork.model.causal import LONGEST_BY_FORMULA, attention_by_formula, causal_attention
 from ufork.vocabulary import Task
 
 CUDA = torch.device("cuda")
@@ -27,6 +28,11 @@ def written_out(query, key, value, starts):
     scores = torch.einsum("qhw,khw->hqk", query.float(), key) * head_width**-0.5
     weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
     return torch.einsum("hqk,khw->qhw", weights, value).to(query.dtype)
+
+
+def gradients_of(out, tensors):
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out.dtype)
+    return torch.autograd.grad(out, tensors, direction)
 
 
 def inputs_of(lengths, num_kv_heads, group, dtype=torch.float32):
@@ -45,10 +51,29 @@ def test_sdpa_is_attention_written_out(lengths, num_kv_heads, group):
     tensors, segments = inputs_of(lengths, num_kv_heads, group)
     found, expected = sdpa_attention(*tensors, segments), written_out(*tensors, segments.starts_S1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
-    gradients = (torch.autograd.grad(out, tensors, direction) for out in (found, expected))
-    for ours, reference in zip(*gradients, strict=True):
+    for ours, reference in zip(*(gradients_of(out, tensors) for out in (found, expected)), strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("longest", [LONGEST_BY_FORMULA, LONGEST_BY_FORMULA + 1])
+@pytest.mark.parametrize(("num_kv_heads", "group"), [(2, 1), (1, 3)])
+def test_half_precision_on_a_cpu_is_attention_written_out(longest, num_kv_heads, group):
+    """On either side of the length up to which the formula is the faster one."""
+    tensors, segments = inputs_of([7, longest, 1], num_kv_heads, group, torch.bfloat16)
+    found, expected = sdpa_attention(*tensors, segments), written_out(*tensors, segments.starts_S1)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    for ours, reference in zip(*(gradients_of(out, tensors) for out in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=0.03, atol=0.03)
+
+
+@given(num_kv_heads=st.integers(1, 3), group=st.integers(1, 3), length=st.integers(1, 9))
+def test_the_formula_is_torchs_own_attention(num_kv_heads, group, length):
+    heads = (num_kv_heads * group, num_kv_heads, num_kv_heads)
+    tensors = [torch.randn(2, n, length, 8, dtype=torch.float64, requires_grad=True) for n in heads]
+    found, expected = attention_by_formula(*tensors), causal_attention(*tensors)
+    torch.testing.assert_close(found, expected)
+    for ours, reference in zip(*(gradients_of(out, tensors) for out in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, reference)
 
 
 def flash_attn_varlen_func(

@@ -2,8 +2,8 @@
 
     query, key, value of one row + segment starts -> each token attends to itself and what stands before it there
 
-On a CUDA device with the `flash-attn` package it is FlashAttention's varlen kernel, elsewhere torch's
-`scaled_dot_product_attention` over the segments padded to one length. `choose_attention_kernel` decides once.
+On a CUDA device with the `flash-attn` package it is FlashAttention's varlen kernel, elsewhere torch's own attention
+over the segments padded to one length. `choose_attention_kernel` decides once.
 
 Shapes: T tokens of the row, S segments, H query heads, G key and value heads, W features of a head, L longest segment.
 """
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ufork.model.causal import causal_attention
 from ufork.vocabulary import PackedSequence
 
 log = logging.getLogger(__name__)
@@ -49,17 +49,14 @@ AttentionKernel = Callable[[Tensor, Tensor, Tensor, Segments], Tensor]
 
 
 def sdpa_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segments: Segments) -> Tensor:
-    """Pads the segments to one length, so that torch's causal kernel needs no mask: padding comes after every token."""
+    """Pads the segments to one length, so that causal attention hides the padding: it comes after every token."""
 
     def padded(x_THW: Tensor) -> Tensor:
         return (
             x_THW.index_select(0, segments.source_SL.flatten()).unflatten(0, segments.source_SL.shape).transpose(1, 2)
         )
 
-    grouped = query_THW.shape[1] != key_TGW.shape[1]
-    out_SHLW = F.scaled_dot_product_attention(
-        padded(query_THW), padded(key_TGW), padded(value_TGW), is_causal=True, enable_gqa=grouped
-    )
+    out_SHLW = causal_attention(padded(query_THW), padded(key_TGW), padded(value_TGW))
     return out_SHLW.transpose(1, 2).flatten(0, 1).index_select(0, segments.place_T)
 
 
@@ -92,7 +89,7 @@ def choose_attention_kernel(device: torch.device, dtype: torch.dtype) -> Attenti
         else:
             log.info("attention: FlashAttention varlen kernel")
             return flash_attention
-    log.info("attention: torch scaled_dot_product_attention, since %s", reason)
+    log.info("attention: torch's own, since %s", reason)
     return sdpa_attention
 
 

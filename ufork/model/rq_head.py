@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ufork.model.causal import causal_attention
 from ufork.model.config import Dimensions, RqHeadConfig
 from ufork.model.cross_entropy import WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
 from ufork.model.dropout import SeededDropout
@@ -31,16 +32,16 @@ class DepthAttention(nn.Module):
         self.narrow = nn.Linear(config.attention_width, config.width)
 
     def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None) -> Tensor:
-        """ICP -> ICP. With `past`, a list of earlier keys and values, C counts only the depths not seen before."""
+        """ICP -> ICP. With `past`, a list of earlier keys and values, C is 1: the depth that follows them."""
         wide_ICA = self.widen(hidden_ICP)
         query, key, value = (
             projection(wide_ICA).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
-        if past is not None:
-            key, value = _extended(past, key, value)
-        causal = query.shape[2] == key.shape[2]
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        if past is None:
+            mixed = causal_attention(query, key, value)
+        else:  # one depth, which sees all that came before it
+            mixed = F.scaled_dot_product_attention(query, *_extended(past, key, value))
         return self.narrow(self.mix(mixed.transpose(1, 2).flatten(2)))
 
 
