@@ -136,7 +136,7 @@ def train(address: RankAddress, case: Case, layout: LayoutConfig):
                         task: [rows_of(task, step=step, number=number) for number in range(dp_rank, n, dp)]
                         for task, n in present.items()
                     }
-                result = run_step(stage, rows, learning_rate(config, step))
+                result = run_step(stage, rows, learning_rate(config, step / config.steps))
                 figures.append([*result.losses.values(), result.gradient_norm])
             outcomes[optimizer] = torch.tensor(figures), weights_of(stage, model_of(case))
             stage.engine.close()

@@ -45,7 +45,7 @@ def train(address: RankAddress, folder: Path, config: TrainConfig, tied: bool):
         stage = open_stage(world, config, model=model, row_tokens=200)
         figures = []
         for step in range(config.steps):
-            result = run_step(stage, stream.next_step(), learning_rate(config, step))
+            result = run_step(stage, stream.next_step(), learning_rate(config, step / config.steps))
             figures.append([*result.losses.values(), result.gradient_norm])
         return torch.tensor(figures), weights_of(stage, model)
 

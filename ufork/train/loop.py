@@ -4,6 +4,7 @@ this rank's stage; per step: the stream's rows -> run_step -> telemetry; at last
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from ufork.parallel.bridge import Bridge
 from ufork.parallel.collect_weights import Shapes, collect_weights
 from ufork.train.config import TrainConfig
 from ufork.train.learning_rate import learning_rate
+from ufork.train.progress import progress_of
 from ufork.train.stage import MODEL_PREFIX, TrainingStage
 from ufork.train.step import StepResult, run_step
 from ufork.train.telemetry import Telemetry
@@ -43,7 +45,7 @@ def train_stage(
     *,
     draw_grid: Callable[[Weights], np.ndarray] | None = None,
 ) -> StageResult:
-    """Trains for `config.steps` steps; all ranks with work call it alike.
+    """Trains for `config.steps` steps or `config.limit_seconds`; all ranks with work call it alike.
 
     Args:
         stage: this rank's part; closed at the end.
@@ -57,18 +59,20 @@ def train_stage(
         NonFiniteError: more than `config.max_nonfinite_steps` steps had to be skipped.
         PeerError: another rank is gone.
     """
-    num_skipped = 0
-    for step in range(config.steps):
-        rate = learning_rate(config, step)
+    began = time.monotonic()
+    step = num_skipped = 0
+    while (progress := progress_of(config, steps=step, seconds=time.monotonic() - began, ranks=stage.bridge)) < 1:
+        rate = learning_rate(config, progress)
         result = run_step(stage, stream.next_step() if stream else {}, rate)
         if not result.is_finite:
             num_skipped += 1
             _tolerate(result, step, num_skipped, config, stage.bridge)
         telemetry.record(step, result, rate)
-        if draw_grid and config.draw_every_steps and (step + 1) % config.draw_every_steps == 0:
+        step += 1
+        if draw_grid and config.draw_every_steps and step % config.draw_every_steps == 0:
             weights = whole_weights(stage, shapes)
             if stage.bridge.is_leader:
-                telemetry.show(step + 1, draw_grid(weights))
+                telemetry.show(step, draw_grid(weights))
     weights = whole_weights(stage, shapes)
     stage.engine.close()
     return StageResult(weights=weights, steps_skipped=num_skipped)
