@@ -83,8 +83,10 @@ class _Job:
         return part
 
 
-def train_on_rank(address: RankAddress, recipe: Recipe, stages: list[str]) -> None:
+def train_on_rank(address: RankAddress, recipe: Recipe, stages: list[str], *, trace: bool = False) -> None:
     """Trains `stages` in turn as the rank at `address`; each starts from the weights of the recipe's stage before it.
+
+    With `trace`, a step of each stage is traced into its folder.
 
     Raises:
         UforkError: a tokenizer, shard, weight file or folder is at fault, losses are not finite, or a rank is gone.
@@ -100,7 +102,7 @@ def train_on_rank(address: RankAddress, recipe: Recipe, stages: list[str]) -> No
     with join_world(address, recipe.layout, timeout_seconds=timeout_seconds) as world:
         for name in stages:
             if world.rank in layouts[name].present_ranks:
-                _train_stage(job, name, world, layouts[name])
+                _train_stage(job, name, world, layouts[name], trace=trace)
             world.wait_until_finished(name)  # others read the weights only once the leader has written them
 
 
@@ -113,7 +115,7 @@ def _rows_per_step(config: TrainConfig) -> dict[Task, int]:
     return {task: getattr(config.rows_per_step, task) for task in Task}
 
 
-def _train_stage(job: _Job, name: str, world: World, layout: Layout) -> None:
+def _train_stage(job: _Job, name: str, world: World, layout: Layout, *, trace: bool) -> None:
     recipe, config = job.recipe, job.recipe.stages[name]
     number = list(recipe.stages).index(name)
     previous = recipe.run_folder.weights(list(recipe.stages)[number - 1]) if number else None
@@ -133,8 +135,11 @@ def _train_stage(job: _Job, name: str, world: World, layout: Layout) -> None:
     draw_grid = (lambda weights: _drawings(job, config.train, kept | weights)) if draws else None
     stream = _stream(job, config, stage, seed=recipe.run.seed + number)  # each stage reads in an order of its own
     shapes = collected_shapes(recipe.model, job.weights_config.dimensions, layout)
+    trace_folder = recipe.run_folder.stage(name) if trace else None
     try:
-        result = train_stage(stage, config.train, stream, telemetry, shapes, draw_grid=draw_grid)
+        result = train_stage(
+            stage, config.train, stream, telemetry, shapes, draw_grid=draw_grid, trace_folder=trace_folder
+        )
     finally:
         telemetry.close()
     if bridge.is_leader:

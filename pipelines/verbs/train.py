@@ -1,5 +1,7 @@
 """Writes RUN/stages/STAGE/metrics.jsonl, drawings/ and weights/ for each stage.
 
+With --trace, one step of each is left as trace.json (for Perfetto), pipeline.png and bubble.json there.
+
 Under torchrun or srun this is one rank of theirs; otherwise --ranks are started on this machine.
 """
 
@@ -17,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the recipe, and on how many ranks which of its stages are trained."""
     add_recipe_arguments(parser)
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start here; as many as the layout needs")
+    parser.add_argument("--trace", action="store_true", help="leave a picture of one step of each stage")
     parser.add_argument("--stage", metavar="NAME", help="train this one, from the weights of the one before it")
 
 
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     from pipelines.launch import run_ranks
     from ufork.parallel.layout import num_ranks_of
 
-    run_ranks(_train_on_rank, arguments.ranks or num_ranks_of(recipe.layout), recipe, stages)
+    run_ranks(_train_on_rank, arguments.ranks or num_ranks_of(recipe.layout), recipe, stages, arguments.trace)
 
 
 def _stages_to_train(recipe: "Recipe", only: str | None) -> list[str]:
@@ -51,8 +54,8 @@ def _stages_to_train(recipe: "Recipe", only: str | None) -> list[str]:
     return names if only is None else [only]
 
 
-def _train_on_rank(address: "RankAddress", recipe: "Recipe", stages: list[str]) -> None:
+def _train_on_rank(address: "RankAddress", recipe: "Recipe", stages: list[str], trace: bool) -> None:
     """Imports what trains on the rank itself, so that whoever starts the ranks need not."""
     from pipelines.training import train_on_rank
 
-    train_on_rank(address, recipe, stages)
+    train_on_rank(address, recipe, stages, trace=trace)

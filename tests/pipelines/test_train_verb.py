@@ -116,7 +116,7 @@ def test_a_forked_layout_trains_as_one_rank(tmp_path):
     for name, layout in (("one", []), ("forked", [FORKED[0]])):
         recipe, run = make_run(tmp_path, name)
         rows = "stages.generation.train.rows_per_step={understanding: 0, generation: 2}"
-        train(recipe, *layout, FORKED[1], rows)
+        train(recipe, *layout, FORKED[1], rows, "--trace")
         outcomes.append((run, load_file(run.weights("generation") / "model.safetensors")))
     (one, weights), (forked, forked_weights) = outcomes
     for stage in ("align", "all", "generation"):
@@ -124,6 +124,20 @@ def test_a_forked_layout_trains_as_one_rank(tmp_path):
     assert weights.keys() == forked_weights.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(forked_weights[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+    traces_show_every_pass_once(forked, {"align": (0, 1, 2, 3), "all": (0, 1, 2, 3), "generation": (0, 1, 3)})
+    assert set(json.loads((one.stage("all") / "bubble.json").read_text())) == {"whole"}
+
+
+def traces_show_every_pass_once(run, ranks_by_stage):
+    for stage, ranks in ranks_by_stage.items():
+        events = json.loads((run.stage(stage) / "trace.json").read_text())["traceEvents"]
+        assert {event["pid"] for event in events} == set(ranks)
+        tasks = [task for task in ("understanding", "generation") if stage != "generation" or task == stage]
+        for rank in ranks:
+            seen = sorted(event["name"] for event in events if event["pid"] == rank and event.get("cat") == "forward")
+            mine = tasks if rank < 2 else [["understanding"], ["generation"]][rank - 2]
+            assert seen == sorted(f"{task} {index}" for task in mine for index in range(2)), (stage, rank)
+        assert Image.open(run.stage(stage) / "pipeline.png").size[0] > 1000
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run.
 
     RUN folder -> RunRecord -> sections: drawings, answers, scores, confusion (`report_results.py`), curves per task,
-    drawings while it trained, config, versions -> RUN/report.html
+    drawings while it trained, a traced step, config, versions -> RUN/report.html
 
 No script, no font, no file but itself; light and dark, narrow and wide.
 """
@@ -63,6 +63,7 @@ def render(record: RunRecord) -> str:
         ("Confusion", confusions(evaluation)),
         ("Training", _curves(record.stages)),
         ("While it trained", _film(record.stages)),
+        ("A step of the pipeline", _pipelines(record.stages)),
         ("Emoji", emoji(evaluation.get("emoji"), examples)),
         ("Setup", _setup(record)),
     ]
@@ -136,6 +137,17 @@ def _film(stages: Sequence[StageRecord]) -> str:
                 for step, path in _spaced(stage.drawings, MAX_FRAMES)
             )
             parts.append(f'<h3>{escape(stage.name)}</h3><div class="film">{frames}</div>')
+    return "".join(parts)
+
+
+def _pipelines(stages: Sequence[StageRecord]) -> str:
+    parts = []
+    for stage in stages:
+        if stage.pipeline:
+            shares = ", ".join(f"{escape(name)} {share:.0%}" for name, share in stage.bubble.items())
+            shown = picture(stage.pipeline, f"who ran what in one step of {stage.name}")
+            caption = f"<figcaption>Share of the step without work: {shares}</figcaption>"
+            parts.append(f'<h3>{escape(stage.name)}</h3><figure class="card">{shown}{caption}</figure>')
     return "".join(parts)
 
 

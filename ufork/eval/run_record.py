@@ -1,7 +1,7 @@
 """What a run has left in its folder, read for its report.
 
     RUN/{config.yaml, versions.json, evaluation.json, evaluation/*.png, shards/ATTRIBUTION.md}
-    RUN/stages/NAME/{metrics.jsonl, drawings/step-*.png}                                        -> RunRecord
+    RUN/stages/NAME/{metrics.jsonl, drawings/step-*.png, pipeline.png, bubble.json}             -> RunRecord
 
 A run may be unfinished or killed amid a line: what is missing is empty here, a broken last line is left out.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ufork.analysis.step_trace import BUBBLE_FILE, PICTURE_FILE
 from ufork.errors import UforkError
 
 Metrics = dict[str, float]
@@ -32,6 +33,10 @@ class StageRecord:
     metrics: list[Metrics]
     drawings: list[tuple[int, Path]]
     """(step, grid of drawings), in order."""
+    pipeline: Path | None
+    """Picture of a traced step."""
+    bubble: dict[str, float]
+    """Idle share of each pipeline stage in that step."""
 
     @property
     def steps(self) -> int:
@@ -96,6 +101,8 @@ def _read_stages(folder: Path, order: list[str]) -> list[StageRecord]:
                 for path in (folder / name / "drawings").glob("step-*.png")
                 if path.stem.removeprefix("step-").isdigit()
             ),
+            pipeline=picture if (picture := folder / name / PICTURE_FILE).is_file() else None,
+            bubble=_read_json(folder / name / BUBBLE_FILE) or {},
         )
         for name in names
     ]

@@ -18,6 +18,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad, safe_s
 from torch import Tensor, nn
 
 from ufork.errors import ConfigError
+from ufork.parallel.trace import Tracer
 from ufork.parallel.world import World
 
 Precision = Literal["fp32", "bf16"]
@@ -199,6 +200,20 @@ class Engine:
         norm = torch.tensor(gradient_norm, device=self.device)
         optimizer._get_norm_groups = lambda: [norm]  # DeepSpeed would take the stage's own, and clip by that
         self._engine.step()
+
+    def trace_gathers(self, tracer: Tracer) -> None:
+        """Has `tracer` note how long ZeRO-3 takes to bring weights together that several ranks hold."""
+        if self._world.dp_group.size() == 1:
+            return
+        fetch_of = self._engine.optimizer.parameter_offload if self.trains else self._engine.optimizer
+        coordinator = fetch_of.get_param_coordinator()
+        fetch = coordinator.fetch_sub_module
+
+        def traced_fetch(module: nn.Module, forward: bool) -> None:
+            with tracer.span("gather", type(module).__name__):
+                fetch(module, forward=forward)
+
+        coordinator.fetch_sub_module = traced_fetch
 
     def whole_gradient(self, name: str) -> Tensor:
         """A parameter's reduced gradient in fp32, whole over the replicas (a slice under tensor parallelism)."""

@@ -99,21 +99,23 @@ class BranchRunner:
         self.trunk_trains, self.dtype = trunk_trains, dtype
         self.sums: dict[Action, Tensor] = {}
         self._received = ReceiveQueue([a for a in actions if a.direction is Pass.FORWARD], link.post_hidden)
-        self._hidden = self._part = torch.empty(0)
+        self._live: dict[int, tuple[Tensor, Tensor]] = {}  # by micro-batch: hidden states, and part of the loss
 
     def forward(self, action: Action) -> None:
         """Waits for the hidden states and runs the branch."""
         hidden_TD, row = self.link.wait_for_hidden(self._received.take(action))
-        self._hidden = hidden_TD.to(self.dtype).requires_grad_()
-        self._part, self.sums[action] = self.engine.forward(row, self.num_targets[action.task], self._hidden)
+        hidden_TD = hidden_TD.to(self.dtype).requires_grad_()
+        part, self.sums[action] = self.engine.forward(row, self.num_targets[action.task], hidden_TD)
+        self._live[action.index] = hidden_TD, part
 
     def backward(self, action: Action) -> None:
         """Runs the branch backward and sends the gradient, each where it is wanted."""
+        hidden_TD, part = self._live.pop(action.index)
         if self.engine.trains or self.trunk_trains:
-            self.engine.backward(self._part)
+            self.engine.backward(part)
         if self.trunk_trains:
-            assert self._hidden.grad is not None
-            self.link.send_gradient(action, self._hidden.grad / self.engine.gradient_scale)
+            assert hidden_TD.grad is not None
+            self.link.send_gradient(action, hidden_TD.grad / self.engine.gradient_scale)
 
 
 class WholeRunner:

@@ -1,13 +1,9 @@
-"""When a rank did what: spans of a step, kept in memory and written as a Chrome or Perfetto trace.
-
-A rank without a trace has a `Tracer` too, that notes nothing.
-"""
+"""When a rank did what: spans of one step, noted in memory only while a tracer is on."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,7 +11,8 @@ class Span:
     """What a rank did from `start` to `end`, in seconds of the machine's clock."""
 
     kind: str
-    """forward, backward, send, receive, gather, reduce or step."""
+    """A pass of a micro-batch (forward, backward), a wait for a transfer (send, receive), a collective of the stage
+    (gather) or the job (reduce), or the optimizer's step."""
     name: str
     start: float
     end: float
@@ -39,15 +36,3 @@ class Tracer:
             yield
         finally:
             self.spans.append(Span(kind, name or kind, start, time.time()))
-
-
-def chrome_trace(spans_by_rank: dict[int, list[Span]], names: dict[int, str]) -> dict[str, Any]:
-    """The trace-event format that chrome://tracing and Perfetto read; a row per rank, times in microseconds."""
-    begin = min((span.start for spans in spans_by_rank.values() for span in spans), default=0.0)
-    events: list[dict[str, Any]] = []
-    for rank, spans in spans_by_rank.items():
-        events.append({"ph": "M", "name": "process_name", "pid": rank, "args": {"name": names[rank]}})
-        for span in spans:
-            event = {"ph": "X", "name": span.name, "cat": span.kind, "pid": rank, "tid": 0}
-            events.append({**event, "ts": (span.start - begin) * 1e6, "dur": (span.end - span.start) * 1e6})
-    return {"traceEvents": events, "displayTimeUnit": "ms"}

@@ -7,10 +7,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from ufork.analysis.step_trace import PICTURE_FILE, StepTrace, as_json
 from ufork.data.stream import TrainingStream
 from ufork.errors import NonFiniteError
 from ufork.parallel.bridge import Bridge
@@ -25,6 +27,9 @@ from ufork.train.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 Weights = dict[str, Tensor]
+
+TRACED_STEP = 2
+"""Counted from 0: before it ZeRO-3 still learns in which order weights are wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,7 @@ def train_stage(
     shapes: Shapes,
     *,
     draw_grid: Callable[[Weights], np.ndarray] | None = None,
+    trace_folder: Path | None = None,
 ) -> StageResult:
     """Trains for `config.steps` steps or `config.limit_seconds`; all ranks with work call it alike.
 
@@ -54,6 +60,7 @@ def train_stage(
         telemetry: speaks on the leader.
         shapes: of the weights that are collected.
         draw_grid: makes a picture of `config.drawing_prompts` from whole weights, every `config.draw_every_steps`.
+        trace_folder: where one step's trace is left (`ufork.analysis.step_trace`).
 
     Raises:
         NonFiniteError: more than `config.max_nonfinite_steps` steps had to be skipped.
@@ -63,6 +70,7 @@ def train_stage(
     step = num_skipped = 0
     while (progress := progress_of(config, steps=step, seconds=time.monotonic() - began, ranks=stage.bridge)) < 1:
         rate = learning_rate(config, progress)
+        stage.tracer.on = trace_folder is not None and step == min(TRACED_STEP, config.steps - 1)
         result = run_step(stage, stream.next_step() if stream else {}, rate)
         if not result.is_finite:
             num_skipped += 1
@@ -74,6 +82,8 @@ def train_stage(
             if stage.bridge.is_leader:
                 telemetry.show(step, draw_grid(weights))
     weights = whole_weights(stage, shapes)
+    if trace_folder:
+        _save_trace(stage, trace_folder)
     stage.engine.close()
     return StageResult(weights=weights, steps_skipped=num_skipped)
 
@@ -83,6 +93,15 @@ def whole_weights(stage: TrainingStage, shapes: Shapes) -> Weights:
     own = stage.engine.full_weights()
     named = {name.removeprefix(MODEL_PREFIX): own[name] for name in own if name.startswith(MODEL_PREFIX)}
     return collect_weights(stage.bridge, named, shapes)
+
+
+def _save_trace(stage: TrainingStage, folder: Path) -> None:
+    spans = stage.bridge.gather(as_json(stage.tracer.spans))
+    if stage.bridge.is_leader:
+        trace = StepTrace.from_json(stage.layout, spans)
+        trace.save(folder)
+        bubble = ", ".join(f"{name} {share:.1%}" for name, share in trace.bubble().items())
+        log.info("trace: %s (bubble: %s)", folder / PICTURE_FILE, bubble)
 
 
 def _tolerate(result: StepResult, step: int, num_skipped: int, config: TrainConfig, bridge: Bridge) -> None:

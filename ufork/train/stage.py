@@ -137,6 +137,7 @@ def build_stage(
     times = nominal_times(bridge.layout, model, row_tokens, recompute=config.activation_checkpointing)
     schedule = make_schedule(bridge.layout, times, in_flight=layout_config.in_flight, trunk_trains=trunk_trains)
     engine = _build_engine(model, config, precision, world, bridge, sliced_dims)
+    engine.trace_gathers(tracer)
     return TrainingStage(
         engine=engine,
         world=world,

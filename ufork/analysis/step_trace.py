@@ -1,0 +1,90 @@
+"""A traced step of the whole job: as a Chrome or Perfetto trace, and the bubble of each stage.
+
+spans of every rank -> trace.json, pipeline.png (`pipeline_picture.py`), bubble.json
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ufork.analysis.pipeline_picture import draw_pipeline
+from ufork.errors import StorageError
+from ufork.parallel.layout import Layout
+from ufork.parallel.trace import Span
+
+TRACE_FILE, PICTURE_FILE, BUBBLE_FILE = "trace.json", "pipeline.png", "bubble.json"
+PASSES = ("forward", "backward")
+WAITS = ("receive", "gather")
+"""What lies inside a pass and is no work of the rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTrace:
+    """Spans of one step by rank, on one clock."""
+
+    layout: Layout
+    spans: Mapping[int, Sequence[Span]]
+
+    @classmethod
+    def from_json(cls, layout: Layout, values: Sequence[Sequence[Mapping[str, Any]]]) -> "StepTrace":
+        """From what `as_json` gave on each rank with work, in their order."""
+        spans = [[Span(**value) for value in rank] for rank in values]
+        return cls(layout=layout, spans=dict(zip(layout.present_ranks, spans, strict=True)))
+
+    @property
+    def begin(self) -> float:
+        """When the first rank began its first pass."""
+        return min(span.start for spans in self.spans.values() for span in spans if span.kind in PASSES)
+
+    @property
+    def end(self) -> float:
+        """When the last rank ended its last pass."""
+        return max(span.end for spans in self.spans.values() for span in spans if span.kind in PASSES)
+
+    def bubble(self) -> dict[str, float]:
+        """By stage, the share of the time from `begin` to `end` in which its ranks run no pass, or wait inside one."""
+        shares = {}
+        for stage in self.layout.shapes:
+            ranks = self.layout.ranks_of(stage)
+            busy = sum(self._seconds(rank, PASSES) - self._seconds(rank, WAITS) for rank in ranks)
+            shares[str(stage)] = 1 - busy / len(ranks) / (self.end - self.begin)
+        return shares
+
+    def chrome(self) -> dict[str, Any]:
+        """The trace-event format that chrome://tracing and Perfetto read; a row per rank, times in microseconds."""
+        first = min(span.start for spans in self.spans.values() for span in spans)
+        events: list[dict[str, Any]] = []
+        for rank, spans in self.spans.items():
+            events.append(_event(rank, ph="M", name="process_name", args={"name": self.layout.describe(rank)}))
+            for span in spans:
+                times = {"ts": (span.start - first) * 1e6, "dur": (span.end - span.start) * 1e6}
+                events.append(_event(rank, ph="X", name=span.name, cat=span.kind, tid=0, **times))
+        return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+    def save(self, folder: Path) -> None:
+        """Writes the three files into `folder`.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        try:
+            (folder / TRACE_FILE).write_text(json.dumps(self.chrome()), encoding="utf-8")
+            (folder / BUBBLE_FILE).write_text(json.dumps(self.bubble(), indent=1), encoding="utf-8")
+            lanes = {self.layout.describe(rank): spans for rank, spans in self.spans.items()}
+            draw_pipeline(lanes, begin=self.begin, end=self.end).save(folder / PICTURE_FILE)
+        except OSError as error:
+            raise StorageError(f"{folder}: the trace cannot be written ({error.strerror}); free some space") from None
+
+    def _seconds(self, rank: int, kinds: Sequence[str]) -> float:
+        return sum(span.end - span.start for span in self.spans[rank] if span.kind in kinds)
+
+
+def as_json(spans: Sequence[Span]) -> list[dict[str, Any]]:
+    """Spans in the form that ranks send each other."""
+    return [asdict(span) for span in spans]
+
+
+def _event(rank: int, **values: Any) -> dict[str, Any]:
+    return {"pid": rank, **values}
