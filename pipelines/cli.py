@@ -18,6 +18,7 @@ from ufork.errors import UforkError
 VERBS = {
     "prepare": "make the shards of a recipe's sources",
     "tokenizer": "make the text tokenizer, fit the image tokenizer, encode shards with it",
+    "plan": "estimate the layouts for so many devices, and recommend one",
     "train": "train a recipe's stages, here or as one rank of torchrun or srun",
     "draw": "draw prompts with a trained model",
     "answer": "answer a question about an image with a trained model",

@@ -1,0 +1,121 @@
+"""The rates of the machine at hand, measured on two ranks that work at the same time.
+
+two ranks -> products, a model's passes, copies, transfers -> MachineProfile of one rank
+
+Each rank is taken to have a core of its own: ranks beyond the cores would share them, which no profile tells.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pipelines.launch import process_context
+from pipelines.local_ranks import start_local_ranks
+from ufork.parallel.address import RankAddress
+
+if TYPE_CHECKING:
+    import torch
+
+    from ufork.analysis.machine import MachineProfile
+    from ufork.analysis.workload import Workload
+
+PRODUCT = (2048, 512, 1024)
+"""Rows, inputs, outputs of the product that is timed."""
+COPIED_BYTES = 1 << 26
+SENT_BYTES = 1 << 22
+REPEATS = 5
+
+
+def measure_machine(workload: "Workload") -> "MachineProfile":
+    """Takes some seconds.
+
+    Raises:
+        PeerError: a rank failed.
+    """
+    from ufork.analysis.machine import MachineProfile
+
+    rates = start_local_ranks(_rates_on_rank, 2, workload, context=process_context())
+    product, passes, copied, sent, latency = (sum(each) / len(each) for each in zip(*rates, strict=True))
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return MachineProfile(
+        name="measured",
+        gflops=product / 1e9,
+        efficiency=min(passes / product, 1.0),
+        memory_gb=memory_bytes / len(os.sched_getaffinity(0)) / 1e9,
+        memory_gb_per_s=copied / 1e9,
+        devices_per_node=1 << 20,
+        node_gb_per_s=sent / 1e9,
+        network_gb_per_s=sent / 1e9,
+        latency_us=latency * 1e6,
+    )
+
+
+def _rates_on_rank(address: RankAddress, workload: "Workload") -> tuple[float, float, float, float, float]:
+    """Operations per second of products and of passes, bytes per second copied and sent, seconds of latency."""
+    import torch
+
+    from ufork.parallel.world import join_world
+
+    torch.set_num_threads(1)
+    with join_world(address, timeout_seconds=120):
+        product, passes = _product_rate(workload), _pass_rate(workload)
+        block = torch.ones(COPIED_BYTES, dtype=torch.uint8)
+        copied = 2 * COPIED_BYTES / _seconds(block.clone)
+        latency = _exchange_seconds(address.rank, 1)
+        return product, passes, copied, SENT_BYTES / (_exchange_seconds(address.rank, SENT_BYTES) - latency), latency
+
+
+def _product_rate(workload: "Workload") -> float:
+    import torch
+
+    rows, inputs, outputs = PRODUCT
+    x, w = torch.randn(rows, inputs, dtype=_dtype(workload)), torch.randn(outputs, inputs, dtype=_dtype(workload))
+    return 2 * rows * inputs * outputs / _seconds(lambda: torch.nn.functional.linear(x, w))
+
+
+def _pass_rate(workload: "Workload") -> float:
+    """Of forward and backward passes through the model, one row of each task."""
+    from ufork.model.initialization import initialize
+    from ufork.model.unifork import UniFork
+
+    model = UniFork(workload.model, workload.dimensions)
+    initialize(model, 0)
+    model = model.to(_dtype(workload))
+    rows = [workload.row(task) for task in workload.tasks]
+
+    def passes() -> None:
+        for row in rows:
+            model(row).backward()
+
+    return sum(workload.cost(task).training for task in workload.tasks) / _seconds(passes)
+
+
+def _exchange_seconds(rank: int, num_bytes: int) -> float:
+    """From one rank to the other, one way."""
+    import torch
+    import torch.distributed as dist
+
+    buffer = torch.zeros(num_bytes, dtype=torch.uint8)
+
+    def there_and_back() -> None:
+        for sender in (0, 1):
+            dist.send(buffer, 1 - rank) if rank == sender else dist.recv(buffer, 1 - rank)
+
+    return _seconds(there_and_back) / 2
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    action()
+    taken = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[len(taken) // 2]
+
+
+def _dtype(workload: "Workload") -> "torch.dtype":
+    import torch
+
+    return torch.bfloat16 if workload.precision == "bf16" else torch.float32

@@ -1,0 +1,110 @@
+"""Estimates the layouts for a number of devices and recommends one: step time, bubble, memory per rank, wire traffic.
+
+--measure takes the rates of this machine first and leaves them in machine.yaml, for --gpu machine.yaml later.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
+
+if TYPE_CHECKING:
+    from pipelines.recipe import Recipe
+    from ufork.analysis.planner import Plan
+    from ufork.analysis.workload import Workload
+
+SHOWN = 8
+"""Layouts in the table."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the recipe, the devices, and where what is measured or drawn goes."""
+    add_recipe_arguments(parser)
+    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="devices of the job")
+    parser.add_argument("--gpu", default="h100", help="h100, a100, or a file of --measure")
+    parser.add_argument("--stage", help="of the recipe; its first with both tasks unless given")
+    parser.add_argument("--measure", action="store_true", help="take the rates of this machine")
+    parser.add_argument("--scaling", type=Path, metavar="PNG", help="draw tokens per second from 8 to N devices")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the plan.
+
+    Raises:
+        UforkError: a value is at fault, or no layout fits.
+    """
+    recipe = recipe_of(arguments)
+
+    from ufork.analysis.machine import profile_of
+    from ufork.analysis.planner import make_plan
+
+    workload = workload_of(recipe, arguments.stage)
+    if arguments.measure:
+        from pipelines.machine_rates import measure_machine
+
+        machine = measure_machine(workload)
+        Path("machine.yaml").write_text(machine.to_yaml(), encoding="utf-8")
+        print("machine.yaml: the rates of this machine")
+    else:
+        machine = profile_of(arguments.gpu)
+    plan = make_plan(workload, machine, num_devices=arguments.gpus)
+    print(_table(plan, workload))
+    if arguments.scaling:
+        from ufork.analysis.weak_scaling import draw_scaling, weak_scaling
+
+        draw_scaling(weak_scaling(workload, machine, most_devices=arguments.gpus), arguments.scaling)
+        print(f"scaling: {arguments.scaling}")
+
+
+def workload_of(recipe: "Recipe", stage: str | None) -> "Workload":
+    """What a stage of `recipe` asks for; sizes that the tokenizers decide are taken from their configs.
+
+    Raises:
+        ConfigError: the recipe has no such stage.
+    """
+    from ufork.analysis.workload import Workload
+    from ufork.errors import ConfigError
+    from ufork.model.config import Dimensions
+    from ufork.vocabulary import Task
+
+    if stage is not None and stage not in recipe.stages:
+        raise ConfigError(f"--stage {stage}: the recipe's stages are {', '.join(recipe.stages)}")
+    both = [name for name, s in recipe.stages.items() if all(getattr(s.train.rows_per_step, t) for t in Task)]
+    chosen = recipe.stages[stage or (both or list(recipe.stages))[0]]
+    return Workload(
+        model=recipe.model,
+        dimensions=Dimensions(
+            vocabulary_size=QWEN_VOCABULARY if recipe.text.folder else recipe.text.vocabulary_size,
+            codebook_size=recipe.vision.codebook_size,
+            code_width=recipe.vision.code_width,
+            codes_per_position=recipe.vision.codes_per_position,
+        ),
+        rows_per_step={task: getattr(chosen.train.rows_per_step, task) for task in Task},
+        row_tokens=chosen.data.row_tokens,
+        precision="fp32" if chosen.train.precision == "fp32" else "bf16",
+        recompute=chosen.train.activation_checkpointing,
+        moments=2 if chosen.train.optimizer == "adamw" else 0,
+    )
+
+
+QWEN_VOCABULARY = 151_680
+"""Of Qwen2.5's tokenizer, to a multiple of 64: what is planned for before a tokenizer folder has been read."""
+
+
+def _table(plan: "Plan", workload: "Workload") -> str:
+    from ufork.analysis.planner import describe
+
+    tokens = sum(workload.rows_per_step.values()) * workload.row_tokens
+    lines = [f"{'layout (tp x dp)':62} ranks  step ms  tokens/s   GB/rank  wire GB  bubble"]
+    for candidate in plan.candidates[:SHOWN]:
+        step = candidate.step
+        bubble = " ".join(f"{stage[0]}{share:.0%}" for stage, share in step.bubble.items())
+        lines.append(
+            f"{describe(candidate.config):62} {candidate.num_ranks:5}  {step.seconds * 1e3:7.1f}"
+            f" {tokens / step.seconds:9,.0f}  {candidate.fullest / 1e9:8.2f} {step.wire_bytes / 1e9:8.2f}  {bubble}"
+        )
+    chosen = plan.recommended
+    layout = chosen.config.model_dump(mode="json", exclude_defaults=True) or "colocated"
+    lines += ["", f"recommended: {describe(chosen.config)}: {plan.reason}", f"layout: {layout}"]
+    return "\n".join(lines)

@@ -1,0 +1,146 @@
+"""Plans: what is counted, what is recommended and why, and what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny import DIMENSIONS, tiny_config, tiny_model
+
+from pipelines import cli
+from pipelines.recipe import read_recipe
+from pipelines.verbs.plan import workload_of
+from ufork.analysis.machine import PROFILES, MachineProfile, profile_of
+from ufork.analysis.memory import rank_memory
+from ufork.analysis.planner import make_plan
+from ufork.analysis.step_time import estimate_step, stage_times
+from ufork.analysis.weak_scaling import draw_scaling, weak_scaling
+from ufork.analysis.workload import Workload
+from ufork.errors import ConfigError
+from ufork.model.cost import row_cost
+from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.layout import Stage, make_layout
+from ufork.vocabulary import Task
+
+H100 = PROFILES["h100"]
+RELEASED_RECIPE = Path(__file__).parents[2] / "pipelines/recipes/unifork_0.5b.yaml"
+
+
+def tiny_workload(**changes) -> Workload:
+    values = dict(
+        model=tiny_config(num_kv_heads=4),
+        dimensions=DIMENSIONS,
+        rows_per_step={Task.UNDERSTANDING: 8, Task.GENERATION: 8},
+        row_tokens=256,
+        precision="bf16",
+        recompute=False,
+    )
+    return Workload(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def released() -> Workload:
+    """The released size, in its first stage that trains everything, with rows for many devices."""
+    workload = workload_of(read_recipe(RELEASED_RECIPE), "joint")
+    return replace(workload, rows_per_step={Task.UNDERSTANDING: 48, Task.GENERATION: 48})
+
+
+def test_parameters_are_those_of_the_model():
+    model, workload = tiny_model(tiny_config(num_kv_heads=4)), tiny_workload()
+    assert workload.parameters(Stage.WHOLE).total == sum(p.numel() for p in model.parameters())
+    apart = sum(workload.parameters(stage).total for stage in (Stage.TRUNK, Stage.UNDERSTANDING, Stage.GENERATION))
+    assert apart == workload.parameters(Stage.WHOLE).total + model.trunk.token_embedding.weight.numel(), "the tied copy"
+
+
+@pytest.mark.parametrize("task", Task)
+def test_operations_are_those_of_the_row_they_stand_for(task):
+    workload = tiny_workload()
+    counted = row_cost(workload.model, workload.dimensions, workload.row(task))
+    estimated = workload.cost(task)
+    assert estimated.head == pytest.approx(counted.head, rel=0.01)
+    assert estimated.trunk < counted.trunk < 2 * estimated.trunk, "the estimate leaves attention out"
+
+
+def test_parameter_bytes_per_rank_fall_as_one_over_dp_times_tp(released):
+    whole = rank_memory(released, LayoutConfig(), Stage.TRUNK, StageShape())
+    for tp, dp in ((1, 2), (2, 1), (2, 4), (1, 16)):
+        memory = rank_memory(released, LayoutConfig(), Stage.TRUNK, StageShape(tp=tp, dp=dp))
+        assert memory.weights == pytest.approx(whole.weights / (tp * dp), rel=1e-6)
+        assert memory.optimizer == pytest.approx(whole.optimizer / (tp * dp), rel=1e-6)
+
+
+def test_gradients_are_whole_until_the_flush_unless_reduced_each_time(released):
+    shape = StageShape(dp=8)
+    whole = rank_memory(released, LayoutConfig(), Stage.TRUNK, shape).gradients
+    sharded = rank_memory(released, LayoutConfig(reduce_each_backward=True), Stage.TRUNK, shape).gradients
+    assert whole == pytest.approx(9 * sharded, rel=1e-6)
+
+
+def test_only_the_trunk_keeps_every_row_in_flight(released):
+    for stage, factor in ((Stage.TRUNK, 2), (Stage.GENERATION, 1)):
+        few, many = (rank_memory(released, LayoutConfig(in_flight=k), stage, StageShape()) for k in (4, 8))
+        assert many.activations == factor * few.activations
+
+
+def test_equal_ranks_waste_half_at_the_released_size(released):
+    """The RQ head makes generation the longest way by far, so the other stages idle most of the step."""
+    share = released.forward_flops(Stage.GENERATION, Task.GENERATION) / sum(
+        released.forward_flops(Stage.WHOLE, task) for task in Task
+    )
+    assert 0.6 < share < 0.75
+    equal = LayoutConfig(
+        kind="forked", trunk=StageShape(dp=8), understanding=StageShape(dp=8), generation=StageShape(dp=8)
+    )
+    layout = make_layout(equal, num_ranks=24, rows_per_step=released.rows_per_step)
+    bubble = estimate_step(released, H100, equal, layout).bubble
+    assert sum(bubble.values()) / 3 > 0.45
+    forked = [c for c in make_plan(released, H100, num_devices=24).candidates if c.config.kind == "forked"]
+    assert forked[0].config.generation.size > forked[0].config.understanding.size
+
+
+def test_backward_takes_twice_as_long_and_once_more_when_recomputed():
+    layout = make_layout(LayoutConfig(), num_ranks=1, rows_per_step=tiny_workload().rows_per_step)
+    for recompute, factor in ((False, 2), (True, 3)):
+        seconds = stage_times(tiny_workload(recompute=recompute), H100, layout).seconds
+        forward, backward = (seconds[Stage.WHOLE, Task.GENERATION, p] for p in ("forward", "backward"))
+        assert backward == pytest.approx(factor * forward)
+
+
+def test_a_small_model_is_left_to_plain_zero():
+    plan = make_plan(tiny_workload(), H100, num_devices=4)
+    assert plan.recommended.config.kind == "colocated"
+    assert "plain ZeRO-3" in plan.reason
+
+
+def test_a_model_that_fits_no_device_alone_is_refused_with_its_need(released):
+    tight = H100.model_copy(update={"memory_gb": 2.0})
+    with pytest.raises(ConfigError, match=r"8 devices of 2 GB: the leanest layout \(.*\) needs \d+ GB a rank"):
+        make_plan(released, tight, num_devices=8)
+
+
+def test_more_devices_than_rows_are_refused():
+    with pytest.raises(ConfigError, match="no layout gives every replica rows"):
+        make_plan(tiny_workload(), H100, num_devices=1000)
+
+
+def test_a_measured_profile_comes_back_from_its_file(tmp_path):
+    measured = H100.model_copy(update={"name": "measured", "gflops": 123.5})
+    (tmp_path / "machine.yaml").write_text(measured.to_yaml())
+    assert profile_of(str(tmp_path / "machine.yaml")) == measured
+    with pytest.raises(ConfigError, match="known are h100, a100"):
+        profile_of("h1000")
+    assert isinstance(profile_of("a100"), MachineProfile)
+
+
+def test_scaling_doubles_up_to_the_number_and_is_drawn(tmp_path):
+    points = weak_scaling(tiny_workload(rows_per_step=dict.fromkeys(Task, 16)), H100, most_devices=32)
+    assert [point.num_devices for point in points] == [8, 16, 32]
+    draw_scaling(points, tmp_path / "scaling.png")
+    assert Image.open(tmp_path / "scaling.png").size == (900, 520)
+
+
+def test_the_verb_prints_a_table_and_what_to_paste(capsys):
+    rows = ["train.rows_per_step.understanding=16", "train.rows_per_step.generation=16"]
+    assert cli.main(["plan", str(RELEASED_RECIPE), "--gpus", "16", "--stage", "joint", *rows]) == 0
+    shown = capsys.readouterr().out
+    assert "colocated, tp 1" in shown and "recommended: " in shown and "\nlayout: " in shown

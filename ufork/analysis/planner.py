@@ -1,0 +1,170 @@
+"""Which layout for so many devices: every sensible one is estimated, and one is recommended with its reason.
+
+workload, machine, number of devices -> candidate layouts -> those that fit -> Plan, the fastest first
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import gcd
+
+from ufork.analysis.machine import MachineProfile
+from ufork.analysis.memory import RankMemory, rank_memory
+from ufork.analysis.step_time import StepEstimate, estimate_step
+from ufork.analysis.workload import Workload
+from ufork.errors import ConfigError
+from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.layout import Layout, Stage, make_layout, num_ranks_of
+from ufork.vocabulary import Task
+
+TENSOR_SIZES = (1, 2, 4, 8)
+LEAST_USED_SHARE = 0.75
+"""Of the devices; layouts that leave more of them idle are not looked at."""
+SIMPLER_BY = 0.03
+"""A colocated layout is recommended unless a forked one is faster by more than this share."""
+USABLE_SHARE = 0.9
+"""Of a device's memory; the rest is the allocator's and the libraries'."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One layout with what it costs."""
+
+    config: LayoutConfig
+    layout: Layout
+    step: StepEstimate
+    memory: dict[Stage, RankMemory]
+
+    @property
+    def num_ranks(self) -> int:
+        """Devices it uses."""
+        return len(self.layout.places)
+
+    @property
+    def fullest(self) -> int:
+        """Bytes of the fullest rank."""
+        return max(memory.total for memory in self.memory.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Layouts that fit, the fastest first, and the one to take."""
+
+    candidates: list[Candidate]
+    recommended: Candidate
+    reason: str
+
+
+def make_plan(workload: Workload, machine: MachineProfile, *, num_devices: int) -> Plan:
+    """Looks at the layouts of up to `num_devices` ranks.
+
+    Raises:
+        ConfigError: no layout fits the rows of a step, or none the memory.
+    """
+    estimated = [_estimate(workload, machine, config, ranks) for config, ranks in _layouts(workload, num_devices)]
+    if not estimated:
+        raise ConfigError(
+            f"{num_devices} devices: no layout gives every replica rows of a step ({_rows(workload)}); raise"
+            " train.rows_per_step, or use fewer devices"
+        )
+    room = USABLE_SHARE * machine.memory_gb * 1e9
+    fitting = sorted((c for c in estimated if c.fullest <= room), key=lambda c: c.step.seconds)
+    if not fitting:
+        least = min(estimated, key=lambda c: c.fullest)
+        raise ConfigError(
+            f"{num_devices} devices of {machine.memory_gb:g} GB: the leanest layout ({describe(least.config)}) needs"
+            f" {least.fullest / 1e9:.0f} GB a rank; use more devices, train.activation_checkpointing=true, a shorter"
+            " data.row_tokens or a lower layout.in_flight"
+        )
+    recommended, reason = _recommend(fitting)
+    return Plan(candidates=fitting, recommended=recommended, reason=reason)
+
+
+def describe(config: LayoutConfig) -> str:
+    """As "forked: trunk 2x4, understanding 1x2, generation 1x8" (tp x dp)."""
+    if config.kind == "colocated":
+        return f"colocated, tp {config.colocated_tp}"
+    shapes = {name: getattr(config, name) for name in ("trunk", "understanding", "generation")}
+    return "forked: " + ", ".join(f"{name} {shape.tp}x{shape.dp}" for name, shape in shapes.items())
+
+
+def _recommend(fitting: list[Candidate]) -> tuple[Candidate, str]:
+    fastest = fitting[0]
+    colocated = next((c for c in fitting if c.config.kind == "colocated"), None)
+    if colocated is None:
+        return fastest, "no colocated layout fits a device's memory; this forked one is the fastest of those that do"
+    forked = next((c for c in fitting if c.config.kind == "forked"), None)
+    if forked is None:
+        return colocated, "no forked layout fits, and this colocated one is the fastest"
+    gain = colocated.step.seconds / forked.step.seconds - 1
+    if gain > SIMPLER_BY:
+        return (
+            forked,
+            f"{gain:.0%} faster than the best colocated layout, which gathers trunk and branches on every rank",
+        )
+    if gain > 0:
+        return (
+            colocated,
+            f"a forked layout would gain {gain:.1%}, too little to be worth its stages: plain ZeRO-3 is simpler",
+        )
+    return (
+        colocated,
+        f"plain ZeRO-3 wins: the best forked layout takes {-gain / (1 + gain):.0%} longer, as its stages idle",
+    )
+
+
+def _estimate(workload: Workload, machine: MachineProfile, config: LayoutConfig, num_ranks: int) -> Candidate:
+    layout = make_layout(config, num_ranks=num_ranks, rows_per_step=workload.rows_per_step)
+    return Candidate(
+        config=config,
+        layout=layout,
+        step=estimate_step(workload, machine, config, layout),
+        memory={stage: rank_memory(workload, config, stage, shape) for stage, shape in layout.shapes.items()},
+    )
+
+
+def _layouts(workload: Workload, num_devices: int) -> Iterator[tuple[LayoutConfig, int]]:
+    """Those whose rows come out even, with their number of ranks."""
+    rows = {task: number for task, number in workload.rows_per_step.items() if number}
+    for tp in _tensor_sizes(workload):
+        if num_devices % tp == 0 and all(number % (num_devices // tp) == 0 for number in rows.values()):
+            yield LayoutConfig(colocated_tp=tp), num_devices
+    if len(rows) == len(Task) == len(workload.model.tasks):
+        yield from ((config, num_ranks_of(config) or 0) for config in _forked(workload, rows, num_devices))
+
+
+def _forked(workload: Workload, rows: dict[Task, int], num_devices: int) -> Iterator[LayoutConfig]:
+    sizes = _tensor_sizes(workload)
+    trunk_dps = _divisors(gcd(*rows.values()))
+    for trunk_tp, branch_tp in product(sizes, sizes):
+        branch_dps = (_divisors(rows[Task.UNDERSTANDING]), _divisors(rows[Task.GENERATION]))
+        for trunk_dp, u_dp, g_dp in product(trunk_dps, *branch_dps):
+            used = trunk_tp * trunk_dp + u_dp + branch_tp * g_dp
+            if LEAST_USED_SHARE * num_devices <= used <= num_devices and max(u_dp, g_dp) <= 4 * trunk_dp:
+                yield LayoutConfig(
+                    kind="forked",
+                    trunk=StageShape(tp=trunk_tp, dp=trunk_dp),
+                    understanding=StageShape(dp=u_dp),
+                    generation=StageShape(tp=branch_tp, dp=g_dp),
+                    in_flight=_in_flight(trunk_dp, u_dp, g_dp),
+                )
+
+
+def _in_flight(trunk_dp: int, *branch_dps: int) -> int:
+    """Two rows per branch replica, seen from one trunk replica, and never fewer than four."""
+    return max(4, sum(-(-2 * dp // trunk_dp) for dp in branch_dps))
+
+
+def _tensor_sizes(workload: Workload) -> list[int]:
+    config, head = workload.model, workload.model.rq_head
+    divided = (config.num_heads, config.num_kv_heads, config.mlp_width, head.num_heads, head.width)
+    sizes = (*divided, workload.dimensions.vocabulary_size, workload.dimensions.codebook_size)
+    return [tp for tp in TENSOR_SIZES if all(size % tp == 0 for size in sizes)]
+
+
+def _divisors(number: int) -> list[int]:
+    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+
+
+def _rows(workload: Workload) -> str:
+    return ", ".join(f"{task} {number}" for task, number in workload.rows_per_step.items())

@@ -1,0 +1,89 @@
+"""How long a step takes in a layout: seconds of each pass from operations and bytes, played through by the schedule.
+
+workload, machine, layout -> StageTimes -> make_schedule -> simulate -> seconds, bubbles, bytes on the wire
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ufork.analysis.machine import MachineProfile
+from ufork.analysis.workload import Workload
+from ufork.model.cost import BACKWARD_OVER_FORWARD
+from ufork.parallel.actions import Pass, StageTimes
+from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.layout import Layout, Stage
+from ufork.parallel.schedule import make_schedule
+from ufork.parallel.simulation import simulate
+from ufork.vocabulary import Task
+
+GB = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEstimate:
+    """A step of the whole job."""
+
+    seconds: float
+    bubble: Mapping[Stage, float]
+    """Idle share of each stage while rows run."""
+    update_seconds: float
+    """Of the reduction of gradients and the optimizer's step, part of `seconds`."""
+    wire_bytes: int
+    """Between stages, both directions, all replicas."""
+
+
+def estimate_step(workload: Workload, machine: MachineProfile, config: LayoutConfig, layout: Layout) -> StepEstimate:
+    """Plays a step through."""
+    times = stage_times(workload, machine, layout)
+    simulation = simulate(make_schedule(layout, times, in_flight=config.in_flight), layout, times)
+    update = max(_update_seconds(workload, machine, stage, shape) for stage, shape in layout.shapes.items())
+    rows = 0 if Stage.WHOLE in layout.shapes else sum(layout.rows_per_step.values())
+    return StepEstimate(
+        seconds=simulation.seconds + update,
+        bubble={stage: simulation.idle_share(stage) for stage in layout.shapes},
+        update_seconds=update,
+        wire_bytes=2 * rows * _hidden_bytes(workload),
+    )
+
+
+def stage_times(workload: Workload, machine: MachineProfile, layout: Layout) -> StageTimes:
+    """Seconds of every pass: products and tensor parallelism's sums, or ZeRO's gathers where these take longer."""
+    seconds = {}
+    for stage, shape in layout.shapes.items():
+        gather = _gather_seconds(workload, machine, stage, shape)
+        for task in layout.rows_per_step:
+            if workload.forward_flops(stage, task):
+                forward = _forward_seconds(workload, machine, stage, shape, task)
+                seconds[stage, task, Pass.FORWARD] = max(forward, gather)
+                seconds[stage, task, Pass.BACKWARD] = max(
+                    forward * (BACKWARD_OVER_FORWARD + workload.recompute), gather
+                )
+    bandwidth = machine.network_gb_per_s if len(layout.places) > machine.devices_per_node else machine.node_gb_per_s
+    transfer = _hidden_bytes(workload) / (bandwidth * GB) + machine.latency_us / 1e6
+    return StageTimes(seconds=seconds, transfer_seconds=transfer)
+
+
+def _forward_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape, task: Task) -> float:
+    products = workload.forward_flops(stage, task) / shape.tp / machine.flops_per_s
+    sums = 2 * workload.num_layers(stage, task) if shape.tp > 1 else 0
+    ring = 2 * (shape.tp - 1) / shape.tp * _hidden_bytes(workload) / (machine.node_gb_per_s * GB)
+    return products + sums * (ring + machine.latency_us / 1e6)
+
+
+def _gather_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
+    missing = (shape.dp - 1) / shape.dp * workload.parameters(stage).total / shape.tp
+    return missing * workload.value_bytes / (_bandwidth(machine, shape) * GB)
+
+
+def _update_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
+    shard = workload.parameters(stage).total / (shape.tp * shape.dp)
+    touched = shard * 2 * 4 * (1 + workload.moments) + shard * 2 * workload.value_bytes
+    return _gather_seconds(workload, machine, stage, shape) + touched / (machine.memory_gb_per_s * GB)
+
+
+def _bandwidth(machine: MachineProfile, shape: StageShape) -> float:
+    return machine.node_gb_per_s if shape.size <= machine.devices_per_node else machine.network_gb_per_s
+
+
+def _hidden_bytes(workload: Workload) -> int:
+    return workload.row_tokens * workload.model.width * workload.value_bytes

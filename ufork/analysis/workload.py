@@ -1,0 +1,112 @@
+"""What a plan is made for: the parts of a model and the rows of a step, as numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.cost import RowCost, nominal_cost
+from ufork.model.decoder import DecoderLayer
+from ufork.model.rq_head import DepthBlock
+from ufork.model.unifork import UniFork
+from ufork.parallel.layout import BRANCHES, TASK_OF, Stage
+from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
+
+BYTES = {"fp32": 4, "bf16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One stage of a recipe."""
+
+    model: ModelConfig
+    dimensions: Dimensions
+    rows_per_step: Mapping[Task, int]
+    row_tokens: int
+    precision: str
+    """fp32 or bf16."""
+    recompute: bool
+    """Activation checkpointing."""
+    moments: int = 2
+    """Numbers that the optimizer keeps per parameter."""
+
+    @property
+    def value_bytes(self) -> int:
+        """Of a weight, gradient or activation."""
+        return BYTES[self.precision]
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Those that have rows."""
+        return [task for task, number in self.rows_per_step.items() if number]
+
+    def row(self, task: Task) -> PackedSequence:
+        """A row such as `cost` counts: images end to end, or one half image and half answer."""
+        is_answer_T = torch.arange(self.row_tokens) >= self.row_tokens // 2
+        generates = task is Task.GENERATION
+        places = torch.arange(1, self.row_tokens) if generates else (~is_answer_T).nonzero().squeeze(1)[1:]
+        nowhere = torch.zeros(0, dtype=torch.long)
+        return PackedSequence(
+            task=task,
+            token_ids_T=torch.zeros(self.row_tokens, dtype=torch.long),
+            positions_T=torch.arange(self.row_tokens),
+            segment_starts_S1=torch.tensor([0, self.row_tokens], dtype=torch.int32),
+            longest_segment=self.row_tokens,
+            labels_T=torch.where(is_answer_T, 1, IGNORED_LABEL),
+            image_positions_I=places,
+            image_begins_M=nowhere,
+            image_ends_M=nowhere,
+            codes_IC=torch.zeros(len(places), self.dimensions.codes_per_position, dtype=torch.long),
+            num_targets=places.numel() * self.dimensions.codes_per_position if generates else int(is_answer_T.sum()),
+            num_real_tokens=self.row_tokens,
+            sample_ids=(),
+        )
+
+    def cost(self, task: Task) -> RowCost:
+        """Operations of a row."""
+        return nominal_cost(self.model, self.dimensions, task, row_tokens=self.row_tokens)
+
+    def forward_flops(self, stage: Stage, task: Task) -> int:
+        """Operations of a row's forward pass in one stage; 0 where its path does not run through it."""
+        cost = self.cost(task)
+        if stage is Stage.WHOLE:
+            return cost.forward
+        if stage is Stage.TRUNK:
+            return cost.trunk
+        return cost.branch + cost.head if TASK_OF[stage] is task else 0
+
+    def num_layers(self, stage: Stage, task: Task) -> int:
+        """Decoder layers that a row passes in one stage."""
+        layers = {Stage.TRUNK: self.model.trunk_layers, BRANCHES[task]: self.model.branch_layers(task)}
+        return sum(layers.values()) if stage is Stage.WHOLE else layers.get(stage, 0)
+
+    def parameters(self, stage: Stage) -> "Parameters":
+        """Of one stage."""
+        return _parameters(self.model, self.dimensions, stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Numbers that a stage learns."""
+
+    total: int
+    largest_fetched: int
+    """In the largest module that ZeRO-3 brings together at once."""
+
+
+@lru_cache(maxsize=64)
+def _parameters(model: ModelConfig, dimensions: Dimensions, stage: Stage) -> Parameters:
+    """Counted on a model without memory."""
+    with torch.device("meta"):
+        branches = model.tasks if stage is Stage.WHOLE else [TASK_OF[stage]] if stage in TASK_OF else []
+        part = UniFork(model, dimensions, with_trunk=stage in (Stage.WHOLE, Stage.TRUNK), branches=branches)
+    fetched = [module for module in part.modules() if isinstance(module, DecoderLayer | DepthBlock)]
+    lone = [parameter.numel() for parameter in part.parameters()]
+    return Parameters(total=_count(part), largest_fetched=max([_count(module) for module in fetched] + lone))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
