@@ -44,7 +44,7 @@ def train(address: RankAddress, folder: Path, config: TrainConfig, tied: bool):
         engine = build_engine(tiny_model(shallow_config(tie_text_head=tied)), config, world)
         figures = []
         for step in range(config.steps):
-            result = run_step(engine, stream.next_step(), learning_rate(config, step))
+            result = run_step(engine, stream.next_step(), learning_rate(config, step / config.steps))
             figures.append([*result.losses.values(), result.gradient_norm])
         return torch.tensor(figures), model_weights(engine)
 

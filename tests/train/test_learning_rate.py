@@ -12,7 +12,7 @@ from ufork.train.learning_rate import learning_rate
 
 def rates(**changes):
     config = TrainConfig(**{"steps": 100, "learning_rate": 2.0} | changes)
-    return [learning_rate(config, step) for step in range(config.steps)]
+    return [learning_rate(config, step / config.steps) for step in range(config.steps)]
 
 
 @given(

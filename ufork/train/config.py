@@ -42,6 +42,9 @@ class TrainConfig(Config):
     """One stage of training."""
 
     steps: PositiveInt = 1000
+    limit_seconds: PositiveFloat | None = None
+    """The stage ends when it has lasted this long, even before all `steps`; its schedule is shortened to fit. The same
+    seed then no longer gives the same weights everywhere."""
     rows_per_step: RowsPerStep = RowsPerStep()
     trainable: tuple[Part, ...] | Literal["all"] = "all"
     """Parts of the model that this stage trains; the rest is frozen."""
@@ -49,7 +52,7 @@ class TrainConfig(Config):
     learning_rate: PositiveFloat = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_share: float = Field(default=0.03, ge=0, le=1)
-    """Share of the steps over which the learning rate rises linearly from 0."""
+    """Share of the stage over which the learning rate rises linearly from 0."""
     final_learning_rate_share: float = Field(default=0.0, ge=0, le=1)
     """Where the cosine ends, as a share of `learning_rate`."""
     weight_decay: NonNegativeFloat = 0.0

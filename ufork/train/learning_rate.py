@@ -1,17 +1,19 @@
-"""Learning rate as a pure function of the step."""
+"""Learning rate as a pure function of how far a stage has come."""
 
 import math
 
 from ufork.train.config import TrainConfig
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Rate of step `step` (from 0): a linear rise from 0 over the warm-up, then constant, or half a cosine."""
-    warmup_steps = config.warmup_share * config.steps
-    if step < warmup_steps:
-        return config.learning_rate * (step + 1) / (warmup_steps + 1)
+def learning_rate(config: TrainConfig, progress: float) -> float:
+    """Rate of the step that begins at `progress`, from 0 to 1: a linear rise from 0, then constant, or half a cosine.
+
+    The step after n of N steps begins at n / N.
+    """
+    if progress < config.warmup_share:
+        return config.learning_rate * (progress * config.steps + 1) / (config.warmup_share * config.steps + 1)
     if config.schedule == "constant":
         return config.learning_rate
-    progress = (step - warmup_steps) / max(config.steps - warmup_steps, 1)
+    after_warmup = (progress - config.warmup_share) / max(1 - config.warmup_share, 1 / config.steps)
     floor = config.final_learning_rate_share
-    return config.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2)
+    return config.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * after_warmup)) / 2)

@@ -4,6 +4,7 @@ model -> WeightedLoss -> ZeRO-3 engine; per step: the stream's rows -> run_step 
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from ufork.train.learning_rate import learning_rate
 from ufork.train.loss_weighting import WeightedLoss
 from ufork.train.optimizer import build_optimizer
 from ufork.train.parts import freeze_except
+from ufork.train.progress import progress_of
 from ufork.train.step import StepResult, run_step
 from ufork.train.telemetry import Telemetry
 
@@ -50,7 +52,7 @@ def train_stage(
     *,
     draw_grid: Callable[[Weights], np.ndarray] | None = None,
 ) -> StageResult:
-    """Trains `model` for `config.steps` steps; all ranks of `world` call it alike.
+    """Trains `model` for `config.steps` steps or `config.limit_seconds`; all ranks of `world` call it alike.
 
     Args:
         draw_grid: makes a picture of `config.drawing_prompts` from whole weights, every `config.draw_every_steps`.
@@ -60,18 +62,20 @@ def train_stage(
         PeerError: another rank is gone.
     """
     engine = build_engine(model, config, world)
-    num_skipped = 0
-    for step in range(config.steps):
-        rate = learning_rate(config, step)
+    began = time.monotonic()
+    step = num_skipped = 0
+    while (progress := progress_of(config, steps=step, seconds=time.monotonic() - began, ranks=world)) < 1:
+        rate = learning_rate(config, progress)
         result = run_step(engine, stream.next_step(), rate)
         if not result.is_finite:
             num_skipped += 1
             _tolerate(result, step, num_skipped, config, world)
         telemetry.record(step, result, rate)
-        if draw_grid and config.draw_every_steps and (step + 1) % config.draw_every_steps == 0:
+        step += 1
+        if draw_grid and config.draw_every_steps and step % config.draw_every_steps == 0:
             weights = model_weights(engine)
             if world.is_leader:
-                telemetry.show(step + 1, draw_grid(weights))
+                telemetry.show(step, draw_grid(weights))
     weights = model_weights(engine)
     engine.close()
     return StageResult(weights=weights, steps_skipped=num_skipped)

@@ -29,6 +29,7 @@ class Telemetry:
     def __init__(self, config: TrainConfig, folder: Path, *, stage: str, run_config: dict[str, Any], speaks: bool):
         self.config, self.folder, self.stage, self.speaks = config, folder, stage, speaks
         self._pending: list[StepResult] = []
+        self._newest: dict[str, float] = {}
         self._file: TextIO | None = None
         self._wandb: Any = None
         self._bar: Any = None
@@ -59,7 +60,7 @@ class Telemetry:
             )
 
     def record(self, step: int, result: StepResult, learning_rate: float) -> None:
-        """Takes the figures of step `step` (from 0), and reports when it is time.
+        """Takes the figures of step `step` (from 0), and reports when it is time; the last ones by `close`.
 
         Raises:
             StorageError: the figures cannot be written.
@@ -69,10 +70,12 @@ class Telemetry:
         self._pending.append(result)
         if self._bar:
             self._bar.update()
-        if (step + 1) % self.config.log_every_steps and step + 1 != self.config.steps:
-            return
-        figures = {"step": step + 1, "stage": self.stage, **self._means(), "learning_rate": learning_rate}
-        self._write(figures)
+        self._newest = {"step": step + 1, "learning_rate": learning_rate}
+        if (step + 1) % self.config.log_every_steps == 0:
+            self._report()
+
+    def _report(self) -> None:
+        self._write({"stage": self.stage, **self._newest, **self._means()})
 
     def _means(self) -> dict[str, float]:
         now = time.perf_counter()
@@ -116,7 +119,9 @@ class Telemetry:
             self._wandb.log({"drawings": wandb.Image(str(path))}, step=step)
 
     def close(self) -> None:
-        """Ends bar, file and wandb run."""
+        """Reports what is pending, and ends bar, file and wandb run."""
+        if self._pending:
+            self._report()
         for part, end in ((self._bar, "close"), (self._file, "close"), (self._wandb, "finish")):
             if part:
                 getattr(part, end)()
