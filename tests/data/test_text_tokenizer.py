@@ -72,6 +72,11 @@ def test_a_bad_folder_is_named(tmp_path, content):
         TextTokenizer.load(tmp_path)
 
 
+def test_a_folder_that_is_not_there_yet_tells_what_makes_it(tmp_path):
+    with pytest.raises(TokenizerError, match="text: no such folder; `ufork tokenizer text RECIPE`"):
+        TextTokenizer.load(tmp_path / "text")
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file"):

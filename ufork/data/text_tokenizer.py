@@ -29,8 +29,10 @@ class TextTokenizer:
         """Reads `tokenizer.json`, or lets transformers convert the folder's slow tokenizer.
 
         Raises:
-            TokenizerError: the folder holds no tokenizer that either can read.
+            TokenizerError: the folder is missing, or holds no tokenizer that either can read.
         """
+        if not folder.is_dir():
+            raise TokenizerError(f"{folder}: no such folder; `ufork tokenizer text RECIPE` makes a run's tokenizer")
         if (folder / FILE_NAME).is_file():
             try:
                 return cls(Tokenizer.from_file(str(folder / FILE_NAME)))

@@ -4,6 +4,7 @@ MKL, which torch calls for fp32, runs far below its peak on some CPUs that oneDN
 oneDNN is used where it is clearly faster. In bf16 torch calls oneDNN by itself, and on a GPU there is no choice.
 """
 
+import functools
 import logging
 import math
 import time
@@ -27,7 +28,7 @@ def use_fastest_linear(model: nn.Module, device: torch.device, dtype: torch.dtyp
     """Has the `nn.Linear` layers of `model` compute by oneDNN where that is faster; logs the choice and both rates."""
     if device.type != "cpu" or dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return
-    standard, onednn = _gflops(F.linear, onednn_product)
+    standard, onednn = _gflops()
     chosen = onednn > WORTHWHILE * standard
     log.info("linear layers: %s (oneDNN %.0f, MKL %.0f GFLOP/s)", "oneDNN" if chosen else "MKL", onednn, standard)
     for module in model.modules():
@@ -69,14 +70,23 @@ class _OneDnnLinear(torch.autograd.Function):
         )
 
 
-def _gflops(*products: Any) -> list[float]:
-    """The best rate of each; they take turns, so that what else the machine does slows all of them alike."""
+@functools.cache
+def _gflops() -> tuple[float, float]:
+    """The best rates of MKL and oneDNN, timed once a process, so that all its models compute alike.
+
+    They take turns: what else the machine does then slows both.
+    """
     rows, inputs, outputs = TIMED_SHAPE
     x_RI, weight_OI = torch.randn(rows, inputs), torch.randn(outputs, inputs)
-    seconds = [math.inf] * len(products)
+    standard, onednn = math.inf, math.inf
     for _ in range(TIMED_REPEATS):
-        for number, product in enumerate(products):
-            start = time.perf_counter()
-            product(x_RI, weight_OI)
-            seconds[number] = min(seconds[number], time.perf_counter() - start)
-    return [2 * rows * inputs * outputs / best / 1e9 for best in seconds]
+        standard = min(standard, _seconds(F.linear, x_RI, weight_OI))
+        onednn = min(onednn, _seconds(onednn_product, x_RI, weight_OI))
+    flops = 2 * rows * inputs * outputs
+    return flops / standard / 1e9, flops / onednn / 1e9
+
+
+def _seconds(product: Any, x_RI: Tensor, weight_OI: Tensor) -> float:
+    start = time.perf_counter()
+    product(x_RI, weight_OI)
+    return time.perf_counter() - start
