@@ -109,7 +109,7 @@ def build_stage(
     """Freezes what the recipe's stage leaves alone, divides and shards the rest, and schedules it.
 
     Args:
-        model: the parts that the rank's stage holds (`parts_of`), with their whole weights, on the CPU.
+        model: what the rank's stage holds (`build_part`), with its whole weights, on the CPU.
         config: of the recipe's stage.
         layout_config: how the job is laid out.
         world: the rank's.
