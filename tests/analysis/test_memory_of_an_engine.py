@@ -1,0 +1,66 @@
+"""What the planner counts for a rank, held against the tensors that a real ZeRO-3 engine keeps."""
+
+import pytest
+import torch
+from ranks import run_on_ranks
+from stages import open_stage
+from tiny import DIMENSIONS, packed_row, tiny_config
+
+from ufork.analysis.memory import rank_memory
+from ufork.analysis.workload import Workload
+from ufork.parallel.address import RankAddress
+from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.layout import Stage, num_ranks_of
+from ufork.parallel.world import join_world
+from ufork.train.config import RowsPerStep, TrainConfig
+from ufork.train.step import run_step
+from ufork.vocabulary import Task
+
+MODEL = tiny_config(width=256, mlp_width=512, num_kv_heads=4, tie_text_head=False)
+LAYOUTS = {
+    "one rank a stage": LayoutConfig(kind="forked"),
+    "trunk tp 2, generation dp 2": LayoutConfig(
+        kind="forked", trunk=StageShape(tp=2), generation=StageShape(dp=2), in_flight=4
+    ),
+}
+ROWS = {Task.UNDERSTANDING: 2, Task.GENERATION: 2}
+CLOSE = 0.15
+
+
+def bytes_of(tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if torch.is_tensor(tensor))
+
+
+def run_held_bytes(address: RankAddress, layout: LayoutConfig, precision: str):
+    """Stage of the rank, and bytes of its shards after two steps."""
+    torch.set_num_threads(1)
+    config = TrainConfig(precision=precision, rows_per_step=RowsPerStep(understanding=2, generation=2))
+    rows = {task: [packed_row(task, texts=[[5, 6, 7]], row_tokens=32, seed=n) for n in range(2)] for task in Task}
+    with join_world(address, layout, timeout_seconds=60) as world:
+        stage = open_stage(world, config, model=MODEL, layout=layout, row_tokens=32)
+        for _ in range(2):
+            run_step(stage, rows if stage.reads_data else {}, 1e-3)
+        optimizer = stage.engine._engine.optimizer
+        shards = [parameter.ds_tensor for parameter in stage.engine._engine.module.parameters()]
+        moments = [value for state in optimizer.optimizer.state.values() for value in state.values()]
+        return world.place.stage, {
+            "weights": bytes_of(shards),
+            "optimizer": bytes_of([*optimizer.fp32_partitioned_groups_flat, *moments]),
+            "reduced gradients": bytes_of([optimizer.grad_partitions_flat_buffer]),
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_shards_of_a_rank_are_as_large_as_planned(name, precision):
+    layout = LAYOUTS[name]
+    workload = Workload(
+        model=MODEL, dimensions=DIMENSIONS, rows_per_step=ROWS, row_tokens=32, precision=precision, recompute=False
+    )
+    for stage, held in run_on_ranks(run_held_bytes, num_ranks_of(layout), layout, precision):
+        shape = getattr(layout, stage)
+        planned = rank_memory(workload, layout.model_copy(update={"reduce_each_backward": True}), Stage(stage), shape)
+        assert held["weights"] == pytest.approx(planned.weights, rel=CLOSE), stage
+        assert held["optimizer"] == pytest.approx(planned.optimizer, rel=CLOSE), stage
+        assert held["reduced gradients"] == pytest.approx(planned.gradients, rel=CLOSE), stage
