@@ -1,6 +1,6 @@
 """The lists that stages run: complete, legal, free of deadlock, within the limit, and near the best there is."""
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations, pairwise, product
 from random import Random
@@ -8,11 +8,12 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from row_channels import execute
 from y_shapes import G, U, stage_times, whole_layout, y_layout, y_layouts, y_times
 
 from ufork.errors import ConfigError
 from ufork.parallel.actions import Action, Pass
-from ufork.parallel.layout import BRANCHES, TASK_OF, Layout, Stage
+from ufork.parallel.layout import BRANCHES, TASK_OF, Stage
 from ufork.parallel.schedule import make_schedule, task_order
 from ufork.parallel.simulation import floor_seconds, most_in_flight, simulate
 from ufork.parallel.trunk_order import enough_in_flight, least_in_flight
@@ -28,45 +29,6 @@ def least(layout):
 def words(actions):
     """As "Fu0 Bu0": pass, task, index."""
     return " ".join(f"{a.direction[0].upper()}{a.task[0]}{a.index}" for a in actions)
-
-
-def execute(schedule, layout: Layout, *, capacity: int, random: Random, trunk_trains: bool) -> None:
-    """Runs the lists row by row over channels between replicas that hold `capacity` rows, stages in any order."""
-    channels: dict[tuple, deque] = {}
-    done = dict.fromkeys(schedule, 0)
-
-    def transfers(stage, action, takes):
-        """The rows of `action` that come from another stage (or go to one), with their channels."""
-        into_branch = action.direction is F
-        if (
-            stage is Stage.WHOLE
-            or (stage is Stage.TRUNK) == (takes == into_branch)
-            or not (into_branch or trunk_trains)
-        ):
-            return []
-        other = BRANCHES[action.task] if stage is Stage.TRUNK else Stage.TRUNK
-        dp, other_dp = layout.shapes[stage].dp, layout.shapes[other].dp
-        rows = range(action.index * dp, action.index * dp + dp)
-        here, there = [(stage, row % dp) for row in rows], [(other, row % other_dp) for row in rows]
-        ends = zip(there, here, strict=True) if takes else zip(here, there, strict=True)
-        return [(channels.setdefault(pair, deque()), (action.task, row)) for pair, row in zip(ends, rows, strict=True)]
-
-    def can_run(stage):
-        action = schedule[stage][done[stage]]
-        arrived = all(channel and channel[0] == row for channel, row in transfers(stage, action, True))
-        return arrived and all(len(channel) < capacity for channel, _ in transfers(stage, action, False))
-
-    while unfinished := [stage for stage in schedule if done[stage] < len(schedule[stage])]:
-        able = [stage for stage in unfinished if can_run(stage)]
-        assert able, f"deadlock: {[f'{stage}: {schedule[stage][done[stage]]}' for stage in unfinished]}"
-        stage = random.choice(able)
-        action = schedule[stage][done[stage]]
-        for channel, _ in transfers(stage, action, True):
-            channel.popleft()
-        for channel, row in transfers(stage, action, False):
-            channel.append(row)
-        done[stage] += 1
-    assert not any(channels.values()), "rows that nobody took"
 
 
 @given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 5), trunk_trains=st.booleans())
@@ -100,6 +62,16 @@ def test_lists_run_to_their_end_over_buffers_of_the_limit(layout, times, spare, 
     limit = least(layout) + spare
     schedule = make_schedule(layout, times, in_flight=limit)
     execute(schedule, layout, capacity=limit, random=Random(seed), trunk_trains=True)
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2, 3), (0, 1, 3, 2), (2, 0, 1, 3)], ids=str)
+def test_the_channels_see_a_list_that_would_wait_for_ever(order):
+    layout = y_layout(rows={G: 2})
+    schedule = make_schedule(layout, y_times((1, 2), understanding=1, generation=3), in_flight=2)
+    assert words(schedule[Stage.TRUNK]) == "Fg0 Fg1 Bg0 Bg1"
+    turned = {**schedule, Stage.TRUNK: tuple(schedule[Stage.TRUNK][turn] for turn in order)}
+    with pytest.raises(AssertionError, match="deadlock"):
+        execute(turned, layout, capacity=2, random=Random(0), trunk_trains=True)
 
 
 @given(layout=y_layouts(), times=stage_times(), limit=st.integers(1, 6), seed=st.integers(0, 1 << 16))

@@ -159,6 +159,7 @@ class _Play:
             backward.backwards += 1
         else:
             self.clock = min(path.backward_at for path in self.paths)
+            assert self.clock < math.inf, "no pass can ever run"
 
     def _forwards_before(self, backward: _Path | None) -> list[_Path]:
         """Paths whose forward may come now, and by the policy before `backward`."""

@@ -1,0 +1,68 @@
+"""Lists of actions run row by row, without seconds: an executor that knows only rows, replicas and channels."""
+
+from collections import defaultdict, deque
+from random import Random
+
+from ufork.parallel.actions import Action, Pass, Schedule
+from ufork.parallel.layout import BRANCHES, Layout, Stage
+from ufork.vocabulary import Task
+
+Replica = tuple[Stage, int]
+Channel = deque[tuple[Task, int]]
+
+
+class RowChannels:
+    """Channels between two replicas in one direction, of `capacity` rows; a frozen trunk has none to it."""
+
+    def __init__(self, layout: Layout, *, capacity: int, trunk_trains: bool):
+        self.layout, self.capacity, self.trunk_trains = layout, capacity, trunk_trains
+        self.channels: dict[tuple[Replica, Replica], Channel] = defaultdict(deque)
+
+    def can_run(self, stage: Stage, action: Action) -> bool:
+        """Whether all its rows stand at the head of their channels, and there is room for what it makes."""
+        arrived = all(channel and channel[0] == row for channel, row in self._taken(stage, action))
+        return arrived and all(len(channel) < self.capacity for channel, _ in self._made(stage, action))
+
+    def run(self, stage: Stage, action: Action) -> None:
+        for channel, _ in self._taken(stage, action):
+            channel.popleft()
+        for channel, row in self._made(stage, action):
+            channel.append(row)
+
+    def _taken(self, stage: Stage, action: Action) -> list[tuple[Channel, tuple[Task, int]]]:
+        if stage is Stage.TRUNK and action.direction is Pass.BACKWARD:
+            return self._of(stage, action, sender=BRANCHES[action.task], receiver=stage)
+        if stage in BRANCHES.values() and action.direction is Pass.FORWARD:
+            return self._of(stage, action, sender=Stage.TRUNK, receiver=stage)
+        return []
+
+    def _made(self, stage: Stage, action: Action) -> list[tuple[Channel, tuple[Task, int]]]:
+        if stage is Stage.TRUNK and action.direction is Pass.FORWARD:
+            return self._of(stage, action, sender=stage, receiver=BRANCHES[action.task])
+        if stage in BRANCHES.values() and action.direction is Pass.BACKWARD and self.trunk_trains:
+            return self._of(stage, action, sender=stage, receiver=Stage.TRUNK)
+        return []
+
+    def _of(self, stage: Stage, action: Action, *, sender: Stage, receiver: Stage):
+        """The rows of `action`, each with its channel."""
+        shapes = self.layout.shapes
+        first = action.index * shapes[stage].dp
+        return [
+            (
+                self.channels[(sender, row % shapes[sender].dp), (receiver, row % shapes[receiver].dp)],
+                (action.task, row),
+            )
+            for row in range(first, first + shapes[stage].dp)
+        ]
+
+
+def execute(schedule: Schedule, layout: Layout, *, capacity: int, random: Random, trunk_trains: bool) -> None:
+    """Runs all lists to their end, stages in random order; fails where none can go on, or rows are left."""
+    channels = RowChannels(layout, capacity=capacity, trunk_trains=trunk_trains)
+    left = {stage: deque(actions) for stage, actions in schedule.items()}
+    while any(left.values()):
+        able = [stage for stage, actions in left.items() if actions and channels.can_run(stage, actions[0])]
+        assert able, f"deadlock: {[f'{stage}: {actions[0]}' for stage, actions in left.items() if actions]}"
+        stage = random.choice(able)
+        channels.run(stage, left[stage].popleft())
+    assert not any(channels.channels.values()), "rows that nobody took"
