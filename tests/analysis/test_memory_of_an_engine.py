@@ -60,7 +60,7 @@ def test_shards_of_a_rank_are_as_large_as_planned(name, precision):
     )
     for stage, held in run_on_ranks(run_held_bytes, num_ranks_of(layout), layout, precision):
         shape = getattr(layout, stage)
-        planned = rank_memory(workload, layout.model_copy(update={"reduce_each_backward": True}), Stage(stage), shape)
+        planned = rank_memory(workload, Stage(stage), shape, reduce_each_backward=True)
         assert held["weights"] == pytest.approx(planned.weights, rel=CLOSE), stage
         assert held["optimizer"] == pytest.approx(planned.optimizer, rel=CLOSE), stage
         assert held["reduced gradients"] == pytest.approx(planned.gradients, rel=CLOSE), stage

@@ -62,23 +62,23 @@ def test_operations_are_those_of_the_row_they_stand_for(task):
 
 
 def test_parameter_bytes_per_rank_fall_as_one_over_dp_times_tp(released):
-    whole = rank_memory(released, LayoutConfig(), Stage.TRUNK, StageShape())
+    whole = rank_memory(released, Stage.TRUNK, StageShape())
     for tp, dp in ((1, 2), (2, 1), (2, 4), (1, 16)):
-        memory = rank_memory(released, LayoutConfig(), Stage.TRUNK, StageShape(tp=tp, dp=dp))
+        memory = rank_memory(released, Stage.TRUNK, StageShape(tp=tp, dp=dp))
         assert memory.weights == pytest.approx(whole.weights / (tp * dp), rel=1e-6)
         assert memory.optimizer == pytest.approx(whole.optimizer / (tp * dp), rel=1e-6)
 
 
 def test_gradients_are_whole_until_the_flush_unless_reduced_each_time(released):
     shape = StageShape(dp=8)
-    whole = rank_memory(released, LayoutConfig(), Stage.TRUNK, shape).gradients
-    sharded = rank_memory(released, LayoutConfig(reduce_each_backward=True), Stage.TRUNK, shape).gradients
+    whole = rank_memory(released, Stage.TRUNK, shape).gradients
+    sharded = rank_memory(released, Stage.TRUNK, shape, reduce_each_backward=True).gradients
     assert whole == pytest.approx(9 * sharded, rel=1e-6)
 
 
 def test_only_the_trunk_keeps_every_row_in_flight(released):
     for stage, factor in ((Stage.TRUNK, 2), (Stage.GENERATION, 1)):
-        few, many = (rank_memory(released, LayoutConfig(in_flight=k), stage, StageShape()) for k in (4, 8))
+        few, many = (rank_memory(released, stage, StageShape(), in_flight=k) for k in (4, 8))
         assert many.activations == factor * few.activations
 
 

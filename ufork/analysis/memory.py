@@ -7,7 +7,7 @@ activations of rows in flight are whole (over dp; tensor parallelism divides the
 from dataclasses import dataclass, fields
 
 from ufork.analysis.workload import Workload
-from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.config import StageShape
 from ufork.parallel.layout import Stage
 from ufork.vocabulary import Task
 
@@ -39,17 +39,27 @@ class RankMemory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def rank_memory(workload: Workload, layout: LayoutConfig, stage: Stage, shape: StageShape) -> RankMemory:
-    """What each rank of `stage` holds."""
+def rank_memory(
+    workload: Workload, stage: Stage, shape: StageShape, *, in_flight: int = 1, reduce_each_backward: bool = False
+) -> RankMemory:
+    """What each rank of `stage` holds.
+
+    Args:
+        workload: what is trained.
+        stage: whose rank.
+        shape: the stage's.
+        in_flight: rows that a trunk replica keeps; the other stages keep one.
+        reduce_each_backward: as in the layout's config.
+    """
     parameters, value = workload.parameters(stage), workload.value_bytes
     shard = -(-parameters.total // (shape.tp * shape.dp))
     whole = -(-parameters.total // shape.tp)
-    rows = layout.in_flight if stage is Stage.TRUNK else 1
+    rows = in_flight if stage is Stage.TRUNK else 1
     tasks = [task for task in Task if workload.forward_flops(stage, task)]
     return RankMemory(
         weights=shard * value,
         optimizer=shard * FP32_BYTES * (1 + workload.moments),
-        gradients=shard * value + (0 if layout.reduce_each_backward else whole * value),
+        gradients=shard * value + (0 if reduce_each_backward else whole * value),
         gathered=2 * parameters.largest_fetched * value // shape.tp,
         activations=rows * max(row_activations(workload, stage, task, shape.tp) for task in tasks),
         head=max(_head(workload, stage, task, shape.tp) for task in tasks),

@@ -15,6 +15,7 @@ from ufork.analysis.workload import Workload
 from ufork.errors import ConfigError
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Layout, Stage, make_layout, num_ranks_of
+from ufork.parallel.trunk_order import rows_in_flight
 from ufork.vocabulary import Task
 
 TENSOR_SIZES = (1, 2, 4, 8)
@@ -119,7 +120,16 @@ def _estimate(workload: Workload, machine: MachineProfile, config: LayoutConfig,
         config=config,
         layout=layout,
         step=estimate_step(workload, machine, config, layout),
-        memory={stage: rank_memory(workload, config, stage, shape) for stage, shape in layout.shapes.items()},
+        memory={
+            stage: rank_memory(
+                workload,
+                stage,
+                shape,
+                in_flight=rows_in_flight(config, layout),
+                reduce_each_backward=config.reduce_each_backward,
+            )
+            for stage, shape in layout.shapes.items()
+        },
     )
 
 
@@ -146,13 +156,7 @@ def _forked(workload: Workload, rows: dict[Task, int], num_devices: int) -> Iter
                     trunk=StageShape(tp=trunk_tp, dp=trunk_dp),
                     understanding=StageShape(dp=u_dp),
                     generation=StageShape(tp=branch_tp, dp=g_dp),
-                    in_flight=_in_flight(trunk_dp, u_dp, g_dp),
                 )
-
-
-def _in_flight(trunk_dp: int, *branch_dps: int) -> int:
-    """Two rows per branch replica, seen from one trunk replica, and never fewer than four."""
-    return max(4, sum(-(-2 * dp // trunk_dp) for dp in branch_dps))
 
 
 def _tensor_sizes(workload: Workload) -> list[int]:

@@ -14,6 +14,7 @@ from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.schedule import make_schedule
 from ufork.parallel.simulation import simulate
+from ufork.parallel.trunk_order import rows_in_flight
 from ufork.vocabulary import Task
 
 GB = 1e9
@@ -35,7 +36,7 @@ class StepEstimate:
 def estimate_step(workload: Workload, machine: MachineProfile, config: LayoutConfig, layout: Layout) -> StepEstimate:
     """Plays a step through."""
     times = stage_times(workload, machine, layout)
-    simulation = simulate(make_schedule(layout, times, in_flight=config.in_flight), layout, times)
+    simulation = simulate(make_schedule(layout, times, in_flight=rows_in_flight(config, layout)), layout, times)
     update = max(_update_seconds(workload, machine, stage, shape) for stage, shape in layout.shapes.items())
     rows = 0 if Stage.WHOLE in layout.shapes else sum(layout.rows_per_step.values())
     return StepEstimate(

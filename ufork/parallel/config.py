@@ -37,8 +37,9 @@ class LayoutConfig(Config):
     placement: Literal["stages", "replicas"] = "stages"
     """Which ranks are neighbours, and so on one node: a stage's (ZeRO gathers stay inside nodes) or those of a trunk
     replica and the branch replicas beside it (activations stay inside nodes)."""
-    in_flight: PositiveInt = 4
-    """Rows of one trunk replica that may be between their forward and backward pass; their activations are kept."""
+    in_flight: PositiveInt | None = None
+    """Rows of one trunk replica that may be between their forward and backward pass; their activations are kept. Unless
+    given, as many as keep the branches busy."""
     wire_precision: Literal["compute", "fp32", "bf16"] = "compute"
     """Of hidden states and gradients between stages; `compute` sends what the model computes in."""
     sequence_parallel: bool = True

@@ -12,11 +12,15 @@ from enum import Enum, auto
 from itertools import product
 
 from ufork.parallel.actions import Pass, StageTimes
+from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import BRANCHES, Layout, Stage
 from ufork.vocabulary import Task
 
 _SAME = 1e-9
 """Relative difference of two steps' seconds below which they are equally long, whatever the rounding."""
+
+MIN_IN_FLIGHT = 4
+"""Rows in flight that a layout is given at least: a row more per branch than the fewest that keep both busy."""
 
 Turn = tuple[Pass, Task]
 
@@ -49,6 +53,13 @@ def enough_in_flight(layout: Layout) -> int:
     More hardly shortens a step, fewer leave branches idle.
     """
     return 2 * sum(least_in_flight(layout, task) for task in layout.rows_per_step)
+
+
+def rows_in_flight(config: LayoutConfig, layout: Layout) -> int:
+    """What the config says, or else enough, and at least MIN_IN_FLIGHT."""
+    if config.in_flight is not None or Stage.TRUNK not in layout.shapes:
+        return config.in_flight or 1
+    return max(MIN_IN_FLIGHT, enough_in_flight(layout))
 
 
 class _NextTask(Enum):

@@ -30,6 +30,7 @@ from ufork.parallel.schedule import make_schedule
 from ufork.parallel.tied_embedding import NAMES as TIED_STAGES
 from ufork.parallel.tied_embedding import TiedEmbedding
 from ufork.parallel.trace import Tracer
+from ufork.parallel.trunk_order import rows_in_flight
 from ufork.parallel.world import World
 from ufork.train.config import TrainConfig
 from ufork.train.optimizer import build_optimizer
@@ -135,7 +136,8 @@ def build_stage(
     )
     link = None if world.place.stage is Stage.WHOLE else Link(bridge, wire, world.place, world.tp_group, tracer)
     times = nominal_times(bridge.layout, model, row_tokens, recompute=config.activation_checkpointing)
-    schedule = make_schedule(bridge.layout, times, in_flight=layout_config.in_flight, trunk_trains=trunk_trains)
+    in_flight = rows_in_flight(layout_config, bridge.layout)
+    schedule = make_schedule(bridge.layout, times, in_flight=in_flight, trunk_trains=trunk_trains)
     engine = _build_engine(model, config, precision, world, bridge, sliced_dims)
     engine.trace_gathers(tracer)
     return TrainingStage(
@@ -144,7 +146,7 @@ def build_stage(
         bridge=bridge,
         actions=schedule[world.place.stage],
         rows=rows,
-        in_flight=layout_config.in_flight,
+        in_flight=in_flight,
         trunk_trains=trunk_trains,
         reduce_each_backward=layout_config.reduce_each_backward,
         dtype=dtype,
