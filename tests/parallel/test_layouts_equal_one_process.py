@@ -143,12 +143,26 @@ def train(address: RankAddress, case: Case, layout: LayoutConfig):
     return outcomes
 
 
+@pytest.fixture(scope="module")
+def one_process():
+    """What one process makes of a case; layouts of the same work share it."""
+    known = {}
+
+    def outcomes_of(case: Case):
+        work = repr((case.rows, case.model, case.train))
+        if work not in known:
+            (known[work],) = run_on_ranks(train, 1, case, LayoutConfig())
+        return known[work]
+
+    return outcomes_of
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_losses_norms_and_weights_are_those_of_one_process(name):
+def test_losses_norms_and_weights_are_those_of_one_process(name, one_process):
     case = CASES[name]
     layout = LayoutConfig(**case.layout)
-    (expected,) = run_on_ranks(train, 1, case, LayoutConfig())
+    expected = one_process(case)
     by_rank = run_on_ranks(train, case.ranks or num_ranks_of(layout), case, layout)
     for optimizer in OPTIMIZERS:
         figures = [outcomes[optimizer][0] for outcomes in by_rank if outcomes]
