@@ -84,8 +84,9 @@ def _run_rank(address: RankAddress, workload: Workload, config: LayoutConfig, st
     import torch
 
     from ufork.model.initialization import initialize
+    from ufork.parallel.stage_part import build_part
     from ufork.parallel.world import join_world
-    from ufork.train.stage import build_part, build_stage
+    from ufork.train.build_stage import build_stage
     from ufork.train.step import run_step
 
     torch.set_num_threads(1)

@@ -29,9 +29,11 @@ from ufork.model.initialization import initialize  # noqa: E402
 from ufork.parallel.address import RankAddress  # noqa: E402
 from ufork.parallel.config import LayoutConfig  # noqa: E402
 from ufork.parallel.layout import Stage, make_layout  # noqa: E402
+from ufork.parallel.stage_part import build_part  # noqa: E402
 from ufork.parallel.world import World, join_world  # noqa: E402
+from ufork.train.build_stage import build_stage  # noqa: E402
 from ufork.train.config import RowsPerStep, TrainConfig  # noqa: E402
-from ufork.train.stage import TrainingStage, build_part, build_stage  # noqa: E402
+from ufork.train.stage import TrainingStage  # noqa: E402
 from ufork.train.step import run_step  # noqa: E402
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task  # noqa: E402
 

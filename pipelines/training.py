@@ -24,10 +24,12 @@ from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig, load_weights, put_weights, save_weights, select_weights
 from ufork.parallel.address import RankAddress
 from ufork.parallel.layout import Layout, Stage, make_layout
+from ufork.parallel.stage_part import build_part, collected_shapes
 from ufork.parallel.world import World, join_world
+from ufork.train.build_stage import build_stage, precision_of
 from ufork.train.config import TrainConfig
 from ufork.train.loop import Weights, train_stage
-from ufork.train.stage import TrainingStage, build_part, build_stage, collected_shapes, precision_of
+from ufork.train.stage import TrainingStage
 from ufork.train.telemetry import Telemetry
 from ufork.vision.codec import ImageCodec
 from ufork.vocabulary import Task

@@ -8,10 +8,12 @@ from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import make_layout
+from ufork.parallel.stage_part import build_part, collected_shapes
 from ufork.parallel.world import World
+from ufork.train.build_stage import build_stage
 from ufork.train.config import TrainConfig
 from ufork.train.loop import Weights, whole_weights
-from ufork.train.stage import TrainingStage, build_part, build_stage, collected_shapes
+from ufork.train.stage import TrainingStage
 from ufork.vocabulary import Task
 
 

@@ -14,7 +14,7 @@ from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Stage, num_ranks_of
 from ufork.parallel.world import join_world
-from ufork.train import stage as stage_of_job
+from ufork.train import build_stage as stage_builder
 from ufork.train.config import PerTask, RowsPerStep, TrainConfig
 from ufork.train.learning_rate import learning_rate
 from ufork.train.step import run_step
@@ -116,7 +116,7 @@ def train(address: RankAddress, case: Case, layout: LayoutConfig):
     torch.set_num_threads(1)
     if case.by_tokens:
         torch.cuda.current_device = lambda: "cpu"
-        stage_of_job.divides_tokens = lambda layout, world: world.place.stage is Stage.TRUNK
+        stage_builder.divides_tokens = lambda layout, world: world.place.stage is Stage.TRUNK
     outcomes = {}
     with join_world(address, layout, timeout_seconds=60) as world:
         for optimizer in OPTIMIZERS:

@@ -11,8 +11,8 @@ from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.cost import RowCost, nominal_cost
 from ufork.model.decoder import DecoderLayer
 from ufork.model.rq_head import DepthBlock
-from ufork.model.unifork import UniFork
 from ufork.parallel.layout import BRANCHES, TASK_OF, Stage
+from ufork.parallel.stage_part import build_part
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 BYTES = {"fp32": 4, "bf16": 2}
@@ -101,8 +101,7 @@ class Parameters:
 def _parameters(model: ModelConfig, dimensions: Dimensions, stage: Stage) -> Parameters:
     """Counted on a model without memory."""
     with torch.device("meta"):
-        branches = model.tasks if stage is Stage.WHOLE else [TASK_OF[stage]] if stage in TASK_OF else []
-        part = UniFork(model, dimensions, with_trunk=stage in (Stage.WHOLE, Stage.TRUNK), branches=branches)
+        part = build_part(model, dimensions, stage)
     fetched = [module for module in part.modules() if isinstance(module, DecoderLayer | DepthBlock)]
     lone = [parameter.numel() for parameter in part.parameters()]
     return Parameters(total=_count(part), largest_fetched=max([_count(module) for module in fetched] + lone))

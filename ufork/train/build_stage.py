@@ -1,0 +1,174 @@
+"""From a stage's part of the model to a rank that trains it.
+
+part of the model -> tensor-parallel slices -> ZeRO-3 engine;  layout -> schedule -> the stage's list of actions
+"""
+
+import logging
+
+import torch
+
+from ufork.errors import ConfigError
+from ufork.model.cost import BACKWARD_OVER_FORWARD, nominal_cost
+from ufork.model.decoder import DecoderLayer
+from ufork.model.linear import use_fastest_linear
+from ufork.model.rq_head import DepthBlock
+from ufork.model.unifork import UniFork
+from ufork.parallel.actions import Action, Pass, StageTimes
+from ufork.parallel.bridge import Bridge
+from ufork.parallel.config import LayoutConfig
+from ufork.parallel.engine import Engine, Precision, engine_config
+from ufork.parallel.layout import BRANCHES, TASK_OF, Layout, Stage
+from ufork.parallel.link import Link, Wire
+from ufork.parallel.row_format import RowFormat
+from ufork.parallel.schedule import make_schedule
+from ufork.parallel.tied_embedding import NAMES as TIED_STAGES
+from ufork.parallel.tied_embedding import TiedEmbedding
+from ufork.parallel.trace import Tracer
+from ufork.parallel.trunk_order import rows_in_flight
+from ufork.parallel.world import World
+from ufork.train.config import TrainConfig
+from ufork.train.optimizer import build_optimizer
+from ufork.train.parts import freeze_except, part_trains, stage_trains
+from ufork.train.stage import MODEL_PREFIX, TrainingStage
+from ufork.train.stage_module import StageModule
+
+log = logging.getLogger(__name__)
+
+
+def build_stage(
+    model: UniFork,
+    config: TrainConfig,
+    layout_config: LayoutConfig,
+    world: World,
+    bridge: Bridge,
+    *,
+    row_tokens: int,
+) -> TrainingStage:
+    """Freezes what the recipe's stage leaves alone, divides and shards the rest, and schedules it.
+
+    Args:
+        model: what the rank's stage holds (`build_part`), with its whole weights, on the CPU.
+        config: of the recipe's stage.
+        layout_config: how the job is laid out.
+        world: the rank's.
+        bridge: the job's, for this stage of the recipe.
+        row_tokens: length of a packed row.
+
+    Raises:
+        ConfigError: nothing trains, or sizes and layout do not go together.
+        PeerError: a rank is gone.
+    """
+    precision = precision_of(config, world.device)
+    log.info("precision: %s (train.precision is %s, the device %s)", precision, config.precision, world.device.type)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    by_tokens = divides_tokens(layout_config, world)
+    sliced_dims = _divide(model, world, by_tokens)
+    tracer = Tracer()
+    wire = Wire(
+        rows=RowFormat(row_tokens=row_tokens, codes_per_position=model.dimensions.codes_per_position),
+        width=model.config.width,
+        dtype=_wire_dtype(layout_config, dtype),
+        trunk_is_sliced=by_tokens,
+    )
+    engine = _build_engine(model, config, precision, world, bridge, sliced_dims)
+    engine.trace_gathers(tracer)
+    return TrainingStage(
+        engine=engine,
+        world=world,
+        bridge=bridge,
+        actions=_actions(model, config, layout_config, world, bridge, row_tokens),
+        rows=wire.rows,
+        in_flight=rows_in_flight(layout_config, bridge.layout),
+        trunk_trains=stage_trains(Stage.TRUNK, config.trainable),
+        reduce_each_backward=layout_config.reduce_each_backward,
+        dtype=dtype,
+        link=None if world.place.stage is Stage.WHOLE else Link(bridge, wire, world.place, world.tp_group, tracer),
+        tied=_tie(engine, model, config, bridge, world),
+        tracer=tracer,
+    )
+
+
+def precision_of(config: TrainConfig, device: torch.device) -> Precision:
+    """The precision asked for; `auto` is bf16 where the device computes it natively."""
+    if config.precision != "auto":
+        return config.precision
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"
+
+
+def nominal_times(layout: Layout, model: UniFork, row_tokens: int, *, recompute: bool) -> StageTimes:
+    """Times of the passes in proportion to their operations, for rows full of images or of text."""
+    seconds = {}
+    for task in layout.rows_per_step:
+        cost = nominal_cost(model.config, model.dimensions, task, row_tokens=row_tokens)
+        flops = {Stage.TRUNK: cost.trunk, BRANCHES[task]: cost.branch + cost.head, Stage.WHOLE: cost.forward}
+        for stage in layout.shapes.keys() & flops.keys():
+            forward = flops[stage] / layout.shapes[stage].tp
+            seconds[stage, task, Pass.FORWARD] = forward
+            seconds[stage, task, Pass.BACKWARD] = forward * (BACKWARD_OVER_FORWARD + recompute)
+    return StageTimes(seconds=seconds)
+
+
+def divides_tokens(layout_config: LayoutConfig, world: World) -> bool:
+    """Whether sequence parallelism is on: in a trunk of several slices, on CUDA, unless turned off."""
+    wanted = layout_config.sequence_parallel and world.place.stage is Stage.TRUNK and world.tp_group.size() > 1
+    if wanted and world.device.type != "cuda":
+        log.info("sequence parallelism: off, since megatron-core has it for CUDA only and this is %s", world.device)
+        return False
+    return wanted
+
+
+def _actions(
+    model: UniFork, config: TrainConfig, layout_config: LayoutConfig, world: World, bridge: Bridge, row_tokens: int
+) -> tuple[Action, ...]:
+    """The rank's list; every rank makes all of them, from the same inputs."""
+    times = nominal_times(bridge.layout, model, row_tokens, recompute=config.activation_checkpointing)
+    in_flight, trunk_trains = rows_in_flight(layout_config, bridge.layout), stage_trains(Stage.TRUNK, config.trainable)
+    return make_schedule(bridge.layout, times, in_flight=in_flight, trunk_trains=trunk_trains)[world.place.stage]
+
+
+def _divide(model: UniFork, world: World, by_tokens: bool) -> dict[str, int]:
+    if world.tp_group.size() == 1:
+        return {}
+    from ufork.parallel.tensor_parallel import divide  # megatron-core takes seconds to import
+
+    dims = divide(model, world.tp_group, sequence_parallel=by_tokens)
+    return {MODEL_PREFIX + name: dim for name, dim in dims.items()}
+
+
+def _build_engine(
+    model: UniFork, config: TrainConfig, precision: Precision, world: World, bridge: Bridge, sliced_dims: dict[str, int]
+) -> Engine:
+    module = StageModule(model, config).to(world.device)
+    num_trained = freeze_except(module, config.trainable)
+    if not sum(bridge.sum(num_trained)):
+        raise ConfigError(
+            f"train.trainable={list(config.trainable)}: the model has none of these parts, so nothing would train"
+        )
+    passes_gradients = world.place.stage in TASK_OF and stage_trains(Stage.TRUNK, config.trainable)
+    if not num_trained and passes_gradients:
+        module.add_anchor()
+    model.set_recompute(config.activation_checkpointing)
+    use_fastest_linear(model, world.device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    return Engine(
+        module,
+        build_optimizer(module, config, world.device) if num_trained or passes_gradients else None,
+        engine_config(precision, clip_norm=config.clip_norm, extra=config.deepspeed),
+        world,
+        gathered_whole=(DecoderLayer, DepthBlock),
+        sliced_dims=sliced_dims,
+    )
+
+
+def _tie(engine: Engine, model: UniFork, config: TrainConfig, bridge: Bridge, world: World) -> TiedEmbedding | None:
+    """Only where the two stages both train the one weight."""
+    stages = bridge.layout.shapes.keys()
+    tied = model.config.tie_text_head and part_trains("token_embedding", config.trainable)
+    if not tied or not stages >= TIED_STAGES.keys() or world.place.stage not in TIED_STAGES:
+        return None
+    shape = (model.dimensions.vocabulary_size, model.config.width)
+    return TiedEmbedding(engine, bridge, world, prefix=MODEL_PREFIX, shape=shape)
+
+
+def _wire_dtype(layout_config: LayoutConfig, computed_in: torch.dtype) -> torch.dtype:
+    return {"compute": computed_in, "fp32": torch.float32, "bf16": torch.bfloat16}[layout_config.wire_precision]
