@@ -37,7 +37,7 @@ MODEL = ModelConfig(
     rq_head=RqHeadConfig(width=256, attention_width=256, num_heads=4, num_blocks=1, dropout=0.0),
 )
 DIMENSIONS = Dimensions(vocabulary_size=1024, codebook_size=512, code_width=64, codes_per_position=4)
-ROWS, ROW_TOKENS = 8, 1024
+ROWS, ROW_TOKENS = 4, 512
 LAYOUTS = {
     "colocated dp 2": LayoutConfig(),
     "colocated tp 2": LayoutConfig(colocated_tp=2),
