@@ -158,9 +158,17 @@ def _run_rank(
                 runner: Any = TrunkRunner(engine, link, rows, actions[stage], in_flight=len(actions[stage]))
             else:
                 targets = dict.fromkeys(Task, 1.0)
-                runner = BranchRunner(engine, link, targets, actions[stage], trunk_trains=True, dtype=torch.float32)
+                runner = BranchRunner(
+                    engine,
+                    link,
+                    targets,
+                    actions[stage],
+                    trunk_trains=True,
+                    in_flight=len(actions[stage]),
+                    dtype=torch.float32,
+                )
             run_actions(actions[stage], runner, tracer, who=bridge.describe())
-            bridge.finish_sends()
+            runner.finish()
             seconds.append(time.perf_counter() - start)
         return seconds
 

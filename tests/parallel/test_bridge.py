@@ -50,8 +50,7 @@ def bridge(monkeypatch):
 def test_what_goes_up_and_what_comes_down_have_communicators_of_their_own(bridge):
     buffer = torch.zeros(2)
     bridge.receive(buffer, 0, Channel.HIDDEN, "hidden states").wait()
-    bridge.send(buffer, 0, Channel.GRADIENTS, "the gradient")
-    bridge.finish_sends()
+    bridge.send(buffer, 0, Channel.GRADIENTS, "the gradient").wait()
     used = [group for group in StandInNccl.made if group.calls]
     assert [group.calls[0][0] for group in used] == ["recv", "send"]
     assert [group.calls[1][0] for group in used] == ["wait", "wait"], "the stream waits; nothing is timed on the host"

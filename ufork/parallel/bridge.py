@@ -68,7 +68,6 @@ class Bridge:
         self._store = store
         self._members = layout.present_ranks
         self._num_gathers = 0
-        self._sending: list[Transfer] = []
         self._group = self.connect("sums", self._members)
         upwards = self.connect("up", self._members) if device.type == "cuda" else self._group
         downwards = self.connect("down", self._members) if device.type == "cuda" else self._group
@@ -89,13 +88,13 @@ class Bridge:
         """Rank of the one that does."""
         return self._members[0]
 
-    def send(self, tensor: Tensor, to: int, channel: Channel, what: str) -> None:
-        """Starts to send `tensor`, which must not change until `finish_sends`."""
+    def send(self, tensor: Tensor, to: int, channel: Channel, what: str) -> Transfer:
+        """Starts to send `tensor`, which must not change until the transfer was waited for."""
         work = self._started(
             f"sending {what} to {self.layout.describe(to)}",
             lambda: self._groups[channel].send([tensor], self._members.index(to), channel),
         )
-        self._sending.append(self._transfer(work, tensor, f"{self.layout.describe(to)} to take {what}"))
+        return self._transfer(work, tensor, f"{self.layout.describe(to)} to take {what}")
 
     def receive(self, buffer: Tensor, sender: int, channel: Channel, what: str) -> Transfer:
         """Starts to receive into `buffer`, which is filled once the transfer was waited for."""
@@ -105,15 +104,6 @@ class Bridge:
             lambda: self._groups[channel].recv([buffer], self._members.index(sender), channel),
         )
         return self._transfer(work, buffer, waits_for)
-
-    def finish_sends(self, *, leave: int = 0) -> None:
-        """Waits until at most `leave` sends are under way, the oldest first.
-
-        Raises:
-            PeerError: a receiver is gone or does not take what is sent in time.
-        """
-        while len(self._sending) > leave:
-            self._sending.pop(0).wait()
 
     def sum(self, *values: float, waits_for: str = "the step's figures") -> list[float]:
         """Sums of `values` over the job, in fp64.

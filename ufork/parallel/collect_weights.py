@@ -31,8 +31,7 @@ def collect_weights(bridge: Bridge, own: Mapping[str, Tensor], shapes: Shapes) -
     for stage, names in shapes.items():
         if bridge.rank == leaders[stage] != bridge.leader:
             for name in names:
-                bridge.send(own[name].to(bridge.device), bridge.leader, Channel.WEIGHTS, f"the weight {name}")
-                bridge.finish_sends()
+                bridge.send(own[name].to(bridge.device), bridge.leader, Channel.WEIGHTS, f"the weight {name}").wait()
         elif bridge.is_leader:
             for name, shape in names.items():
                 mine = leaders[stage] == bridge.rank

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ufork.errors import PeerError, UforkError
 from ufork.parallel.actions import Action, Pass
+from ufork.parallel.bridge import Transfer
 from ufork.parallel.engine import Engine
-from ufork.parallel.link import Link, ReceiveQueue
+from ufork.parallel.link import Link, ReceiveQueue, SendQueue
 from ufork.parallel.trace import Tracer
 from ufork.vocabulary import PackedSequence, Task
 
@@ -41,6 +42,10 @@ class Runner(Protocol):
         """Runs it backward."""
         ...
 
+    def finish(self) -> None:
+        """Waits for what is still being sent."""
+        ...
+
 
 def run_actions(actions: Sequence[Action], runner: Runner, tracer: Tracer, *, who: str) -> None:
     """Runs `actions` in their order.
@@ -62,24 +67,32 @@ class TrunkRunner:
     def __init__(self, engine: Engine, link: Link, rows: Rows, actions: Sequence[Action], *, in_flight: int):
         self.engine, self.link, self.rows, self.in_flight = engine, link, rows, in_flight
         self.sums: dict[Action, Tensor] = {}
-        self._hidden: dict[tuple[Task, int], Tensor] = {}
+        self._flying: dict[tuple[Task, int], tuple[Tensor, list[Transfer]]] = {}
+        self._sends = SendQueue()  # of a frozen trunk, to which nothing comes back that would tell of their end
         self._gradients = ReceiveQueue([a for a in actions if a.direction is Pass.BACKWARD], link.post_gradient)
 
     def forward(self, action: Action) -> None:
         """Runs the trunk and sends what comes out."""
         row = self.rows[action.task][action.index].to(str(self.link.bridge.device))
         hidden_TD = self.engine.forward(row)
+        sends = self.link.send_hidden(action, hidden_TD, row)
         if hidden_TD.requires_grad:
-            self._hidden[action.task, action.index] = hidden_TD
+            self._flying[action.task, action.index] = hidden_TD, sends
         else:
-            self.link.bridge.finish_sends(leave=self.in_flight)  # nothing comes back that would hold the trunk up
-        self.link.send_hidden(action, hidden_TD, row)
+            self._sends.add(sends)
+            self._sends.finish(leave=self.in_flight)
 
     def backward(self, action: Action) -> None:
         """Waits for the gradient and runs the trunk backward."""
         gradient_TD = self.link.wait_for_gradient(self._gradients.take(action))
-        hidden_TD = self._hidden.pop((action.task, action.index))
+        hidden_TD, sends = self._flying.pop((action.task, action.index))
+        for send in sends:  # it has arrived, since its gradient has come
+            send.wait()
         self.engine.backward((hidden_TD * gradient_TD.to(hidden_TD.dtype)).sum())
+
+    def finish(self) -> None:
+        """Waits for the sends of a frozen trunk."""
+        self._sends.finish()
 
 
 class BranchRunner:
@@ -93,11 +106,13 @@ class BranchRunner:
         actions: Sequence[Action],
         *,
         trunk_trains: bool,
+        in_flight: int,
         dtype: torch.dtype,
     ):
         self.engine, self.link, self.num_targets = engine, link, num_targets
         self.trunk_trains, self.dtype = trunk_trains, dtype
         self.sums: dict[Action, Tensor] = {}
+        self._sends, self._most_sent = SendQueue(), -(-in_flight * link.peer_dp // link.dp)
         self._received = ReceiveQueue([a for a in actions if a.direction is Pass.FORWARD], link.post_hidden)
         self._live: dict[int, tuple[Tensor, Tensor]] = {}  # by micro-batch: hidden states, and part of the loss
 
@@ -115,7 +130,12 @@ class BranchRunner:
             self.engine.backward(part)
         if self.trunk_trains:
             assert hidden_TD.grad is not None
-            self.link.send_gradient(action, hidden_TD.grad / self.engine.gradient_scale)
+            self._sends.add(self.link.send_gradient(action, hidden_TD.grad / self.engine.gradient_scale))
+            self._sends.finish(leave=self._most_sent)  # more rows than the trunk keeps cannot be on their way
+
+    def finish(self) -> None:
+        """Waits for the last gradients to be taken."""
+        self._sends.finish()
 
 
 class WholeRunner:
@@ -134,6 +154,9 @@ class WholeRunner:
     def backward(self, action: Action) -> None:
         """Runs it backward."""
         self.engine.backward(self._part)
+
+    def finish(self) -> None:
+        """Nothing was sent."""
 
 
 @contextmanager

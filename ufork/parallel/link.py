@@ -72,6 +72,27 @@ class ReceiveQueue(Generic[Received]):
             self._posted.append((action, self._post(action)))
 
 
+class SendQueue:
+    """Sends under way, the oldest first; what is sent stays in memory until it was waited for."""
+
+    def __init__(self) -> None:
+        self._sends: deque[list[Transfer]] = deque()
+
+    def add(self, transfers: list[Transfer]) -> None:
+        """Takes the transfers of one micro-batch."""
+        self._sends.append(transfers)
+
+    def finish(self, *, leave: int = 0) -> None:
+        """Waits until at most `leave` micro-batches are under way.
+
+        Raises:
+            PeerError: a receiver is gone or does not take what is sent in time.
+        """
+        while len(self._sends) > leave:
+            for transfer in self._sends.popleft():
+                transfer.wait()
+
+
 class Link:
     """One rank's end of the links between trunk and branches."""
 
@@ -86,15 +107,22 @@ class Link:
                 " are sent in (the largest tp of the layout); change one of them"
             )
 
-    def send_hidden(self, action: Action, hidden_TD: Tensor, row: PackedSequence) -> None:
+    @property
+    def peer_dp(self) -> int:
+        """Replicas of the trunk, at the other end of a branch's link."""
+        return self.layout.shapes[Stage.TRUNK].dp
+
+    def send_hidden(self, action: Action, hidden_TD: Tensor, row: PackedSequence) -> list[Transfer]:
         """Starts to send a micro-batch to its branch: this rank's slices, and from the replica's rank 0 the row."""
         stage, replica = self._peer(action)
+        sends = []
         if self.place.tp_rank == 0:
             encoded = self.wire.rows.encode(row).to(self.bridge.device)
             for tp_rank in range(self.layout.shapes[stage].tp):
                 peer = self.layout.rank_at(stage, dp_rank=replica, tp_rank=tp_rank)
-                self.bridge.send(encoded, peer, Channel.ROWS, f"the row of {_name(action)}")
-        self._send_slices(hidden_TD.detach(), stage, replica, Channel.HIDDEN, f"hidden states of {_name(action)}")
+                sends.append(self.bridge.send(encoded, peer, Channel.ROWS, f"the row of {_name(action)}"))
+        what = f"hidden states of {_name(action)}"
+        return sends + self._send_slices(hidden_TD.detach(), stage, replica, Channel.HIDDEN, what)
 
     def post_hidden(self, action: Action) -> tuple[Tensor, Tensor, list[Transfer]]:
         """Buffers for a row and for this rank's part of its hidden states, and the transfers that fill them."""
@@ -111,10 +139,10 @@ class Link:
         self._wait(transfers)
         return self._whole(part), self.wire.rows.decode(encoded)
 
-    def send_gradient(self, action: Action, gradient_TD: Tensor) -> None:
+    def send_gradient(self, action: Action, gradient_TD: Tensor) -> list[Transfer]:
         """Starts to send this rank's slices of the gradient of a micro-batch's hidden states back to the trunk."""
         stage, replica = self._peer(action)
-        self._send_slices(gradient_TD, stage, replica, Channel.GRADIENTS, f"the gradient of {_name(action)}")
+        return self._send_slices(gradient_TD, stage, replica, Channel.GRADIENTS, f"the gradient of {_name(action)}")
 
     def post_gradient(self, action: Action) -> tuple[Tensor, list[Transfer]]:
         """A buffer for this rank's part of a gradient, and the transfers that fill it."""
@@ -133,12 +161,16 @@ class Link:
         stage = BRANCHES[action.task] if self.place.stage is Stage.TRUNK else Stage.TRUNK
         return stage, row % self.layout.shapes[stage].dp
 
-    def _send_slices(self, values_TD: Tensor, stage: Stage, replica: int, channel: Channel, what: str) -> None:
+    def _send_slices(
+        self, values_TD: Tensor, stage: Stage, replica: int, channel: Channel, what: str
+    ) -> list[Transfer]:
         values_TD = values_TD.to(self.wire.dtype)
         tokens, first = self._slice_tokens(stage), self._first_held_token()
-        for number, peer in self._slices(stage, replica):
-            start = number * tokens - first
+        starts = [(number * tokens - first, peer) for number, peer in self._slices(stage, replica)]
+        return [
             self.bridge.send(values_TD[start : start + tokens].contiguous(), peer, channel, what)
+            for start, peer in starts
+        ]
 
     def _post_slices(self, stage: Stage, replica: int, channel: Channel, what: str) -> tuple[Tensor, list[Transfer]]:
         slices, tokens = self._slices(stage, replica), self._slice_tokens(stage)

@@ -74,5 +74,11 @@ class TrainingStage:
         if self.world.place.stage is Stage.TRUNK:
             return TrunkRunner(self.engine, self.link, rows, self.actions, in_flight=self.in_flight)
         return BranchRunner(
-            self.engine, self.link, num_targets, self.actions, trunk_trains=self.trunk_trains, dtype=self.dtype
+            self.engine,
+            self.link,
+            num_targets,
+            self.actions,
+            trunk_trains=self.trunk_trains,
+            in_flight=self.in_flight,
+            dtype=self.dtype,
         )

@@ -44,7 +44,7 @@ def run_step(stage: TrainingStage, rows: Rows, learning_rate: float) -> StepResu
     with stage.engine.accumulating(once=not stage.reduce_each_backward):
         run_actions(stage.actions, runner, stage.tracer, who=stage.bridge.describe())
     with stage.tracer.span("send"):
-        stage.bridge.finish_sends()
+        runner.finish()
     row_sums, gradient_norm = _agree(stage, runner)
     losses = {task: sum(row_sums[task]) / num_targets[task] for task in row_sums}
     with stage.tracer.span("step"):
