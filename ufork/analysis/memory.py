@@ -7,13 +7,14 @@ activations of rows in flight are whole (over dp; tensor parallelism divides the
 from dataclasses import dataclass, fields
 
 from ufork.analysis.workload import Workload
+from ufork.model.cross_entropy import SLICE_ENTRIES
 from ufork.parallel.config import StageShape
 from ufork.parallel.layout import Stage
 from ufork.vocabulary import Task
 
 FP32_BYTES = 4
-LOGITS_BYTES = (1 << 25) * FP32_BYTES
-"""The slice of logits held at once (`ufork.model.cross_entropy.SLICE_ENTRIES`), twice in the backward pass."""
+LOGITS_BYTES = 2 * SLICE_ENTRIES * FP32_BYTES
+"""The slice of logits held at once, twice in the backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +82,11 @@ def row_activations(workload: Workload, stage: Stage, task: Task, tp: int) -> in
 def _head(workload: Workload, stage: Stage, task: Task, tp: int) -> int:
     if stage is Stage.TRUNK:
         return 0
-    logits = 2 * LOGITS_BYTES
     if task is Task.UNDERSTANDING:
         entries = workload.row_tokens * workload.dimensions.vocabulary_size * FP32_BYTES // tp
-        return min(logits, 2 * entries)
+        return min(LOGITS_BYTES, 2 * entries)
     head, depths = workload.model.rq_head, workload.dimensions.codes_per_position
     per_depth = 6 * head.attention_width // tp + 4 * head.width * (1 + 4 // tp)
     kept = workload.row_tokens * depths * head.num_blocks * per_depth * workload.value_bytes
     entries = workload.row_tokens * depths * workload.dimensions.codebook_size * FP32_BYTES // tp
-    return kept + min(logits, 2 * entries)
+    return kept + min(LOGITS_BYTES, 2 * entries)

@@ -11,8 +11,8 @@ from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.cost import RowCost, nominal_cost
 from ufork.model.decoder import DecoderLayer
 from ufork.model.rq_head import DepthBlock
-from ufork.parallel.layout import BRANCHES, TASK_OF, Stage
-from ufork.parallel.stage_part import build_part
+from ufork.parallel.layout import BRANCHES, Stage
+from ufork.parallel.stage_part import build_part, stage_flops
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 BYTES = {"fp32": 4, "bf16": 2}
@@ -71,12 +71,7 @@ class Workload:
 
     def forward_flops(self, stage: Stage, task: Task) -> int:
         """Operations of a row's forward pass in one stage; 0 where its path does not run through it."""
-        cost = self.cost(task)
-        if stage is Stage.WHOLE:
-            return cost.forward
-        if stage is Stage.TRUNK:
-            return cost.trunk
-        return cost.branch + cost.head if TASK_OF[stage] is task else 0
+        return stage_flops(self.cost(task), stage, task)
 
     def num_layers(self, stage: Stage, task: Task) -> int:
         """Decoder layers that a row passes in one stage."""

@@ -29,6 +29,11 @@ class Action:
     index: int
     """Counts the task's micro-batches in a step from 0, on each replica of the stage."""
 
+    @property
+    def micro_batch(self) -> str:
+        """As "generation micro-batch 3", for messages."""
+        return f"{self.task} micro-batch {self.index}"
+
     def __str__(self) -> str:
         return f"{self.direction} of {self.task} {self.index}"
 

@@ -81,7 +81,7 @@ class Bridge:
     @property
     def is_leader(self) -> bool:
         """Whether this rank speaks, and writes, for the job."""
-        return self.rank == self._members[0]
+        return self.rank == self.leader
 
     @property
     def leader(self) -> int:

@@ -182,12 +182,12 @@ class Engine:
         if not self.trains:
             return 0.0
         optimizer = self._engine.optimizer
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         for group, gradients in optimizer.get_fp32_grad_partitions().items():
             for number, gradient in gradients.items():
                 name = self._names[id(optimizer.fp16_groups[group][number])]
                 if name not in leave_out and (name in self._sliced_dims or self._world.place.tp_rank == 0):
-                    total += gradient.norm().double().cpu() ** 2
+                    total += gradient.norm().double().to(self.device) ** 2
         return float(total)
 
     def step(self, learning_rate: float, gradient_norm: float) -> None:

@@ -56,7 +56,7 @@ def run_actions(actions: Sequence[Action], runner: Runner, tracer: Tracer, *, wh
     steps = {Pass.FORWARD: runner.forward, Pass.BACKWARD: runner.backward}
     for action in actions:
         name = f"{action.task} {action.index}"
-        with _named(f"{who}: {action.direction} of {action.task} micro-batch {action.index}"):
+        with _named(f"{who}: {action.direction} of {action.micro_batch}"):
             with tracer.span(str(action.direction), name):
                 steps[action.direction](action)
 

@@ -10,6 +10,7 @@ path, as its micro-batch number j div dp.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from ufork.errors import ConfigError
 from ufork.parallel.config import LayoutConfig, StageShape
@@ -57,11 +58,20 @@ class Layout:
 
     def ranks_of(self, stage: Stage) -> tuple[int, ...]:
         """Ranks of the job in `stage`, in the order of their rank within it: dp-major."""
-        return ranks_of(self.places, stage)
+        return self._ranks[stage]
+
+    @cached_property
+    def _ranks(self) -> dict[Stage, tuple[int, ...]]:
+        """Made once: every transfer asks."""
+        return {stage: ranks_of(self.places, stage) for stage in Stage}
 
     def rank_at(self, stage: Stage, *, dp_rank: int, tp_rank: int) -> int:
         """The job's rank at a place."""
         return self.ranks_of(stage)[dp_rank * self.shapes[stage].tp + tp_rank]
+
+    def row_of(self, place: Place, index: int) -> int:
+        """Number, among its task's rows of the step, of what the replica at `place` knows as micro-batch `index`."""
+        return index * self.shapes[place.stage].dp + place.dp_rank
 
     def num_micro_batches(self, stage: Stage) -> dict[Task, int]:
         """Rows that one replica of `stage` runs in a step, by task."""

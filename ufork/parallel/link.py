@@ -120,8 +120,8 @@ class Link:
             encoded = self.wire.rows.encode(row).to(self.bridge.device)
             for tp_rank in range(self.layout.shapes[stage].tp):
                 peer = self.layout.rank_at(stage, dp_rank=replica, tp_rank=tp_rank)
-                sends.append(self.bridge.send(encoded, peer, Channel.ROWS, f"the row of {_name(action)}"))
-        what = f"hidden states of {_name(action)}"
+                sends.append(self.bridge.send(encoded, peer, Channel.ROWS, f"the row of {action.micro_batch}"))
+        what = f"hidden states of {action.micro_batch}"
         return sends + self._send_slices(hidden_TD.detach(), stage, replica, Channel.HIDDEN, what)
 
     def post_hidden(self, action: Action) -> tuple[Tensor, Tensor, list[Transfer]]:
@@ -129,8 +129,8 @@ class Link:
         stage, replica = self._peer(action)
         encoded = self.wire.rows.empty(self.bridge.device)
         sender = self.layout.rank_at(stage, dp_rank=replica, tp_rank=0)
-        row = self.bridge.receive(encoded, sender, Channel.ROWS, f"the row of {_name(action)}")
-        part, transfers = self._post_slices(stage, replica, Channel.HIDDEN, f"hidden states of {_name(action)}")
+        row = self.bridge.receive(encoded, sender, Channel.ROWS, f"the row of {action.micro_batch}")
+        part, transfers = self._post_slices(stage, replica, Channel.HIDDEN, f"hidden states of {action.micro_batch}")
         return encoded, part, [row, *transfers]
 
     def wait_for_hidden(self, posted: tuple[Tensor, Tensor, list[Transfer]]) -> tuple[Tensor, PackedSequence]:
@@ -142,12 +142,14 @@ class Link:
     def send_gradient(self, action: Action, gradient_TD: Tensor) -> list[Transfer]:
         """Starts to send this rank's slices of the gradient of a micro-batch's hidden states back to the trunk."""
         stage, replica = self._peer(action)
-        return self._send_slices(gradient_TD, stage, replica, Channel.GRADIENTS, f"the gradient of {_name(action)}")
+        return self._send_slices(
+            gradient_TD, stage, replica, Channel.GRADIENTS, f"the gradient of {action.micro_batch}"
+        )
 
     def post_gradient(self, action: Action) -> tuple[Tensor, list[Transfer]]:
         """A buffer for this rank's part of a gradient, and the transfers that fill it."""
         stage, replica = self._peer(action)
-        return self._post_slices(stage, replica, Channel.GRADIENTS, f"the gradient of {_name(action)}")
+        return self._post_slices(stage, replica, Channel.GRADIENTS, f"the gradient of {action.micro_batch}")
 
     def wait_for_gradient(self, posted: tuple[Tensor, list[Transfer]]) -> Tensor:
         """The gradient TD; under sequence parallelism only this rank's tokens of it."""
@@ -157,7 +159,7 @@ class Link:
 
     def _peer(self, action: Action) -> tuple[Stage, int]:
         """Stage and replica at the other end: that of the row that this replica knows as `action.index`."""
-        row = action.index * self.dp + self.place.dp_rank
+        row = self.layout.row_of(self.place, action.index)
         stage = BRANCHES[action.task] if self.place.stage is Stage.TRUNK else Stage.TRUNK
         return stage, row % self.layout.shapes[stage].dp
 
@@ -210,7 +212,3 @@ class Link:
         with self.tracer.span("gather"):
             dist.all_gather_into_tensor(whole, part, group=self.tp_group)
         return whole
-
-
-def _name(action: Action) -> str:
-    return f"{action.task} micro-batch {action.index}"

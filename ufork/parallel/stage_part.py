@@ -4,9 +4,11 @@ import torch
 
 from ufork.model.attention import AttentionKernel, sdpa_attention
 from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.cost import RowCost
 from ufork.model.unifork import TIED_HEAD, UniFork
 from ufork.parallel.collect_weights import Shapes
-from ufork.parallel.layout import TASK_OF, Layout, Stage
+from ufork.parallel.layout import BRANCHES, TASK_OF, Layout, Stage
+from ufork.vocabulary import Task
 
 
 def build_part(
@@ -16,6 +18,15 @@ def build_part(
     branches = config.tasks if stage is Stage.WHOLE else [TASK_OF[stage]] if stage in TASK_OF else []
     with_trunk = stage in (Stage.WHOLE, Stage.TRUNK)
     return UniFork(config, dimensions, kernel, with_trunk=with_trunk, branches=branches)
+
+
+def stage_flops(cost: RowCost, stage: Stage, task: Task) -> int:
+    """Of a row's operations, those that `stage` runs forward; 0 where the row's path does not run through it."""
+    if stage is Stage.WHOLE:
+        return cost.forward
+    if stage is Stage.TRUNK:
+        return cost.trunk
+    return cost.branch + cost.head if stage is BRANCHES[task] else 0
 
 
 def collected_shapes(config: ModelConfig, dimensions: Dimensions, layout: Layout) -> Shapes:

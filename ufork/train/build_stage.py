@@ -17,10 +17,11 @@ from ufork.parallel.actions import Action, Pass, StageTimes
 from ufork.parallel.bridge import Bridge
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.engine import Engine, Precision, engine_config
-from ufork.parallel.layout import BRANCHES, TASK_OF, Layout, Stage
+from ufork.parallel.layout import TASK_OF, Layout, Stage
 from ufork.parallel.link import Link, Wire
 from ufork.parallel.row_format import RowFormat
 from ufork.parallel.schedule import make_schedule
+from ufork.parallel.stage_part import stage_flops
 from ufork.parallel.tied_embedding import NAMES as TIED_STAGES
 from ufork.parallel.tied_embedding import TiedEmbedding
 from ufork.parallel.trace import Tracer
@@ -101,9 +102,8 @@ def nominal_times(layout: Layout, model: UniFork, row_tokens: int, *, recompute:
     seconds = {}
     for task in layout.rows_per_step:
         cost = nominal_cost(model.config, model.dimensions, task, row_tokens=row_tokens)
-        flops = {Stage.TRUNK: cost.trunk, BRANCHES[task]: cost.branch + cost.head, Stage.WHOLE: cost.forward}
-        for stage in layout.shapes.keys() & flops.keys():
-            forward = flops[stage] / layout.shapes[stage].tp
+        for stage, shape in layout.shapes.items():
+            forward = stage_flops(cost, stage, task) / shape.tp
             seconds[stage, task, Pass.FORWARD] = forward
             seconds[stage, task, Pass.BACKWARD] = forward * (BACKWARD_OVER_FORWARD + recompute)
     return StageTimes(seconds=seconds)

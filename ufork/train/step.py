@@ -80,19 +80,13 @@ def _agree(stage: TrainingStage, runner: Runner) -> tuple[dict[Task, list[float]
     if stage.world.leads_replica and runner.sums:
         totals = torch.stack(list(runner.sums.values())).tolist()
         for action, total in zip(runner.sums, totals, strict=True):
-            sums[action.task][_row_number(stage, action.index)] = total
+            sums[action.task][stage.layout.row_of(stage.world.place, action.index)] = total
     flat = [total for task in sums for total in sums[task]]
     with stage.tracer.span("reduce", "norm"):
         squared = stage.engine.squared_gradients(leave_out=left_out)
         *flat, squared = stage.bridge.sum(*flat, squared, waits_for="the step's losses and gradient norm")
     numbers = iter(flat)
     return {task: [next(numbers) for _ in sums[task]] for task in sums}, math.sqrt(squared)
-
-
-def _row_number(stage: TrainingStage, index: int) -> int:
-    """Number in the job's step of the row that this replica knows as its `index`."""
-    place, layout = stage.world.place, stage.layout
-    return index * layout.shapes[place.stage].dp + place.dp_rank
 
 
 def _suspects(stage: TrainingStage, rows: Rows, row_sums: Mapping[Task, list[float]]) -> dict[Task, tuple[str, ...]]:
@@ -102,7 +96,7 @@ def _suspects(stage: TrainingStage, rows: Rows, row_sums: Mapping[Task, list[flo
         task: tuple(
             sample_id
             for index, row in enumerate(rows[task])
-            if not anywhere or broken[task][_row_number(stage, index)]
+            if not anywhere or broken[task][stage.layout.row_of(stage.world.place, index)]
             for sample_id in row.sample_ids
         )
         for task in rows
