@@ -54,7 +54,7 @@ class _Job:
     def weights_config(self) -> WeightsConfig:
         codebook_size, code_width = self.codec.codebook.shape
         dimensions = Dimensions(
-            vocabulary_size=self.tokenizer.size,
+            vocabulary_size=self.tokenizer.padded_size,
             codebook_size=codebook_size,
             code_width=code_width,
             codes_per_position=self.codec.codes_per_position,

@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def workload_of(recipe: "Recipe", stage: str | None) -> "Workload":
 
 
 QWEN_VOCABULARY = 151_680
-"""Of Qwen2.5's tokenizer, to a multiple of 64: what is planned for before a tokenizer folder has been read."""
+"""Of Qwen2.5's tokenizer as a model has it (`TextTokenizer.padded_size`), planned for before a folder has been read."""
 
 
 def _table(plan: "Plan", workload: "Workload") -> str:
@@ -105,6 +107,6 @@ def _table(plan: "Plan", workload: "Workload") -> str:
             f" {tokens / step.seconds:9,.0f}  {candidate.fullest / 1e9:8.2f} {step.wire_bytes / 1e9:8.2f}  {bubble}"
         )
     chosen = plan.recommended
-    layout = chosen.config.model_dump(mode="json", exclude_defaults=True) or "colocated"
-    lines += ["", f"recommended: {describe(chosen.config)}: {plan.reason}", f"layout: {layout}"]
-    return "\n".join(lines)
+    layout = {"kind": chosen.config.kind} | chosen.config.model_dump(mode="json", exclude_defaults=True)
+    for_the_recipe = yaml.safe_dump({"layout": layout}, default_flow_style=None, sort_keys=False)
+    return "\n".join([*lines, "", f"recommended: {describe(chosen.config)}: {plan.reason}", for_the_recipe.strip()])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tiny import TEXTS, tiny_tokenizer
 from tokenizers import Tokenizer, models
 
+from pipelines.verbs.plan import QWEN_VOCABULARY
 from ufork.data.text_tokenizer import FILE_NAME, TextTokenizer
 from ufork.errors import StorageError, TokenizerError
 from ufork.vocabulary import SPECIAL_TOKENS, TURN_END
@@ -62,6 +63,7 @@ def test_the_genuine_qwen_vocabulary_keeps_its_ids(qwen_folder):
     qwen = TextTokenizer.load(qwen_folder)
     assert qwen.encode("Hello world!") == [9707, 1879, 0]
     assert (qwen.turn_end_id, qwen.padding_id, qwen.size) == (151645, 151654, 151657)
+    assert qwen.padded_size == QWEN_VOCABULARY == 1185 * 128
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "[1, 2]"], ids=["missing", "empty", "no model", "a list"])

@@ -10,6 +10,8 @@ from ufork.errors import StorageError, TokenizerError
 from ufork.vocabulary import PADDING, SPECIAL_TOKENS, TURN_END
 
 FILE_NAME = "tokenizer.json"
+PADDED_TO = 128
+"""A model's vocabulary is a multiple of this, so that tensor parallelism can divide it (as Megatron-LM pads its)."""
 
 
 class TextTokenizer:
@@ -92,3 +94,8 @@ class TextTokenizer:
     def size(self) -> int:
         """Ids are below this number."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def padded_size(self) -> int:
+        """Ids that a model has room for: `size` and some that no text has."""
+        return -(-self.size // PADDED_TO) * PADDED_TO
