@@ -72,12 +72,12 @@ def _forward_seconds(workload: Workload, machine: MachineProfile, stage: Stage, 
 
 
 def _gather_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
-    missing = (shape.dp - 1) / shape.dp * workload.parameters(stage).total / shape.tp
+    missing = (shape.dp - 1) / shape.dp * workload.num_parameters(stage) / shape.tp
     return missing * workload.value_bytes / (_bandwidth(machine, shape) * GB)
 
 
 def _update_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
-    shard = workload.parameters(stage).total / (shape.tp * shape.dp)
+    shard = workload.num_parameters(stage) / (shape.tp * shape.dp)
     touched = shard * 2 * 4 * (1 + workload.moments) + shard * 2 * workload.value_bytes
     return _gather_seconds(workload, machine, stage, shape) + touched / (machine.memory_gb_per_s * GB)
 

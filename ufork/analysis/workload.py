@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import nn
 
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.cost import RowCost, nominal_cost
-from ufork.model.decoder import DecoderLayer
-from ufork.model.rq_head import DepthBlock
 from ufork.parallel.layout import BRANCHES, Stage
 from ufork.parallel.stage_part import build_part, stage_flops
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
@@ -78,29 +75,13 @@ class Workload:
         layers = {Stage.TRUNK: self.model.trunk_layers, BRANCHES[task]: self.model.branch_layers(task)}
         return sum(layers.values()) if stage is Stage.WHOLE else layers.get(stage, 0)
 
-    def parameters(self, stage: Stage) -> "Parameters":
-        """Of one stage."""
-        return _parameters(self.model, self.dimensions, stage)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameters:
-    """Numbers that a stage learns."""
-
-    total: int
-    largest_fetched: int
-    """In the largest module that ZeRO-3 brings together at once."""
+    def num_parameters(self, stage: Stage) -> int:
+        """Numbers that a stage learns."""
+        return _num_parameters(self.model, self.dimensions, stage)
 
 
 @lru_cache(maxsize=64)
-def _parameters(model: ModelConfig, dimensions: Dimensions, stage: Stage) -> Parameters:
+def _num_parameters(model: ModelConfig, dimensions: Dimensions, stage: Stage) -> int:
     """Counted on a model without memory."""
     with torch.device("meta"):
-        part = build_part(model, dimensions, stage)
-    fetched = [module for module in part.modules() if isinstance(module, DecoderLayer | DepthBlock)]
-    lone = [parameter.numel() for parameter in part.parameters()]
-    return Parameters(total=_count(part), largest_fetched=max([_count(module) for module in fetched] + lone))
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+        return sum(parameter.numel() for parameter in build_part(model, dimensions, stage).parameters())

@@ -1,0 +1,82 @@
+"""What the planner counts for a row between its passes, held against the tensors that torch keeps for the backward."""
+
+import pytest
+import torch
+
+from ufork.analysis.memory import rank_memory
+from ufork.analysis.workload import Workload
+from ufork.model.attention import PackedAttention
+from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
+from ufork.model.initialization import initialize
+from ufork.model.unifork import UniFork
+from ufork.parallel.config import StageShape
+from ufork.parallel.layout import Stage
+from ufork.vocabulary import Task
+
+CLOSE = 0.15
+MODEL = ModelConfig(
+    width=128,
+    mlp_width=320,
+    num_heads=4,
+    num_kv_heads=2,
+    trunk_layers=4,
+    understanding_layers=2,
+    generation_layers=2,
+    rq_head=RqHeadConfig(width=64, attention_width=96, num_heads=4, num_blocks=2, dropout=0.0),
+)
+DIMENSIONS = Dimensions(vocabulary_size=64, codebook_size=32, code_width=16, codes_per_position=4)
+ROW_TOKENS = 640  # beyond the lengths at which a CPU keeps the scores of its attention, as no GPU does
+
+
+def workload(precision: str, *, recompute: bool) -> Workload:
+    return Workload(
+        model=MODEL,
+        dimensions=DIMENSIONS,
+        rows_per_step=dict.fromkeys(Task, 1),
+        row_tokens=ROW_TOKENS,
+        precision=precision,
+        recompute=recompute,
+    )
+
+
+def model_of(work: Workload) -> UniFork:
+    model = UniFork(MODEL, DIMENSIONS)
+    initialize(model, 0)
+    model.set_recompute(work.recompute)
+    return model.to(torch.bfloat16 if work.precision == "bf16" else torch.float32)
+
+
+def bytes_kept_by(forward, model: UniFork) -> int:
+    """Of all that `forward` leaves for the backward pass, the model's weights apart."""
+    kept = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = forward()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    assert result.requires_grad
+    return sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in weights)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("task", list(Task))
+def test_a_row_through_the_whole_model(task, precision):
+    work = workload(precision, recompute=False)
+    only_this = Workload(**{**vars(work), "rows_per_step": {task: 1}})
+    planned = rank_memory(only_this, Stage.WHOLE, StageShape())
+    model = model_of(work)
+    kept = bytes_kept_by(lambda: model(work.row(task)), model)
+    assert planned.activations + planned.head == pytest.approx(kept, rel=CLOSE)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_further_row_in_flight_in_the_trunk(recompute, precision):
+    work = workload(precision, recompute=recompute)
+    two, three = (rank_memory(work, Stage.TRUNK, StageShape(), in_flight=rows).activations for rows in (2, 3))
+    model, row = model_of(work), work.row(Task.GENERATION)
+    kept = bytes_kept_by(lambda: model.trunk(row, PackedAttention(row, model.kernel)), model)
+    assert three - two == pytest.approx(kept, rel=CLOSE)
