@@ -52,26 +52,36 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     arguments = parser.parse_args()
     prepare_environment(os.environ, num_local_ranks=2)
-    workload = Workload(
-        model=MODEL,
-        dimensions=DIMENSIONS,
-        rows_per_step={Task.UNDERSTANDING: 0, Task.GENERATION: ROWS},
-        row_tokens=ROW_TOKENS,
-        precision=arguments.precision,
-        recompute=False,
-    )
+    workload = example_workload(arguments.precision)
     machine = measure_machine(workload)
     print(machine.to_yaml())
     measured, predicted = {}, {}
     for name, config in LAYOUTS.items():
         layout = _layout(config, workload)
         predicted[name] = round(estimate_step(workload, machine, config, layout).seconds, 4)
-        ranks = len(layout.places)
-        by_rank = start_local_ranks(_run_rank, ranks, workload, config, arguments.steps, context=process_context())
-        measured[name] = round(statistics.median(max(s) for s in zip(*filter(None, by_rank), strict=True)), 4)
+        measured[name] = round(measure_step(config, workload, steps=arguments.steps), 4)
         print(f"{name:20} measured {measured[name]:.3f} s, predicted {predicted[name]:.3f} s")
     error = max(abs(predicted[name] / measured[name] - 1) for name in LAYOUTS)
     print(json.dumps({"measured_s": measured, "predicted_s": predicted, "largest_error": round(error, 3)}))
+
+
+def example_workload(precision: str) -> Workload:
+    """Generation rows only: both ranks of a forked layout then have work."""
+    return Workload(
+        model=MODEL,
+        dimensions=DIMENSIONS,
+        rows_per_step={Task.UNDERSTANDING: 0, Task.GENERATION: ROWS},
+        row_tokens=ROW_TOKENS,
+        precision=precision,
+        recompute=False,
+    )
+
+
+def measure_step(config: LayoutConfig, workload: Workload, *, steps: int) -> float:
+    """Median seconds of a step, after two that are not counted."""
+    ranks = len(_layout(config, workload).places)
+    by_rank = start_local_ranks(_run_rank, ranks, workload, config, steps, context=process_context())
+    return statistics.median(max(s) for s in zip(*filter(None, by_rank), strict=True))
 
 
 def _layout(config: LayoutConfig, workload: Workload) -> Layout:

@@ -57,17 +57,18 @@ class ReceiveQueue(Generic[Received]):
     def __init__(self, actions: Sequence[Action], post: Callable[[Action], Received]):
         self._waiting, self._post = deque(actions), post
         self._posted: deque[tuple[Action, Received]] = deque()
-        self._fill()
+        self._have_posted(RECEIVES_AHEAD)
 
     def take(self, action: Action) -> Received:
         """What was posted for `action`, which is the next in order."""
+        self._have_posted(1)
         expected, posted = self._posted.popleft()
         assert action == expected, f"{action} is run, but {expected} is the next to be received"
-        self._fill()
+        self._have_posted(RECEIVES_AHEAD)
         return posted
 
-    def _fill(self) -> None:
-        while self._waiting and len(self._posted) < RECEIVES_AHEAD:
+    def _have_posted(self, number: int) -> None:
+        while self._waiting and len(self._posted) < number:
             action = self._waiting.popleft()
             self._posted.append((action, self._post(action)))
 

@@ -1,0 +1,73 @@
+"""What hiding transfers behind work gains, each means by itself: `python -m benchmarks.overlap`.
+
+Receives posted ahead and the precision on the wire: a forked step of sleeping stages (`sleeping_stages.py`) whose
+hidden states are as large as a real model's, so that only their transfer costs anything. One reduction of gradients a
+step against one per backward pass: a real ZeRO-3 engine over two replicas.
+
+The last line is one JSON object: milliseconds of a step, by setting.
+"""
+
+import argparse
+import json
+import os
+
+from benchmarks.layouts import example_workload, measure_step
+from benchmarks.sleeping_stages import Transport, measure
+from pipelines.launch import prepare_environment
+from ufork.parallel.actions import Pass, StageTimes
+from ufork.parallel.config import LayoutConfig
+from ufork.parallel.layout import BRANCHES, Stage, make_layout
+from ufork.parallel.schedule import make_schedule
+from ufork.vocabulary import Task
+
+FORWARD_SECONDS, BACKWARD_SECONDS = 0.005, 0.010
+"""Of the trunk; of a branch twice that, so that all are equally busy."""
+RECEIVES_AHEAD = (0, 1, 2, 4)
+WIRE_DTYPES = ("float32", "bfloat16")
+
+
+def main() -> None:
+    """Measures each setting beside the others."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=16, help="per step, half of each task")
+    parser.add_argument("--row-tokens", type=int, default=2048)
+    parser.add_argument("--width", type=int, default=896, help="of the hidden states")
+    parser.add_argument("--steps", type=int, default=7)
+    arguments = parser.parse_args()
+    prepare_environment(os.environ, num_local_ranks=3)
+    size = {"row_tokens": arguments.row_tokens, "width": arguments.width}
+    ahead = {
+        str(number): _sleeping_step(Transport(**size, receives_ahead=number), arguments) for number in RECEIVES_AHEAD
+    }
+    wire = {dtype: _sleeping_step(Transport(**size, dtype=dtype), arguments) for dtype in WIRE_DTYPES}
+    reductions = {
+        name: _milliseconds(measure_step(LayoutConfig(reduce_each_backward=each), example_workload("fp32"), steps=5))
+        for name, each in (("once a step", False), ("each backward", True))
+    }
+    print(json.dumps({"receives_ahead_ms": ahead, "wire_ms": wire, "reductions_ms": reductions}))
+
+
+def _sleeping_step(transport: Transport, arguments: argparse.Namespace) -> float:
+    layout = make_layout(
+        LayoutConfig(kind="forked"), num_ranks=3, rows_per_step=dict.fromkeys(Task, arguments.rows // 2)
+    )
+    times = _times()
+    schedule = make_schedule(layout, times, in_flight=4)
+    milliseconds = _milliseconds(measure(schedule, layout, times, transport, steps=arguments.steps))
+    print(f"{transport}: {milliseconds} ms")
+    return milliseconds
+
+
+def _times() -> StageTimes:
+    passes = {Pass.FORWARD: FORWARD_SECONDS, Pass.BACKWARD: BACKWARD_SECONDS}
+    trunk = {(Stage.TRUNK, task, direction): each for task in Task for direction, each in passes.items()}
+    branches = {(BRANCHES[task], task, direction): 2 * each for task in Task for direction, each in passes.items()}
+    return StageTimes(seconds=trunk | branches)
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1e3, 1)
+
+
+if __name__ == "__main__":
+    main()

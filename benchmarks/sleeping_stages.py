@@ -1,0 +1,129 @@
+"""Stages that only sleep: what is left of a step when its passes are taken to last a fixed time.
+
+A stand-in engine sleeps for as long as a pass is to take, so that no core is needed. The rest is real: a process per
+stage, the bridge, the link with its tensors, the runners.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.launch import process_context
+from pipelines.local_ranks import start_local_ranks
+from ufork.parallel.actions import Action, Pass, StageTimes
+from ufork.parallel.address import RankAddress
+from ufork.parallel.config import LayoutConfig
+from ufork.parallel.layout import Layout, Stage
+from ufork.vocabulary import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transport:
+    """What is sent between stages, and how."""
+
+    row_tokens: int = 256
+    width: int = 256
+    dtype: str = "float32"
+    receives_ahead: int | None = None
+    """None: as many as ufork posts."""
+
+
+def measure(
+    actions: dict[Stage, tuple[Action, ...]], layout: Layout, times: StageTimes, transport: Transport, *, steps: int
+) -> float:
+    """Median seconds of a step in which each stage runs its list."""
+    by_rank = start_local_ranks(
+        _run_rank, len(layout.places), actions, layout, times, transport, steps, context=process_context()
+    )
+    return statistics.median(max(seconds) for seconds in list(zip(*by_rank, strict=True))[1:])
+
+
+class _SleepingEngine:
+    """Takes as long as the passes of a stage are to take."""
+
+    trains, gradient_scale = True, 1
+
+    def __init__(self, stage: Stage, times: StageTimes, width: int) -> None:
+        self.stage, self.times, self.width, self.task = stage, times, width, Task.UNDERSTANDING
+
+    def forward(self, row: Any, num_targets: float = 1.0, hidden: Any = None) -> Any:
+        import torch
+
+        self.task = row.task
+        time.sleep(self.times.seconds[self.stage, row.task, Pass.FORWARD])
+        if hidden is None:
+            return torch.zeros(len(row.token_ids_T), self.width, requires_grad=True) * 1
+        return hidden.sum(), hidden.detach().sum()
+
+    def backward(self, loss: Any) -> None:
+        # The trunk's passes are equally long for both tasks, so it need not know whose this one is.
+        time.sleep(self.times.seconds[self.stage, self.task, Pass.BACKWARD])
+        loss.backward()
+
+
+def _run_rank(
+    address: RankAddress,
+    actions: dict[Stage, tuple[Action, ...]],
+    layout: Layout,
+    times: StageTimes,
+    transport: Transport,
+    steps: int,
+) -> list[float]:
+    """Seconds of each step on this rank, the first one not warmed up."""
+    import torch
+
+    from ufork.parallel import link as links
+    from ufork.parallel.executor import BranchRunner, TrunkRunner, run_actions
+    from ufork.parallel.row_format import RowFormat
+    from ufork.parallel.trace import Tracer
+    from ufork.parallel.world import join_world
+
+    torch.set_num_threads(1)
+    if transport.receives_ahead is not None:
+        links.RECEIVES_AHEAD = transport.receives_ahead
+    rows = {task: [_row(task, transport)] * number for task, number in layout.rows_per_step.items()}
+    with join_world(address, LayoutConfig(kind="forked"), timeout_seconds=60) as world:
+        bridge, stage, tracer = world.open_bridge(layout, "benchmark"), world.place.stage, Tracer()
+        rows_on_wire = RowFormat(row_tokens=transport.row_tokens, codes_per_position=4)
+        wire = links.Wire(rows=rows_on_wire, width=transport.width, dtype=getattr(torch, transport.dtype))
+        link = links.Link(bridge, wire, world.place, world.tp_group, tracer)
+        engine: Any = _SleepingEngine(stage, times, transport.width)
+        seconds = []
+        for _ in range(steps + 1):
+            bridge.sum(0.0)
+            start = time.perf_counter()
+            if stage is Stage.TRUNK:
+                runner: Any = TrunkRunner(engine, link, rows, actions[stage], in_flight=len(actions[stage]))
+            else:
+                targets = dict.fromkeys(Task, 1.0)
+                runner = BranchRunner(
+                    engine,
+                    link,
+                    targets,
+                    actions[stage],
+                    trunk_trains=True,
+                    in_flight=len(actions[stage]),
+                    dtype=torch.float32,
+                )
+            run_actions(actions[stage], runner, tracer, who=bridge.describe())
+            runner.finish()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+
+def _row(task: Task, transport: Transport) -> Any:
+    import numpy as np
+
+    from ufork.data.packing import pack_row
+    from ufork.data.prompts import EncodedSample
+
+    sample = EncodedSample(
+        id="row",
+        task=task,
+        token_ids_L=np.zeros(transport.row_tokens, np.int64),
+        labels_L=np.zeros(transport.row_tokens, np.int64),
+        image_begin=0,
+        codes_IC=np.zeros((64, 4), np.int64),
+    )
+    return pack_row([sample], row_tokens=transport.row_tokens, padding_id=0)
