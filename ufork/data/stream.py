@@ -16,6 +16,7 @@ from ufork.data.mixture import Mixture
 from ufork.data.packing import pack_row
 from ufork.data.prompts import EncodedSample, drops_prompt, encode_sample, row_seed
 from ufork.data.shards import ShardSource
+from ufork.data.stream_state import SourceState, StreamState
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import ConfigError, SampleError
 from ufork.vocabulary import PackedSequence, Task
@@ -35,6 +36,11 @@ class TaskStream:
         self.skipped: Counter[str] = Counter()
         self.counts = [[0] * len(mixture.sources) for _ in range(mixture.num_lanes)]
         self._held: dict[int, EncodedSample] = {}  # by lane, the sample that did not fit into the last row
+
+    def restore(self, counts: list[list[int]]) -> None:
+        """Goes on after `counts` samples of each lane and source."""
+        self.counts = counts
+        self._held.clear()
 
     def next_row(self, lane: int) -> PackedSequence:
         """The next row of `lane`."""
@@ -112,9 +118,11 @@ class TrainingStream:
         ):
             if number % num_replicas:
                 raise ConfigError(f"{name}={number} is not a multiple of the {num_replicas} data-parallel ranks")
+        self.config, self.seed = config, seed
         self.rows_per_step = {task: number for task, number in rows_per_step.items() if number}
         self.replica, self.num_replicas, self.num_lanes = replica, num_replicas, config.num_lanes
         self.step = 0
+        self.first_row = dict.fromkeys(self.rows_per_step, 0)
         self.streams = {}
         for task in self.rows_per_step:
             mixture = _open_mixture(getattr(config, task), task, folder, num_lanes=config.num_lanes, seed=seed)
@@ -124,11 +132,49 @@ class TrainingStream:
         """This rank's rows of the next step, by task."""
         rows: dict[Task, list[PackedSequence]] = {}
         for task, number in self.rows_per_step.items():
-            first = self.step * number
-            lanes = [(first + j) % self.num_lanes for j in range(self.replica, number, self.num_replicas)]
-            rows[task] = [self.streams[task].next_row(lane) for lane in lanes]
+            rows[task] = [self.streams[task].next_row(lane) for lane in self._lanes(task, number)]
+            self.first_row[task] += number
         self.step += 1
         return rows
+
+    def state(self) -> StreamState:
+        """Where this replica's lanes stand."""
+        return StreamState(
+            seed=self.seed,
+            num_lanes=self.num_lanes,
+            step=self.step,
+            first_row=self.first_row,
+            sources={task: self._sources(task) for task in self.streams},
+            taken={
+                task: {lane: tuple(stream.counts[lane]) for lane in self._lanes(task, self.num_lanes)}
+                for task, stream in self.streams.items()
+            },
+        )
+
+    def _lanes(self, task: Task, number: int) -> list[int]:
+        """Of the task's next `number` rows, the lanes of those that this replica reads."""
+        rows = range(self.first_row[task] + self.replica, self.first_row[task] + number, self.num_replicas)
+        return [row % self.num_lanes for row in rows]
+
+    def _sources(self, task: Task) -> tuple[SourceState, ...]:
+        configs: tuple[SourceConfig, ...] = getattr(self.config, task)
+        return tuple(
+            SourceState(
+                folder=config.folder, recipe=source.manifest.recipe, samples=len(source), weight=config.weight
+            )
+            for config, source in zip(configs, self.streams[task].mixture.sources, strict=True)
+        )
+
+    def restore(self, state: StreamState, *, origin: str) -> None:
+        """Goes on from `state`, which has all lanes; the replicas and a step's rows may be others than then.
+
+        Raises:
+            CheckpointError: the state, read from `origin`, is of other data.
+        """
+        state.require_fits(self.state(), origin=origin)
+        self.step, self.first_row = state.step, {task: state.first_row[task] for task in self.streams}
+        for task, stream in self.streams.items():
+            stream.restore([list(state.taken[task][lane]) for lane in range(self.num_lanes)])
 
     @property
     def skipped(self) -> Counter[str]:

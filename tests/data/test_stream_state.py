@@ -1,0 +1,122 @@
+"""A stream that was stopped, killed and resized reads each lane as if nothing had happened."""
+
+import json
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_tokenizer, write_codes_source
+
+from ufork.data.config import DataConfig, SourceConfig
+from ufork.data.stream import TrainingStream
+from ufork.data.stream_state import StreamState, join_states
+from ufork.errors import CheckpointError
+from ufork.vocabulary import Task
+
+NUM_LANES = 12
+TOKENIZER = tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    write_codes_source(folder / "one", num_samples=40)
+    write_codes_source(folder / "two", num_samples=20, seed=1)
+    return folder
+
+
+def open_stream(folder, *, replica=0, num_replicas=1, rows=12, seed=3, weights=(2.0, 1.0), sources=("one", "two")):
+    mixture = tuple(SourceConfig(folder=name, weight=w) for name, w in zip(sources, weights, strict=True))
+    return TrainingStream(
+        DataConfig(understanding=mixture, generation=mixture, row_tokens=60, num_lanes=NUM_LANES),
+        TOKENIZER,
+        rows_per_step=dict.fromkeys(Task, rows),
+        replica=replica,
+        num_replicas=num_replicas,
+        folder=folder,
+        seed=seed,
+    )
+
+
+def read_steps(replicas, num_steps):
+    """Sample ids by task and lane; rows are the job's, replica by replica."""
+    seen = defaultdict(list)
+    for _ in range(num_steps):
+        for stream in replicas:
+            lanes = {task: stream._lanes(task, stream.rows_per_step[task]) for task in Task}
+            for task, rows in stream.next_step().items():
+                for lane, row in zip(lanes[task], rows, strict=True):
+                    seen[task, lane] += row.sample_ids
+    return seen
+
+
+def saved(replicas) -> StreamState:
+    """As a checkpoint does it: every replica's own, joined, through JSON."""
+    joined = join_states([stream.state() for stream in replicas])
+    return StreamState.from_mapping(json.loads(joined.model_dump_json()), origin="saved")
+
+
+STRETCHES = st.lists(
+    st.tuples(
+        st.integers(1, 3).flatmap(lambda steps: st.tuples(st.just(steps), st.integers(0, 2))),
+        st.sampled_from([1, 2, 3, 4]),  # replicas
+        st.sampled_from([12, 24]),  # rows per step
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(history=STRETCHES)
+def test_any_history_reads_what_one_uninterrupted_stream_reads(folder, history):
+    read, state = defaultdict(list), None
+    for (steps, lost_steps), num_replicas, rows in history:
+        replicas = [open_stream(folder, replica=r, num_replicas=num_replicas, rows=rows) for r in range(num_replicas)]
+        for stream in replicas:
+            if state:
+                stream.restore(state, origin="saved")
+        for key, ids in read_steps(replicas, steps).items():
+            read[key] += ids
+        state = saved(replicas)
+        read_steps(replicas, lost_steps)  # killed after the checkpoint: trained on, and lost with the weights
+    longest = read_steps([open_stream(folder)], 2 * sum(steps for (steps, _), _, _ in history))
+    assert sum(map(len, read.values())) > 0
+    for key, ids in read.items():
+        assert ids == longest[key][: len(ids)], key
+
+
+def test_each_sample_comes_once_an_epoch_whatever_the_history(folder):
+    state, seen, epoch = None, [], 40
+    num_replicas = 1
+    while len(seen) < 2 * epoch:
+        replicas = [
+            open_stream(folder, replica=r, num_replicas=num_replicas, sources=["one"], weights=[1.0])
+            for r in range(num_replicas)
+        ]
+        for stream in replicas:
+            if state:
+                stream.restore(state, origin="saved")
+        seen += [name for (task, _), ids in read_steps(replicas, 1).items() if task is Task.GENERATION for name in ids]
+        state, num_replicas = saved(replicas), num_replicas % 4 + 1
+    counts = {lane: taken[0] for lane, taken in state.taken[Task.GENERATION].items()}
+    shares = {lane: len(range(lane, epoch, NUM_LANES)) for lane in counts}
+    whole_epochs = min(counts[lane] // shares[lane] for lane in counts)
+    assert whole_epochs >= 1
+    assert len(set(seen)) == epoch
+    assert all(seen.count(name) >= whole_epochs for name in set(seen))
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ({"seed": 4}, "run.seed .* was 3, is 4"),
+        ({"weights": (1.0, 1.0)}, "weight of data.understanding's one was 2.0, is 1.0"),
+        ({"sources": ("two", "one")}, r"data.generation was \['one', 'two'\], is \['two', 'one'\]"),
+    ],
+)
+def test_other_data_is_refused_by_name(folder, changed, said):
+    state = saved([open_stream(folder)])
+    with pytest.raises(CheckpointError, match=f"place: .*{said}"):
+        open_stream(folder, **changed).restore(state, origin="place")
