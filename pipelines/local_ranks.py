@@ -24,14 +24,17 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from pipelines.stop_signals import handled
 from ufork.errors import PeerError, UforkError
 from ufork.parallel.address import RankAddress
 
 CONSEQUENCE_SECONDS = 0.3
 """How long after the first failure others are still heard: a rank that was killed says nothing itself, and what its
 peers say about the lost connection may arrive earlier."""
-TERMINATION_SECONDS = 3.0
-"""From the polite signal to the one that cannot be refused."""
+EXIT_SECONDS = 3.0
+"""How long a rank that has given its result may take to end."""
+WHEREABOUTS_SIGNAL = signal.SIGRTMIN
+"""Asks a rank for its stacks; the usual ones are taken for stopping."""
 
 
 class RankFailedError(PeerError):
@@ -63,7 +66,7 @@ class _Rank:
     process: BaseProcess
     outcomes: Connection
     whereabouts: Connection
-    """Raw text: the stacks of a rank that was asked by SIGUSR1."""
+    """Raw text: the stacks of a rank that was asked for them."""
     result: Any = None
     failure: _Failure | None = None
     finished: bool = False
@@ -148,7 +151,8 @@ def start_local_ranks(
             )
             ranks.append(_start(function, address, args, context))
         watch = _Watch(ranks, time.monotonic() + timeout_seconds)
-        watch.until_decided()
+        with handled(lambda number, _: _pass_on(number, ranks)):
+            watch.until_decided()
         return _results(watch, timeout_seconds)
     finally:
         _end(ranks)
@@ -181,13 +185,13 @@ def _results(watch: _Watch, timeout_seconds: float) -> list[Any]:
         where = "\n".join(f"rank {number} was at\n{_ask_where(watch.ranks[number])}" for number in hanging)
         raise PeerError(f"ranks {hanging} did not finish within {timeout_seconds:g} s\n{where}")
     for rank in watch.ranks:
-        rank.process.join(TERMINATION_SECONDS)
+        rank.process.join(EXIT_SECONDS)
     return [rank.result for rank in watch.ranks]
 
 
 def _as_error(number: int, rank: _Rank) -> RankFailedError:
     if rank.failure is None:
-        rank.process.join(TERMINATION_SECONDS)
+        rank.process.join(EXIT_SECONDS)
         return RankFailedError(number, None, f"died {_describe_exit(rank.process.exitcode)}")
     cause = pickle.loads(rank.failure.pickled_cause) if rank.failure.pickled_cause else None
     return RankFailedError(number, cause, rank.failure.description)
@@ -195,7 +199,7 @@ def _as_error(number: int, rank: _Rank) -> RankFailedError:
 
 def _ask_where(rank: _Rank) -> str:
     assert rank.process.pid is not None
-    os.kill(rank.process.pid, signal.SIGUSR1)
+    os.kill(rank.process.pid, WHEREABOUTS_SIGNAL)
     if not rank.whereabouts.poll(CONSEQUENCE_SECONDS):
         return "  (no answer)"
     time.sleep(CONSEQUENCE_SECONDS)  # the stacks of all threads come in many small writes
@@ -210,16 +214,18 @@ def _describe_exit(exit_code: int | None) -> str:
     return f"by {name}{hint}"
 
 
+def _pass_on(number: int, ranks: list[_Rank]) -> None:
+    """A signal to stop is for the ranks: they save what they have and say so."""
+    for rank in ranks:
+        if rank.process.is_alive() and rank.process.pid is not None:
+            os.kill(rank.process.pid, number)
+
+
 def _end(ranks: list[_Rank]) -> None:
     for rank in ranks:
-        if rank.process.is_alive():
-            rank.process.terminate()
-    deadline = time.monotonic() + TERMINATION_SECONDS
+        rank.process.kill()  # asked politely, they would save and go on waiting for each other
     for rank in ranks:
-        rank.process.join(max(0.0, deadline - time.monotonic()))
-        if rank.process.is_alive():
-            rank.process.kill()
-            rank.process.join()
+        rank.process.join()
         rank.outcomes.close()
         rank.whereabouts.close()
 
@@ -233,7 +239,7 @@ def _be_rank(
 ) -> None:
     """The whole life of a rank's process."""
     threading.Thread(target=_end_with_starter, daemon=True).start()
-    faulthandler.register(signal.SIGUSR1, file=whereabouts.fileno(), all_threads=True)
+    faulthandler.register(WHEREABOUTS_SIGNAL, file=whereabouts.fileno(), all_threads=True)
     try:
         message = pickle.dumps((function(address, *args),))
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 RUN/config.yaml versions.json
 RUN/shards/SOURCE/SPLIT   images     RUN/codes/SOURCE/SPLIT   the same, encoded
 RUN/tokenizer/{text,vision}
-RUN/stages/NAME/{metrics.jsonl,drawings/,weights/}
+RUN/stages/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/}
 RUN/detector/ evaluation.json evaluation/ report.html
 """
 
@@ -94,6 +94,10 @@ class RunFolder:
         """A stage's exported weights, with what is needed to draw and answer with them."""
         return self.stage(stage) / "weights"
 
+    def checkpoints(self, stage: str) -> Path:
+        """What a stage can go on from."""
+        return self.stage(stage) / "checkpoints"
+
     def record(self, recipe: "Recipe", sections: tuple[str, ...]) -> None:
         """Writes `sections` of the resolved recipe into the run's config, and the versions in use.
 
@@ -109,7 +113,7 @@ class RunFolder:
             recorded |= {section: resolved[section] for section in ("run", *sections)}
             ordered = {section: recorded[section] for section in resolved if section in recorded}
             _replace(self.config, yaml.safe_dump(ordered, sort_keys=False))
-            _replace(self.versions, json.dumps(_versions(), indent=2) + "\n")
+            _replace(self.versions, json.dumps(versions_in_use(), indent=2) + "\n")
         except OSError as error:
             raise StorageError(
                 f"{self.path}: cannot be written ({error.strerror}); free space or permit writing there, or choose"
@@ -123,6 +127,7 @@ def _replace(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _versions() -> dict[str, str]:
+def versions_in_use() -> dict[str, str]:
+    """Of ufork, Python, the platform and the packages that matter."""
     installed = {package: metadata.version(package) for package in REPORTED_PACKAGES}
     return {"ufork": __version__, "python": platform.python_version(), "platform": platform.platform(), **installed}

@@ -6,14 +6,18 @@ tokenizers of the run, this rank's part of the model (fresh, or of the previous 
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipelines.grid import grid_of
 from pipelines.recipe import Recipe, StageConfig
+from pipelines.run_folder import versions_in_use
+from pipelines.stop_signals import StopRequest, handled
 from ufork.data.stream import TrainingStream
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER, TrainedModel
@@ -21,14 +25,17 @@ from ufork.model.attention import AttentionKernel, choose_attention_kernel, sdpa
 from ufork.model.config import Dimensions
 from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork
-from ufork.model.weights import WeightsConfig, load_weights, put_weights, save_weights, select_weights
+from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, load_weights, put_weights, save_weights, select_weights
 from ufork.parallel.address import RankAddress
 from ufork.parallel.layout import Layout, Stage, make_layout
 from ufork.parallel.stage_part import build_part, collected_shapes
 from ufork.parallel.world import World, join_world
 from ufork.train.build_stage import build_stage, precision_of
+from ufork.train.checkpoint import CheckpointFolder, Position, read_state, record_of
 from ufork.train.config import TrainConfig
 from ufork.train.loop import Weights, train_stage
+from ufork.train.resume import find_checkpoint, resume
+from ufork.train.saver import Saver
 from ufork.train.stage import TrainingStage
 from ufork.train.telemetry import Telemetry
 from ufork.vision.codec import ImageCodec
@@ -101,10 +108,11 @@ def train_on_rank(address: RankAddress, recipe: Recipe, stages: list[str], *, tr
         recipe.run_folder.record(recipe, ("text", "model", "data", "layout", "train", "stages"))
     job = _Job.of(recipe)
     timeout_seconds = max(recipe.stages[name].train.timeout_seconds for name in stages)
-    with join_world(address, recipe.layout, timeout_seconds=timeout_seconds) as world:
+    asked = StopRequest()
+    with handled(asked.receive), join_world(address, recipe.layout, timeout_seconds=timeout_seconds) as world:
         for name in stages:
             if world.rank in layouts[name].present_ranks:
-                _train_stage(job, name, world, layouts[name], trace=trace)
+                _train_stage(job, name, world, layouts[name], asked_to_stop=asked, trace=trace)
             world.wait_until_finished(name)  # others read the weights only once the leader has written them
 
 
@@ -117,36 +125,69 @@ def _rows_per_step(config: TrainConfig) -> dict[Task, int]:
     return {task: getattr(config.rows_per_step, task) for task in Task}
 
 
-def _train_stage(job: _Job, name: str, world: World, layout: Layout, *, trace: bool) -> None:
+def _train_stage(
+    job: _Job, name: str, world: World, layout: Layout, *, asked_to_stop: Callable[[], bool], trace: bool
+) -> None:
     recipe, config = job.recipe, job.recipe.stages[name]
     number = list(recipe.stages).index(name)
     previous = recipe.run_folder.weights(list(recipe.stages)[number - 1]) if number else None
     bridge = world.open_bridge(layout, name)
+    checkpoints = CheckpointFolder(recipe.run_folder.checkpoints(name))
+    facts = _facts(job, config.train, previous) if bridge.is_leader else {}
+    resumed = find_checkpoint(checkpoints, config.train, facts, bridge)
     dtype = torch.bfloat16 if precision_of(config.train, world.device) == "bf16" else torch.float32
     model = job.starting_part(world.place.stage, choose_attention_kernel(world.device, dtype), previous)
-    stage = build_stage(model, config.train, recipe.layout, world, bridge, row_tokens=config.data.row_tokens)
+    stage = build_stage(
+        model,
+        config.train,
+        recipe.layout,
+        world,
+        bridge,
+        row_tokens=config.data.row_tokens,
+        linear=read_state(resumed).linear if resumed else None,
+    )
+    stream = _stream(job, config, stage, seed=recipe.run.seed + number)  # each stage reads in an order of its own
+    start = resume(stage, stream, resumed) if resumed else Position()
     telemetry = Telemetry(
         config.train,
         recipe.run_folder.stage(name),
         stage=name,
         run_config=recipe.model_dump(mode="json"),
         speaks=bridge.is_leader,
+        start=start,
     )
     draws = config.train.drawing_prompts and Task.GENERATION in recipe.model.tasks
     kept = _kept_weights(job, layout, previous) if bridge.is_leader else {}
-    draw_grid = (lambda weights: _drawings(job, config.train, kept | weights)) if draws else None
-    stream = _stream(job, config, stage, seed=recipe.run.seed + number)  # each stage reads in an order of its own
-    shapes = collected_shapes(recipe.model, job.weights_config.dimensions, layout)
-    trace_folder = recipe.run_folder.stage(name) if trace else None
     try:
         result = train_stage(
-            stage, config.train, stream, telemetry, shapes, draw_grid=draw_grid, trace_folder=trace_folder
+            stage,
+            config.train,
+            stream,
+            telemetry,
+            collected_shapes(recipe.model, job.weights_config.dimensions, layout),
+            start=start,
+            saver=Saver(stage, checkpoints, config.train.checkpoint, facts),
+            asked_to_stop=asked_to_stop,
+            draw_grid=(lambda weights: _drawings(job, config.train, kept | weights)) if draws else None,
+            trace_folder=recipe.run_folder.stage(name) if trace else None,
         )
     finally:
         telemetry.close()
     if bridge.is_leader:
         _export(job, kept | result.weights, recipe.run_folder.weights(name))
         world.tell_finished(name)
+
+
+def _facts(job: _Job, config: TrainConfig, previous: Path | None) -> dict[str, Any]:
+    """What a checkpoint says besides how far it is; the first of them may not change."""
+    fixed = {
+        "model": job.weights_config.model.model_dump(mode="json"),
+        "sizes by the tokenizers": job.weights_config.dimensions.model_dump(mode="json"),
+        "train.optimizer": config.optimizer,
+        "train.trainable": config.trainable,
+        "the weights of the stage before": record_of(previous / WEIGHTS_NAME).sha256 if previous else None,
+    }
+    return {"fixed": fixed, "layout": job.recipe.layout.describe(), "versions": versions_in_use()}
 
 
 def _stream(job: _Job, config: StageConfig, stage: TrainingStage, *, seed: int) -> TrainingStream | None:

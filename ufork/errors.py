@@ -43,3 +43,9 @@ class NonFiniteError(UforkError):
 
 class PeerError(UforkError):
     """Another rank died, hung or raised."""
+
+
+class StoppedError(UforkError):
+    """A signal asked the job to stop; what it had is saved, and the same command goes on from there."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later

@@ -7,8 +7,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ QWEN_VOCABULARY = 151_680
 
 
 def _table(plan: "Plan", workload: "Workload") -> str:
-    from ufork.analysis.planner import describe
+    import yaml
 
     tokens = sum(workload.rows_per_step.values()) * workload.row_tokens
     lines = [f"{'layout (tp x dp)':62} ranks  step ms  tokens/s   GB/rank  wire GB  bubble"]
@@ -103,10 +101,10 @@ def _table(plan: "Plan", workload: "Workload") -> str:
         step = candidate.step
         bubble = " ".join(f"{stage[0]}{share:.0%}" for stage, share in step.bubble.items())
         lines.append(
-            f"{describe(candidate.config):62} {candidate.num_ranks:5}  {step.seconds * 1e3:7.1f}"
+            f"{candidate.config.describe():62} {candidate.num_ranks:5}  {step.seconds * 1e3:7.1f}"
             f" {tokens / step.seconds:9,.0f}  {candidate.fullest / 1e9:8.2f} {step.wire_bytes / 1e9:8.2f}  {bubble}"
         )
     chosen = plan.recommended
     layout = {"kind": chosen.config.kind} | chosen.config.model_dump(mode="json", exclude_defaults=True)
     for_the_recipe = yaml.safe_dump({"layout": layout}, default_flow_style=None, sort_keys=False)
-    return "\n".join([*lines, "", f"recommended: {describe(chosen.config)}: {plan.reason}", for_the_recipe.strip()])
+    return "\n".join([*lines, "", f"recommended: {chosen.config.describe()}: {plan.reason}", for_the_recipe.strip()])

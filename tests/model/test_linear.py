@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ufork.model import linear
-from ufork.model.linear import OneDnnLinear, use_fastest_linear
+from ufork.model.linear import OneDnnLinear, fastest_linear, use_linear
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -32,11 +32,11 @@ def test_the_faster_one_is_used(monkeypatch, caplog, onednn_gflops, expected):
     monkeypatch.setattr(linear, "_gflops", lambda: (100.0, onednn_gflops))
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     with caplog.at_level("INFO"):
-        use_fastest_linear(model, torch.device("cpu"), torch.float32)
+        use_linear(model, fastest_linear(torch.device("cpu"), torch.float32))
     assert type(model[0]) is expected
     assert "100 GFLOP/s" in caplog.text
 
 
 def test_other_precisions_are_left_alone(monkeypatch):
     monkeypatch.setattr(linear, "_gflops", lambda: pytest.fail("nothing to choose"))
-    use_fastest_linear(nn.Linear(4, 4), torch.device("cpu"), torch.bfloat16)
+    assert fastest_linear(torch.device("cpu"), torch.bfloat16) == "torch"

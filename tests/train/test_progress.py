@@ -20,32 +20,41 @@ from ufork.vocabulary import Task
 
 
 class AloneWith:
-    """A rank among others whose clocks show `others`; no one may be asked where `others` is None."""
+    """A rank among others, whose clocks and requests add up to `others`."""
 
-    def __init__(self, others, *, is_leader=True):
+    def __init__(self, others=(0.0, 0.0), *, is_leader=True):
         self.others, self.is_leader = others, is_leader
 
     def sum(self, *values):
-        assert self.others is not None, "a collective that nobody needs"
-        return [value + self.others for value in values]
+        return [mine + theirs for mine, theirs in zip(values, self.others, strict=True)]
 
 
-def test_without_a_limit_steps_alone_count_and_no_rank_asks_another():
+def share(config, steps, seconds, ranks):
+    return progress_of(config, steps=steps, seconds=seconds, asked_to_stop=False, ranks=ranks).share
+
+
+def test_without_a_limit_steps_alone_count():
     config = TrainConfig(steps=8)
-    assert progress_of(config, steps=0, seconds=1e9, ranks=AloneWith(None)) == 0
-    assert progress_of(config, steps=6, seconds=1e9, ranks=AloneWith(None)) == 0.75
+    assert share(config, 0, 1e9, AloneWith()) == 0
+    assert share(config, 6, 1e9, AloneWith()) == 0.75
 
 
 @pytest.mark.parametrize(("steps", "seconds", "expected"), [(2, 5.0, 0.5), (6, 5.0, 0.75), (2, 11.0, 1.1)])
 def test_with_a_limit_whichever_is_further_counts(steps, seconds, expected):
     config = TrainConfig(steps=8, limit_seconds=10.0)
-    assert progress_of(config, steps=steps, seconds=seconds, ranks=AloneWith(0.0)) == pytest.approx(expected)
+    assert share(config, steps, seconds, AloneWith()) == pytest.approx(expected)
 
 
 def test_only_the_leaders_clock_counts():
     config = TrainConfig(steps=8, limit_seconds=10.0)
-    follower = AloneWith(5.0, is_leader=False)
-    assert progress_of(config, steps=2, seconds=1e9, ranks=follower) == 0.5
+    assert share(config, 2, 1e9, AloneWith((5.0, 0.0), is_leader=False)) == 0.5
+
+
+@pytest.mark.parametrize(("asked", "others", "stopping"), [(False, 0.0, False), (True, 0.0, True), (False, 2.0, True)])
+def test_one_rank_that_was_asked_stops_all(asked, others, stopping):
+    ranks = AloneWith((0.0, others))
+    progress = progress_of(TrainConfig(steps=8), steps=1, seconds=0.0, asked_to_stop=asked, ranks=ranks)
+    assert progress.stopping == stopping
 
 
 class LateRows:

@@ -73,20 +73,12 @@ def make_plan(workload: Workload, machine: MachineProfile, *, num_devices: int) 
     if not fitting:
         least = min(estimated, key=lambda c: c.fullest)
         raise ConfigError(
-            f"{num_devices} devices of {machine.memory_gb:g} GB: the leanest layout ({describe(least.config)}) needs"
+            f"{num_devices} devices of {machine.memory_gb:g} GB: the leanest layout ({least.config.describe()}) needs"
             f" {least.fullest / 1e9:.0f} GB a rank; use more devices, train.activation_checkpointing=true, a shorter"
             " data.row_tokens or a lower layout.in_flight"
         )
     recommended, reason = _recommend(fitting)
     return Plan(candidates=fitting, recommended=recommended, reason=reason)
-
-
-def describe(config: LayoutConfig) -> str:
-    """As "forked: trunk 2x4, understanding 1x2, generation 1x8" (tp x dp)."""
-    if config.kind == "colocated":
-        return f"colocated, tp {config.colocated_tp}"
-    shapes = {name: getattr(config, name) for name in ("trunk", "understanding", "generation")}
-    return "forked: " + ", ".join(f"{name} {shape.tp}x{shape.dp}" for name, shape in shapes.items())
 
 
 def _recommend(fitting: list[Candidate]) -> tuple[Candidate, str]:

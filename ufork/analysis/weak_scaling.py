@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ufork.analysis.machine import MachineProfile
-from ufork.analysis.planner import describe, make_plan
+from ufork.analysis.planner import make_plan
 from ufork.analysis.workload import Workload
 from ufork.errors import StorageError
 
@@ -40,7 +40,7 @@ def weak_scaling(workload: Workload, machine: MachineProfile, *, most_devices: i
             ScalingPoint(
                 num_devices=num_devices,
                 tokens_per_s=tokens / chosen.step.seconds,
-                layout=describe(chosen.config),
+                layout=chosen.config.describe(),
             )
         )
         num_devices *= 2

@@ -159,9 +159,7 @@ class TrainingStream:
     def _sources(self, task: Task) -> tuple[SourceState, ...]:
         configs: tuple[SourceConfig, ...] = getattr(self.config, task)
         return tuple(
-            SourceState(
-                folder=config.folder, recipe=source.manifest.recipe, samples=len(source), weight=config.weight
-            )
+            SourceState(folder=config.folder, recipe=source.manifest.recipe, samples=len(source), weight=config.weight)
             for config, source in zip(configs, self.streams[task].mixture.sources, strict=True)
         )
 

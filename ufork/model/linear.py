@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +24,24 @@ WORTHWHILE = 1.5
 """How much faster oneDNN must be: its backward pass has to turn its operands over, and noise should not decide."""
 
 
-def use_fastest_linear(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Has the `nn.Linear` layers of `model` compute by oneDNN where that is faster; logs the choice and both rates."""
+LinearKernel = Literal["torch", "onednn"]
+"""Their results differ by rounding: a run that is to be repeated to the last bit keeps to one."""
+
+
+def fastest_linear(device: torch.device, dtype: torch.dtype) -> LinearKernel:
+    """What computes products of `dtype` on `device` fastest; logs the choice and both rates."""
     if device.type != "cpu" or dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-        return
+        return "torch"
     standard, onednn = _gflops()
-    chosen = onednn > WORTHWHILE * standard
-    log.info("linear layers: %s (oneDNN %.0f, MKL %.0f GFLOP/s)", "oneDNN" if chosen else "MKL", onednn, standard)
+    chosen: LinearKernel = "onednn" if onednn > WORTHWHILE * standard else "torch"
+    log.info("linear layers: %s (oneDNN %.0f, torch's MKL %.0f GFLOP/s)", chosen, onednn, standard)
+    return chosen
+
+
+def use_linear(model: nn.Module, kernel: LinearKernel) -> None:
+    """Has the `nn.Linear` layers of `model` compute by `kernel`."""
     for module in model.modules():
-        if chosen and type(module) is nn.Linear:
+        if kernel == "onednn" and type(module) is nn.Linear:
             module.__class__ = OneDnnLinear
 
 

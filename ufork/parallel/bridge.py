@@ -125,7 +125,7 @@ class Bridge:
             self._transfer(work, tensor, f"{waits_for} of all ranks").wait()
 
     def gather(self, value: Any) -> list[Any]:
-        """`value`, which JSON can hold, of every rank in their order; for small things and rarely.
+        """`value`, which JSON can hold, of every rank in their order, the leader first; for small things and rarely.
 
         Raises:
             PeerError: a rank did not answer in time or is gone.

@@ -53,3 +53,10 @@ class LayoutConfig(Config):
     @classmethod
     def _word_is_kind(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    def describe(self) -> str:
+        """As "forked: trunk 2x4, understanding 1x2, generation 1x8" (tp x dp)."""
+        if self.kind == "colocated":
+            return f"colocated, tp {self.colocated_tp}"
+        shapes = {"trunk": self.trunk, "understanding": self.understanding, "generation": self.generation}
+        return "forked: " + ", ".join(f"{name} {shape.tp}x{shape.dp}" for name, shape in shapes.items())

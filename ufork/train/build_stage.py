@@ -10,7 +10,7 @@ import torch
 from ufork.errors import ConfigError
 from ufork.model.cost import BACKWARD_OVER_FORWARD, nominal_cost
 from ufork.model.decoder import DecoderLayer
-from ufork.model.linear import use_fastest_linear
+from ufork.model.linear import LinearKernel, fastest_linear, use_linear
 from ufork.model.rq_head import DepthBlock
 from ufork.model.unifork import UniFork
 from ufork.parallel.actions import Action, Pass, StageTimes
@@ -44,6 +44,7 @@ def build_stage(
     bridge: Bridge,
     *,
     row_tokens: int,
+    linear: LinearKernel | None = None,
 ) -> TrainingStage:
     """Freezes what the recipe's stage leaves alone, divides and shards the rest, and schedules it.
 
@@ -54,6 +55,7 @@ def build_stage(
         world: the rank's.
         bridge: the job's, for this stage of the recipe.
         row_tokens: length of a packed row.
+        linear: what computes matrix products in a stage that is resumed; else as `config` says.
 
     Raises:
         ConfigError: nothing trains, or sizes and layout do not go together.
@@ -71,6 +73,8 @@ def build_stage(
         dtype=_wire_dtype(layout_config, dtype),
         trunk_is_sliced=by_tokens,
     )
+    linear = linear or _chosen_linear(config, bridge, world, dtype)
+    use_linear(model, linear)
     engine = _build_engine(model, config, precision, world, bridge, sliced_dims)
     engine.trace_gathers(tracer)
     return TrainingStage(
@@ -83,6 +87,7 @@ def build_stage(
         trunk_trains=stage_trains(Stage.TRUNK, config.trainable),
         reduce_each_backward=layout_config.reduce_each_backward,
         dtype=dtype,
+        linear=linear,
         link=None if world.place.stage is Stage.WHOLE else Link(bridge, wire, world.place, world.tp_group, tracer),
         tied=_tie(engine, model, config, bridge, world),
         tracer=tracer,
@@ -127,6 +132,12 @@ def _actions(
     return make_schedule(bridge.layout, times, in_flight=in_flight, trunk_trains=trunk_trains)[world.place.stage]
 
 
+def _chosen_linear(config: TrainConfig, bridge: Bridge, world: World, dtype: torch.dtype) -> LinearKernel:
+    if config.linear != "auto":
+        return config.linear
+    return bridge.gather(fastest_linear(world.device, dtype) if bridge.is_leader else "")[0]
+
+
 def _divide(model: UniFork, world: World, by_tokens: bool) -> dict[str, int]:
     if world.tp_group.size() == 1:
         return {}
@@ -149,7 +160,6 @@ def _build_engine(
     if not num_trained and passes_gradients:
         module.add_anchor()
     model.set_recompute(config.activation_checkpointing)
-    use_fastest_linear(model, world.device, torch.bfloat16 if precision == "bf16" else torch.float32)
     return Engine(
         module,
         build_optimizer(module, config, world.device) if num_trained or passes_gradients else None,

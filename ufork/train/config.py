@@ -38,6 +38,19 @@ class WandbConfig(Config):
     project: str = "ufork"
 
 
+class CheckpointConfig(Config):
+    """What a stage keeps to go on from."""
+
+    every_steps: PositiveInt = 500
+    """How often one is saved, besides the stage's last step and a stop by signal."""
+    keep: PositiveInt = 2
+    """The newest so many stay."""
+    keep_every_steps: NonNegativeInt = 0
+    """Those after a multiple of it stay for good; 0 for none."""
+    max_failed: NonNegativeInt = 3
+    """Saves that may fail, on a full disk say, before the run ends with an error."""
+
+
 class TrainConfig(Config):
     """One stage of training."""
 
@@ -63,6 +76,9 @@ class TrainConfig(Config):
     """Largest norm of the gradient over the whole job; 0 turns clipping off."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16` keeps fp32 master weights; `auto` takes it where the device computes it natively."""
+    linear: Literal["auto", "torch", "onednn"] = "auto"
+    """What computes matrix products: on CPUs in fp32 `auto` takes the faster, elsewhere torch's own. Their results
+    differ by rounding; a resumed stage keeps what it began with."""
     activation_checkpointing: bool = False
     """Keep each decoder layer's input only, and compute the layer again in the backward pass."""
     loss_weights: PerTask = PerTask()
@@ -71,6 +87,9 @@ class TrainConfig(Config):
     """`uncertainty` learns a log-variance per task (arXiv 1705.07115)."""
     deepspeed: dict[str, Any] = {}
     """Further keys of DeepSpeed's configuration."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    resume: Literal["auto", "never"] = "auto"
+    """`auto` goes on from the newest valid checkpoint of the stage, where there is one; `never` removes them."""
     max_nonfinite_steps: NonNegativeInt = 10
     """Steps with a loss or gradient that is not finite, each skipped, before the run ends with an error."""
     timeout_seconds: PositiveFloat = 600.0

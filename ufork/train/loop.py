@@ -14,12 +14,14 @@ from torch import Tensor
 
 from ufork.analysis.step_trace import PICTURE_FILE, StepTrace, as_json
 from ufork.data.stream import TrainingStream
-from ufork.errors import NonFiniteError
+from ufork.errors import NonFiniteError, StoppedError
 from ufork.parallel.bridge import Bridge
 from ufork.parallel.collect_weights import Shapes, collect_weights
+from ufork.train.checkpoint import Position
 from ufork.train.config import TrainConfig
 from ufork.train.learning_rate import learning_rate
-from ufork.train.progress import progress_of
+from ufork.train.progress import Progress, progress_of
+from ufork.train.saver import Saver
 from ufork.train.stage import MODEL_PREFIX, TrainingStage
 from ufork.train.step import StepResult, run_step
 from ufork.train.telemetry import Telemetry
@@ -48,10 +50,13 @@ def train_stage(
     telemetry: Telemetry,
     shapes: Shapes,
     *,
+    start: Position | None = None,
+    saver: Saver | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
     draw_grid: Callable[[Weights], np.ndarray] | None = None,
     trace_folder: Path | None = None,
 ) -> StageResult:
-    """Trains for `config.steps` steps or `config.limit_seconds`; all ranks with work call it alike.
+    """Trains up to `config.steps` steps or `config.limit_seconds`; all ranks with work call it alike.
 
     Args:
         stage: this rank's part; closed at the end.
@@ -59,17 +64,32 @@ def train_stage(
         stream: rows for this rank's replica, where it reads data.
         telemetry: speaks on the leader.
         shapes: of the weights that are collected.
+        start: where it goes on from; its beginning unless given.
+        saver: saves checkpoints, where there are any.
+        asked_to_stop: whether this rank was.
         draw_grid: makes a picture of `config.drawing_prompts` from whole weights, every `config.draw_every_steps`.
         trace_folder: where one step's trace is left (`ufork.analysis.step_trace`).
 
     Raises:
         NonFiniteError: more than `config.max_nonfinite_steps` steps had to be skipped.
         PeerError: another rank is gone.
+        StoppedError: some rank was asked to stop.
+        StorageError: too many checkpoints could not be written.
     """
-    began = time.monotonic()
-    step = num_skipped = 0
-    while (progress := progress_of(config, steps=step, seconds=time.monotonic() - began, ranks=stage.bridge)) < 1:
-        rate = learning_rate(config, progress)
+    start = start or Position()
+    began = time.monotonic() - start.seconds
+    step, num_skipped = start.step, start.steps_skipped
+
+    def progress() -> Progress:
+        seconds = time.monotonic() - began
+        return progress_of(config, steps=step, seconds=seconds, asked_to_stop=asked_to_stop(), ranks=stage.bridge)
+
+    def save() -> None:
+        if saver:
+            saver.save(Position(step=step, seconds=time.monotonic() - began, steps_skipped=num_skipped), stream)
+
+    while (now := progress()).share < 1 and not now.stopping:
+        rate = learning_rate(config, now.share)
         stage.tracer.on = trace_folder is not None and step == min(TRACED_STEP, config.steps - 1)
         result = run_step(stage, stream.next_step() if stream else {}, rate)
         if not result.is_finite:
@@ -77,10 +97,19 @@ def train_stage(
             _tolerate(result, step, num_skipped, config, stage.bridge)
         telemetry.record(step, result, rate)
         step += 1
+        if saver:
+            saver.poll()
+            if saver.is_due(step):
+                save()
         if draw_grid and config.draw_every_steps and step % config.draw_every_steps == 0:
             weights = whole_weights(stage, shapes)
             if stage.bridge.is_leader:
                 telemetry.show(step, draw_grid(weights))
+    if saver and step > start.step:
+        save()
+        saver.finish()
+    if now.share < 1:
+        raise StoppedError(f"stopped by a signal after step {step}; the same command goes on from there")
     weights = whole_weights(stage, shapes)
     if trace_folder:
         _save_trace(stage, trace_folder)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
+from ufork.model.linear import LinearKernel
 from ufork.parallel.actions import Action
 from ufork.parallel.bridge import Bridge
 from ufork.parallel.engine import Engine
@@ -37,6 +38,7 @@ class TrainingStage:
     trunk_trains: bool
     reduce_each_backward: bool
     dtype: torch.dtype
+    linear: LinearKernel
     link: Link | None
     """None where one stage holds everything."""
     tied: TiedEmbedding | None

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ufork.errors import StorageError
+from ufork.train.checkpoint import Position
 from ufork.train.config import TrainConfig
 from ufork.train.step import StepResult
 
@@ -26,27 +27,42 @@ log = logging.getLogger(__name__)
 class Telemetry:
     """Collects the figures of steps and writes their means every `log_every_steps`."""
 
-    def __init__(self, config: TrainConfig, folder: Path, *, stage: str, run_config: dict[str, Any], speaks: bool):
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        stage: str,
+        run_config: dict[str, Any],
+        speaks: bool,
+        start: Position | None = None,
+    ):
+        """Opens what `config` names in `folder`; from `start` on, what was reported up to there is kept."""
         self.config, self.folder, self.stage, self.speaks = config, folder, stage, speaks
+        start = start or Position()
         self._pending: list[StepResult] = []
         self._newest: dict[str, float] = {}
         self._file: TextIO | None = None
         self._wandb: Any = None
         self._bar: Any = None
-        self._started = self._last = time.perf_counter()
+        self._last = time.perf_counter()
+        self._started = self._last - start.seconds
         if speaks:
-            self._open(run_config)
+            self._open(run_config, start)
 
-    def _open(self, run_config: dict[str, Any]) -> None:
+    def _open(self, run_config: dict[str, Any], start: Position) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = (self.folder / "metrics.jsonl").open("w", encoding="utf-8")
+            path = self.folder / "metrics.jsonl"
+            kept = _lines_up_to(path, start.step)
+            self._file = path.open("w", encoding="utf-8")
+            self._file.writelines(kept)
         except OSError as error:
             raise StorageError(
                 f"{self.folder}: cannot be written ({error.strerror}); choose another run.folder"
             ) from None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=self.config.steps, desc=self.stage, unit="step")
+            self._bar = tqdm(total=self.config.steps, initial=start.step, desc=self.stage, unit="step")
         if self.config.wandb.mode != "disabled":
             import wandb  # a second to import, and not everybody's
 
@@ -125,6 +141,14 @@ class Telemetry:
         for part, end in ((self._bar, "close"), (self._file, "close"), (self._wandb, "finish")):
             if part:
                 getattr(part, end)()
+
+
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    """Of an earlier start, what was reported of steps that need not be taken again."""
+    if not step or not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
 
 
 def _mean(values: list[float]) -> float:

@@ -1,0 +1,138 @@
+"""What a checkpoint costs a run: `python -m benchmarks.checkpoint`.
+
+One rank trains; a save is taken once with training waiting for it, and once in the background. The stall of the latter
+is the time that `save` takes and that the steps during it take longer than steps without. Beside it, what the disk
+itself does with as many bytes.
+
+The last line is one JSON object: the stall as a share of a save that is waited for, and MB/s of saving, of loading and
+of the disk.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.launch import prepare_environment, process_context
+from pipelines.local_ranks import start_local_ranks
+from ufork.data.stream_state import StreamState
+from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
+from ufork.parallel.address import RankAddress
+from ufork.parallel.config import LayoutConfig
+from ufork.parallel.layout import Stage, make_layout
+from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig
+from ufork.vocabulary import PackedSequence, Task
+
+if TYPE_CHECKING:
+    from ufork.parallel.world import World
+    from ufork.train.stage import TrainingStage
+
+MODEL = ModelConfig(
+    width=512,
+    mlp_width=1536,
+    num_heads=8,
+    num_kv_heads=8,
+    trunk_layers=8,
+    understanding_layers=4,
+    generation_layers=4,
+    rq_head=RqHeadConfig(width=512, attention_width=512, num_heads=8, num_blocks=1, dropout=0.0),
+)
+DIMENSIONS = Dimensions(vocabulary_size=8192, codebook_size=512, code_width=64, codes_per_position=4)
+ROW_TOKENS = 256
+
+
+def main() -> None:
+    """Measures on one rank."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary one unless given")
+    arguments = parser.parse_args()
+    prepare_environment(os.environ, num_local_ranks=1)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        (figures,) = start_local_ranks(_run_rank, 1, Path(folder), context=process_context())
+    print(json.dumps(figures))
+
+
+def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
+    from ufork.parallel.world import join_world
+    from ufork.train.checkpoint import CheckpointFolder, Position
+    from ufork.train.resume import resume
+    from ufork.train.saver import Saver
+    from ufork.train.step import run_step
+
+    config = TrainConfig(precision="auto", rows_per_step=RowsPerStep(understanding=0, generation=1))
+    with join_world(address, timeout_seconds=120) as world:
+        stage, row = _stage_and_row(world, config)
+
+        def step_seconds() -> float:
+            return _seconds(lambda: run_step(stage, {Task.GENERATION: [row]}, 1e-4))
+
+        for _ in range(2):
+            step_seconds()
+        quiet = statistics.median(step_seconds() for _ in range(5))
+        checkpoints = CheckpointFolder(folder)
+        checkpoints.take()
+        saver = Saver(stage, checkpoints, CheckpointConfig(), {"fixed": {}, "layout": "", "versions": {}})
+        stream: Any = _NoStream()
+        waited = _seconds(lambda: (saver.save(Position(step=1), stream), saver.finish()))
+        stall = _seconds(lambda: saver.save(Position(step=2), stream))
+        while saver.is_writing:
+            stall += max(step_seconds() - quiet, 0.0)
+            stall += _seconds(saver.poll)
+        num_bytes = sum(file.stat().st_size for file in checkpoints.at(2).rglob("*"))
+        loading = _seconds(lambda: resume(stage, None, checkpoints.at(2)))
+        writing = _seconds(lambda: _write_through(folder / "plain", num_bytes))
+        return {
+            "stall_share": round(stall / waited, 4),
+            "stall_s": round(stall, 4),
+            "save_mb_per_s": round(num_bytes / waited / 1e6, 1),
+            "load_mb_per_s": round(num_bytes / loading / 1e6, 1),
+            "disk_write_mb_per_s": round(num_bytes / writing / 1e6, 1),
+            "checkpoint_mb": round(num_bytes / 1e6, 1),
+        }
+
+
+class _NoStream:
+    """Where a stream stands that has nothing to read."""
+
+    def state(self) -> StreamState:
+        """As `TrainingStream.state`."""
+        return StreamState(seed=0, num_lanes=1, step=0, first_row={}, sources={}, taken={})
+
+
+def _stage_and_row(world: "World", config: TrainConfig) -> tuple["TrainingStage", PackedSequence]:
+    from ufork.analysis.workload import Workload
+    from ufork.model.initialization import initialize
+    from ufork.parallel.stage_part import build_part
+    from ufork.train.build_stage import build_stage
+
+    rows = {Task.UNDERSTANDING: 0, Task.GENERATION: 1}
+    workload = Workload(
+        model=MODEL, dimensions=DIMENSIONS, rows_per_step=rows, row_tokens=ROW_TOKENS, precision="bf16", recompute=False
+    )
+    layout = LayoutConfig()
+    part = build_part(MODEL, DIMENSIONS, Stage.WHOLE)
+    initialize(part, 0)
+    bridge = world.open_bridge(make_layout(layout, num_ranks=1, rows_per_step=rows), "benchmark")
+    return build_stage(part, config, layout, world, bridge, row_tokens=ROW_TOKENS), workload.row(Task.GENERATION)
+
+
+def _write_through(path: Path, num_bytes: int) -> None:
+    with open(path, "wb") as file:
+        file.write(os.urandom(1 << 20) * (num_bytes >> 20))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Signals that ask a job to stop: noted, and acted on between two steps, when everything can be saved.
+
+Slurm sends SIGTERM before it ends a job, and whichever signal `sbatch --signal` names some time earlier.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+log = logging.getLogger(__name__)
+
+
+class StopRequest:
+    """Whether this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self._received = False
+
+    def __call__(self) -> bool:
+        """Whether it was."""
+        return self._received
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Notes it; the same signal once more ends the process."""
+        log.warning("%s: stops after this step; once more ends it at once", signal.Signals(number).name)
+        self._received = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Has `handler` called for them inside the block; only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -1,0 +1,81 @@
+"""What a run can go on from.
+
+list    every checkpoint of the run's stages, with step and layout
+verify  reads each to the last byte and names what is at fault; exit code 1 if any is damaged
+prune   removes all but each stage's newest --keep
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ufork.train.checkpoint import CheckpointFolder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what to do, and the run."""
+    parser.add_argument("action", choices=("list", "verify", "prune"), help="as told below")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("--keep", type=int, default=1, metavar="N", help="of each stage, for prune")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints a line for each checkpoint.
+
+    Raises:
+        UforkError: the folder is no run's, or a checkpoint is damaged.
+    """
+    from ufork.errors import ConfigError
+
+    folders = _folders(arguments.run)
+    if arguments.keep < 1:
+        raise ConfigError(f"--keep {arguments.keep}: at least one stays; to begin anew, train with train.resume=never")
+    {"list": _list, "verify": _verify, "prune": lambda each: _prune(each, arguments.keep)}[arguments.action](folders)
+
+
+def _folders(run: Path) -> list["CheckpointFolder"]:
+    from ufork.errors import CheckpointError
+    from ufork.train.checkpoint import CheckpointFolder
+
+    found = [CheckpointFolder(path) for path in sorted(run.glob("stages/*/checkpoints"))]
+    if not found:
+        raise CheckpointError(f"{run}: no checkpoints in stages/*/checkpoints; give the folder of a run")
+    return found
+
+
+def _list(folders: list["CheckpointFolder"]) -> None:
+    from ufork.errors import CheckpointError
+    from ufork.train.checkpoint import read_state
+
+    for folder in folders:
+        for step in folder.steps():
+            try:
+                state = read_state(folder.at(step))
+                size = sum(record.bytes for record in state.files.values())
+                print(f"{folder.at(step)}  {size / 1e6:,.0f} MB  {state.layout}")
+            except CheckpointError as error:
+                print(f"{folder.at(step)}  damaged: {error}")
+
+
+def _verify(folders: list["CheckpointFolder"]) -> None:
+    from ufork.errors import CheckpointError
+    from ufork.train.checkpoint import verify
+
+    num_damaged = 0
+    for folder in folders:
+        for step in folder.steps():
+            try:
+                verify(folder.at(step), deep=True)
+                print(f"{folder.at(step)}  valid")
+            except CheckpointError as error:
+                num_damaged += 1
+                print(f"{folder.at(step)}  damaged: {error}")
+    if num_damaged:
+        raise CheckpointError(f"{num_damaged} damaged; `ufork train` passes over them")
+
+
+def _prune(folders: list["CheckpointFolder"], keep: int) -> None:
+    for folder in folders:
+        for step in folder.prune(keep=keep):
+            print(f"{folder.at(step)}  removed")

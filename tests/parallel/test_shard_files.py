@@ -1,0 +1,85 @@
+"""Shards of any layout, put together from their files, are the tensors they were cut from."""
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ufork.errors import CheckpointError
+from ufork.parallel.layout import Place, Stage
+from ufork.parallel.shard_files import WEIGHT, RankShards, ShardFiles, shard_path
+
+
+def write_shards(folder, tensors, sliced_dims, *, dp, tp, stage=Stage.TRUNK, steps=7):
+    """As the ranks of a stage would: each its slice, flat, its part of it, padded."""
+    for dp_rank, tp_rank in product(range(dp), range(tp)):
+        slices = {
+            name: whole.chunk(tp, dim=sliced_dims[name])[tp_rank] if name in sliced_dims else whole
+            for name, whole in tensors.items()
+        }
+        parts = {}
+        for name, tensor in slices.items():
+            size = -(-tensor.numel() // dp)
+            padded = torch.nn.functional.pad(tensor.flatten(), (0, dp * size - tensor.numel()))
+            parts[name] = padded[dp_rank * size : (dp_rank + 1) * size]
+        shards = RankShards(
+            dp=dp,
+            dp_rank=dp_rank,
+            tp=tp,
+            tp_rank=tp_rank,
+            shapes={name: tuple(tensor.shape) for name, tensor in slices.items()},
+            sliced_dims=sliced_dims,
+            optimizer_steps=steps,
+            tensors={WEIGHT: parts},
+        )
+        path = shard_path(folder, Place(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shards.copied().write(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dp=st.integers(1, 4),
+    tp=st.sampled_from([1, 2, 4]),
+    dim=st.sampled_from([None, 0, 1]),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+def test_whole_tensors_come_back(tmp_path_factory, dp, tp, dim, shape):
+    folder = tmp_path_factory.mktemp("shards")
+    whole = torch.randn(shape[0] * 4, shape[1] * 4)
+    write_shards(folder, {"w": whole, "b": whole[0]}, {} if dim is None else {"w": dim}, dp=dp, tp=tp)
+    with ShardFiles(folder) as files:
+        assert torch.equal(files.whole(WEIGHT, "w"), whole)
+        assert torch.equal(files.whole(WEIGHT, "b"), whole[0])
+        assert files.whole(WEIGHT, "c") is None and files.whole("exp_avg", "w") is None
+        assert (files.kinds(), files.optimizer_steps) == ({WEIGHT}, 7)
+
+
+def test_stages_are_read_as_one(tmp_path):
+    write_shards(tmp_path, {"a": torch.ones(3)}, {}, dp=2, tp=1)
+    write_shards(tmp_path, {"b": torch.zeros(5)}, {}, dp=1, tp=1, stage=Stage.GENERATION, steps=0)
+    with ShardFiles(tmp_path) as files:
+        assert (len(files.whole(WEIGHT, "a")), len(files.whole(WEIGHT, "b"))) == (3, 5)
+        assert files.optimizer_steps == 7
+
+
+def test_a_missing_rank_is_named(tmp_path):
+    write_shards(tmp_path, {"a": torch.ones(3)}, {}, dp=2, tp=1)
+    (tmp_path / "trunk" / "dp1-tp0.safetensors").unlink()
+    with ShardFiles(tmp_path) as files, pytest.raises(CheckpointError, match=r"a has no part of .* rank \(0, 1\)"):
+        files.whole(WEIGHT, "a")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0garbage!", b"x" * 99])
+def test_a_damaged_file_is_named(tmp_path, content):
+    write_shards(tmp_path, {"a": torch.ones(3)}, {}, dp=1, tp=1)
+    (tmp_path / "trunk" / "dp0-tp0.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="dp0-tp0.safetensors: damaged"):
+        ShardFiles(tmp_path)
+
+
+def test_an_empty_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="no file of shards"):
+        ShardFiles(tmp_path)

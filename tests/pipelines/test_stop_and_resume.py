@@ -1,0 +1,114 @@
+"""`ufork train` that is stopped, or killed, and run again leaves what an undisturbed run leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_train_verb import make_run, train
+
+from pipelines import cli
+
+OVERRIDES = (
+    "train.linear=torch",  # what is fastest may change from run to run
+    "stages.align.train.steps=2",
+    "stages.all.train.steps=30",
+    "stages.all.train.checkpoint.every_steps=4",
+)
+RESUME_ME = 75
+
+
+def start(recipe):
+    command = [sys.executable, "-m", "pipelines.cli", "train", str(recipe), "--ranks", "2", *OVERRIDES]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for_step(run, step):
+    metrics = run.stage("all") / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
+        assert time.monotonic() < deadline, f"no step {step}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    recipe, run = make_run(tmp_path_factory.mktemp("undisturbed"), "run")
+    train(recipe, "--ranks", "2", *OVERRIDES)
+    return load_file(run.weights("all") / "model.safetensors")
+
+
+def assert_as_undisturbed(run, undisturbed):
+    weights = load_file(run.weights("all") / "model.safetensors")
+    assert all(torch.equal(weights[name], undisturbed[name]) for name in undisturbed)
+    lines = (run.stage("all") / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 31))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_stop_is_agreed_saved_and_told_by_the_exit_code(number, tmp_path, undisturbed):
+    recipe, run = make_run(tmp_path, "run")
+    process = start(recipe)
+    wait_for_step(run, 9)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == RESUME_ME, said
+    assert "stopped by a signal after step" in said and "Traceback" not in said
+    assert f"resumed: {run.checkpoints('all')}" in train(recipe, "--ranks", "2", *OVERRIDES)
+    assert_as_undisturbed(run, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_kill_loses_the_steps_since_the_last_checkpoint_and_nothing_else(tmp_path, undisturbed):
+    recipe, run = make_run(tmp_path, "run")
+    process = start(recipe)
+    wait_for_step(run, 10)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    said = train(recipe, "--ranks", "2", *OVERRIDES)
+    assert f"resumed: {run.checkpoints('all')}" in said
+    assert_as_undisturbed(run, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_trained_again_unless_asked_to(tmp_path):
+    recipe, run = make_run(tmp_path, "run")
+    train(recipe, *OVERRIDES)
+    assert "step-00000030, after step 30 of 30" in train(recipe, *OVERRIDES)
+    assert "train.resume=never" in train(recipe, *OVERRIDES, "train.resume=never")
+    changed = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "train", str(recipe), *OVERRIDES, "model.mlp_width=64"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert changed.returncode == 1
+    assert (
+        "model was" in changed.stderr and "train.resume=never" in changed.stderr and "Traceback" not in changed.stderr
+    )
+
+
+@pytest.mark.slow
+def test_checkpoints_are_listed_verified_and_pruned(tmp_path, capsys):
+    recipe, run = make_run(tmp_path, "run")
+    train(recipe, *OVERRIDES)
+    newest, older = (run.checkpoints("all") / f"step-{step:08d}" for step in (30, 28))
+    assert cli.main(["checkpoint", "list", str(run.path)]) == 0
+    assert f"{newest}  " in capsys.readouterr().out
+    (shards,) = older.glob("*/*.safetensors")
+    shards.write_bytes(shards.read_bytes()[:-1])
+    assert cli.main(["checkpoint", "verify", str(run.path)]) == 1
+    shown = capsys.readouterr().out
+    assert f"{newest}  valid" in shown and f"{older}  damaged: {shards}" in shown
+    assert cli.main(["checkpoint", "prune", str(run.path)]) == 0
+    assert newest.exists() and not older.exists()
+    assert cli.main(["checkpoint", "list", str(tmp_path)]) == 1
+    assert "give the folder of a run" in capsys.readouterr().err

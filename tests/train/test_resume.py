@@ -1,0 +1,179 @@
+"""A stage that was stopped goes on as if it had not been: bit for bit in its own layout, to rounding in any other."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import run_on_ranks
+from stages import open_stage
+from tiny import DIMENSIONS, shallow_config, tiny_tokenizer, write_codes_source
+
+from ufork.data.config import DataConfig, SourceConfig
+from ufork.data.stream import TrainingStream
+from ufork.errors import StoppedError, StorageError
+from ufork.parallel.address import RankAddress
+from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.layout import make_layout, num_ranks_of
+from ufork.parallel.shard_files import RankShards
+from ufork.parallel.stage_part import collected_shapes
+from ufork.parallel.world import join_world
+from ufork.train.checkpoint import CheckpointFolder, read_state, verify
+from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig, WandbConfig
+from ufork.train.loop import train_stage
+from ufork.train.resume import find_checkpoint, resume
+from ufork.train.saver import Saver
+from ufork.train.telemetry import Telemetry
+from ufork.vocabulary import Task
+
+STOPPED_AFTER, STEPS = 4, 14
+CLOSE = 1e-6
+MODEL = shallow_config(num_kv_heads=4)
+DATA = DataConfig(
+    understanding=(SourceConfig(folder="tiny"),), generation=(SourceConfig(folder="tiny"),), row_tokens=192, num_lanes=4
+)
+FACTS = {"fixed": {"model": "tiny"}, "layout": "", "versions": {}}
+
+
+def config_of(precision: str, optimizer: str) -> TrainConfig:
+    return TrainConfig(
+        steps=STEPS,
+        rows_per_step=RowsPerStep(understanding=4, generation=4),
+        optimizer=optimizer,
+        learning_rate=1e-3 if optimizer == "adamw" else 0.1,
+        weight_decay=0.1,
+        precision=precision,
+        linear="torch",  # what is fastest may change from run to run
+        loss_weighting="uncertainty",
+        log_every_steps=1,
+        wandb=WandbConfig(mode="disabled"),
+        checkpoint=CheckpointConfig(every_steps=3),
+    )
+
+
+def run_stage(address: RankAddress, layout: LayoutConfig, config: TrainConfig, folder: Path, stop_after: int | None):
+    """Final weights on the leader; None where the stage was stopped."""
+    torch.set_num_threads(1)
+    rows = {task: getattr(config.rows_per_step, task) for task in Task}
+    checkpoints = CheckpointFolder(folder / "checkpoints")
+    with join_world(address, layout, timeout_seconds=60) as world:
+        bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, rows_per_step=rows), "finding")
+        found = find_checkpoint(checkpoints, config, FACTS, bridge)
+        linear = read_state(found).linear if found else None
+        stage = open_stage(world, config, model=MODEL, layout=layout, row_tokens=192, linear=linear)
+        stream = None
+        if stage.reads_data:
+            place = dict(replica=world.place.dp_rank, num_replicas=world.dp_group.size())
+            stream = TrainingStream(DATA, tiny_tokenizer(), rows_per_step=rows, folder=folder, seed=3, **place)
+        start = resume(stage, stream, found) if found else None
+        telemetry = Telemetry(config, folder, stage="s", run_config={}, speaks=stage.bridge.is_leader, start=start)
+        try:
+            result = train_stage(
+                stage,
+                config,
+                stream,
+                telemetry,
+                collected_shapes(MODEL, DIMENSIONS, stage.layout),
+                start=start,
+                saver=Saver(stage, checkpoints, config.checkpoint, FACTS),
+                asked_to_stop=lambda: bool(stream and stop_after and stream.step >= stop_after),
+            )
+        except StoppedError:
+            return None
+        finally:
+            telemetry.close()
+        return result.weights
+
+
+def run_stage_on_a_full_disk(address, layout, config, folder, stop_after, failing_saves):
+    """Likewise; of this rank's files the first `failing_saves` find no space."""
+    write, left = RankShards.write, [failing_saves if address.rank else 0]
+
+    def write_if_there_is_space(shards, path):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(shards, path)
+
+    RankShards.write = write_if_there_is_space
+    return run_stage(address, layout, config, folder, stop_after)
+
+
+def run(layout: LayoutConfig, config: TrainConfig, folder: Path, stop_after: int | None = None):
+    num_ranks = num_ranks_of(layout) or LAYOUT_RANKS[layout.describe()]
+    return run_on_ranks(run_stage, num_ranks, layout, config, folder, stop_after)[0]
+
+
+def figures(folder: Path) -> torch.Tensor:
+    """Losses and norm of every step, from what the stage reported."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1)), "each step is reported once"
+    return torch.tensor(
+        [[line[key] for key in ("loss/understanding", "loss/generation", "gradient_norm")] for line in lines]
+    )
+
+
+LAYOUTS = {
+    "dp2": LayoutConfig(),
+    "tp2": LayoutConfig(colocated_tp=2),
+    "forked": LayoutConfig(kind="forked"),
+    "forked tp2": LayoutConfig(kind="forked", trunk=StageShape(tp=2)),
+    "forked uneven dp": LayoutConfig(kind="forked", trunk=StageShape(dp=1), generation=StageShape(dp=2)),
+}
+LAYOUT_RANKS = {"colocated, tp 1": 2, "colocated, tp 2": 2}
+PAIRS = [
+    ("dp2", "forked"),
+    ("forked", "dp2"),
+    ("tp2", "dp2"),
+    ("forked tp2", "tp2"),
+    ("dp2", "forked uneven dp"),
+    ("forked uneven dp", "forked tp2"),
+]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("whole", "stopped"):
+        write_codes_source(tmp_path / name / "tiny", num_samples=60)
+    return tmp_path / "whole", tmp_path / "stopped"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["dp2", "forked tp2"])
+def test_in_its_own_layout_bit_for_bit(name, precision, optimizer, folders):
+    whole, stopped = folders
+    config, layout = config_of(precision, optimizer), LAYOUTS[name]
+    expected = run(layout, config, whole)
+    assert run(layout, config, stopped, STOPPED_AFTER) is None
+    assert verify(stopped / "checkpoints" / f"step-{STOPPED_AFTER:08d}", deep=True).position.step == STOPPED_AFTER
+    weights = run(layout, config, stopped)
+    assert torch.equal(figures(stopped), figures(whole))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), PAIRS)
+def test_in_another_layout_to_rounding(first, then, folders):
+    whole, stopped = folders
+    config = config_of("fp32", "adamw")
+    run(LAYOUTS[first], config, whole)
+    assert run(LAYOUTS[first], config, stopped, STOPPED_AFTER) is None
+    run(LAYOUTS[then], config, stopped)
+    torch.testing.assert_close(figures(stopped)[:, :2], figures(whole)[:, :2], rtol=CLOSE, atol=0)
+
+
+def test_a_save_without_space_leaves_the_others_and_the_run_alone(folders):
+    _, folder = folders
+    run_on_ranks(run_stage_on_a_full_disk, 2, LAYOUTS["dp2"], config_of("fp32", "sgd"), folder, None, 2)
+    assert CheckpointFolder(folder / "checkpoints").steps() == [12, STEPS], "after 3 and 6 there was no space"
+    assert not list((folder / "checkpoints").glob("*.unfinished"))
+
+
+def test_too_many_saves_without_space_end_the_run(folders):
+    _, folder = folders
+    config = config_of("fp32", "sgd").model_copy(update={"checkpoint": CheckpointConfig(every_steps=3, max_failed=1)})
+    with pytest.raises(StorageError, match="No space left.*more than train.checkpoint.max_failed=1"):
+        run_on_ranks(run_stage_on_a_full_disk, 2, LAYOUTS["dp2"], config, folder, None, 2)

@@ -1,0 +1,83 @@
+"""Going on from a checkpoint, in whatever layout it was written and is read.
+
+leader: newest valid one of the stage, held against the recipe -> every rank: its own shards, its place in the data
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ufork.data.stream import TrainingStream
+from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
+from ufork.parallel.bridge import Bridge
+from ufork.parallel.shard_files import WEIGHT, ShardFiles
+from ufork.train.checkpoint import STATE_FILE, CheckpointFolder, Position, read_state, require_unchanged
+from ufork.train.config import TrainConfig
+from ufork.train.stage import MODEL_PREFIX, TrainingStage
+
+log = logging.getLogger(__name__)
+
+
+def find_checkpoint(
+    folder: CheckpointFolder, config: TrainConfig, facts: Mapping[str, Any], bridge: Bridge
+) -> Path | None:
+    """The checkpoint to go on from, as the leader decides; None to start anew. Takes the folder for this job.
+
+    Args:
+        folder: of the stage.
+        config: `resume` tells whether to look at all.
+        facts: on the leader, what the checkpoints of this job will say (`CheckpointState`).
+        bridge: all ranks with work call.
+
+    Raises:
+        CheckpointError: there is one, and what may not change has changed.
+        StorageError: the folder cannot be written.
+        PeerError: a rank is gone.
+    """
+    found = _decide(folder, config, facts) if bridge.is_leader else None
+    chosen = bridge.gather(str(found) if found else None)[0]
+    return Path(chosen) if chosen else None
+
+
+def _decide(folder: CheckpointFolder, config: TrainConfig, facts: Mapping[str, Any]) -> Path | None:
+    folder.take()
+    if config.resume == "never":
+        for step in folder.prune(keep=0):
+            log.info("train.resume=never: %s removed", folder.at(step))
+        return None
+    found = folder.newest_valid()
+    for fault in found.passed_over:
+        log.warning("checkpoint passed over: %s", fault)
+    if found.path is None:
+        return None
+    state = read_state(found.path)
+    require_unchanged(state, facts["fixed"], origin=found.path)
+    log.info("resumed: %s, after step %d of %d", found.path, state.position.step, config.steps)
+    if state.layout != facts["layout"]:
+        log.info("its layout was %s, this one is %s", state.layout, facts["layout"])
+    return found.path
+
+
+def resume(stage: TrainingStage, stream: TrainingStream | None, path: Path) -> Position:
+    """Puts this rank where the checkpoint at `path` was; how far that is.
+
+    Raises:
+        CheckpointError: a file is missing, or the data has changed.
+    """
+    state = read_state(path)
+    with ShardFiles(path) as files:
+
+        def whole(kind: str, name: str) -> Tensor | None:
+            found = files.whole(kind, name)
+            if found is None and name == MODEL_PREFIX + TIED_HEAD:  # one weight there, a copy of its own here
+                return files.whole(kind, MODEL_PREFIX + TOKEN_EMBEDDING)
+            return found
+
+        kinds = {WEIGHT, *files.kinds()}
+        stage.engine.restore(whole, kinds, files.optimizer_steps)
+    if stream:
+        stream.restore(state.stream, origin=str(path / STATE_FILE))
+    return state.position

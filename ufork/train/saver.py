@@ -1,0 +1,155 @@
+"""Saves checkpoints while training goes on.
+
+    save: every rank copies its shards -> a thread writes them, while steps are taken
+    poll, once a step: all ranks have written -> the leader finishes the folder (`checkpoint.py`) and prunes old ones
+
+A rank that cannot write tells the others: the attempt is dropped, loudly, and the last checkpoint stays what it is.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ufork.data.stream import TrainingStream
+from ufork.data.stream_state import StreamState, join_states
+from ufork.errors import StorageError
+from ufork.parallel.shard_files import RankShards, shard_path
+from ufork.train.checkpoint import CheckpointFolder, CheckpointState, FileRecord, Position, record_of
+from ufork.train.config import CheckpointConfig
+from ufork.train.stage import TrainingStage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Writing:
+    """A file on its way to the disk."""
+
+    position: Position
+    stream: StreamState
+    thread: threading.Thread = field(init=False)
+    record: FileRecord | None = None
+    fault: str = ""
+
+
+class Saver:
+    """One rank's part in the checkpoints of a stage; all ranks with work have one and call it alike."""
+
+    def __init__(
+        self, stage: TrainingStage, folder: CheckpointFolder, config: CheckpointConfig, facts: Mapping[str, Any]
+    ):
+        """`facts`, on the leader, are what `CheckpointState` says of the recipe and the job."""
+        self.stage, self.folder, self.config, self.facts = stage, folder, config, facts
+        self.bridge = stage.bridge
+        self._writing: _Writing | None = None
+        self._num_failed = 0
+        self._newest_step = -1
+        self._restart = int(self.bridge.sum(folder.restart if self.bridge.is_leader else 0)[0])
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save is under way."""
+        return self._writing is not None
+
+    def is_due(self, step: int) -> bool:
+        """Whether the recipe asks for a checkpoint after `step` steps."""
+        return step % self.config.every_steps == 0
+
+    def save(self, position: Position, stream: TrainingStream | None) -> None:
+        """Copies what this rank holds and begins to write it; a save that is still under way is finished before.
+
+        A second save after the same step does nothing.
+
+        Args:
+            position: of the stage, the leader's.
+            stream: of ranks that read data.
+
+        Raises:
+            StorageError: too many saves have failed.
+            PeerError: a rank is gone.
+        """
+        self.finish()
+        if position.step == self._newest_step:
+            return
+        self._newest_step = position.step
+        told = self.bridge.gather(stream.state().model_dump(mode="json") if stream else None)
+        places = [StreamState.model_validate(each) for each in told if each]
+        self._writing = _Writing(position, join_states(places))
+        self._writing.thread = self._in_background(self._writing, self.stage.engine.shards().copied())
+
+    def _in_background(self, writing: _Writing, shards: RankShards) -> threading.Thread:
+        path = shard_path(self.folder.unfinished(writing.position.step, self._restart), self.stage.world.place)
+
+        def write() -> None:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shards.write(path)
+                writing.record = record_of(path)
+            except OSError as error:
+                writing.fault = f"{path}: {error.strerror or error}"
+
+        thread = threading.Thread(target=write, name="checkpoint")
+        thread.start()
+        return thread
+
+    def poll(self) -> None:
+        """Finishes a save that all ranks have written; call it once a step. Raises as `save`."""
+        if self._writing is None:
+            return
+        (written,) = self.bridge.sum(float(not self._writing.thread.is_alive()), waits_for="the checkpoint's files")
+        if written == self.bridge.size:
+            self._conclude(self._writing)
+
+    def finish(self) -> None:
+        """Waits for a save that is under way, and finishes it. Raises as `save`."""
+        if self._writing is not None:
+            self._writing.thread.join()
+            self._conclude(self._writing)
+
+    def _conclude(self, writing: _Writing) -> None:
+        self._writing = None
+        path = shard_path(Path(), self.stage.world.place)
+        told = self.bridge.gather([str(path), writing.record and writing.record.model_dump(), writing.fault])
+        faults = [fault for _, _, fault in told if fault]
+        if self.bridge.is_leader and not faults:
+            files = {name: FileRecord(**record) for name, record, _ in told}
+            faults = self._attempt(lambda: self._finish_folder(writing, files))
+        (failed,) = self.bridge.sum(float(bool(faults)) if self.bridge.is_leader else 0.0)
+        if failed:
+            self._tolerate(writing.position.step, faults)
+
+    @staticmethod
+    def _attempt(action: Callable[[], None]) -> list[str]:
+        try:
+            action()
+        except OSError as error:
+            return [str(error)]
+        return []
+
+    def _finish_folder(self, writing: _Writing, files: Mapping[str, FileRecord]) -> None:
+        path = self.folder.finish(
+            CheckpointState(
+                position=writing.position,
+                linear=self.stage.linear,
+                stream=writing.stream,
+                files=files,
+                **self.facts,
+            )
+        )
+        log.info("checkpoint: %s", path)
+        self.folder.prune(keep=self.config.keep, keep_every_steps=self.config.keep_every_steps)
+
+    def _tolerate(self, step: int, faults: list[str]) -> None:
+        self._num_failed += 1
+        if self.bridge.is_leader:
+            self.folder.drop(step)
+        told = f"the checkpoint after step {step} could not be written ({'; '.join(faults) or 'see the leader'})"
+        log.error("%s; training goes on, the last checkpoint stays valid", told)
+        if self._num_failed > self.config.max_failed:
+            raise StorageError(
+                f"{told}; more than train.checkpoint.max_failed={self.config.max_failed} failed: free space, and run"
+                " the same command again"
+            )
