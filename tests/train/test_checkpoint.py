@@ -83,7 +83,7 @@ def test_a_damaged_one_is_told_and_the_one_before_is_taken(folder, name):
         verify(folder.at(30), deep=True)
     found = folder.newest_valid()
     assert found.path == folder.at(20)
-    assert len(found.passed_over) == 1 and "step-00000030" in found.passed_over[0]
+    assert list(found.passed_over) == [30] and "step-00000030" in found.passed_over[30]
 
 
 def test_an_unfinished_one_is_none(folder):
@@ -104,8 +104,12 @@ def test_a_job_that_another_has_replaced_finishes_none(folder):
     assert newer.newest_valid().path == newer.at(40)
 
 
-def test_a_damaged_one_is_replaced_when_its_step_comes_again(folder):
+def test_a_damaged_one_does_not_outlive_valid_ones(folder):
     truncate(folder.at(30))
+    assert folder.set_aside(30).is_dir()
+    write_checkpoint(folder, 25)
+    folder.prune(keep=1)
+    assert folder.newest_valid().path == folder.at(25)
     write_checkpoint(folder, 30)
     assert folder.newest_valid().path == folder.at(30)
 

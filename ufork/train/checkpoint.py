@@ -72,8 +72,8 @@ class Found:
     """The newest checkpoint to go on from, and newer ones that are damaged."""
 
     path: Path | None
-    passed_over: tuple[str, ...]
-    """Why, for each."""
+    passed_over: Mapping[int, str]
+    """By step, what is wrong with them."""
 
 
 class CheckpointFolder:
@@ -98,14 +98,20 @@ class CheckpointFolder:
 
     def newest_valid(self) -> Found:
         """Looks from the newest back, and reads each to the last byte."""
-        faults: list[str] = []
+        faults: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
                 verify(self.at(step), deep=True)
-                return Found(self.at(step), tuple(faults))
+                return Found(self.at(step), faults)
             except CheckpointError as error:
-                faults.append(str(error))
-        return Found(None, tuple(faults))
+                faults[step] = str(error)
+        return Found(None, faults)
+
+    def set_aside(self, step: int) -> Path:
+        """Takes a damaged one away, or it would pass for the newest when old ones are pruned; its new place."""
+        aside = self.path / f"{self.at(step).name}.damaged"
+        shutil.rmtree(aside, ignore_errors=True)
+        return self.at(step).rename(aside)
 
     def take(self) -> None:
         """Makes this job the folder's holder; a job that held it before can no longer finish a checkpoint.
@@ -144,22 +150,24 @@ class CheckpointFolder:
             CheckpointError: another job holds the folder by now.
         """
         folder = self.unfinished(state.position.step, self.restart)
+        self._require_held()
         with open(folder / STATE_FILE, "w", encoding="utf-8") as file:
             file.write(state.model_dump_json(indent=1))
             file.flush()
             os.fsync(file.fileno())
         for inside in (*{folder / Path(name).parent for name in state.files}, folder):
             _sync(inside)
+        self._require_held()
+        target = folder.rename(self.at(state.position.step))
+        _sync(self.path)
+        return target
+
+    def _require_held(self) -> None:
         if (holder := self._holder()) != self.restart:
             raise CheckpointError(
                 f"{self.path}: a newer job (start {holder} of this run, this is start {self.restart}) has taken over;"
                 " this one ends"
             )
-        target = self.at(state.position.step)
-        shutil.rmtree(target, ignore_errors=True)  # a damaged one that was passed over
-        folder.rename(target)
-        _sync(self.path)
-        return target
 
     def drop(self, step: int) -> None:
         """Removes what was written of an attempt."""

@@ -49,8 +49,8 @@ def _decide(folder: CheckpointFolder, config: TrainConfig, facts: Mapping[str, A
             log.info("train.resume=never: %s removed", folder.at(step))
         return None
     found = folder.newest_valid()
-    for fault in found.passed_over:
-        log.warning("checkpoint passed over: %s", fault)
+    for step, fault in found.passed_over.items():
+        log.warning("checkpoint passed over: %s; it is %s now", fault, folder.set_aside(step))
     if found.path is None:
         return None
     state = read_state(found.path)

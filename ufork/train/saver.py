@@ -88,8 +88,8 @@ class Saver:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shards.write(path)
                 writing.record = record_of(path)
-            except OSError as error:
-                writing.fault = f"{path}: {error.strerror or error}"
+            except Exception as error:  # whatever it is, the other ranks wait to hear of it
+                writing.fault = f"{path}: {error}"
 
         thread = threading.Thread(target=write, name="checkpoint")
         thread.start()
@@ -144,10 +144,10 @@ class Saver:
 
     def _tolerate(self, step: int, faults: list[str]) -> None:
         self._num_failed += 1
+        told = f"the checkpoint after step {step} could not be written ({'; '.join(faults) or 'see the leader'})"
         if self.bridge.is_leader:
             self.folder.drop(step)
-        told = f"the checkpoint after step {step} could not be written ({'; '.join(faults) or 'see the leader'})"
-        log.error("%s; training goes on, the last checkpoint stays valid", told)
+            log.error("%s; the last checkpoint stays valid", told)
         if self._num_failed > self.config.max_failed:
             raise StorageError(
                 f"{told}; more than train.checkpoint.max_failed={self.config.max_failed} failed: free space, and run"

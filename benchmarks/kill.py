@@ -1,0 +1,159 @@
+"""Kills a training run again and again: `python -m benchmarks.kill --kills 200`.
+
+Four ranks of the forked layout train a tiny model, all of them are killed (SIGKILL) at a random moment, every other
+time while a checkpoint is being written, and the same command is given again, until so many kills are done; then the
+run is left to finish. An undisturbed run must have the same losses and the same weights.
+
+The last line is one JSON object: kills, how many starts went on from a checkpoint, steps that were taken again, damaged
+checkpoints that a start went on from, and whether losses and weights are equal.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from ufork.errors import CheckpointError
+from ufork.train.checkpoint import verify
+
+RECIPE = {
+    "prepare": {
+        "scenes": {"num_kinds": 6, "num_train_per_task": 300, "num_heldout_per_task": 60},
+        "emoji": {"skin_tones": False},
+    },
+    "vision": {"fit": {"steps": 20}},
+    "text": {"vocabulary_size": 400},
+    "model": {
+        "width": 32,
+        "mlp_width": 64,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "trunk_layers": 1,
+        "understanding_layers": 1,
+        "generation_layers": 1,
+        "rq_head": {"width": 16, "attention_width": 16, "num_heads": 2, "num_blocks": 1, "dropout": 0.0},
+    },
+    "data": {
+        "row_tokens": 512,
+        "num_lanes": 4,
+        "understanding": [{"folder": "codes/scenes/train"}],
+        "generation": [{"folder": "codes/scenes/train"}],
+    },
+    "layout": {"kind": "forked", "trunk": {"tp": 2}},
+    "train": {
+        "precision": "fp32",
+        "linear": "torch",
+        "log_every_steps": 1,
+        "checkpoint": {"every_steps": 7},
+        "rows_per_step": {"understanding": 2, "generation": 2},
+        "wandb": {"mode": "disabled"},
+    },
+    "stages": {"joint": {}},
+}
+STEPS_PER_KILL = 25
+"""Of the whole run; a start must get so far on average that it ends after the kills."""
+
+
+def main() -> None:
+    """Runs, kills, and compares."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Path(folder) / "recipe.yaml"
+        steps = STEPS_PER_KILL * arguments.kills
+        named = {"run": {"folder": folder, "name": "undisturbed"}, **RECIPE}
+        recipe.write_text(yaml.safe_dump({**named, "train": {**RECIPE["train"], "steps": steps}}), encoding="utf-8")
+        log = Path(folder) / "log"
+        for verb in (["prepare"], ["tokenizer", "text"], ["tokenizer", "fit"], ["tokenizer", "encode"], ["train"]):
+            assert _start([*verb, str(recipe)], log).wait() == 0, log.read_text(encoding="utf-8")
+        undisturbed, killed = Path(folder) / "undisturbed", Path(folder) / "killed"
+        killed.mkdir()
+        for part in ("codes", "tokenizer"):
+            (killed / part).symlink_to(undisturbed / part)
+        figures = _kill_until_done(["train", str(recipe), "run.name=killed"], killed, log, arguments)
+        figures["equal"] = _losses(killed) == _losses(undisturbed) and _weights(killed) == _weights(undisturbed)
+        print(json.dumps(figures))
+
+
+def _kill_until_done(command: list[str], run: Path, log: Path, arguments: argparse.Namespace) -> dict[str, int | bool]:
+    chance = random.Random(arguments.seed)
+    figures: dict[str, int | bool] = dict.fromkeys(("kills", "resumes", "steps_repeated", "corrupt_taken"), 0)
+    reached = 0
+    while True:
+        valid = _valid_checkpoints(run)
+        process = _start(command, log)
+        if figures["kills"] < arguments.kills:
+            _wait_for_the_moment(process, run, chance, while_saving=figures["kills"] % 2 == 1)
+        else:
+            process.wait()
+        ended = process.poll() == 0
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            figures["kills"] += 1
+        process.wait()
+        said = log.read_text(encoding="utf-8", errors="replace")
+        if resumed := re.search(r"resumed: .*(step-(\d+)), after", said):
+            figures["resumes"] += 1
+            figures["steps_repeated"] += max(reached - int(resumed[2]), 0)
+            figures["corrupt_taken"] += resumed[1] not in valid
+        reached = len(_losses(run))
+        print(f"{figures}, {reached} steps")
+        if ended:
+            return figures
+
+
+def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """In a process group of its own, all of which can be killed at once."""
+    with open(log, "wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.cli", *arguments], stdout=file, stderr=file, start_new_session=True
+        )
+
+
+def _wait_for_the_moment(
+    process: subprocess.Popen[bytes], run: Path, chance: random.Random, *, while_saving: bool
+) -> None:
+    """Some time after the first step of this start; if wanted, once files of a checkpoint are being written."""
+    before = len(_losses(run))
+    while process.poll() is None and len(_losses(run)) in (0, before):
+        time.sleep(0.05)
+    time.sleep(chance.uniform(0.0, 1.0))
+    while while_saving and process.poll() is None and not list(run.glob("stages/*/checkpoints/*.unfinished/*/*")):
+        time.sleep(0.0005)
+
+
+def _valid_checkpoints(run: Path) -> set[str]:
+    valid = set()
+    for path in run.glob("stages/joint/checkpoints/step-????????"):
+        with contextlib.suppress(CheckpointError):
+            verify(path, deep=True)
+            valid.add(path.name)
+    return valid
+
+
+def _losses(run: Path) -> list[tuple[float, float]]:
+    path = run / "stages" / "joint" / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    lines = [json.loads(line) for line in whole]
+    return [(line["loss/understanding"], line["loss/generation"]) for line in lines]
+
+
+def _weights(run: Path) -> bytes:
+    return (run / "stages" / "joint" / "weights" / "model.safetensors").read_bytes()
+
+
+if __name__ == "__main__":
+    main()
