@@ -128,47 +128,30 @@ def _rows_per_step(config: TrainConfig) -> dict[Task, int]:
 def _train_stage(
     job: _Job, name: str, world: World, layout: Layout, *, asked_to_stop: Callable[[], bool], trace: bool
 ) -> None:
-    recipe, config = job.recipe, job.recipe.stages[name]
-    number = list(recipe.stages).index(name)
-    previous = recipe.run_folder.weights(list(recipe.stages)[number - 1]) if number else None
-    bridge = world.open_bridge(layout, name)
-    checkpoints = CheckpointFolder(recipe.run_folder.checkpoints(name))
-    facts = _facts(job, config.train, previous) if bridge.is_leader else {}
-    resumed = find_checkpoint(checkpoints, config.train, facts, bridge)
-    dtype = torch.bfloat16 if precision_of(config.train, world.device) == "bf16" else torch.float32
-    model = job.starting_part(world.place.stage, choose_attention_kernel(world.device, dtype), previous)
-    stage = build_stage(
-        model,
-        config.train,
-        recipe.layout,
-        world,
-        bridge,
-        row_tokens=config.data.row_tokens,
-        linear=read_state(resumed).linear if resumed else None,
-    )
-    stream = _stream(job, config, stage, seed=recipe.run.seed + number)  # each stage reads in an order of its own
-    start = resume(stage, stream, resumed) if resumed else Position()
+    recipe, config = job.recipe, job.recipe.stages[name].train
+    opened = _open_stage(job, name, world, layout)
+    bridge = opened.stage.bridge
     telemetry = Telemetry(
-        config.train,
+        config,
         recipe.run_folder.stage(name),
         stage=name,
         run_config=recipe.model_dump(mode="json"),
         speaks=bridge.is_leader,
-        start=start,
+        start=opened.start,
     )
-    draws = config.train.drawing_prompts and Task.GENERATION in recipe.model.tasks
-    kept = _kept_weights(job, layout, previous) if bridge.is_leader else {}
+    draws = config.drawing_prompts and Task.GENERATION in recipe.model.tasks
+    kept = _kept_weights(job, layout, _previous_weights(recipe, name)) if bridge.is_leader else {}
     try:
         result = train_stage(
-            stage,
-            config.train,
-            stream,
+            opened.stage,
+            config,
+            opened.stream,
             telemetry,
             collected_shapes(recipe.model, job.weights_config.dimensions, layout),
-            start=start,
-            saver=Saver(stage, checkpoints, config.train.checkpoint, facts),
+            start=opened.start,
+            saver=opened.saver,
             asked_to_stop=asked_to_stop,
-            draw_grid=(lambda weights: _drawings(job, config.train, kept | weights)) if draws else None,
+            draw_grid=(lambda weights: _drawings(job, config, kept | weights)) if draws else None,
             trace_folder=recipe.run_folder.stage(name) if trace else None,
         )
     finally:
@@ -176,6 +159,45 @@ def _train_stage(
     if bridge.is_leader:
         _export(job, kept | result.weights, recipe.run_folder.weights(name))
         world.tell_finished(name)
+
+
+@dataclass(frozen=True)
+class _OpenedStage:
+    """A stage of the recipe on this rank, at its beginning or where a checkpoint left it."""
+
+    stage: TrainingStage
+    stream: TrainingStream | None
+    start: Position
+    saver: Saver
+
+
+def _open_stage(job: _Job, name: str, world: World, layout: Layout) -> _OpenedStage:
+    recipe, config = job.recipe, job.recipe.stages[name]
+    previous = _previous_weights(recipe, name)
+    bridge = world.open_bridge(layout, name)
+    checkpoints = CheckpointFolder(recipe.run_folder.checkpoints(name))
+    facts = _facts(job, config.train, previous) if bridge.is_leader else {}
+    resumed = find_checkpoint(checkpoints, config.train, facts, bridge)
+    dtype = torch.bfloat16 if precision_of(config.train, world.device) == "bf16" else torch.float32
+    stage = build_stage(
+        job.starting_part(world.place.stage, choose_attention_kernel(world.device, dtype), previous),
+        config.train,
+        recipe.layout,
+        world,
+        bridge,
+        row_tokens=config.data.row_tokens,
+        linear=read_state(resumed).linear if resumed else None,
+    )
+    seed = recipe.run.seed + list(recipe.stages).index(name)  # each stage reads in an order of its own
+    stream = _stream(job, config, stage, seed=seed)
+    start = resume(stage, stream, resumed) if resumed else Position()
+    return _OpenedStage(stage, stream, start, Saver(stage, checkpoints, config.train.checkpoint, facts))
+
+
+def _previous_weights(recipe: Recipe, name: str) -> Path | None:
+    """What the recipe's stage before `name` has left; None before the first."""
+    number = list(recipe.stages).index(name)
+    return recipe.run_folder.weights(list(recipe.stages)[number - 1]) if number else None
 
 
 def _facts(job: _Job, config: TrainConfig, previous: Path | None) -> dict[str, Any]:

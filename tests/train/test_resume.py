@@ -154,6 +154,18 @@ def test_in_its_own_layout_bit_for_bit(name, precision, optimizer, folders):
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
+def test_a_frozen_trunk_stays_what_it_was(folders):
+    whole, stopped = folders
+    branches = ("understanding", "generation", "rq_head", "loss_weights")
+    config = config_of("fp32", "adamw").model_copy(update={"trainable": branches})
+    expected = run(LAYOUTS["forked"], config, whole)
+    run(LAYOUTS["forked"], config, stopped, STOPPED_AFTER)
+    saved = stopped / "checkpoints" / f"step-{STOPPED_AFTER:08d}"
+    assert sorted(path.name for path in saved.iterdir()) == ["generation", "state.json", "understanding"]
+    weights = run(LAYOUTS["forked"], config, stopped)
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), PAIRS)
 def test_in_another_layout_to_rounding(first, then, folders):

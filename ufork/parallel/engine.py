@@ -6,7 +6,7 @@ job's, over all stages. Gradients stay on the ranks until one reduction a step.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -17,18 +17,14 @@ from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_grad,
-    safe_get_local_fp32_param,
-    safe_get_local_optimizer_state,
     safe_set_full_grad,
-    safe_set_local_fp32_param,
-    safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 
 from ufork.errors import ConfigError
-from ufork.parallel.shard_files import WEIGHT, RankShards
 from ufork.parallel.trace import Tracer
 from ufork.parallel.world import World
+from ufork.parallel.zero_shards import ZeroShards
 
 Precision = Literal["fp32", "bf16"]
 
@@ -115,6 +111,7 @@ class Engine:
 
     Attributes:
         trains: whether the stage has parameters to update.
+        shards: this rank's part of them and of what the optimizer keeps; of a stage that trains.
         gradient_scale: what gradients of inputs are too large by after `backward`, since ZeRO averages over replicas.
         device: of the rank.
     """
@@ -150,6 +147,7 @@ class Engine:
             model=model, optimizer=optimizer, config=config, mpu=Grid(world), dist_init_required=False
         )
         self._adds_partitions = False
+        self.shards = ZeroShards(self._engine, world, self._sliced_dims) if self.trains else None
         self._names = {id(parameter): name for name, parameter in self._engine.module.named_parameters()}
 
     @staticmethod
@@ -258,83 +256,6 @@ class Engine:
         parts = [torch.empty_like(part) for _ in range(self._world.tp_group.size())]
         dist.all_gather(parts, part.contiguous(), group=self._world.tp_group)
         return torch.cat(parts, dim=self._sliced_dims[name])
-
-    def shards(self) -> RankShards:
-        """What this rank holds of every parameter that trains, and of what the optimizer keeps for it; not copied."""
-        tensors: dict[str, dict[str, Tensor]] = {WEIGHT: {}}
-        for name, parameter in self._engine.module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            tensors[WEIGHT][name] = safe_get_local_fp32_param(parameter)
-            for kind in self._kept_kinds():
-                tensors.setdefault(kind, {})[name] = safe_get_local_optimizer_state(parameter, kind)
-        place = self._world.place
-        return RankShards(
-            dp=self._world.dp_group.size(),
-            dp_rank=place.dp_rank,
-            tp=self._world.tp_group.size(),
-            tp_rank=place.tp_rank,
-            shapes={name: tuple(p.ds_shape) for name, p in self._engine.module.named_parameters()},
-            sliced_dims=self._sliced_dims,
-            optimizer_steps=self._optimizer_steps(),
-            tensors=tensors,
-        )
-
-    def restore(self, whole: Callable[[str, str], Tensor | None], kinds: Collection[str], optimizer_steps: int) -> None:
-        """Takes this rank's shards from whole tensors, however they were sharded when they were written.
-
-        Args:
-            whole: the tensor of a kind and a parameter's name; None where there is none, which then stays what it is.
-            kinds: of WEIGHT and what the optimizer keeps, those that there are.
-            optimizer_steps: updates that these have seen.
-        """
-        if not self.trains:
-            return
-        optimizer = self._engine.optimizer
-        kept = [kind for kind in kinds if kind != WEIGHT] if optimizer_steps else []
-        for flat in optimizer.fp32_partitioned_groups_flat:
-            if kept:
-                optimizer.optimizer.state[flat] = {kind: torch.zeros_like(flat) for kind in kept}
-                optimizer.optimizer.state[flat]["step"] = torch.tensor(float(optimizer_steps))
-        for group in optimizer.param_groups:
-            if "step" in group:  # NVIDIA apex counts there
-                group["step"] = optimizer_steps
-        optimizer.checkpoint_event_prologue()
-        for name, parameter in self._engine.module.named_parameters():
-            for kind in (WEIGHT, *kept):
-                found = whole(kind, name) if parameter.requires_grad else None
-                if found is not None:
-                    self._put(kind, parameter, self._own_shard(name, found, parameter.ds_tensor.numel()))
-        optimizer.checkpoint_event_epilogue()
-
-    @staticmethod
-    def _put(kind: str, parameter: nn.Parameter, shard: Tensor) -> None:
-        if kind != WEIGHT:
-            safe_set_local_optimizer_state(parameter, shard, kind)
-            return
-        safe_set_local_fp32_param(parameter, shard)
-        in_passes: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
-        in_passes.copy_(shard.view(in_passes.shape))
-
-    def _own_shard(self, name: str, whole: Tensor, num_entries: int) -> Tensor:
-        """Of a whole tensor, the flat part that is this rank's, padded like ZeRO pads it."""
-        if name in self._sliced_dims:
-            whole = whole.chunk(self._world.tp_group.size(), dim=self._sliced_dims[name])[self._world.place.tp_rank]
-        flat = whole.flatten()[self._world.place.dp_rank * num_entries :][:num_entries]
-        return nn.functional.pad(flat, (0, num_entries - flat.numel())).to(self.device, torch.float32)
-
-    def _kept_kinds(self) -> list[str]:
-        """Names under which the optimizer keeps a number for each of a parameter's."""
-        flat = self._engine.optimizer.fp32_partitioned_groups_flat[0]
-        kept = self._engine.optimizer.optimizer.state.get(flat, {})
-        return [kind for kind, value in kept.items() if torch.is_tensor(value) and value.shape == flat.shape]
-
-    def _optimizer_steps(self) -> int:
-        if not self.trains:
-            return 0
-        optimizer = self._engine.optimizer
-        kept = optimizer.optimizer.state.get(optimizer.fp32_partitioned_groups_flat[0], {})
-        return int(kept.get("step", optimizer.param_groups[0].get("step", 0)))
 
     def close(self) -> None:
         """Frees the engine's hooks and buffers, so that another one can follow in the same process."""

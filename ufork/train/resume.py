@@ -5,6 +5,7 @@ leader: newest valid one of the stage, held against the recipe -> every rank: it
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +69,17 @@ def resume(stage: TrainingStage, stream: TrainingStream | None, path: Path) -> P
         CheckpointError: a file is missing, or the data has changed.
     """
     state = read_state(path)
-    with ShardFiles(path) as files:
-
-        def whole(kind: str, name: str) -> Tensor | None:
-            found = files.whole(kind, name)
-            if found is None and name == MODEL_PREFIX + TIED_HEAD:  # one weight there, a copy of its own here
-                return files.whole(kind, MODEL_PREFIX + TOKEN_EMBEDDING)
-            return found
-
-        kinds = {WEIGHT, *files.kinds()}
-        stage.engine.restore(whole, kinds, files.optimizer_steps)
+    if stage.engine.shards:
+        with ShardFiles(path) as files:
+            kept = files.kinds() - {WEIGHT}
+            stage.engine.shards.restore(partial(_whole, files), kept, files.optimizer_steps)
     if stream:
         stream.restore(state.stream, origin=str(path / STATE_FILE))
     return state.position
+
+
+def _whole(files: ShardFiles, kind: str, name: str) -> Tensor | None:
+    found = files.whole(kind, name)
+    if found is None and name == MODEL_PREFIX + TIED_HEAD:  # one weight there, a copy of its own here
+        return files.whole(kind, MODEL_PREFIX + TOKEN_EMBEDDING)
+    return found

@@ -78,16 +78,18 @@ class Saver:
         told = self.bridge.gather(stream.state().model_dump(mode="json") if stream else None)
         places = [StreamState.model_validate(each) for each in told if each]
         self._writing = _Writing(position, join_states(places))
-        self._writing.thread = self._in_background(self._writing, self.stage.engine.shards().copied())
+        shards = self.stage.engine.shards
+        self._writing.thread = self._in_background(self._writing, shards.read().copied() if shards else None)
 
-    def _in_background(self, writing: _Writing, shards: RankShards) -> threading.Thread:
+    def _in_background(self, writing: _Writing, shards: RankShards | None) -> threading.Thread:
         path = shard_path(self.folder.unfinished(writing.position.step, self._restart), self.stage.world.place)
 
         def write() -> None:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shards.write(path)
-                writing.record = record_of(path)
+                if shards:  # a stage that trains nothing has none
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    shards.write(path)
+                    writing.record = record_of(path)
             except Exception as error:  # whatever it is, the other ranks wait to hear of it
                 writing.fault = f"{path}: {error}"
 
@@ -115,7 +117,7 @@ class Saver:
         told = self.bridge.gather([str(path), writing.record and writing.record.model_dump(), writing.fault])
         faults = [fault for _, _, fault in told if fault]
         if self.bridge.is_leader and not faults:
-            files = {name: FileRecord(**record) for name, record, _ in told}
+            files = {name: FileRecord(**record) for name, record, _ in told if record}
             faults = self._attempt(lambda: self._finish_folder(writing, files))
         (failed,) = self.bridge.sum(float(bool(faults)) if self.bridge.is_leader else 0.0)
         if failed:
