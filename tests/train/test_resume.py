@@ -1,7 +1,9 @@
 """A stage that was stopped goes on as if it had not been: bit for bit in its own layout, to rounding in any other."""
 
 import errno
+import functools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,10 @@ from ufork.errors import StoppedError, StorageError
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import make_layout, num_ranks_of
-from ufork.parallel.shard_files import RankShards
+from ufork.parallel.shard_files import WEIGHT, RankShards, ShardFiles
 from ufork.parallel.stage_part import collected_shapes
 from ufork.parallel.world import join_world
-from ufork.train.checkpoint import CheckpointFolder, read_state, verify
+from ufork.train.checkpoint import CheckpointFolder, read_state
 from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig, WandbConfig
 from ufork.train.loop import train_stage
 from ufork.train.resume import find_checkpoint, resume
@@ -48,7 +50,7 @@ def config_of(precision: str, optimizer: str) -> TrainConfig:
         loss_weighting="uncertainty",
         log_every_steps=1,
         wandb=WandbConfig(mode="disabled"),
-        checkpoint=CheckpointConfig(every_steps=3),
+        checkpoint=CheckpointConfig(every_steps=STOPPED_AFTER, keep=9),
     )
 
 
@@ -132,60 +134,90 @@ PAIRS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Of a layout and a config, final weights and the folder of a run that nothing stopped; each is run once."""
+
+    @functools.cache
+    def run_once(name: str, config_json: str):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        write_codes_source(folder / "tiny", num_samples=60)
+        return run(LAYOUTS[name], TrainConfig.model_validate_json(config_json), folder), folder
+
+    return lambda name, config: run_once(name, config.model_dump_json())
+
+
 @pytest.fixture
-def folders(tmp_path):
-    for name in ("whole", "stopped"):
-        write_codes_source(tmp_path / name / "tiny", num_samples=60)
-    return tmp_path / "whole", tmp_path / "stopped"
+def folder(tmp_path):
+    write_codes_source(tmp_path / "tiny", num_samples=60)
+    return tmp_path
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["dp2", "forked tp2"])
-def test_in_its_own_layout_bit_for_bit(name, precision, optimizer, folders):
-    whole, stopped = folders
-    config, layout = config_of(precision, optimizer), LAYOUTS[name]
-    expected = run(layout, config, whole)
-    assert run(layout, config, stopped, STOPPED_AFTER) is None
-    assert verify(stopped / "checkpoints" / f"step-{STOPPED_AFTER:08d}", deep=True).position.step == STOPPED_AFTER
-    weights = run(layout, config, stopped)
-    assert torch.equal(figures(stopped), figures(whole))
+def resumed_in(layout: LayoutConfig, config: TrainConfig, folder: Path, origin: Path):
+    """Final weights of a run in `folder` that goes on from where `origin`'s was after STOPPED_AFTER steps."""
+    checkpoint = Path("checkpoints") / f"step-{STOPPED_AFTER:08d}"
+    shutil.copytree(origin / checkpoint, folder / checkpoint)
+    shutil.copy(origin / "metrics.jsonl", folder)
+    return run(layout, config, folder)
+
+
+BIT_FOR_BIT = [
+    ("dp2", "fp32", "adamw"),
+    ("dp2", "bf16", "adamw"),
+    ("dp2", "fp32", "sgd"),
+    ("forked tp2", "fp32", "adamw"),
+    ("forked tp2", "bf16", "adamw"),
+]
+
+
+@pytest.mark.parametrize(("name", "precision", "optimizer"), BIT_FOR_BIT)
+def test_in_its_own_layout_bit_for_bit(name, precision, optimizer, undisturbed, folder):
+    config = config_of(precision, optimizer)
+    expected, whole = undisturbed(name, config)
+    weights = resumed_in(LAYOUTS[name], config, folder, whole)
+    assert torch.equal(figures(folder), figures(whole))
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
-def test_a_frozen_trunk_stays_what_it_was(folders):
-    whole, stopped = folders
+def test_a_stop_leaves_the_checkpoint_of_an_undisturbed_run(undisturbed, folder):
+    config = config_of("fp32", "adamw")
+    _, whole = undisturbed("dp2", config)
+    assert run(LAYOUTS["dp2"], config, folder, STOPPED_AFTER + 1) is None
+    checkpoint = Path("checkpoints") / f"step-{STOPPED_AFTER:08d}"
+    with ShardFiles(folder / checkpoint) as files, ShardFiles(whole / checkpoint) as others:
+        assert files.kinds() == others.kinds() == {WEIGHT, "exp_avg", "exp_avg_sq"}
+        name = "model.trunk.token_embedding.weight"
+        assert all(torch.equal(files.whole(kind, name), others.whole(kind, name)) for kind in files.kinds())
+    assert CheckpointFolder(folder / "checkpoints").steps() == [STOPPED_AFTER, STOPPED_AFTER + 1]
+
+
+def test_a_frozen_trunk_stays_what_it_was(undisturbed, folder):
     branches = ("understanding", "generation", "rq_head", "loss_weights")
     config = config_of("fp32", "adamw").model_copy(update={"trainable": branches})
-    expected = run(LAYOUTS["forked"], config, whole)
-    run(LAYOUTS["forked"], config, stopped, STOPPED_AFTER)
-    saved = stopped / "checkpoints" / f"step-{STOPPED_AFTER:08d}"
+    expected, whole = undisturbed("forked", config)
+    saved = whole / "checkpoints" / f"step-{STOPPED_AFTER:08d}"
     assert sorted(path.name for path in saved.iterdir()) == ["generation", "state.json", "understanding"]
-    weights = run(LAYOUTS["forked"], config, stopped)
+    weights = resumed_in(LAYOUTS["forked"], config, folder, whole)
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), PAIRS)
-def test_in_another_layout_to_rounding(first, then, folders):
-    whole, stopped = folders
+def test_in_another_layout_to_rounding(first, then, undisturbed, folder):
     config = config_of("fp32", "adamw")
-    run(LAYOUTS[first], config, whole)
-    assert run(LAYOUTS[first], config, stopped, STOPPED_AFTER) is None
-    run(LAYOUTS[then], config, stopped)
-    torch.testing.assert_close(figures(stopped)[:, :2], figures(whole)[:, :2], rtol=CLOSE, atol=0)
+    _, whole = undisturbed(first, config)
+    resumed_in(LAYOUTS[then], config, folder, whole)
+    torch.testing.assert_close(figures(folder)[:, :2], figures(whole)[:, :2], rtol=CLOSE, atol=0)
 
 
-def test_a_save_without_space_leaves_the_others_and_the_run_alone(folders):
-    _, folder = folders
+def test_a_save_without_space_leaves_the_others_and_the_run_alone(folder):
     run_on_ranks(run_stage_on_a_full_disk, 2, LAYOUTS["dp2"], config_of("fp32", "sgd"), folder, None, 2)
-    assert CheckpointFolder(folder / "checkpoints").steps() == [12, STEPS], "after 3 and 6 there was no space"
+    assert CheckpointFolder(folder / "checkpoints").steps() == [12, STEPS], "after 4 and 8 there was no space"
     assert not list((folder / "checkpoints").glob("*.unfinished"))
 
 
-def test_too_many_saves_without_space_end_the_run(folders):
-    _, folder = folders
-    config = config_of("fp32", "sgd").model_copy(update={"checkpoint": CheckpointConfig(every_steps=3, max_failed=1)})
+def test_too_many_saves_without_space_end_the_run(folder):
+    config = config_of("fp32", "sgd").model_copy(update={"checkpoint": CheckpointConfig(every_steps=4, max_failed=1)})
     with pytest.raises(StorageError, match="No space left.*more than train.checkpoint.max_failed=1"):
         run_on_ranks(run_stage_on_a_full_disk, 2, LAYOUTS["dp2"], config, folder, None, 2)
