@@ -16,21 +16,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.launch import prepare_environment, process_context
 from pipelines.local_ranks import start_local_ranks
+from ufork.analysis.workload import Workload
 from ufork.data.stream_state import StreamState
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.address import RankAddress
-from ufork.parallel.config import LayoutConfig
-from ufork.parallel.layout import Stage, make_layout
 from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig
 from ufork.vocabulary import PackedSequence, Task
-
-if TYPE_CHECKING:
-    from ufork.parallel.world import World
-    from ufork.train.stage import TrainingStage
 
 MODEL = ModelConfig(
     width=512,
@@ -58,6 +53,7 @@ def main() -> None:
 
 
 def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
+    from benchmarks.stages import open_stage
     from ufork.parallel.world import join_world
     from ufork.train.checkpoint import CheckpointFolder, Position
     from ufork.train.resume import resume
@@ -66,7 +62,8 @@ def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
 
     config = TrainConfig(precision="auto", rows_per_step=RowsPerStep(understanding=0, generation=1))
     with join_world(address, timeout_seconds=120) as world:
-        stage, row = _stage_and_row(world, config)
+        stage = open_stage(world, MODEL, DIMENSIONS, config, row_tokens=ROW_TOKENS)
+        row = _row()
 
         def step_seconds() -> float:
             return _seconds(lambda: run_step(stage, {Task.GENERATION: [row]}, 1e-4))
@@ -76,7 +73,7 @@ def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
         quiet = statistics.median(step_seconds() for _ in range(5))
         checkpoints = CheckpointFolder(folder)
         checkpoints.take()
-        saver = Saver(stage, checkpoints, CheckpointConfig(), {"fixed": {}, "layout": "", "versions": {}})
+        saver = Saver(stage, checkpoints, CheckpointConfig(), {"fixed": {}, "layout": "", "versions": {}}, Position())
         stream: Any = _NoStream()
         waited = _seconds(lambda: (saver.save(Position(step=1), stream), saver.finish()))
         stall = _seconds(lambda: saver.save(Position(step=2), stream))
@@ -104,21 +101,16 @@ class _NoStream:
         return StreamState(seed=0, num_lanes=1, step=0, first_row={}, sources={}, taken={})
 
 
-def _stage_and_row(world: "World", config: TrainConfig) -> tuple["TrainingStage", PackedSequence]:
-    from ufork.analysis.workload import Workload
-    from ufork.model.initialization import initialize
-    from ufork.parallel.stage_part import build_part
-    from ufork.train.build_stage import build_stage
-
-    rows = {Task.UNDERSTANDING: 0, Task.GENERATION: 1}
+def _row() -> PackedSequence:
     workload = Workload(
-        model=MODEL, dimensions=DIMENSIONS, rows_per_step=rows, row_tokens=ROW_TOKENS, precision="bf16", recompute=False
+        model=MODEL,
+        dimensions=DIMENSIONS,
+        rows_per_step={Task.GENERATION: 1},
+        row_tokens=ROW_TOKENS,
+        precision="bf16",
+        recompute=False,
     )
-    layout = LayoutConfig()
-    part = build_part(MODEL, DIMENSIONS, Stage.WHOLE)
-    initialize(part, 0)
-    bridge = world.open_bridge(make_layout(layout, num_ranks=1, rows_per_step=rows), "benchmark")
-    return build_stage(part, config, layout, world, bridge, row_tokens=ROW_TOKENS), workload.row(Task.GENERATION)
+    return workload.row(Task.GENERATION)
 
 
 def _write_through(path: Path, num_bytes: int) -> None:

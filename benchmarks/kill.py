@@ -20,13 +20,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ufork.errors import CheckpointError
 from ufork.train.checkpoint import verify
 
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "prepare": {
         "scenes": {"num_kinds": 6, "num_train_per_task": 300, "num_heldout_per_task": 60},
         "emoji": {"skin_tones": False},
@@ -125,11 +126,13 @@ def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 def _wait_for_the_moment(
     process: subprocess.Popen[bytes], run: Path, chance: random.Random, *, while_saving: bool
 ) -> None:
-    """Some time after the first step of this start; if wanted, once files of a checkpoint are being written."""
-    before = len(_losses(run))
-    while process.poll() is None and len(_losses(run)) in (0, before):
-        time.sleep(0.05)
-    time.sleep(chance.uniform(0.0, 1.0))
+    """After some reports of steps by this start; if wanted, once files of a checkpoint are being written."""
+    reported = len(_losses(run))
+    steps = chance.randint(1, 2 * RECIPE["train"]["checkpoint"]["every_steps"])
+    while process.poll() is None and steps:
+        time.sleep(0.02)
+        steps -= (now := len(_losses(run))) != reported
+        reported = now
     while while_saving and process.poll() is None and not list(run.glob("stages/*/checkpoints/*.unfinished/*/*")):
         time.sleep(0.0005)
 

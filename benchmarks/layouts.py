@@ -93,10 +93,8 @@ def _run_rank(address: RankAddress, workload: Workload, config: LayoutConfig, st
     """Seconds of each step after two; nothing from a rank without work."""
     import torch
 
-    from ufork.model.initialization import initialize
-    from ufork.parallel.stage_part import build_part
+    from benchmarks.stages import open_stage
     from ufork.parallel.world import join_world
-    from ufork.train.build_stage import build_stage
     from ufork.train.step import run_step
 
     torch.set_num_threads(1)
@@ -109,9 +107,9 @@ def _run_rank(address: RankAddress, workload: Workload, config: LayoutConfig, st
     with join_world(address, config, timeout_seconds=120) as world:
         if world.rank not in layout.present_ranks:
             return []
-        part = build_part(workload.model, workload.dimensions, world.place.stage)
-        initialize(part, 0)
-        stage = build_stage(part, train, config, world, world.open_bridge(layout, "b"), row_tokens=workload.row_tokens)
+        stage = open_stage(
+            world, workload.model, workload.dimensions, train, row_tokens=workload.row_tokens, layout=config
+        )
         number = layout.num_micro_batches(world.place.stage)[Task.GENERATION]
         rows = {Task.GENERATION: [workload.row(Task.GENERATION)] * number} if stage.reads_data else {}
         seconds = []

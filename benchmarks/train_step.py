@@ -20,18 +20,14 @@ import numpy as np  # noqa: E402 (what follows reads the environment when it is 
 import torch  # noqa: E402
 
 from benchmarks.gemm import best_gemm_gflops  # noqa: E402
+from benchmarks.stages import open_stage  # noqa: E402
 from pipelines.local_ranks import free_port  # noqa: E402
 from ufork.data.packing import pack_row  # noqa: E402
 from ufork.data.prompts import EncodedSample  # noqa: E402
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig  # noqa: E402
 from ufork.model.cost import row_cost  # noqa: E402
-from ufork.model.initialization import initialize  # noqa: E402
 from ufork.parallel.address import RankAddress  # noqa: E402
-from ufork.parallel.config import LayoutConfig  # noqa: E402
-from ufork.parallel.layout import Stage, make_layout  # noqa: E402
-from ufork.parallel.stage_part import build_part  # noqa: E402
 from ufork.parallel.world import World, join_world  # noqa: E402
-from ufork.train.build_stage import build_stage  # noqa: E402
 from ufork.train.config import RowsPerStep, TrainConfig  # noqa: E402
 from ufork.train.stage import TrainingStage  # noqa: E402
 from ufork.train.step import run_step  # noqa: E402
@@ -97,14 +93,9 @@ def _measure(rows: dict[Task, list[PackedSequence]], precision: str, world: Worl
 
 
 def _stage(precision: str, world: World) -> TrainingStage:
-    model = build_part(MODEL, DIMENSIONS, Stage.WHOLE)
-    initialize(model, 0)
-    print(f"{precision}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters")
     rows = RowsPerStep(understanding=ROWS_PER_TASK, generation=ROWS_PER_TASK)
     config = TrainConfig(precision=precision, learning_rate=1e-4, rows_per_step=rows)
-    layout = make_layout(LayoutConfig(), num_ranks=1, rows_per_step=dict.fromkeys(Task, ROWS_PER_TASK))
-    bridge = world.open_bridge(layout, precision)
-    return build_stage(model, config, LayoutConfig(), world, bridge, row_tokens=ROW_TOKENS)
+    return open_stage(world, MODEL, DIMENSIONS, config, row_tokens=ROW_TOKENS, name=precision)
 
 
 def _row(task: Task, rng: np.random.Generator) -> PackedSequence:

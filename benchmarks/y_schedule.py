@@ -1,8 +1,8 @@
 """The Y-schedule against its floor: `python -m benchmarks.y_schedule`.
 
 Stage times are held fixed (`sleeping_stages.py`), so that what is measured is the schedule, the executor and the
-transport. Beside the schedule run, on the same transport, all understanding rows before all
-generation rows (one forward, one backward), and GPipe (arXiv 1811.06965): all forwards before all backwards everywhere.
+transport. Beside the schedule run, on the same transport, all understanding rows before all generation rows (one
+forward, one backward), and GPipe (arXiv 1811.06965): all forwards before all backwards everywhere.
 
 The last line is one JSON object: step time over the floor of docs/schedule.md.
 """

@@ -142,7 +142,7 @@ def _train_stage(
     draws = config.drawing_prompts and Task.GENERATION in recipe.model.tasks
     kept = _kept_weights(job, layout, _previous_weights(recipe, name)) if bridge.is_leader else {}
     try:
-        result = train_stage(
+        weights = train_stage(
             opened.stage,
             config,
             opened.stream,
@@ -157,7 +157,7 @@ def _train_stage(
     finally:
         telemetry.close()
     if bridge.is_leader:
-        _export(job, kept | result.weights, recipe.run_folder.weights(name))
+        _export(job, kept | weights, recipe.run_folder.weights(name))
         world.tell_finished(name)
 
 
@@ -191,7 +191,7 @@ def _open_stage(job: _Job, name: str, world: World, layout: Layout) -> _OpenedSt
     seed = recipe.run.seed + list(recipe.stages).index(name)  # each stage reads in an order of its own
     stream = _stream(job, config, stage, seed=seed)
     start = resume(stage, stream, resumed) if resumed else Position()
-    return _OpenedStage(stage, stream, start, Saver(stage, checkpoints, config.train.checkpoint, facts))
+    return _OpenedStage(stage, stream, start, Saver(stage, checkpoints, config.train.checkpoint, facts, start))
 
 
 def _previous_weights(recipe: Recipe, name: str) -> Path | None:

@@ -2,7 +2,7 @@
 
 list    every checkpoint of the run's stages, with step and layout
 verify  reads each to the last byte and names what is at fault; exit code 1 if any is damaged
-prune   removes all but each stage's newest --keep
+prune   removes all but each stage's newest --keep; damaged ones do not count
 """
 
 import argparse
@@ -77,5 +77,7 @@ def _verify(folders: list["CheckpointFolder"]) -> None:
 
 def _prune(folders: list["CheckpointFolder"], keep: int) -> None:
     for folder in folders:
+        for step, fault in folder.newest_valid().passed_over.items():
+            print(f"{folder.set_aside(step)}  damaged, out of the way: {fault}")
         for step in folder.prune(keep=keep):
             print(f"{folder.at(step)}  removed")

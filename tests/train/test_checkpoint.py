@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from pipelines import cli
 from ufork.data.stream_state import StreamState
 from ufork.errors import CheckpointError, StorageError
 from ufork.train.checkpoint import (
@@ -34,7 +35,7 @@ def state_after(step: int, records) -> CheckpointState:
 
 
 def write_checkpoint(folder: CheckpointFolder, step: int):
-    unfinished = folder.unfinished(step, folder.restart)
+    unfinished = folder.unfinished(step)
     for name, content in FILES.items():
         (unfinished / name).parent.mkdir(parents=True)
         (unfinished / name).write_bytes(content + str(step).encode())
@@ -87,7 +88,7 @@ def test_a_damaged_one_is_told_and_the_one_before_is_taken(folder, name):
 
 
 def test_an_unfinished_one_is_none(folder):
-    unfinished = folder.unfinished(40, folder.restart)
+    unfinished = folder.unfinished(40)
     (unfinished / "trunk").mkdir(parents=True)
     assert folder.newest_valid().path == folder.at(30)
     CheckpointFolder(folder.path).take()
@@ -112,6 +113,16 @@ def test_a_damaged_one_does_not_outlive_valid_ones(folder):
     assert folder.newest_valid().path == folder.at(25)
     write_checkpoint(folder, 30)
     assert folder.newest_valid().path == folder.at(30)
+
+
+def test_pruning_by_hand_never_leaves_only_a_damaged_one(tmp_path):
+    folder = CheckpointFolder(tmp_path / "stages" / "joint" / "checkpoints")
+    folder.take()
+    for step in (10, 20):
+        write_checkpoint(folder, step)
+    truncate(folder.at(20))
+    assert cli.main(["checkpoint", "prune", str(tmp_path), "--keep", "1"]) == 0
+    assert folder.newest_valid().path == folder.at(10)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ufork.parallel.layout import make_layout, num_ranks_of
 from ufork.parallel.shard_files import WEIGHT, RankShards, ShardFiles
 from ufork.parallel.stage_part import collected_shapes
 from ufork.parallel.world import join_world
-from ufork.train.checkpoint import CheckpointFolder, read_state
+from ufork.train.checkpoint import CheckpointFolder, Position, read_state
 from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig, WandbConfig
 from ufork.train.loop import train_stage
 from ufork.train.resume import find_checkpoint, resume
@@ -71,21 +71,20 @@ def run_stage(address: RankAddress, layout: LayoutConfig, config: TrainConfig, f
         start = resume(stage, stream, found) if found else None
         telemetry = Telemetry(config, folder, stage="s", run_config={}, speaks=stage.bridge.is_leader, start=start)
         try:
-            result = train_stage(
+            return train_stage(
                 stage,
                 config,
                 stream,
                 telemetry,
                 collected_shapes(MODEL, DIMENSIONS, stage.layout),
                 start=start,
-                saver=Saver(stage, checkpoints, config.checkpoint, FACTS),
+                saver=Saver(stage, checkpoints, config.checkpoint, FACTS, start or Position()),
                 asked_to_stop=lambda: bool(stream and stop_after and stream.step >= stop_after),
             )
         except StoppedError:
             return None
         finally:
             telemetry.close()
-        return result.weights
 
 
 def run_stage_on_a_full_disk(address, layout, config, folder, stop_after, failing_saves):

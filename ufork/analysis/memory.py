@@ -72,9 +72,8 @@ def rank_memory(
 def _activations(workload: Workload, stage: Stage, task: Task, tp: int, rows: int) -> int:
     """Bytes kept for the backward passes of `rows` below the head, and of the layer that is computed again."""
     layers, layer = workload.num_layers(stage, task), _layer(workload, tp)
-    ends = sum(
-        _ends(workload, part, task) for part in ((Stage.TRUNK, BRANCHES[task]) if stage is Stage.WHOLE else (stage,))
-    )
+    parts = (Stage.TRUNK, BRANCHES[task]) if stage is Stage.WHOLE else (stage,)
+    ends = sum(_ends(workload, part, task) for part in parts)
     if not workload.recompute:
         return rows * (ends + layers * layer)
     inputs = layers * workload.row_tokens * workload.model.width * workload.value_bytes

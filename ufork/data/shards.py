@@ -98,7 +98,7 @@ class Manifest:
         for entry in self.shards:
             path = folder / entry.file
             check_size(path, entry.bytes)
-            if deep and (found := _sha256(path)) != entry.sha256:
+            if deep and (found := sha256_of(path)) != entry.sha256:
                 raise ShardError(f"{path}: its sha256 is {found}, the manifest says {entry.sha256}; {_REMEDY}")
 
 
@@ -223,6 +223,7 @@ def check_size(path: Path, expected_bytes: int) -> None:
         raise ShardError(f"{path}: {kind}: {found} bytes, the manifest says {expected_bytes}; {_REMEDY}")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Checksum of a file's contents, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

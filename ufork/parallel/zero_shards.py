@@ -87,10 +87,12 @@ class ZeroShards:
 
     def _kept_kinds(self) -> list[str]:
         """Names under which the optimizer keeps a number for each of a parameter's."""
-        flat = self._zero.fp32_partitioned_groups_flat[0]
-        kept = self._zero.optimizer.state.get(flat, {})
-        return [kind for kind, value in kept.items() if torch.is_tensor(value) and value.shape == flat.shape]
+        shape = self._zero.fp32_partitioned_groups_flat[0].shape
+        return [kind for kind, value in self._kept().items() if torch.is_tensor(value) and value.shape == shape]
 
     def _optimizer_steps(self) -> int:
-        kept = self._zero.optimizer.state.get(self._zero.fp32_partitioned_groups_flat[0], {})
-        return int(kept.get("step", self._zero.param_groups[0].get("step", 0)))
+        return int(self._kept().get("step", self._zero.param_groups[0].get("step", 0)))
+
+    def _kept(self) -> dict[str, Any]:
+        """What the optimizer keeps for one of its flat parameters; nothing before its first step."""
+        return self._zero.optimizer.state.get(self._zero.fp32_partitioned_groups_flat[0], {})

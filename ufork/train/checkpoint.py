@@ -8,7 +8,6 @@ is one to go on from, whenever the writer was stopped. What is random in trainin
 place in the stream, so there is no state of random generators to keep.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import Any
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from ufork.config import Config
+from ufork.data.shards import sha256_of
 from ufork.data.stream_state import StreamState
 from ufork.errors import CheckpointError, ConfigError, StorageError
 from ufork.model.linear import LinearKernel
@@ -80,7 +80,7 @@ class CheckpointFolder:
     """The checkpoints of one stage of a run.
 
     Attributes:
-        restart: how many jobs have held the folder, this one included.
+        restart: how many jobs have held the folder, this one included; the same on all ranks.
     """
 
     def __init__(self, path: Path) -> None:
@@ -138,9 +138,9 @@ class CheckpointFolder:
         except (OSError, ValueError):
             return 0
 
-    def unfinished(self, step: int, restart: int) -> Path:
-        """Where the ranks write the files of the checkpoint after `step` steps."""
-        return self.path / f"step-{step:08d}.{restart}{_UNFINISHED}"
+    def unfinished(self, step: int) -> Path:
+        """Where this job's ranks write the files of the checkpoint after `step` steps."""
+        return self.path / f"{self.at(step).name}.{self.restart}{_UNFINISHED}"
 
     def finish(self, state: CheckpointState) -> Path:
         """Makes a checkpoint of the unfinished folder whose files `state` lists; only the leader calls.
@@ -149,7 +149,7 @@ class CheckpointFolder:
             OSError: it cannot be written.
             CheckpointError: another job holds the folder by now.
         """
-        folder = self.unfinished(state.position.step, self.restart)
+        folder = self.unfinished(state.position.step)
         self._require_held()
         with open(folder / STATE_FILE, "w", encoding="utf-8") as file:
             file.write(state.model_dump_json(indent=1))
@@ -171,17 +171,15 @@ class CheckpointFolder:
 
     def drop(self, step: int) -> None:
         """Removes what was written of an attempt."""
-        shutil.rmtree(self.unfinished(step, self.restart), ignore_errors=True)
+        shutil.rmtree(self.unfinished(step), ignore_errors=True)
 
     def prune(self, *, keep: int, keep_every_steps: int = 0) -> list[int]:
         """Removes all but the newest `keep`, and those after a multiple of `keep_every_steps`; the steps removed."""
         old = self.steps()[: -keep or None]
         removed = [step for step in old if not keep_every_steps or step % keep_every_steps]
         for step in removed:
-            leaving = (
-                self.path / f"step-{step:08d}.old{_UNFINISHED}"
-            )  # never half a checkpoint under a whole one's name
-            self.at(step).rename(leaving)
+            # Never half a checkpoint under a whole one's name.
+            leaving = self.at(step).rename(self.path / f"{self.at(step).name}.old{_UNFINISHED}")
             shutil.rmtree(leaving, ignore_errors=True)
         return removed
 
@@ -240,8 +238,7 @@ def require_unchanged(state: CheckpointState, fixed: Mapping[str, Any], *, origi
 
 def record_of(path: Path) -> FileRecord:
     """Size and checksum of a file."""
-    with open(path, "rb") as file:
-        return FileRecord(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    return FileRecord(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def _sync(folder: Path) -> None:

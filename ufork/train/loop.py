@@ -6,7 +6,6 @@ this rank's stage; per step: the stream's rows -> run_step -> telemetry; at last
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +33,18 @@ TRACED_STEP = 2
 """Counted from 0: before it ZeRO-3 still learns in which order weights are wanted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageResult:
-    """What a stage leaves behind."""
+class _Course:
+    """How far a stage is, by this rank's clock."""
 
-    weights: Weights
-    """Those of `shapes` by name, whole, fp32; empty on all ranks but the leader."""
-    steps_skipped: int
+    def __init__(self, start: Position) -> None:
+        self.step, self.steps_skipped = start.step, start.steps_skipped
+        self._began = time.monotonic() - start.seconds
+
+    @property
+    def position(self) -> Position:
+        """At this moment."""
+        seconds = time.monotonic() - self._began
+        return Position(step=self.step, seconds=seconds, steps_skipped=self.steps_skipped)
 
 
 def train_stage(
@@ -55,7 +59,7 @@ def train_stage(
     asked_to_stop: Callable[[], bool] = lambda: False,
     draw_grid: Callable[[Weights], np.ndarray] | None = None,
     trace_folder: Path | None = None,
-) -> StageResult:
+) -> Weights:
     """Trains up to `config.steps` steps or `config.limit_seconds`; all ranks with work call it alike.
 
     Args:
@@ -70,51 +74,46 @@ def train_stage(
         draw_grid: makes a picture of `config.drawing_prompts` from whole weights, every `config.draw_every_steps`.
         trace_folder: where one step's trace is left (`ufork.analysis.step_trace`).
 
+    Returns:
+        the weights of `shapes` by name, whole, fp32, on the leader; nothing on the other ranks.
+
     Raises:
         NonFiniteError: more than `config.max_nonfinite_steps` steps had to be skipped.
         PeerError: another rank is gone.
         StoppedError: some rank was asked to stop.
         StorageError: too many checkpoints could not be written.
     """
-    start = start or Position()
-    began = time.monotonic() - start.seconds
-    step, num_skipped = start.step, start.steps_skipped
-
-    def progress() -> Progress:
-        seconds = time.monotonic() - began
-        return progress_of(config, steps=step, seconds=seconds, asked_to_stop=asked_to_stop(), ranks=stage.bridge)
-
-    def save() -> None:
-        if saver:
-            saver.save(Position(step=step, seconds=time.monotonic() - began, steps_skipped=num_skipped), stream)
-
-    while (now := progress()).share < 1 and not now.stopping:
-        rate = learning_rate(config, now.share)
-        stage.tracer.on = trace_folder is not None and step == min(TRACED_STEP, config.steps - 1)
+    course = _Course(start or Position())
+    while (progress := _progress(course, config, asked_to_stop, stage.bridge)).share < 1 and not progress.stopping:
+        rate = learning_rate(config, progress.share)
+        stage.tracer.on = trace_folder is not None and course.step == min(TRACED_STEP, config.steps - 1)
         result = run_step(stage, stream.next_step() if stream else {}, rate)
         if not result.is_finite:
-            num_skipped += 1
-            _tolerate(result, step, num_skipped, config, stage.bridge)
-        telemetry.record(step, result, rate)
-        step += 1
+            course.steps_skipped += 1
+            _tolerate(result, course, config, stage.bridge)
+        telemetry.record(course.step, result, rate)
+        course.step += 1
         if saver:
-            saver.poll()
-            if saver.is_due(step):
-                save()
-        if draw_grid and config.draw_every_steps and step % config.draw_every_steps == 0:
+            saver.after_step(course.position, stream)
+        if draw_grid and config.draw_every_steps and course.step % config.draw_every_steps == 0:
             weights = whole_weights(stage, shapes)
             if stage.bridge.is_leader:
-                telemetry.show(step, draw_grid(weights))
-    if saver and step > start.step:
-        save()
+                telemetry.show(course.step, draw_grid(weights))
+    if saver:
+        saver.save(course.position, stream)
         saver.finish()
-    if now.share < 1:
-        raise StoppedError(f"stopped by a signal after step {step}; the same command goes on from there")
+    if progress.share < 1:
+        raise StoppedError(f"stopped by a signal after step {course.step}; the same command goes on from there")
     weights = whole_weights(stage, shapes)
     if trace_folder:
         _save_trace(stage, trace_folder)
     stage.engine.close()
-    return StageResult(weights=weights, steps_skipped=num_skipped)
+    return weights
+
+
+def _progress(course: _Course, config: TrainConfig, asked_to_stop: Callable[[], bool], bridge: Bridge) -> Progress:
+    now = course.position
+    return progress_of(config, steps=now.step, seconds=now.seconds, asked_to_stop=asked_to_stop(), ranks=bridge)
 
 
 def whole_weights(stage: TrainingStage, shapes: Shapes) -> Weights:
@@ -133,11 +132,11 @@ def _save_trace(stage: TrainingStage, folder: Path) -> None:
         log.info("trace: %s (bubble: %s)", folder / PICTURE_FILE, bubble)
 
 
-def _tolerate(result: StepResult, step: int, num_skipped: int, config: TrainConfig, bridge: Bridge) -> None:
+def _tolerate(result: StepResult, course: _Course, config: TrainConfig, bridge: Bridge) -> None:
     broken = {str(task): loss for task, loss in result.losses.items() if not np.isfinite(loss)}
-    what = f"step {step}: losses {broken or 'finite'}, gradient norm {result.gradient_norm}"
-    log.warning("%s; the step is skipped (%d so far)", what, num_skipped)
-    if num_skipped > config.max_nonfinite_steps:
+    what = f"step {course.step}: losses {broken or 'finite'}, gradient norm {result.gradient_norm}"
+    log.warning("%s; the step is skipped (%d so far)", what, course.steps_skipped)
+    if course.steps_skipped > config.max_nonfinite_steps:
         raise NonFiniteError(
             f"{what}; more than train.max_nonfinite_steps={config.max_nonfinite_steps} steps were not finite."
             f" Samples in question: {_suspects_of(bridge.gather(result.suspects))}."

@@ -39,7 +39,7 @@ def find_checkpoint(
         PeerError: a rank is gone.
     """
     found = _decide(folder, config, facts) if bridge.is_leader else None
-    chosen = bridge.gather(str(found) if found else None)[0]
+    chosen, folder.restart = bridge.gather([str(found) if found else None, folder.restart])[0]
     return Path(chosen) if chosen else None
 
 

@@ -39,29 +39,35 @@ class Saver:
     """One rank's part in the checkpoints of a stage; all ranks with work have one and call it alike."""
 
     def __init__(
-        self, stage: TrainingStage, folder: CheckpointFolder, config: CheckpointConfig, facts: Mapping[str, Any]
+        self,
+        stage: TrainingStage,
+        folder: CheckpointFolder,
+        config: CheckpointConfig,
+        facts: Mapping[str, Any],
+        start: Position,
     ):
-        """`facts`, on the leader, are what `CheckpointState` says of the recipe and the job."""
+        """`facts`, on the leader, are what `CheckpointState` says of the recipe and the job; `start` is the stage's."""
         self.stage, self.folder, self.config, self.facts = stage, folder, config, facts
         self.bridge = stage.bridge
         self._writing: _Writing | None = None
         self._num_failed = 0
-        self._newest_step = -1
-        self._restart = int(self.bridge.sum(folder.restart if self.bridge.is_leader else 0)[0])
+        self._newest_step = start.step
 
     @property
     def is_writing(self) -> bool:
         """Whether a save is under way."""
         return self._writing is not None
 
-    def is_due(self, step: int) -> bool:
-        """Whether the recipe asks for a checkpoint after `step` steps."""
-        return step % self.config.every_steps == 0
+    def after_step(self, position: Position, stream: TrainingStream | None) -> None:
+        """Finishes a save that all ranks have written, and begins one where the recipe asks for it; as `save`."""
+        self.poll()
+        if position.step % self.config.every_steps == 0:
+            self.save(position, stream)
 
     def save(self, position: Position, stream: TrainingStream | None) -> None:
         """Copies what this rank holds and begins to write it; a save that is still under way is finished before.
 
-        A second save after the same step does nothing.
+        A second save after the same step, or one where the stage began, does nothing.
 
         Args:
             position: of the stage, the leader's.
@@ -82,7 +88,7 @@ class Saver:
         self._writing.thread = self._in_background(self._writing, shards.read().copied() if shards else None)
 
     def _in_background(self, writing: _Writing, shards: RankShards | None) -> threading.Thread:
-        path = shard_path(self.folder.unfinished(writing.position.step, self._restart), self.stage.world.place)
+        path = shard_path(self.folder.unfinished(writing.position.step), self.stage.world.place)
 
         def write() -> None:
             try:

@@ -1,0 +1,31 @@
+"""A rank's training stage with initial weights, for benchmarks that run on ranks."""
+
+from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.initialization import initialize
+from ufork.parallel.config import LayoutConfig
+from ufork.parallel.layout import make_layout
+from ufork.parallel.stage_part import build_part
+from ufork.parallel.world import World
+from ufork.train.build_stage import build_stage
+from ufork.train.config import TrainConfig
+from ufork.train.stage import TrainingStage
+from ufork.vocabulary import Task
+
+
+def open_stage(
+    world: World,
+    model: ModelConfig,
+    dimensions: Dimensions,
+    config: TrainConfig,
+    *,
+    row_tokens: int,
+    layout: LayoutConfig | None = None,
+    name: str = "benchmark",
+) -> TrainingStage:
+    """This rank's, in the colocated layout unless told otherwise; `name` tells it from others in the same world."""
+    layout = layout or LayoutConfig()
+    rows = {task: getattr(config.rows_per_step, task) for task in Task}
+    bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, rows_per_step=rows), name)
+    part = build_part(model, dimensions, world.place.stage)
+    initialize(part, 0)
+    return build_stage(part, config, layout, world, bridge, row_tokens=row_tokens)
