@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ufork.errors import StorageError
+from ufork.train.checkpoint import Position
 from ufork.train.config import TrainConfig, WandbConfig
 from ufork.train.step import StepResult
 from ufork.train.telemetry import Telemetry
@@ -23,9 +24,9 @@ def result(loss=2.0, norm=1.0):
     return StepResult(losses=losses, gradient_norm=norm, num_real_tokens=90, num_padding_tokens=10, suspects={})
 
 
-def telemetry(folder, *, mode="disabled", speaks=True, **changes):
+def telemetry(folder, *, mode="disabled", speaks=True, start=None, **changes):
     config = TrainConfig(**{"steps": 5, "log_every_steps": 2, "wandb": WandbConfig(mode=mode)} | changes)
-    return Telemetry(config, folder, stage="both", run_config={"seed": 1}, speaks=speaks)
+    return Telemetry(config, folder, stage="both", run_config={"seed": 1}, speaks=speaks, start=start)
 
 
 def lines_of(folder):
@@ -55,6 +56,20 @@ def test_a_line_is_on_disk_before_the_next_step(tmp_path):
     told.record(0, result(), 0.1)
     assert len(lines_of(tmp_path)) == 1
     told.close()
+
+
+def test_a_start_keeps_on_disk_what_was_reported_before_it(tmp_path):
+    told = telemetry(tmp_path, log_every_steps=1)
+    for step in range(4):
+        told.record(step, result(), 0.1)
+    told.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "loss')  # killed as it wrote
+    again = telemetry(tmp_path, log_every_steps=1, start=Position(step=3))
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3], "even if it is killed before its first step"
+    again.record(3, result(), 0.1)
+    again.close()
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3, 4]
 
 
 class Terminal(io.StringIO):

@@ -54,9 +54,9 @@ class Telemetry:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / "metrics.jsonl"
-            kept = _lines_up_to(path, start.step)
-            self._file = path.open("w", encoding="utf-8")
-            self._file.writelines(kept)
+            draft = path.with_suffix(".jsonl.new")  # a kill at any moment leaves the old lines or the kept ones
+            draft.write_text("".join(_lines_up_to(path, start.step)), encoding="utf-8")
+            self._file = draft.replace(path).open("a", encoding="utf-8")
         except OSError as error:
             raise StorageError(
                 f"{self.folder}: cannot be written ({error.strerror}); choose another run.folder"
