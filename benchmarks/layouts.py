@@ -4,26 +4,36 @@ Two ranks, one per core: generation rows through a colocated model (ZeRO-3 over 
 product), and through trunk and generation branch on a rank each. More ranks than cores would share them, which the
 planner does not model. The prediction is made from rates that are measured in the same run.
 
-The last line is one JSON object: seconds per step by layout, and the largest relative error of a prediction.
+The last line is one JSON object: seconds per step by layout and the largest relative error of a prediction; likewise
+the MB of tensors that the fullest rank holds at its fullest moment (torch's allocator tells).
 """
 
 import argparse
 import json
 import os
 import statistics
+import tempfile
 import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipelines.launch import prepare_environment, process_context
 from pipelines.local_ranks import start_local_ranks
 from pipelines.machine_rates import measure_machine
+from ufork.analysis.memory import rank_memory
 from ufork.analysis.step_time import estimate_step
 from ufork.analysis.workload import Workload
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, make_layout
+from ufork.parallel.trunk_order import rows_in_flight
 from ufork.train.config import RowsPerStep, TrainConfig
 from ufork.vocabulary import Task
+
+if TYPE_CHECKING:
+    from ufork.parallel.world import World
 
 MODEL = ModelConfig(
     width=256,
@@ -55,14 +65,27 @@ def main() -> None:
     workload = example_workload(arguments.precision)
     machine = measure_machine(workload)
     print(machine.to_yaml())
-    measured, predicted = {}, {}
+    measured, predicted, held, planned = {}, {}, {}, {}
     for name, config in LAYOUTS.items():
         layout = _layout(config, workload)
         predicted[name] = round(estimate_step(workload, machine, config, layout).seconds, 4)
+        planned[name] = round(_planned_bytes(workload, config, layout) / 1e6)
         measured[name] = round(measure_step(config, workload, steps=arguments.steps), 4)
+        held[name] = round(measure_bytes(config, workload) / 1e6)
         print(f"{name:20} measured {measured[name]:.3f} s, predicted {predicted[name]:.3f} s")
-    error = max(abs(predicted[name] / measured[name] - 1) for name in LAYOUTS)
-    print(json.dumps({"measured_s": measured, "predicted_s": predicted, "largest_error": round(error, 3)}))
+    figures = {
+        "measured_s": measured,
+        "predicted_s": predicted,
+        "largest_error": _largest_error(predicted, measured),
+        "measured_mb": held,
+        "planned_mb": planned,
+        "largest_memory_error": _largest_error(planned, held),
+    }
+    print(json.dumps(figures))
+
+
+def _largest_error(predicted: Mapping[str, float], measured: Mapping[str, float]) -> float:
+    return round(max(abs(predicted[name] / measured[name] - 1) for name in LAYOUTS), 3)
 
 
 def example_workload(precision: str) -> Workload:
@@ -79,9 +102,26 @@ def example_workload(precision: str) -> Workload:
 
 def measure_step(config: LayoutConfig, workload: Workload, *, steps: int) -> float:
     """Median seconds of a step, after two that are not counted."""
+    by_rank = _on_ranks(_run_seconds, config, workload, steps)
+    return statistics.median(max(seconds) for seconds in zip(*by_rank, strict=True))
+
+
+def measure_bytes(config: LayoutConfig, workload: Workload) -> int:
+    """Of the fullest rank's tensors at its fullest moment, from the building of the stage through two steps."""
+    return max(_on_ranks(_run_bytes, config, workload))
+
+
+def _on_ranks(run: Callable[..., Any], config: LayoutConfig, workload: Workload, *arguments: int) -> list[Any]:
+    """What the ranks that have work give."""
     ranks = len(_layout(config, workload).places)
-    by_rank = start_local_ranks(_run_rank, ranks, workload, config, steps, context=process_context())
-    return statistics.median(max(s) for s in zip(*filter(None, by_rank), strict=True))
+    by_rank = start_local_ranks(run, ranks, workload, config, *arguments, context=process_context())
+    return [result for result in by_rank if result is not None]
+
+
+def _planned_bytes(workload: Workload, config: LayoutConfig, layout: Layout) -> int:
+    in_flight = rows_in_flight(config, layout)
+    stages = layout.shapes.items()
+    return max(rank_memory(workload, stage, shape, in_flight=in_flight).total for stage, shape in stages)
 
 
 def _layout(config: LayoutConfig, workload: Workload) -> Layout:
@@ -89,35 +129,62 @@ def _layout(config: LayoutConfig, workload: Workload) -> Layout:
     return make_layout(config, num_ranks=3 if config.kind == "forked" else 2, rows_per_step=workload.rows_per_step)
 
 
-def _run_rank(address: RankAddress, workload: Workload, config: LayoutConfig, steps: int) -> list[float]:
-    """Seconds of each step after two; nothing from a rank without work."""
+def _run_seconds(address: RankAddress, workload: Workload, config: LayoutConfig, steps: int) -> list[float] | None:
+    """Of each step after two; nothing from a rank without work."""
+    from ufork.parallel.world import join_world
+
+    with join_world(address, config, timeout_seconds=120) as world:
+        if not _has_work(world, workload, config):
+            return None
+        step = _build_step(world, workload, config)
+        seconds = []
+        for _ in range(steps + 2):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        return seconds[2:]
+
+
+def _run_bytes(address: RankAddress, workload: Workload, config: LayoutConfig) -> int | None:
+    """The most that was allocated at once; nothing from a rank without work."""
+    import torch
+
+    from ufork.parallel.world import join_world
+
+    with join_world(address, config, timeout_seconds=120) as world, tempfile.TemporaryDirectory() as folder:
+        if not _has_work(world, workload, config):
+            return None
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            step = _build_step(world, workload, config)
+            step()
+            step()
+        path = f"{folder}/trace.json"
+        profile.export_chrome_trace(path)
+        events = json.loads(Path(path).read_bytes())["traceEvents"]
+        return max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]")
+
+
+def _has_work(world: "World", workload: Workload, config: LayoutConfig) -> bool:
+    return world.rank in _layout(config, workload).present_ranks
+
+
+def _build_step(world: "World", workload: Workload, config: LayoutConfig) -> Callable[[], object]:
+    """A rank's training step, always on the same row."""
     import torch
 
     from benchmarks.stages import open_stage
-    from ufork.parallel.world import join_world
     from ufork.train.step import run_step
 
     torch.set_num_threads(1)
-    layout = _layout(config, workload)
     train = TrainConfig(
         precision=workload.precision,
         learning_rate=1e-4,
         rows_per_step=RowsPerStep(understanding=0, generation=ROWS),
     )
-    with join_world(address, config, timeout_seconds=120) as world:
-        if world.rank not in layout.present_ranks:
-            return []
-        stage = open_stage(
-            world, workload.model, workload.dimensions, train, row_tokens=workload.row_tokens, layout=config
-        )
-        number = layout.num_micro_batches(world.place.stage)[Task.GENERATION]
-        rows = {Task.GENERATION: [workload.row(Task.GENERATION)] * number} if stage.reads_data else {}
-        seconds = []
-        for _ in range(steps + 2):
-            start = time.perf_counter()
-            run_step(stage, rows, 1e-4)
-            seconds.append(time.perf_counter() - start)
-        return seconds[2:]
+    stage = open_stage(world, workload.model, workload.dimensions, train, row_tokens=ROW_TOKENS, layout=config)
+    number = _layout(config, workload).num_micro_batches(world.place.stage)[Task.GENERATION]
+    rows = {Task.GENERATION: [workload.row(Task.GENERATION)] * number} if stage.reads_data else {}
+    return lambda: run_step(stage, rows, 1e-4)
 
 
 if __name__ == "__main__":

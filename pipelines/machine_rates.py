@@ -24,6 +24,7 @@ PRODUCT = (2048, 512, 1024)
 """Rows, inputs, outputs of the product that is timed."""
 COPIED_BYTES = 1 << 26
 SENT_BYTES = 1 << 22
+SUMMED_BYTES, SUMS_IN_A_ROW = 1 << 20, 20
 REPEATS = 5
 
 
@@ -35,24 +36,27 @@ def measure_machine(workload: "Workload") -> "MachineProfile":
     """
     from ufork.analysis.machine import MachineProfile
 
-    rates = start_local_ranks(_rates_on_rank, 2, workload, context=process_context())
-    product, passes, copied, sent, latency = (sum(each) / len(each) for each in zip(*rates, strict=True))
+    by_rank = start_local_ranks(_rates_on_rank, 2, workload, context=process_context())
+    rates = {name: sum(rates[name] for rates in by_rank) / len(by_rank) for name in by_rank[0]}
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return MachineProfile(
         name="measured",
-        gflops=product / 1e9,
-        efficiency=min(passes / product, 1.0),
+        gflops=max(rates["product"], rates["passes"]) / 1e9,  # small products may be the faster ones
+        efficiency=min(rates["passes"] / rates["product"], 1.0),
         memory_gb=memory_bytes / len(os.sched_getaffinity(0)) / 1e9,
-        memory_gb_per_s=copied / 1e9,
+        memory_gb_per_s=rates["copied"] / 1e9,
         devices_per_node=1 << 20,
-        node_gb_per_s=sent / 1e9,
-        network_gb_per_s=sent / 1e9,
-        latency_us=latency * 1e6,
+        node_gb_per_s=rates["sent"] / 1e9,
+        network_gb_per_s=rates["sent"] / 1e9,
+        latency_us=rates["transfer_seconds"] * 1e6,
+        collective_gb_per_s=rates["summed"] / 1e9,
+        collective_latency_us=rates["sum_seconds"] * 1e6,
+        hides_gathers=False,
     )
 
 
-def _rates_on_rank(address: RankAddress, workload: "Workload") -> tuple[float, float, float, float, float]:
-    """Operations per second of products and of passes, bytes per second copied and sent, seconds of latency."""
+def _rates_on_rank(address: RankAddress, workload: "Workload") -> dict[str, float]:
+    """Operations per second, bytes per second, seconds of the smallest transfer and sum."""
     import torch
 
     from ufork.parallel.world import join_world
@@ -62,8 +66,15 @@ def _rates_on_rank(address: RankAddress, workload: "Workload") -> tuple[float, f
         product, passes = _product_rate(workload), _pass_rate(workload)
         block = torch.ones(COPIED_BYTES, dtype=torch.uint8)
         copied = 2 * COPIED_BYTES / _seconds(block.clone)
-        latency = _exchange_seconds(address.rank, 1)
-        return product, passes, copied, SENT_BYTES / (_exchange_seconds(address.rank, SENT_BYTES) - latency), latency
+        return {
+            "product": product,
+            "passes": passes,
+            "copied": copied,
+            "sent": SENT_BYTES / _exchange_seconds(address.rank, SENT_BYTES),
+            "transfer_seconds": _exchange_seconds(address.rank, 1),
+            "summed": SUMMED_BYTES / _sum_seconds(SUMMED_BYTES),  # a ring of two moves each byte once
+            "sum_seconds": _sum_seconds(4),
+        }
 
 
 def _product_rate(workload: "Workload") -> float:
@@ -103,6 +114,20 @@ def _exchange_seconds(rank: int, num_bytes: int) -> float:
             dist.send(buffer, 1 - rank) if rank == sender else dist.recv(buffer, 1 - rank)
 
     return _seconds(there_and_back) / 2
+
+
+def _sum_seconds(num_bytes: int) -> float:
+    """Of one all-reduce of fp32 numbers over both ranks, in a row of many as a pass has them."""
+    import torch
+    import torch.distributed as dist
+
+    buffer = torch.zeros(num_bytes // 4)
+
+    def sums() -> None:
+        for _ in range(SUMS_IN_A_ROW):
+            dist.all_reduce(buffer)
+
+    return _seconds(sums) / SUMS_IN_A_ROW
 
 
 def _seconds(action: Callable[[], object]) -> float:

@@ -110,6 +110,18 @@ def test_backward_takes_twice_as_long_and_once_more_when_recomputed():
         assert backward == pytest.approx(factor * forward)
 
 
+def test_gathers_add_to_a_pass_where_nothing_hides_them():
+    shapes = {"rows_per_step": tiny_workload().rows_per_step}
+    layout = make_layout(LayoutConfig(), num_ranks=2, **shapes)
+    hidden = estimate_step(tiny_workload(), H100, LayoutConfig(), layout).seconds
+    seen = H100.model_copy(update={"hides_gathers": False, "collective_latency_us": 0.0})
+    latent = seen.model_copy(update={"collective_latency_us": 50.0})
+    added, more = (
+        estimate_step(tiny_workload(), machine, LayoutConfig(), layout).seconds for machine in (seen, latent)
+    )
+    assert hidden < added < more
+
+
 def test_a_small_model_is_left_to_plain_zero():
     plan = make_plan(tiny_workload(), H100, num_devices=4)
     assert plan.recommended.config.kind == "colocated"

@@ -26,7 +26,13 @@ class MachineProfile(Config):
     network_gb_per_s: PositiveFloat
     """Between two nodes, for each device."""
     latency_us: NonNegativeFloat = 10.0
-    """Of one transfer or collective."""
+    """Of one transfer."""
+    collective_gb_per_s: PositiveFloat | None = None
+    """Bus bandwidth of sums and gathers, as nccl-tests has it; of the slowest link that they cross unless given."""
+    collective_latency_us: NonNegativeFloat = 20.0
+    """Of one sum or gather."""
+    hides_gathers: bool = True
+    """ZeRO's gathers run beside a pass, as on a GPU; on a CPU they take its core, and their seconds add up."""
 
     @property
     def flops_per_s(self) -> float:

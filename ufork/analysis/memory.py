@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from ufork.analysis.workload import Workload
 from ufork.model.cross_entropy import SLICE_ENTRIES
-from ufork.parallel.config import StageShape
+from ufork.parallel.config import REDUCE_BUCKET_NUMBERS, StageShape
 from ufork.parallel.layout import BRANCHES, Stage
 from ufork.vocabulary import Task
 
@@ -29,6 +29,8 @@ class RankMemory:
     """Shard of fp32 weights and moments."""
     gradients: int
     """Unreduced until the step's end, and the reduced shard."""
+    bucket: int
+    """Gradients on their way to the other replicas."""
     gathered: int
     """What other replicas hold shards of, brought together for the passes."""
     activations: int
@@ -63,6 +65,7 @@ def rank_memory(
         weights=shard * value,
         optimizer=shard * FP32_BYTES * (1 + workload.moments),
         gradients=shard * value + (0 if reduce_each_backward else whole * value),
+        bucket=min(whole, REDUCE_BUCKET_NUMBERS) * value,
         gathered=min(whole, LIVE_PARAMETERS) * value if shape.dp > 1 else 0,
         activations=max(_activations(workload, stage, task, shape.tp, rows) for task in tasks),
         head=max(_head(workload, stage, task, shape.tp) for task in tasks),

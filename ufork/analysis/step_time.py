@@ -18,6 +18,8 @@ from ufork.parallel.trunk_order import rows_in_flight
 from ufork.vocabulary import Task
 
 GB = 1e9
+GATHERS_PER_LAYER = 3
+"""Collectives in which ZeRO-3 brings a decoder layer's weights together (counted with torch's profiler)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,32 +50,44 @@ def estimate_step(workload: Workload, machine: MachineProfile, config: LayoutCon
 
 
 def stage_times(workload: Workload, machine: MachineProfile, layout: Layout) -> StageTimes:
-    """Seconds of every pass: products and tensor parallelism's sums, or ZeRO's gathers where these take longer."""
+    """Seconds of every pass: products and tensor parallelism's sums, and ZeRO's gathers beside or before them."""
     seconds = {}
     for stage, shape in layout.shapes.items():
         gather = _gather_seconds(workload, machine, stage, shape)
         for task in layout.rows_per_step:
-            if workload.forward_flops(stage, task):
-                forward = _forward_seconds(workload, machine, stage, shape, task)
-                seconds[stage, task, Pass.FORWARD] = max(forward, gather)
-                seconds[stage, task, Pass.BACKWARD] = max(
-                    forward * (BACKWARD_OVER_FORWARD + workload.recompute), gather
-                )
+            if products := workload.forward_flops(stage, task) / shape.tp / machine.flops_per_s:
+                sums = _sums_seconds(workload, machine, stage, shape, task)
+                forward = products + sums
+                backward = products * (BACKWARD_OVER_FORWARD + workload.recompute) + sums * (1 + workload.recompute)
+                seconds[stage, task, Pass.FORWARD] = _with_gather(forward, gather, machine)
+                seconds[stage, task, Pass.BACKWARD] = _with_gather(backward, gather, machine)
     bandwidth = machine.network_gb_per_s if len(layout.places) > machine.devices_per_node else machine.node_gb_per_s
     transfer = _hidden_bytes(workload) / (bandwidth * GB) + machine.latency_us / 1e6
     return StageTimes(seconds=seconds, transfer_seconds=transfer)
 
 
-def _forward_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape, task: Task) -> float:
-    products = workload.forward_flops(stage, task) / shape.tp / machine.flops_per_s
-    sums = 2 * workload.num_layers(stage, task) if shape.tp > 1 else 0
-    ring = 2 * (shape.tp - 1) / shape.tp * _hidden_bytes(workload) / (machine.node_gb_per_s * GB)
-    return products + sums * (ring + machine.latency_us / 1e6)
+def _with_gather(compute: float, gather: float, machine: MachineProfile) -> float:
+    return max(compute, gather) if machine.hides_gathers else compute + gather
+
+
+def _sums_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape, task: Task) -> float:
+    """Of tensor parallelism's sums of hidden states in one pass: two a decoder layer."""
+    if shape.tp == 1:
+        return 0.0
+    ring = 2 * (shape.tp - 1) / shape.tp * _hidden_bytes(workload) / _bandwidth(machine, shape.tp)
+    return 2 * workload.num_layers(stage, task) * (ring + machine.collective_latency_us / 1e6)
 
 
 def _gather_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
-    missing = (shape.dp - 1) / shape.dp * workload.num_parameters(stage) / shape.tp
-    return missing * workload.value_bytes / (_bandwidth(machine, shape) * GB)
+    """Of the weights that the other replicas hold shards of."""
+    if shape.dp == 1:
+        return 0.0
+    missing = (shape.dp - 1) / shape.dp * workload.num_parameters(stage) / shape.tp * workload.value_bytes
+    seconds = missing / _bandwidth(machine, shape.size)
+    if machine.hides_gathers:  # several are under way at once, and so are their latencies
+        return seconds
+    gathers = GATHERS_PER_LAYER * max(workload.num_layers(stage, task) for task in workload.tasks)
+    return seconds + gathers * machine.collective_latency_us / 1e6
 
 
 def _update_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
@@ -82,8 +96,10 @@ def _update_seconds(workload: Workload, machine: MachineProfile, stage: Stage, s
     return _gather_seconds(workload, machine, stage, shape) + touched / (machine.memory_gb_per_s * GB)
 
 
-def _bandwidth(machine: MachineProfile, shape: StageShape) -> float:
-    return machine.node_gb_per_s if shape.size <= machine.devices_per_node else machine.network_gb_per_s
+def _bandwidth(machine: MachineProfile, num_ranks: int) -> float:
+    """Bytes per second of a collective among so many ranks of a stage."""
+    link = machine.node_gb_per_s if num_ranks <= machine.devices_per_node else machine.network_gb_per_s
+    return (machine.collective_gb_per_s or link) * GB
 
 
 def _hidden_bytes(workload: Workload) -> int:

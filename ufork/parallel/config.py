@@ -6,6 +6,9 @@ from pydantic import PositiveInt, model_validator
 
 from ufork.config import Config
 
+REDUCE_BUCKET_NUMBERS = 500_000_000
+"""Gradients that ZeRO-3 sends at a time, DeepSpeed's own choice; it holds a buffer of as many, needed or not."""
+
 
 class StageShape(Config):
     """Ranks of one stage: a grid of `dp` replicas, each of `tp` ranks."""

@@ -22,6 +22,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from ufork.errors import ConfigError
+from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
 from ufork.parallel.trace import Tracer
 from ufork.parallel.world import World
 from ufork.parallel.zero_shards import ZeroShards
@@ -45,8 +46,16 @@ OWNED_KEYS = frozenset(
 """Keys of DeepSpeed's configuration that follow from the recipe and may not be set beside it."""
 
 
-def engine_config(precision: Precision, *, clip_norm: float, extra: dict[str, Any]) -> dict[str, Any]:
+def engine_config(
+    precision: Precision, *, clip_norm: float, num_parameters: int, extra: dict[str, Any]
+) -> dict[str, Any]:
     """DeepSpeed's configuration: what ufork owns, with an expert's `extra` keys merged in.
+
+    Args:
+        precision: of the passes.
+        clip_norm: of the job's gradients; 0 for none.
+        num_parameters: of the stage on this rank.
+        extra: `train.deepspeed` of the recipe.
 
     Raises:
         ConfigError: `extra` sets a key of OWNED_KEYS.
@@ -64,8 +73,13 @@ def engine_config(precision: Precision, *, clip_norm: float, extra: dict[str, An
         "gradient_accumulation_steps": 1,
         "gradient_clipping": clip_norm,
         "bf16": {"enabled": precision == "bf16"},
-        # DeepSpeed's own linear function would save memory that is not short, and costs a tenth of a step on a CPU
-        "zero_optimization": {"memory_efficient_linear": False, **zero, "stage": 3},
+        "zero_optimization": {
+            # DeepSpeed's own linear function would save memory that is not short, and costs a tenth of a step on a CPU
+            "memory_efficient_linear": False,
+            "reduce_bucket_size": min(REDUCE_BUCKET_NUMBERS, num_parameters),
+            **zero,
+            "stage": 3,
+        },
         "zero_allow_untested_optimizer": True,
     }
 

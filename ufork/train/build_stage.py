@@ -160,10 +160,11 @@ def _build_engine(
     if not num_trained and passes_gradients:
         module.add_anchor()
     model.set_recompute(config.activation_checkpointing)
+    num_parameters = sum(parameter.numel() for parameter in module.parameters())
     return Engine(
         module,
         build_optimizer(module, config, world.device) if num_trained or passes_gradients else None,
-        engine_config(precision, clip_norm=config.clip_norm, extra=config.deepspeed),
+        engine_config(precision, clip_norm=config.clip_norm, num_parameters=num_parameters, extra=config.deepspeed),
         world,
         gathered_whole=(DecoderLayer, DepthBlock),
         sliced_dims=sliced_dims,
