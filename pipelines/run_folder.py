@@ -98,6 +98,10 @@ class RunFolder:
         """What a stage can go on from."""
         return self.stage(stage) / "checkpoints"
 
+    def quarantine(self, stage: str) -> Path:
+        """The samples that a stage left out, by name."""
+        return self.stage(stage) / "quarantine"
+
     def record(self, recipe: "Recipe", sections: tuple[str, ...]) -> None:
         """Writes `sections` of the resolved recipe into the run's config, and the versions in use.
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from pipelines.grid import grid_of
-from pipelines.recipe import Recipe, StageConfig
+from pipelines.launch import process_context
+from pipelines.recipe import Recipe
 from pipelines.run_folder import versions_in_use
 from pipelines.stop_signals import StopRequest, handled
 from ufork.data.stream import TrainingStream
@@ -156,6 +157,8 @@ def _train_stage(
         )
     finally:
         telemetry.close()
+        if opened.stream:
+            opened.stream.close()
     if bridge.is_leader:
         _export(job, kept | weights, recipe.run_folder.weights(name))
         world.tell_finished(name)
@@ -189,7 +192,7 @@ def _open_stage(job: _Job, name: str, world: World, layout: Layout) -> _OpenedSt
         linear=read_state(resumed).linear if resumed else None,
     )
     seed = recipe.run.seed + list(recipe.stages).index(name)  # each stage reads in an order of its own
-    stream = _stream(job, config, stage, seed=seed)
+    stream = _stream(job, name, stage, seed=seed)
     start = resume(stage, stream, resumed) if resumed else Position()
     return _OpenedStage(stage, stream, start, Saver(stage, checkpoints, config.train.checkpoint, facts, start))
 
@@ -212,9 +215,10 @@ def _facts(job: _Job, config: TrainConfig, previous: Path | None) -> dict[str, A
     return {"fixed": fixed, "layout": job.recipe.layout.describe(), "versions": versions_in_use()}
 
 
-def _stream(job: _Job, config: StageConfig, stage: TrainingStage, *, seed: int) -> TrainingStream | None:
+def _stream(job: _Job, name: str, stage: TrainingStage, *, seed: int) -> TrainingStream | None:
     if not stage.reads_data:
         return None
+    config = job.recipe.stages[name]
     return TrainingStream(
         config.data,
         job.tokenizer,
@@ -223,6 +227,8 @@ def _stream(job: _Job, config: StageConfig, stage: TrainingStage, *, seed: int) 
         num_replicas=stage.world.dp_group.size(),
         folder=job.recipe.run_folder.path,
         seed=seed,
+        context=process_context(("ufork.data.stream",)),
+        quarantine_folder=job.recipe.run_folder.quarantine(name),
     )
 
 

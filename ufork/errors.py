@@ -25,6 +25,10 @@ class SampleError(UforkError):
     """One sample cannot be used: undecodable image, empty text, longer than the token budget."""
 
 
+class LoaderError(UforkError):
+    """A process that makes rows ahead died, hung or raised."""
+
+
 class TokenizerError(UforkError):
     """A text or image tokenizer folder is missing, incomplete or does not fit the model."""
 

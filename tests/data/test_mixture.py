@@ -19,6 +19,9 @@ class Source:
     def __len__(self):
         return self.size
 
+    def order(self, generator):
+        return generator.permutation(self.size)
+
 
 @st.composite
 def mixtures(draw):
@@ -32,18 +35,18 @@ def walk(mixture, lane):
     """A lane's draws from its start, with the counts after each."""
     counts = [0] * len(mixture.sources)
     while True:
-        draw = mixture.draw(lane, counts)
-        counts[draw.source] += 1
-        yield draw, counts
+        for draw in mixture.draws(lane, counts, 7):
+            counts[draw.source] += 1
+            yield draw, counts
 
 
 @given(mixtures())
 def test_over_all_lanes_each_sample_comes_once_an_epoch(mixture):
     seen = Counter()
     for lane in range(mixture.num_lanes):
-        shares = [len(range(lane, len(source), mixture.num_lanes)) for source in mixture.sources]
+        shares = [len(mixture.share(lane, source)) for source in range(len(mixture.sources))]
         for draw, counts in walk(mixture, lane):
-            seen[draw.source, draw.epoch, draw.index] += 1
+            seen[draw.source, draw.epoch, draw.sample] += 1
             if all(count >= 2 * share for count, share in zip(counts, shares, strict=True)):
                 break
     assert set(seen.values()) == {1}
@@ -70,7 +73,7 @@ def test_the_order_follows_from_the_seed_and_changes_with_it_and_the_epoch():
     draws = take(80)
     assert draws == take(80)
     assert draws != take(80, seed=6)
-    order = {epoch: [draw.index for draw in draws if (draw.source, draw.epoch) == (0, epoch)] for epoch in (0, 1)}
+    order = {epoch: [draw.sample for draw in draws if (draw.source, draw.epoch) == (0, epoch)] for epoch in (0, 1)}
     assert order[0] != order[1]
 
 
@@ -78,7 +81,7 @@ def test_a_place_can_be_drawn_again_at_any_time():
     mixture = Mixture([Source(4), Source(5)], [1, 1], num_lanes=2, seed=0)
     walked = [(draw, list(counts)) for (draw, counts), _ in zip(walk(mixture, 0), range(60), strict=False)]
     places = [[0, 0], *(counts for _, counts in walked)]
-    again = [mixture.draw(0, counts) for counts in reversed(places[:-1])]
+    again = [draw for counts in reversed(places[:-1]) for draw in mixture.draws(0, counts, 1)]
     assert again == [draw for draw, _ in reversed(walked)]
 
 

@@ -1,6 +1,7 @@
 """A step's rows: the same on any number of ranks, and what is left out is counted."""
 
 import dataclasses
+import json
 import logging
 from collections import Counter
 
@@ -10,7 +11,7 @@ import torch
 from tiny import tiny_tokenizer, write_codes_source
 
 from data_prep.writer import ShardWriter, finish_source, start_source
-from ufork.data.config import DataConfig, SourceConfig
+from ufork.data.config import SKIPPED_BEFORE_LIMIT, DataConfig, SourceConfig
 from ufork.data.sample import Sample
 from ufork.data.shards import Manifest
 from ufork.data.stream import TrainingStream
@@ -28,7 +29,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def stream(folder, *, sources=("one", "two"), rows=None, replica=0, num_replicas=1, seed=3, **data):
+def stream(
+    folder, *, sources=("one", "two"), rows=None, replica=0, num_replicas=1, seed=3, quarantine_folder=None, **data
+):
     mixture = tuple(SourceConfig(folder=name, weight=1 + i) for i, name in enumerate(sources))
     return TrainingStream(
         DataConfig(**{"understanding": mixture, "generation": mixture, "row_tokens": 200, "num_lanes": 4} | data),
@@ -38,6 +41,7 @@ def stream(folder, *, sources=("one", "two"), rows=None, replica=0, num_replicas
         num_replicas=num_replicas,
         folder=folder,
         seed=seed,
+        quarantine_folder=quarantine_folder,
     )
 
 
@@ -62,12 +66,16 @@ def test_rows_are_those_of_one_rank(folder, num_replicas):
             assert torch.equal(value, other_value) if torch.is_tensor(value) else value == other_value, name
 
 
+def lanes_of(opened, task=Task.GENERATION):
+    return opened._maker().streams[task]
+
+
 def test_each_sample_is_in_one_row_an_epoch(folder):
-    lanes = stream(folder, sources=["one"]).streams[Task.GENERATION]
+    lanes = lanes_of(stream(folder, sources=["one"]))
     seen = Counter()
     for lane in range(4):
         ids = []
-        share = len(range(lane, 50, 4))
+        share = len(lanes.mixture.share(lane, 0))
         while len(ids) < share:
             ids += lanes.next_row(lane).sample_ids
         seen.update(ids[:share])
@@ -75,7 +83,7 @@ def test_each_sample_is_in_one_row_an_epoch(folder):
 
 
 def test_rows_are_as_full_as_their_order_allows(folder):
-    lane = stream(folder).streams[Task.UNDERSTANDING]
+    lane = lanes_of(stream(folder), Task.UNDERSTANDING)
     row, following = lane.next_row(0), lane.next_row(0)
     first_of_following = int(following.segment_starts_S1[1])
     assert row.num_real_tokens <= 200 < row.num_real_tokens + first_of_following
@@ -109,17 +117,33 @@ def test_samples_that_cannot_be_used_are_counted_by_reason(tmp_path, caplog):
     bad_source(tmp_path / "bad", prompts=["a dog", "a cat", "x" * 300, "y" * 301, "", "a house", "a star"])
     rows = stream(tmp_path, sources=["bad"], rows={Task.GENERATION: 2}, num_lanes=1, row_tokens=100)
     with caplog.at_level(logging.WARNING):
-        ids = rows.streams[Task.GENERATION].next_row(0).sample_ids
-        while len(ids) < 3 * 4:  # on average each skipped sample has come three times
+        ids = ()
+        while len(ids) < 4 * 4:  # on average each skipped sample has come four times
             ids += rows.next_step()[Task.GENERATION][0].sample_ids
     assert set(ids) == {"bad-0", "bad-5", "bad-6"}
-    reasons = {reason: count for reason, count in rows.skipped.items()}
+    reasons = {reason: count for reason, count in rows.quarantine.reasons.items()}
     assert len(reasons) == 3, "one reason for both that are too long"
     assert [reason for reason in reasons if "data.row_tokens=100" in reason]
     assert [reason for reason in reasons if "codes.npy cannot be read" in reason]
     assert [reason for reason in reasons if "prompt that is not empty" in reason]
     assert len(caplog.records) == 3, "each reason is told once"
     assert "bad-" in caplog.text
+
+
+def test_left_out_samples_are_named_in_a_file_and_too_many_end_the_run(tmp_path):
+    bad_source(tmp_path / "bad", prompts=["a dog", "a cat", "", "a house"])
+    data = {"sources": ["bad"], "rows": {Task.GENERATION: 2}, "num_lanes": 1, "row_tokens": 100}
+    tolerant = stream(tmp_path, **data, max_skipped_share=0.6, quarantine_folder=tmp_path / "quarantine")
+    while tolerant.quarantine.reasons.total() < 2 * SKIPPED_BEFORE_LIMIT:
+        tolerant.next_step()
+    named = [json.loads(line) for line in (tmp_path / "quarantine/replica-00000.jsonl").read_text().splitlines()]
+    assert len(named) == tolerant.quarantine.reasons.total()
+    assert {line["sample"].rpartition("sample ")[2] for line in named} == {"'000000001'", "bad-2"}
+    strict = stream(tmp_path, **data, max_skipped_share=0.4)
+    with pytest.raises(SampleError, match=r"of \d+ samples were skipped, more than data.max_skipped_share=0.4: .*npy"):
+        for _ in range(SKIPPED_BEFORE_LIMIT):
+            strict.next_step()
+    assert strict.quarantine.reasons.total() >= SKIPPED_BEFORE_LIMIT
 
 
 def test_a_source_without_any_use_ends_instead_of_turning_forever(tmp_path):

@@ -44,7 +44,8 @@ def read_steps(replicas, num_steps):
     seen = defaultdict(list)
     for _ in range(num_steps):
         for stream in replicas:
-            lanes = {task: stream._lanes(task, stream.rows_per_step[task]) for task in Task}
+            maker = stream._maker()
+            lanes = {task: maker.lanes(task, stream.first_row[task]).values() for task in Task}
             for task, rows in stream.next_step().items():
                 for lane, row in zip(lanes[task], rows, strict=True):
                     seen[task, lane] += row.sample_ids
@@ -101,7 +102,8 @@ def test_each_sample_comes_once_an_epoch_whatever_the_history(folder):
         seen += [name for (task, _), ids in read_steps(replicas, 1).items() if task is Task.GENERATION for name in ids]
         state, num_replicas = saved(replicas), num_replicas % 4 + 1
     counts = {lane: taken[0] for lane, taken in state.taken[Task.GENERATION].items()}
-    shares = {lane: len(range(lane, epoch, NUM_LANES)) for lane in counts}
+    (mixture, *_) = replicas[0]._mixtures.values()
+    shares = {lane: len(mixture.share(lane, 0)) for lane in counts}
     whole_epochs = min(counts[lane] // shares[lane] for lane in counts)
     assert whole_epochs >= 1
     assert len(set(seen)) == epoch

@@ -1,8 +1,11 @@
 """Where training data comes from and how it is packed."""
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ufork.config import Config
+
+SKIPPED_BEFORE_LIMIT = 100
+"""Skipped samples that tell nothing yet of a source."""
 
 
 class SourceConfig(Config):
@@ -26,6 +29,15 @@ class DataConfig(Config):
     it; rows then do not depend on that number."""
     prompt_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of generation prompts replaced by the guidance null."""
+    num_workers: NonNegativeInt = 0
+    """Processes of each data-parallel rank that make its rows ahead of the steps, each for lanes of its own (so at most
+    as many as the rank has lanes); 0: rows are made between the steps."""
+    steps_ahead: PositiveInt = 2
+    """Steps whose rows each of them makes ahead."""
+    worker_timeout_seconds: PositiveFloat = 300.0
+    """How long one may take for a step's rows before the run ends."""
+    max_skipped_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of samples that may be damaged or unusable before the run ends; looked at from SKIPPED_BEFORE_LIMIT on."""
 
 
 class TextConfig(Config):

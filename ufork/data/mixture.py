@@ -1,36 +1,35 @@
 """Which sample comes next: a weighted, shuffled, reproducible order over the sources of one task.
 
-    sources, weights, seed -> for each lane an endless sequence of (source, index, epoch)
+    sources, weights, seed -> for each lane an endless sequence of (source, index, epoch) -> samples, a block at a time
 
-The order of an epoch of a source is a permutation drawn from (seed, source, epoch); lane l of n takes its places l, l +
-n, l + 2n, ... So over all lanes each sample comes once per epoch of its source. Within a lane the sources take turns
-such that the counts stay as close as they can to the weights. A lane's position is the number of samples it took from
-each source, nothing else.
+The order of an epoch of a source is drawn from (seed, source, epoch); lane l of n has its l-th n-th. So over all lanes
+each sample comes once per epoch of its source. Within a lane the sources take turns such that the counts stay as close
+as they can to the weights. A lane's position is the number of samples it took from each source, nothing else.
 """
 
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ufork.data.sample import Sample
 from ufork.data.shards import ShardSource
-from ufork.errors import ConfigError
+from ufork.errors import ConfigError, SampleError
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """One place in a lane's order."""
 
     source: int
-    index: int
-    """Of the sample within the source."""
+    sample: int
+    """Number within the source."""
     epoch: int
     """Times the lane has been through its share of the source."""
 
 
 class Mixture:
-    """The order of one task's samples.
+    """The order of one task's samples, and the samples.
 
     Raises:
         ConfigError: a source has fewer samples than there are lanes.
@@ -43,17 +42,53 @@ class Mixture:
                     f"{source.name}: {len(source)} samples are fewer than data.num_lanes={num_lanes}; lower num_lanes"
                 )
         self.sources = tuple(sources)
-        self.weights = np.array(weights) / np.sum(weights)
+        self.weights = [weight / sum(weights) for weight in weights]
         self.num_lanes = num_lanes
         self.seed = seed
-        self._order = functools.lru_cache(maxsize=2 * len(sources))(self._permutation)
+        self._cache_orders()
 
-    def draw(self, lane: int, counts: Sequence[int]) -> Draw:
-        """What lane `lane` takes after it took `counts[i]` samples from source i."""
-        source = int(np.argmax(self.weights * (sum(counts) + 1) - np.array(counts)))
-        share = len(range(lane, len(self.sources[source]), self.num_lanes))
-        epoch, place = divmod(counts[source], share)
-        return Draw(source, int(self._order(source, epoch)[lane + place * self.num_lanes]), epoch)
+    def draws(self, lane: int, counts: Sequence[int], number: int) -> list[Draw]:
+        """What lane `lane` takes next, `number` samples, after it took `counts[i]` samples from source i."""
+        taken, draws = list(counts), []
+        for total in range(sum(counts) + 1, sum(counts) + 1 + number):
+            behind = [weight * total - count for weight, count in zip(self.weights, taken, strict=True)]
+            source = behind.index(max(behind))
+            share = self.share(lane, source)
+            epoch, place = divmod(taken[source], len(share))
+            draws.append(Draw(source, int(self._order(source, epoch)[share.start + place]), epoch))
+            taken[source] += 1
+        return draws
 
-    def _permutation(self, source: int, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, source, epoch)).permutation(len(self.sources[source]))
+    def share(self, lane: int, source: int) -> range:
+        """Places in an epoch's order of `source` that `lane` has."""
+        size = len(self.sources[source])
+        return range(lane * size // self.num_lanes, (lane + 1) * size // self.num_lanes)
+
+    def read(self, draws: Sequence[Draw]) -> list[Sample | SampleError]:
+        """The samples in the order of `draws`, each source read once; in place of a damaged one what is wrong with it.
+
+        Raises:
+            ShardError: a shard cannot be read.
+        """
+        read: list[Sample | SampleError] = [SampleError()] * len(draws)
+        for number, source in enumerate(self.sources):
+            places = [place for place, draw in enumerate(draws) if draw.source == number]
+            samples = source.read([draws[place].sample for place in places])
+            for place, sample in zip(places, samples, strict=True):
+                read[place] = sample
+        return read
+
+    def _cache_orders(self) -> None:
+        self._order = lru_cache(maxsize=2 * len(self.sources))(self._drawn_order)
+
+    def _drawn_order(self, source: int, epoch: int) -> np.ndarray:
+        return self.sources[source].order(np.random.default_rng((self.seed, source, epoch)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Orders are drawn anew in another process."""
+        return {name: value for name, value in vars(self).items() if name != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The counterpart."""
+        vars(self).update(state)
+        self._cache_orders()

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -118,6 +119,7 @@ class ShardSource:
         for entry in self._entries:
             check_size(self.folder / entry.file, entry.bytes)
         self._ends = np.cumsum([entry.samples for entry in self._entries], dtype=np.int64)
+        self._starts = [0, *self._ends.tolist()]
         self._shards: dict[int, _OpenShard] = {}
 
     @property
@@ -138,15 +140,38 @@ class ShardSource:
         """
         if not 0 <= number < len(self):
             raise IndexError(f"{self.name}: sample {number} of {len(self)}")
-        shard = int(np.searchsorted(self._ends, number, side="right"))
-        if shard not in self._shards:
-            self._shards[shard] = _OpenShard(self.folder / self._entries[shard].file, self._entries[shard].samples)
-        opened = self._shards[shard]
-        in_shard = number - int(self._ends[shard]) + self._entries[shard].samples
-        sample = Sample.from_members(opened.read(in_shard), where=opened.where(in_shard))
-        if sample.task != self.task:
-            raise SampleError(f"{opened.where(in_shard)}: its task is {sample.task}, expected {self.task}; {_REMEDY}")
+        (sample,) = self.read([number])
+        if isinstance(sample, SampleError):
+            raise sample
         return sample
+
+    def read(self, numbers: Sequence[int]) -> list[Sample | SampleError]:
+        """Samples by their numbers; in place of one whose members cannot be understood, what is wrong with it.
+
+        Raises:
+            ShardError: a shard cannot be read, or is not the one that was indexed.
+        """
+        shards = np.searchsorted(self._ends, numbers, side="right").tolist()
+        return [self._read(shard, number - self._starts[shard]) for shard, number in zip(shards, numbers, strict=True)]
+
+    def order(self, generator: np.random.Generator) -> np.ndarray:
+        """Every number once, shuffled by `generator`: the order of an epoch."""
+        return generator.permutation(len(self))
+
+    def _read(self, shard: int, in_shard: int) -> Sample | SampleError:
+        opened = self._shards.get(shard) or self._open(shard)
+        where = opened.where(in_shard)
+        try:
+            sample = Sample.from_members(opened.read(in_shard), where=where)
+        except SampleError as error:
+            return error
+        if sample.task != self.task:
+            return SampleError(f"{where}: its task is {sample.task}, expected {self.task}; {_REMEDY}")
+        return sample
+
+    def _open(self, shard: int) -> "_OpenShard":
+        entry = self._entries[shard]
+        return self._shards.setdefault(shard, _OpenShard(self.folder / entry.file, entry.samples))
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay behind: a process that unpickles this opens its own."""

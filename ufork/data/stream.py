@@ -1,104 +1,81 @@
 """The rows of each training step, for one data-parallel rank.
 
-    Mixture -> lanes: draw, read, encode, pack -> rows of a task -> a step's rows, the same whatever the number of ranks
+    Mixture -> TaskStream by lane -> parts of a step, here or in loader processes -> a step's rows and where they end
 
 A step takes its rows from the lanes in turn, and rank r of n has the lanes l with l mod n = r. Since n divides the
 number of lanes and the number of rows per step, row j of a step is on rank j mod n, and is the same row for every n.
+Likewise each loader process has lanes of its own, and rows do not depend on how many there are.
 """
 
-import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ufork.data.config import DataConfig, SourceConfig
+from ufork.data.loader import load_ahead
 from ufork.data.mixture import Mixture
-from ufork.data.packing import pack_row
-from ufork.data.prompts import EncodedSample, drops_prompt, encode_sample, row_seed
+from ufork.data.quarantine import Quarantine
 from ufork.data.shards import ShardSource
 from ufork.data.stream_state import SourceState, StreamState
+from ufork.data.task_stream import SkippedSample, TaskStream
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.errors import ConfigError, SampleError
+from ufork.errors import ConfigError
 from ufork.vocabulary import PackedSequence, Task
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class StepPart:
+    """What one worker makes of a step."""
+
+    rows: dict[Task, dict[int, dict[str, Any]]]
+    """By task and number of the row in the step: fields of the PackedSequence, tensors as arrays."""
+    taken: dict[Task, dict[int, list[int]]]
+    """By task, of the lanes that gave rows: samples taken from each source."""
+    skipped: list[SkippedSample]
 
 
-class TaskStream:
-    """Rows of one task, by lane.
+@dataclass(frozen=True)
+class StepMaker:
+    """Makes the parts of steps; pickled into loader processes."""
 
-    Attributes:
-        skipped: samples left out so far, by reason.
-    """
+    streams: Mapping[Task, TaskStream]
+    rows_per_step: Mapping[Task, int]
+    first_row: Mapping[Task, int]
+    """Rows of earlier steps."""
+    replica: int
+    num_replicas: int
+    num_lanes: int
 
-    def __init__(self, config: DataConfig, task: Task, mixture: Mixture, tokenizer: TextTokenizer, *, seed: int):
-        self.config, self.task, self.mixture, self.tokenizer, self.seed = config, task, mixture, tokenizer, seed
-        self.skipped: Counter[str] = Counter()
-        self.counts = [[0] * len(mixture.sources) for _ in range(mixture.num_lanes)]
-        self._held: dict[int, EncodedSample] = {}  # by lane, the sample that did not fit into the last row
+    def lanes(self, task: Task, first_row: int) -> dict[int, int]:
+        """Of a step whose first row is `first_row`: lane by number of the row, for this replica's rows."""
+        rows = range(self.replica, self.rows_per_step[task], self.num_replicas)
+        return {row: (first_row + row) % self.num_lanes for row in rows}
 
-    def restore(self, counts: list[list[int]]) -> None:
-        """Goes on after `counts` samples of each lane and source."""
-        self.counts = counts
-        self._held.clear()
-
-    def next_row(self, lane: int) -> PackedSequence:
-        """The next row of `lane`."""
-        samples: list[EncodedSample] = []
-        room = self.config.row_tokens
+    def parts(self, worker: int, num_workers: int) -> Iterator[StepPart]:
+        """Endless: of each step what belongs to the lanes of `worker`."""
+        first_row = dict(self.first_row)
         while True:
-            source, sample = self._next_sample(lane)
-            if len(sample.token_ids_L) > room:
-                self._held[lane] = sample
-                break
-            self.counts[lane][source] += 1
-            room -= len(sample.token_ids_L)
-            samples.append(sample)
-        return pack_row(
-            samples,
-            row_tokens=self.config.row_tokens,
-            padding_id=self.tokenizer.padding_id,
-            seed=row_seed(self.seed, self.task, lane, sum(self.counts[lane])),
-        )
-
-    def _next_sample(self, lane: int) -> tuple[int, EncodedSample]:
-        """The first sample from the lane's position on that can be used; only the skipped ones are counted as taken."""
-        counts = self.counts[lane]
-        for _ in range(sum(len(source) for source in self.mixture.sources)):
-            draw = self.mixture.draw(lane, counts)
-            if lane in self._held:
-                return draw.source, self._held.pop(lane)
-            try:
-                return draw.source, self._encoded(draw.source, draw.index, draw.epoch)
-            except SampleError as error:
-                self._skip(error)
-                counts[draw.source] += 1
-        raise SampleError(f"{self.task}: no sample of the mixture can be used; skipped so far: {dict(self.skipped)}")
-
-    def _encoded(self, source: int, index: int, epoch: int) -> EncodedSample:
-        sample = self.mixture.sources[source][index]
-        drop = drops_prompt(sample.id, epoch=epoch, seed=self.seed, share=self.config.prompt_dropout)
-        encoded = encode_sample(sample, self.tokenizer, drop_prompt=drop and self.task is Task.GENERATION)
-        if len(encoded.token_ids_L) > self.config.row_tokens:
-            raise SampleError(
-                f"{sample.id} ({len(encoded.token_ids_L)} tokens): does not fit into"
-                f" data.row_tokens={self.config.row_tokens}"
-            )
-        return encoded
-
-    def _skip(self, error: SampleError) -> None:
-        reason = str(error).partition(": ")[2]  # before it stands which sample
-        if not self.skipped[reason]:
-            log.warning("sample skipped: %s (later ones like it are only counted)", error)
-        self.skipped[reason] += 1
+            part = StepPart(rows={}, taken={}, skipped=[])
+            for task, stream in self.streams.items():
+                lanes = self.lanes(task, first_row[task])
+                own = {row: lane for row, lane in lanes.items() if lane // self.num_replicas % num_workers == worker}
+                part.rows[task] = {row: _without_tensors(stream.next_row(lane)) for row, lane in own.items()}
+                part.taken[task] = {lane: list(stream.counts[lane]) for lane in own.values()}
+                part.skipped.extend(stream.skipped)
+                stream.skipped.clear()
+                first_row[task] += self.rows_per_step[task]
+            yield part
 
 
 class TrainingStream:
     """Rows of every task for one of `num_replicas` data-parallel ranks, step by step.
 
-    Raises:
-        ConfigError: `num_replicas` does not divide the lanes or a task's rows per step, or a task has no source.
-        ShardError: a source is missing or damaged.
+    Attributes:
+        quarantine: the samples that were left out.
     """
 
     def __init__(
@@ -111,7 +88,26 @@ class TrainingStream:
         num_replicas: int,
         folder: Path,
         seed: int,
+        context: BaseContext | None = None,
+        quarantine_folder: Path | None = None,
     ):
+        """Opens the sources; loader processes start with the first step.
+
+        Args:
+            config: of the mixture.
+            tokenizer: of the texts.
+            rows_per_step: of the whole job.
+            replica: this rank among the data-parallel ones.
+            num_replicas: their number.
+            folder: what sources' folders are relative to.
+            seed: of the order.
+            context: how loader processes are started; needed where there are any.
+            quarantine_folder: where samples that are left out are named.
+
+        Raises:
+            ConfigError: `num_replicas` does not divide the lanes or a task's rows per step, or a task has no source.
+            ShardError: a source is missing or damaged.
+        """
         for name, number in (
             ("data.num_lanes", config.num_lanes),
             *((f"rows of {t}", n) for t, n in rows_per_step.items()),
@@ -121,46 +117,53 @@ class TrainingStream:
         self.config, self.seed = config, seed
         self.rows_per_step = {task: number for task, number in rows_per_step.items() if number}
         self.replica, self.num_replicas, self.num_lanes = replica, num_replicas, config.num_lanes
+        self.quarantine = Quarantine(quarantine_folder, replica=replica, max_share=config.max_skipped_share)
         self.step = 0
         self.first_row = dict.fromkeys(self.rows_per_step, 0)
-        self.streams = {}
-        for task in self.rows_per_step:
-            mixture = _open_mixture(getattr(config, task), task, folder, num_lanes=config.num_lanes, seed=seed)
-            self.streams[task] = TaskStream(config, task, mixture, tokenizer, seed=seed)
+        self._context, self._tokenizer = context, tokenizer
+        self._mixtures = {
+            task: _open_mixture(getattr(config, task), task, folder, num_lanes=config.num_lanes, seed=seed)
+            for task in self.rows_per_step
+        }
+        self._taken = {
+            task: {lane: [0] * len(mixture.sources) for lane in range(config.num_lanes)}
+            for task, mixture in self._mixtures.items()
+        }
+        self._parts: Iterator[StepPart] | None = None
+        self._num_taken_before = 0
 
     def next_step(self) -> dict[Task, list[PackedSequence]]:
-        """This rank's rows of the next step, by task."""
-        rows: dict[Task, list[PackedSequence]] = {}
-        for task, number in self.rows_per_step.items():
-            rows[task] = [self.streams[task].next_row(lane) for lane in self._lanes(task, number)]
-            self.first_row[task] += number
+        """This rank's rows of the next step, by task.
+
+        Raises:
+            SampleError: too many samples were left out.
+            ShardError: a shard cannot be read.
+            LoaderError: a loader process is gone, or hangs.
+            StorageError: the quarantine's file cannot be written.
+        """
+        if self._parts is None:
+            self._parts = self._make_parts()
+        parts = [next(self._parts) for _ in range(max(self._num_workers, 1))]
+        for part in parts:
+            for task, lanes in part.taken.items():
+                self._taken[task].update(lanes)
+            self.quarantine.add(part.skipped)
+        self.quarantine.check(self._num_taken() - self._num_taken_before)
         self.step += 1
-        return rows
+        for task, number in self.rows_per_step.items():
+            self.first_row[task] += number
+        return {task: _joined([part.rows[task] for part in parts]) for task in self.rows_per_step}
 
     def state(self) -> StreamState:
-        """Where this replica's lanes stand."""
+        """Where this replica's lanes stand after the steps that were taken, whatever is made ahead."""
+        own = range(self.replica, self.num_lanes, self.num_replicas)
         return StreamState(
             seed=self.seed,
             num_lanes=self.num_lanes,
             step=self.step,
             first_row=self.first_row,
-            sources={task: self._sources(task) for task in self.streams},
-            taken={
-                task: {lane: tuple(stream.counts[lane]) for lane in self._lanes(task, self.num_lanes)}
-                for task, stream in self.streams.items()
-            },
-        )
-
-    def _lanes(self, task: Task, number: int) -> list[int]:
-        """Of the task's next `number` rows, the lanes of those that this replica reads."""
-        rows = range(self.first_row[task] + self.replica, self.first_row[task] + number, self.num_replicas)
-        return [row % self.num_lanes for row in rows]
-
-    def _sources(self, task: Task) -> tuple[SourceState, ...]:
-        configs: tuple[SourceConfig, ...] = getattr(self.config, task)
-        return tuple(
-            SourceState(folder=config.folder, recipe=source.manifest.recipe, samples=len(source), weight=config.weight)
-            for config, source in zip(configs, self.streams[task].mixture.sources, strict=True)
+            sources={task: self._sources(task) for task in self._mixtures},
+            taken={task: {lane: tuple(lanes[lane]) for lane in own} for task, lanes in self._taken.items()},
         )
 
     def restore(self, state: StreamState, *, origin: str) -> None:
@@ -170,14 +173,58 @@ class TrainingStream:
             CheckpointError: the state, read from `origin`, is of other data.
         """
         state.require_fits(self.state(), origin=origin)
-        self.step, self.first_row = state.step, {task: state.first_row[task] for task in self.streams}
-        for task, stream in self.streams.items():
-            stream.restore([list(state.taken[task][lane]) for lane in range(self.num_lanes)])
+        self.close()
+        self.step, self.first_row = state.step, {task: state.first_row[task] for task in self.rows_per_step}
+        for task, lanes in self._taken.items():
+            lanes.update({lane: list(state.taken[task][lane]) for lane in range(self.num_lanes)})
+        self._num_taken_before = self._num_taken()
+
+    def close(self) -> None:
+        """Ends the loader processes; the next step starts others."""
+        if isinstance(self._parts, Generator):
+            self._parts.close()
+        self._parts = None
 
     @property
-    def skipped(self) -> Counter[str]:
-        """Samples left out so far, by reason."""
-        return sum((stream.skipped for stream in self.streams.values()), Counter())
+    def _num_workers(self) -> int:
+        return min(self.config.num_workers, self.num_lanes // self.num_replicas)
+
+    def _make_parts(self) -> Iterator[StepPart]:
+        maker = self._maker()
+        if not self._num_workers:
+            return maker.parts(0, 1)
+        assert self._context, "loader processes need to know how they are started"
+        return load_ahead(
+            maker.parts,
+            num_workers=self._num_workers,
+            context=self._context,
+            ahead=self.config.steps_ahead,
+            timeout_seconds=self.config.worker_timeout_seconds,
+        )
+
+    def _maker(self) -> StepMaker:
+        streams = {}
+        for task, mixture in self._mixtures.items():
+            streams[task] = TaskStream(self.config, task, mixture, self._tokenizer, seed=self.seed)
+            streams[task].restore([list(self._taken[task][lane]) for lane in range(self.num_lanes)])
+        return StepMaker(
+            streams=streams,
+            rows_per_step=self.rows_per_step,
+            first_row=dict(self.first_row),
+            replica=self.replica,
+            num_replicas=self.num_replicas,
+            num_lanes=self.num_lanes,
+        )
+
+    def _num_taken(self) -> int:
+        return sum(sum(counts) for lanes in self._taken.values() for counts in lanes.values())
+
+    def _sources(self, task: Task) -> tuple[SourceState, ...]:
+        configs: tuple[SourceConfig, ...] = getattr(self.config, task)
+        return tuple(
+            SourceState(folder=config.folder, recipe=source.manifest.recipe, samples=len(source), weight=config.weight)
+            for config, source in zip(configs, self._mixtures[task].sources, strict=True)
+        )
 
 
 def _open_mixture(configs: Sequence[SourceConfig], task: Task, folder: Path, *, num_lanes: int, seed: int) -> Mixture:
@@ -185,3 +232,20 @@ def _open_mixture(configs: Sequence[SourceConfig], task: Task, folder: Path, *, 
         raise ConfigError(f"data.{task}: no source, yet the stage asks for rows of {task}; name one or ask for 0 rows")
     sources = [ShardSource(folder / config.folder, task) for config in configs]
     return Mixture(sources, [config.weight for config in configs], num_lanes=num_lanes, seed=seed)
+
+
+def _without_tensors(row: PackedSequence) -> dict[str, Any]:
+    """Arrays are pickled whole, while each tensor would take a file descriptor of its own to another process."""
+    values = {field.name: getattr(row, field.name) for field in fields(row)}
+    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+
+
+def _joined(rows: Sequence[Mapping[int, dict[str, Any]]]) -> list[PackedSequence]:
+    """All workers' rows of a task in the order of the step."""
+    by_number = {number: values for part in rows for number, values in part.items()}
+    return [_with_tensors(by_number[number]) for number in sorted(by_number)]
+
+
+def _with_tensors(values: dict[str, Any]) -> PackedSequence:
+    arrays = {name: torch.from_numpy(value) for name, value in values.items() if hasattr(value, "dtype")}
+    return PackedSequence(**{**values, **arrays})

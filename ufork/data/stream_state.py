@@ -14,7 +14,7 @@ from ufork.config import Config
 from ufork.errors import CheckpointError
 from ufork.vocabulary import Task
 
-STREAM_STATE_VERSION = 1
+STREAM_STATE_VERSION = 2
 
 
 class SourceState(Config):

@@ -1,0 +1,116 @@
+"""Packed rows of one task, lane by lane.
+
+Mixture -> a block of samples ahead of each lane -> encode -> pack -> rows, and the samples left out on the way
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from ufork.data.config import DataConfig
+from ufork.data.mixture import Draw, Mixture
+from ufork.data.packing import pack_row
+from ufork.data.prompts import EncodedSample, drops_prompt, encode_sample, row_seed
+from ufork.data.sample import Sample
+from ufork.data.text_tokenizer import TextTokenizer
+from ufork.errors import SampleError
+from ufork.vocabulary import PackedSequence, Task
+
+BLOCK_SAMPLES = 32
+"""Samples of a lane that are read at a time."""
+
+
+@dataclass(frozen=True)
+class SkippedSample:
+    """One that was left out."""
+
+    task: Task
+    sample: str
+    """Its id, or its shard and key."""
+    reason: str
+
+    @classmethod
+    def of(cls, task: Task, error: SampleError) -> "SkippedSample":
+        """Told by the error: before its first colon stands which sample."""
+        sample, _, reason = str(error).partition(": ")
+        return cls(task, sample, reason)
+
+
+class TaskStream:
+    """Rows of one task, by lane.
+
+    Attributes:
+        counts: samples that each lane took from each source, those that were skipped included.
+        skipped: those that were left out since it was last emptied.
+    """
+
+    def __init__(self, config: DataConfig, task: Task, mixture: Mixture, tokenizer: TextTokenizer, *, seed: int):
+        self.config, self.task, self.mixture, self.tokenizer, self.seed = config, task, mixture, tokenizer, seed
+        self.skipped: list[SkippedSample] = []
+        self.restore([[0] * len(mixture.sources) for _ in range(mixture.num_lanes)])
+
+    def restore(self, counts: list[list[int]]) -> None:
+        """Goes on after `counts` samples of each lane and source."""
+        self.counts = counts
+        self._ahead: dict[int, deque[tuple[Draw, Sample | SampleError]]] = {}
+        self._next: dict[int, EncodedSample] = {}  # by lane, the first of those ahead when it is encoded
+
+    def next_row(self, lane: int) -> PackedSequence:
+        """The next row of `lane`.
+
+        Raises:
+            SampleError: the lane went twice through as many samples as the mixture has and could use none.
+            ShardError: a shard cannot be read.
+        """
+        samples: list[EncodedSample] = []
+        room = self.config.row_tokens
+        while len((sample := self._peek(lane)).token_ids_L) <= room:
+            self._take(lane)
+            samples.append(sample)
+            room -= len(sample.token_ids_L)
+        return pack_row(
+            samples,
+            row_tokens=self.config.row_tokens,
+            padding_id=self.tokenizer.padding_id,
+            seed=row_seed(self.seed, self.task, lane, sum(self.counts[lane])),
+        )
+
+    def _peek(self, lane: int) -> EncodedSample:
+        """The lane's next sample that can be used; those before it are taken and noted."""
+        for _ in range(
+            2 * sum(len(source) for source in self.mixture.sources)
+        ):  # one epoch's last, the next one's first
+            if lane not in self._next:
+                draw, sample = self._first_ahead(lane)
+                try:
+                    self._next[lane] = self._encoded(sample, draw.epoch)
+                except SampleError as error:
+                    self.skipped.append(SkippedSample.of(self.task, error))
+                    self._take(lane)
+                    continue
+            return self._next[lane]
+        reasons = sorted({skipped.reason for skipped in self.skipped})
+        raise SampleError(f"{self.task}: no sample of the mixture can be used: {'; '.join(reasons)}")
+
+    def _take(self, lane: int) -> None:
+        draw, _ = self._ahead[lane].popleft()
+        self._next.pop(lane, None)
+        self.counts[lane][draw.source] += 1
+
+    def _first_ahead(self, lane: int) -> tuple[Draw, Sample | SampleError]:
+        ahead = self._ahead.setdefault(lane, deque())
+        if not ahead:
+            draws = self.mixture.draws(lane, self.counts[lane], BLOCK_SAMPLES)
+            ahead.extend(zip(draws, self.mixture.read(draws), strict=True))
+        return ahead[0]
+
+    def _encoded(self, sample: Sample | SampleError, epoch: int) -> EncodedSample:
+        if isinstance(sample, SampleError):
+            raise sample
+        drop = drops_prompt(sample.id, epoch=epoch, seed=self.seed, share=self.config.prompt_dropout)
+        encoded = encode_sample(sample, self.tokenizer, drop_prompt=drop and self.task is Task.GENERATION)
+        if len(encoded.token_ids_L) > self.config.row_tokens:
+            raise SampleError(
+                f"{sample.id} ({len(encoded.token_ids_L)} tokens): does not fit into"
+                f" data.row_tokens={self.config.row_tokens}"
+            )
+        return encoded
