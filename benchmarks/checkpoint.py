@@ -1,14 +1,15 @@
 """What a checkpoint costs a run: `python -m benchmarks.checkpoint`.
 
-One rank trains; a save is taken once with training waiting for it, and once in the background. The stall of the latter
-is the time that `save` takes and that the steps during it take longer than steps without. Beside it, what the disk
-itself does with as many bytes.
+One rank trains; saves are taken with training waiting for them, and in the background. The stall of the latter is what
+some steps take longer with a save than without, in turns, by their medians. Beside it, what the disk itself does with
+as many bytes.
 
 The last line is one JSON object: the stall as a share of a save that is waited for, and MB/s of saving, of loading and
 of the disk.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -39,6 +40,7 @@ MODEL = ModelConfig(
 )
 DIMENSIONS = Dimensions(vocabulary_size=8192, codebook_size=512, code_width=64, codes_per_position=4)
 ROW_TOKENS = 256
+STEPS, REPEATS = 4, 7
 
 
 def main() -> None:
@@ -65,23 +67,37 @@ def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
         stage = open_stage(world, MODEL, DIMENSIONS, config, row_tokens=ROW_TOKENS)
         row = _row()
 
-        def step_seconds() -> float:
-            return _seconds(lambda: run_step(stage, {Task.GENERATION: [row]}, 1e-4))
-
-        for _ in range(2):
-            step_seconds()
-        quiet = statistics.median(step_seconds() for _ in range(5))
         checkpoints = CheckpointFolder(folder)
         checkpoints.take()
         saver = Saver(stage, checkpoints, CheckpointConfig(), {"fixed": {}, "layout": "", "versions": {}}, Position())
+        numbers = itertools.count(1)
         stream: Any = _NoStream()
-        waited = _seconds(lambda: (saver.save(Position(step=1), stream), saver.finish()))
-        stall = _seconds(lambda: saver.save(Position(step=2), stream))
-        while saver.is_writing:
-            stall += max(step_seconds() - quiet, 0.0)
-            stall += _seconds(saver.poll)
-        num_bytes = sum(file.stat().st_size for file in checkpoints.at(2).rglob("*"))
-        loading = _seconds(lambda: resume(stage, None, checkpoints.at(2)))
+
+        def steps() -> None:
+            for _ in range(STEPS):
+                run_step(stage, {Task.GENERATION: [row]}, 1e-4, before_update=saver.before_update)
+                saver.poll()
+
+        def save() -> None:
+            saver.save(Position(step=next(numbers)), stream)
+
+        def with_a_save() -> None:
+            save()
+            steps()
+            saver.finish()
+
+        def waited_for() -> None:
+            save()
+            saver.finish()
+
+        waited_for()  # its image takes memory, and keeps it
+        steps()
+        waited = statistics.median(_seconds(waited_for) for _ in range(3))
+        quiet, saving = zip(*((_seconds(steps), _seconds(with_a_save)) for _ in range(REPEATS)), strict=True)
+        stall = statistics.median(saving) - statistics.median(quiet)
+        newest = checkpoints.at(checkpoints.steps()[-1])
+        num_bytes = sum(file.stat().st_size for file in newest.rglob("*"))
+        loading = _seconds(lambda: resume(stage, None, newest))
         writing = _seconds(lambda: _write_through(folder / "plain", num_bytes))
         return {
             "stall_share": round(stall / waited, 4),

@@ -36,7 +36,9 @@ def write_shards(folder, tensors, sliced_dims, *, dp, tp, stage=Stage.TRUNK, ste
         )
         path = shard_path(folder, Place(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank))
         path.parent.mkdir(parents=True, exist_ok=True)
-        shards.copied().write(path)
+        image = shards.image()
+        image.fill()
+        image.write(path)
 
 
 @settings(max_examples=60, deadline=None)

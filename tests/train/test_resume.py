@@ -18,7 +18,7 @@ from ufork.errors import StoppedError, StorageError
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import make_layout, num_ranks_of
-from ufork.parallel.shard_files import WEIGHT, RankShards, ShardFiles
+from ufork.parallel.shard_files import WEIGHT, FileImage, ShardFiles
 from ufork.parallel.stage_part import collected_shapes
 from ufork.parallel.world import join_world
 from ufork.train.checkpoint import CheckpointFolder, Position, read_state
@@ -89,15 +89,15 @@ def run_stage(address: RankAddress, layout: LayoutConfig, config: TrainConfig, f
 
 def run_stage_on_a_full_disk(address, layout, config, folder, stop_after, failing_saves):
     """Likewise; of this rank's files the first `failing_saves` find no space."""
-    write, left = RankShards.write, [failing_saves if address.rank else 0]
+    write, left = FileImage.write, [failing_saves if address.rank else 0]
 
-    def write_if_there_is_space(shards, path):
+    def write_if_there_is_space(image, path):
         left[0] -= 1
         if left[0] >= 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(shards, path)
+        return write(image, path)
 
-    RankShards.write = write_if_there_is_space
+    FileImage.write = write_if_there_is_space
     return run_stage(address, layout, config, folder, stop_after)
 
 

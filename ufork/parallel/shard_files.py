@@ -8,17 +8,22 @@ them, and reading them executes what is in them. Here a name leads to its parts 
 can go on from any other's files.
 """
 
+import errno
+import fcntl
+import hashlib
 import json
 import os
+import struct
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import accumulate
+from mmap import mmap
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ufork.errors import CheckpointError
@@ -28,6 +33,10 @@ WEIGHT = "weight"
 """Kind of the parameters themselves, in fp32 where they train; other kinds are the optimizer's, by its own names."""
 SUFFIX = ".safetensors"
 _HEADER = "ufork"
+_LENGTH_BYTES = 8
+DISK_BLOCK = 4096
+"""Bytes; what is written past the page cache begins and ends on a multiple of it, in memory and in the file."""
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,28 +56,88 @@ class RankShards:
     tensors: Mapping[str, Mapping[str, Tensor]]
     """By kind and name, flat: 1/dp of the parameter, the last one padded."""
 
-    def copied(self) -> Self:
-        """The same in memory of its own, on the CPU: training may go on meanwhile."""
-        copies = {
-            kind: {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
-            for kind, named in self.tensors.items()
-        }
-        return type(self)(**{**vars(self), "tensors": copies})
+    def image(self, memory: Tensor | None = None) -> "FileImage":
+        """The file's contents to be, in memory of their own.
 
-    def write(self, path: Path) -> None:
-        """Writes the file, through to the disk.
+        Args:
+            memory: of an earlier image, overwritten where its size fits; fresh memory takes three times as long.
+        """
+        flat = {f"{kind}:{name}": t.detach() for kind, named in self.tensors.items() for name, t in named.items()}
+        ends = list(accumulate((tensor.nbytes for tensor in flat.values()), initial=0))
+        entries: dict[str, Any] = {
+            name: {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            for (name, tensor), start, end in zip(flat.items(), ends, ends[1:], strict=False)
+        }
+        facts = {name: value for name, value in vars(self).items() if name != "tensors"}
+        header = json.dumps({"__metadata__": {_HEADER: json.dumps(facts)}, **entries}).encode()
+        header += b" " * (-(len(header) + _LENGTH_BYTES) % DISK_BLOCK)
+        head = struct.pack("<Q", len(header)) + header
+        if memory is None or len(memory) != len(head) + ends[-1]:
+            memory = torch.frombuffer(mmap(-1, len(head) + ends[-1]), dtype=torch.uint8)  # on a page's boundary
+        memory[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+        numbers = memory[len(head) :]
+        places = [
+            numbers[start:end].view(t.dtype) for t, start, end in zip(flat.values(), ends, ends[1:], strict=False)
+        ]
+        return FileImage(memory, places, list(flat.values()))
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """What a safetensors file will hold (https://huggingface.co/docs/safetensors has the format).
+
+    Made by hand, since the library's own function holds Python's lock, which training needs, as long as it writes. Here
+    a few calls that let go of it do all: each call by which a thread of low priority takes the lock back stops training
+    until that thread gets a core.
+    """
+
+    memory: Tensor
+    """uint8, the whole file: length of the header, header, numbers."""
+    places: list[Tensor]
+    """Flat parts of it, one for each of `sources`."""
+    sources: list[Tensor]
+
+    def fill(self) -> None:
+        """Copies the numbers; they may not change meanwhile."""
+        torch._foreach_copy_(self.places, self.sources)
+
+    def write(self, path: Path) -> str:
+        """Writes the file, through to the disk; its sha256.
 
         Raises:
             OSError: it cannot be written.
         """
-        header = {name: value for name, value in vars(self).items() if name != "tensors"}
-        flat = {f"{kind}:{name}": tensor for kind, named in self.tensors.items() for name, tensor in named.items()}
+        contents = self.memory.numpy().data
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            save_file(flat, path, metadata={_HEADER: json.dumps(header)})
-        except SafetensorError as error:
-            raise OSError(str(error)) from None
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+            _write_through(file, contents)
+        finally:
+            os.close(file)
+        return hashlib.sha256(contents).hexdigest()
+
+
+def _write_through(file: int, contents: memoryview) -> None:
+    """Past the page cache where the file system allows: filling it takes a core and memory from training."""
+    whole_blocks = len(contents) // DISK_BLOCK * DISK_BLOCK
+    _set_direct(file, True)
+    try:
+        _write_all(file, contents[:whole_blocks])
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # it wants larger blocks, or cannot after all
+            raise
+    _set_direct(file, False)
+    _write_all(file, contents[os.lseek(file, 0, os.SEEK_CUR) :])
+    os.fsync(file)
+
+
+def _set_direct(file: int, direct: bool) -> None:
+    with suppress(OSError):
+        fcntl.fcntl(file, fcntl.F_SETFL, getattr(os, "O_DIRECT", 0) if direct else 0)
+
+
+def _write_all(file: int, contents: memoryview) -> None:
+    while contents:
+        contents = contents[os.write(file, contents) :]
 
 
 def shard_path(folder: Path, place: Place) -> Path:

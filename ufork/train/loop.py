@@ -87,7 +87,8 @@ def train_stage(
     while (progress := _progress(course, config, asked_to_stop, stage.bridge)).share < 1 and not progress.stopping:
         rate = learning_rate(config, progress.share)
         stage.tracer.on = trace_folder is not None and course.step == min(TRACED_STEP, config.steps - 1)
-        result = run_step(stage, stream.next_step() if stream else {}, rate)
+        rows = stream.next_step() if stream else {}
+        result = run_step(stage, rows, rate, before_update=saver.before_update if saver else _nothing)
         if not result.is_finite:
             course.steps_skipped += 1
             _tolerate(result, course, config, stage.bridge)
@@ -109,6 +110,10 @@ def train_stage(
         _save_trace(stage, trace_folder)
     stage.engine.close()
     return weights
+
+
+def _nothing() -> None:
+    """Before an update without a saver."""
 
 
 def _progress(course: _Course, config: TrainConfig, asked_to_stop: Callable[[], bool], bridge: Bridge) -> Progress:

@@ -1,12 +1,15 @@
 """Saves checkpoints while training goes on.
 
-    save: every rank copies its shards -> a thread writes them, while steps are taken
+    save: a thread of low priority copies the rank's shards into memory that it keeps, and writes them
+    before_update: training waits until they are copied, with passes done meanwhile (as CheckFreq, FAST '21)
     poll, once a step: all ranks have written -> the leader finishes the folder (`checkpoint.py`) and prunes old ones
 
 A rank that cannot write tells the others: the attempt is dropped, loudly, and the last checkpoint stays what it is.
 """
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,12 +19,15 @@ from typing import Any
 from ufork.data.stream import TrainingStream
 from ufork.data.stream_state import StreamState, join_states
 from ufork.errors import StorageError
-from ufork.parallel.shard_files import RankShards, shard_path
-from ufork.train.checkpoint import CheckpointFolder, CheckpointState, FileRecord, Position, record_of
+from ufork.parallel.shard_files import FileImage, shard_path
+from ufork.train.checkpoint import CheckpointFolder, CheckpointState, FileRecord, Position
 from ufork.train.config import CheckpointConfig
 from ufork.train.stage import TrainingStage
 
 log = logging.getLogger(__name__)
+
+LOWEST_PRIORITY = 19
+"""Linux's nice value, a thread's own: checksums take a core that training has a better use for."""
 
 
 @dataclass
@@ -31,6 +37,7 @@ class _Writing:
     position: Position
     stream: StreamState
     thread: threading.Thread = field(init=False)
+    copied: threading.Event = field(default_factory=threading.Event)
     record: FileRecord | None = None
     fault: str = ""
 
@@ -50,6 +57,8 @@ class Saver:
         self.stage, self.folder, self.config, self.facts = stage, folder, config, facts
         self.bridge = stage.bridge
         self._writing: _Writing | None = None
+        self._image: FileImage | None = None
+        self._pruning: threading.Thread | None = None
         self._num_failed = 0
         self._newest_step = start.step
 
@@ -65,9 +74,10 @@ class Saver:
             self.save(position, stream)
 
     def save(self, position: Position, stream: TrainingStream | None) -> None:
-        """Copies what this rank holds and begins to write it; a save that is still under way is finished before.
+        """Begins to copy what this rank holds and to write it; a save that is still under way is finished before.
 
-        A second save after the same step, or one where the stage began, does nothing.
+        Weights may change only after `before_update`. A second save after the same step, or one where the stage began,
+        does nothing.
 
         Args:
             position: of the stage, the leader's.
@@ -84,24 +94,36 @@ class Saver:
         told = self.bridge.gather(stream.state().model_dump(mode="json") if stream else None)
         places = [StreamState.model_validate(each) for each in told if each]
         self._writing = _Writing(position, join_states(places))
-        shards = self.stage.engine.shards
-        self._writing.thread = self._in_background(self._writing, shards.read().copied() if shards else None)
+        if shards := self.stage.engine.shards:
+            self._image = shards.read().image(self._image.memory if self._image else None)
+        self._writing.thread = self._in_background(self._writing, self._image)
 
-    def _in_background(self, writing: _Writing, shards: RankShards | None) -> threading.Thread:
+    def _in_background(self, writing: _Writing, image: FileImage | None) -> threading.Thread:
         path = shard_path(self.folder.unfinished(writing.position.step), self.stage.world.place)
 
         def write() -> None:
             try:
-                if shards:  # a stage that trains nothing has none
+                if sys.platform == "linux":  # others have no priority of a thread
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+                if image:  # a stage that trains nothing has none
+                    image.fill()
+                    writing.copied.set()
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    shards.write(path)
-                    writing.record = record_of(path)
+                    sha256 = image.write(path)
+                    writing.record = FileRecord(bytes=path.stat().st_size, sha256=sha256)
             except Exception as error:  # whatever it is, the other ranks wait to hear of it
                 writing.fault = f"{path}: {error}"
+            finally:
+                writing.copied.set()
 
         thread = threading.Thread(target=write, name="checkpoint")
         thread.start()
         return thread
+
+    def before_update(self) -> None:
+        """Waits until a save that is under way has copied the weights."""
+        if self._writing:
+            self._writing.copied.wait()
 
     def poll(self) -> None:
         """Finishes a save that all ranks have written; call it once a step. Raises as `save`."""
@@ -112,10 +134,12 @@ class Saver:
             self._conclude(self._writing)
 
     def finish(self) -> None:
-        """Waits for a save that is under way, and finishes it. Raises as `save`."""
+        """Waits for a save that is under way, and finishes it, and for old ones to be removed. Raises as `save`."""
         if self._writing is not None:
             self._writing.thread.join()
             self._conclude(self._writing)
+        if self._pruning:
+            self._pruning.join()
 
     def _conclude(self, writing: _Writing) -> None:
         self._writing = None
@@ -148,7 +172,14 @@ class Saver:
             )
         )
         log.info("checkpoint: %s", path)
-        self.folder.prune(keep=self.config.keep, keep_every_steps=self.config.keep_every_steps)
+        self._pruning = threading.Thread(target=self._prune, name="prune")  # large files take their time to go
+        self._pruning.start()
+
+    def _prune(self) -> None:
+        try:
+            self.folder.prune(keep=self.config.keep, keep_every_steps=self.config.keep_every_steps)
+        except OSError as error:
+            log.warning("old checkpoints could not be removed (%s)", error)
 
     def _tolerate(self, step: int, faults: list[str]) -> None:
         self._num_failed += 1

@@ -1,7 +1,7 @@
 """One training step over the whole job: count targets, run the schedule, agree on the figures, update."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,10 +30,13 @@ class StepResult:
         return math.isfinite(self.gradient_norm) and all(map(math.isfinite, self.losses.values()))
 
 
-def run_step(stage: TrainingStage, rows: Rows, learning_rate: float) -> StepResult:
+def run_step(
+    stage: TrainingStage, rows: Rows, learning_rate: float, *, before_update: Callable[[], None] = lambda: None
+) -> StepResult:
     """Trains on `rows`, which the ranks that read data have drawn for their replica; the others pass none.
 
     A loss or gradient that is not finite on any rank leaves weights and optimizers as they were on all of them.
+    `before_update` is called when the passes are done, before weights and optimizers change.
 
     Raises:
         PeerError: another rank is gone.
@@ -48,6 +51,7 @@ def run_step(stage: TrainingStage, rows: Rows, learning_rate: float) -> StepResu
     row_sums, gradient_norm = _agree(stage, runner)
     losses = {task: sum(row_sums[task]) / num_targets[task] for task in row_sums}
     with stage.tracer.span("step"):
+        before_update()
         stage.engine.step(learning_rate, gradient_norm if all(map(math.isfinite, losses.values())) else math.nan)
     return StepResult(
         losses=losses,
