@@ -20,6 +20,7 @@ CORE = [
     "pyyaml",
     "numpy>=2",
     "pillow",
+    "simplejpeg",
     "tqdm",
     "wandb",
 ]

@@ -115,3 +115,30 @@ def test_a_narrow_image_is_not_scaled_up_beyond_bounds(monkeypatch):
     assert decode_image(narrow, size_px=64, purpose=UNDERSTANDING).shape == (64, 64, 3)
     with pytest.raises(SampleError, match="256000 x 64 pixels"):
         decode_image(narrow, size_px=64, purpose=GENERATION)
+
+
+def photo(width, height, *, subsampling):
+    """Coarse structure in JPEG, as bytes and as Pillow decodes it."""
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    image.save(stream, "JPEG", quality=90, subsampling=subsampling)
+    return stream.getvalue(), Image.open(stream).convert("RGB")
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_jpeg_of_the_right_size_is_what_pillow_decodes(subsampling):
+    data, expected = photo(64, 64, subsampling=subsampling)
+    pixels = decode_image(data, size_px=64, purpose=Task.GENERATION)
+    assert np.abs(pixels.astype(int) - np.array(expected).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("purpose", list(Task))
+@pytest.mark.parametrize("size", [(640, 400), (300, 700), (65, 90)])
+def test_a_jpeg_that_is_decoded_smaller_looks_the_same(purpose, size):
+    data, whole = photo(*size, subsampling=2)
+    stream = io.BytesIO()
+    whole.save(stream, "PNG")  # which is always decoded whole
+    expected = decode_image(stream.getvalue(), size_px=64, purpose=purpose)
+    pixels = decode_image(data, size_px=64, purpose=purpose)
+    assert np.abs(pixels.astype(int) - expected.astype(int)).mean() < 2

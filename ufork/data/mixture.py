@@ -49,15 +49,23 @@ class Mixture:
 
     def draws(self, lane: int, counts: Sequence[int], number: int) -> list[Draw]:
         """What lane `lane` takes next, `number` samples, after it took `counts[i]` samples from source i."""
-        taken, draws = list(counts), []
-        for total in range(sum(counts) + 1, sum(counts) + 1 + number):
-            behind = [weight * total - count for weight, count in zip(self.weights, taken, strict=True)]
-            source = behind.index(max(behind))
-            share = self.share(lane, source)
-            epoch, place = divmod(taken[source], len(share))
-            draws.append(Draw(source, int(self._order(source, epoch)[share.start + place]), epoch))
+        taken, shares, draws = list(counts), [self.share(lane, source) for source in range(len(counts))], []
+        for source in self._turns(counts, number):
+            epoch, place = divmod(taken[source], len(shares[source]))
+            draws.append(Draw(source, int(self._order(source, epoch)[shares[source].start + place]), epoch))
             taken[source] += 1
         return draws
+
+    def _turns(self, counts: Sequence[int], number: int) -> list[int]:
+        """Sources of a lane's next samples: always the one that is furthest behind its weight."""
+        if len(counts) == 1:
+            return [0] * number
+        taken, turns = list(counts), []
+        for total in range(sum(counts) + 1, sum(counts) + 1 + number):
+            behind = [weight * total - count for weight, count in zip(self.weights, taken, strict=True)]
+            turns.append(behind.index(max(behind)))
+            taken[turns[-1]] += 1
+        return turns
 
     def share(self, lane: int, source: int) -> range:
         """Places in an epoch's order of `source` that `lane` has."""

@@ -23,6 +23,7 @@ IMAGE_MEMBERS = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp"}
 """Extensions that hold an image's bytes, with the name of their format."""
 
 _TEXT_FIELDS = ("id", "source", "licence", "prompt")
+_TASKS = {task.value: task for task in Task}
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER_START = 10
 
@@ -63,12 +64,12 @@ class Sample:
         return members
 
     @classmethod
-    def from_members(cls, members: Mapping[str, bytes], where: str) -> "Sample":
+    def from_members(cls, members: Mapping[str, bytes], where: object) -> "Sample":
         """Reads the members of one key; the image stays undecoded.
 
         Args:
             members: contents by extension (what follows the key's first dot).
-            where: the shard and key, for the message.
+            where: the shard and key, for the message: only then is it made into text.
 
         Raises:
             SampleError: names `where` and what is missing, of the wrong type, or unreadable.
@@ -85,11 +86,11 @@ class Sample:
         return cls(**text, codes=_read_codes(members[CODES_MEMBER], where))
 
 
-def _read_text(members: Mapping[str, bytes], where: str) -> dict[str, Any]:
+def _read_text(members: Mapping[str, bytes], where: object) -> dict[str, Any]:
     if JSON_MEMBER not in members:
         raise SampleError(f"{where}: no .{JSON_MEMBER} member, found {sorted(members)}; is this a shard of ufork's?")
     try:
-        text = json.loads(members[JSON_MEMBER])
+        text = json.loads(str(members[JSON_MEMBER], "utf-8"))
     except ValueError as error:
         raise SampleError(f"{where}: its JSON cannot be read: {error}") from None
     if not isinstance(text, dict):
@@ -99,11 +100,9 @@ def _read_text(members: Mapping[str, bytes], where: str) -> dict[str, Any]:
         values[name] = text.get(name, "" if name == "prompt" else None)
         if not isinstance(values[name], str):
             raise SampleError(f"{where}: {name!r} should be text, found {values[name]!r}")
-    if text.get("task") not in [task.value for task in Task]:
-        raise SampleError(
-            f"{where}: 'task' should be one of {[task.value for task in Task]}, found {text.get('task')!r}"
-        )
-    values["task"] = Task(text["task"])
+    if text.get("task") not in _TASKS:
+        raise SampleError(f"{where}: 'task' should be one of {list(_TASKS)}, found {text.get('task')!r}")
+    values["task"] = _TASKS[text["task"]]
     values["turns"] = _read_turns(text.get("turns", []), where)
     values["truth"] = text.get("truth", {})
     if not isinstance(values["truth"], dict):
@@ -111,7 +110,7 @@ def _read_text(members: Mapping[str, bytes], where: str) -> dict[str, Any]:
     return values
 
 
-def _read_turns(turns: Any, where: str) -> tuple[tuple[str, str], ...]:
+def _read_turns(turns: Any, where: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(turns, list):
         raise SampleError(f"{where}: 'turns' should be a list of [question, answer], found {turns!r}")
     for turn in turns:
@@ -126,7 +125,7 @@ def _npy_bytes(codes: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _read_codes(data: bytes, where: str) -> np.ndarray:
+def _read_codes(data: bytes, where: object) -> np.ndarray:
     """Reads a .npy of codes without numpy's reader, whose header parsing costs more than all the rest."""
     length = int.from_bytes(data[8:_NPY_HEADER_START], "little")
     body_start = _NPY_HEADER_START + length

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -178,6 +178,16 @@ class ShardSource:
         return {**self.__dict__, "_shards": {}}
 
 
+class _Place(NamedTuple):
+    """A sample's, in words once an error needs them."""
+
+    path: Path
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, sample {self.key!r}"
+
+
 class _OpenShard:
     """A tar's file descriptor and index."""
 
@@ -197,8 +207,8 @@ class _OpenShard:
         index = self._index
         return {name: (index.offsets[name].tolist(), index.sizes[name].tolist()) for name in index.offsets}
 
-    def where(self, number: int) -> str:
-        return f"{self.path}, sample {self._index.keys[number]!r}"
+    def where(self, number: int) -> "_Place":
+        return _Place(self.path, self._index.keys[number])
 
     def read(self, number: int) -> dict[str, bytes]:
         """Members of sample `number` by extension; one read spans them all, as they are neighbours."""
