@@ -32,7 +32,15 @@ from ufork.parallel.layout import Layout, Stage, make_layout
 from ufork.parallel.stage_part import build_part, collected_shapes
 from ufork.parallel.world import World, join_world
 from ufork.train.build_stage import build_stage, precision_of
-from ufork.train.checkpoint import CheckpointFolder, Position, read_state, record_of
+from ufork.train.checkpoint import (
+    FIXED_MODEL,
+    FIXED_SIZES,
+    FIXED_START,
+    CheckpointFolder,
+    Position,
+    read_state,
+    record_of,
+)
 from ufork.train.config import TrainConfig
 from ufork.train.loop import Weights, train_stage
 from ufork.train.resume import find_checkpoint, resume
@@ -206,11 +214,11 @@ def _previous_weights(recipe: Recipe, name: str) -> Path | None:
 def _facts(job: _Job, config: TrainConfig, previous: Path | None) -> dict[str, Any]:
     """What a checkpoint says besides how far it is; the first of them may not change."""
     fixed = {
-        "model": job.weights_config.model.model_dump(mode="json"),
-        "sizes by the tokenizers": job.weights_config.dimensions.model_dump(mode="json"),
+        FIXED_MODEL: job.weights_config.model.model_dump(mode="json"),
+        FIXED_SIZES: job.weights_config.dimensions.model_dump(mode="json"),
         "train.optimizer": config.optimizer,
         "train.trainable": config.trainable,
-        "the weights of the stage before": record_of(previous / WEIGHTS_NAME).sha256 if previous else None,
+        FIXED_START: record_of(previous / WEIGHTS_NAME).sha256 if previous else None,
     }
     return {"fixed": fixed, "layout": job.recipe.layout.describe(), "versions": versions_in_use()}
 

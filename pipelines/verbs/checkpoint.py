@@ -3,6 +3,10 @@
 list    every checkpoint of the run's stages, with step and layout
 verify  reads each to the last byte and names what is at fault; exit code 1 if any is damaged
 prune   removes all but each stage's newest --keep; damaged ones do not count
+export  takes one checkpoint (RUN/stages/NAME/checkpoints/step-N) and leaves its whole weights, with the tokenizers, in
+        --output: to draw and answer with, or for another run
+
+There is nothing to reshape: any layout goes on from any other's checkpoint as it is.
 """
 
 import argparse
@@ -15,9 +19,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what to do, and the run."""
-    parser.add_argument("action", choices=("list", "verify", "prune"), help="as told below")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("action", choices=("list", "verify", "prune", "export"), help="as told below")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder; for export, that of one checkpoint")
     parser.add_argument("--keep", type=int, default=1, metavar="N", help="of each stage, for prune")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for export")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -28,6 +33,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from ufork.errors import ConfigError
 
+    if arguments.action == "export":
+        _export(arguments.run, arguments.output)
+        return
     folders = _folders(arguments.run)
     if arguments.keep < 1:
         raise ConfigError(f"--keep {arguments.keep}: at least one stays; to begin anew, train with train.resume=never")
@@ -42,6 +50,24 @@ def _folders(run: Path) -> list["CheckpointFolder"]:
     if not found:
         raise CheckpointError(f"{run}: no checkpoints in stages/*/checkpoints; give the folder of a run")
     return found
+
+
+def _export(checkpoint: Path, output: Path | None) -> None:
+    from pipelines.run_folder import RunFolder
+    from ufork.data.text_tokenizer import TextTokenizer
+    from ufork.errors import ConfigError
+    from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER
+    from ufork.model.weights import save_weights
+    from ufork.train.export import checkpoint_weights
+    from ufork.vision.codec import ImageCodec
+
+    if output is None:
+        raise ConfigError("checkpoint export: --output FOLDER is missing")
+    save_weights(output, *checkpoint_weights(checkpoint))
+    run = RunFolder(checkpoint.resolve().parents[3])
+    TextTokenizer.load(run.text_tokenizer).save(output / TEXT_FOLDER)
+    ImageCodec.load(run.vision_tokenizer).save(output / VISION_FOLDER)
+    print(output)
 
 
 def _list(folders: list["CheckpointFolder"]) -> None:

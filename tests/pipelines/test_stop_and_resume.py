@@ -45,9 +45,13 @@ def undisturbed(tmp_path_factory):
     return load_file(run.weights("all") / "model.safetensors")
 
 
+def assert_equal(weights, others):
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+
+
 def assert_as_undisturbed(run, undisturbed):
-    weights = load_file(run.weights("all") / "model.safetensors")
-    assert all(torch.equal(weights[name], undisturbed[name]) for name in undisturbed)
+    assert_equal(load_file(run.weights("all") / "model.safetensors"), undisturbed)
     lines = (run.stage("all") / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 31))
 
@@ -97,12 +101,15 @@ def test_a_finished_run_is_not_trained_again_unless_asked_to(tmp_path):
 
 
 @pytest.mark.slow
-def test_checkpoints_are_listed_verified_and_pruned(tmp_path, capsys):
+def test_checkpoints_are_listed_verified_exported_and_pruned(tmp_path, capsys):
     recipe, run = make_run(tmp_path, "run")
     train(recipe, *OVERRIDES)
     newest, older = (run.checkpoints("all") / f"step-{step:08d}" for step in (30, 28))
     assert cli.main(["checkpoint", "list", str(run.path)]) == 0
     assert f"{newest}  " in capsys.readouterr().out
+    exported = tmp_path / "exported"
+    assert cli.main(["checkpoint", "export", str(newest), "--output", str(exported)]) == 0
+    assert_equal(load_file(exported / "model.safetensors"), load_file(run.weights("all") / "model.safetensors"))
     (shards,) = older.glob("*/*.safetensors")
     shards.write_bytes(shards.read_bytes()[:-1])
     assert cli.main(["checkpoint", "verify", str(run.path)]) == 1
@@ -112,3 +119,13 @@ def test_checkpoints_are_listed_verified_and_pruned(tmp_path, capsys):
     assert newest.exists() and not older.exists()
     assert cli.main(["checkpoint", "list", str(tmp_path)]) == 1
     assert "give the folder of a run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_another_run_begins_where_a_checkpoint_was(tmp_path, undisturbed):
+    (first, first_run), (then, then_run) = (make_run(tmp_path, name) for name in ("first", "then"))
+    train(first, "--ranks", "2", *OVERRIDES)
+    path = first_run.checkpoints("all") / "step-00000028"
+    said = train(then, "--ranks", "2", *OVERRIDES, f"stages.all.train.resume={path}")
+    assert f"resumed: {path}, after step 28 of 30" in said
+    assert_equal(load_file(then_run.weights("all") / "model.safetensors"), undisturbed)

@@ -17,13 +17,15 @@ from ufork.train.checkpoint import (
     require_unchanged,
     verify,
 )
+from ufork.vocabulary import Task
 
 FILES = {"trunk/dp0-tp0.safetensors": b"weights of the trunk", "generation/dp0-tp0.safetensors": b"of the branch"}
 STREAM = StreamState(seed=0, num_lanes=1, step=0, first_row={}, sources={}, taken={})
 
 
-def state_after(step: int, records) -> CheckpointState:
+def state_after(step: int, records, losses=None) -> CheckpointState:
     return CheckpointState(
+        losses=losses or {},
         position=Position(step=step),
         fixed={"train.optimizer": "adamw", "model": {"width": 32}},
         layout="colocated, tp 1",
@@ -34,12 +36,12 @@ def state_after(step: int, records) -> CheckpointState:
     )
 
 
-def write_checkpoint(folder: CheckpointFolder, step: int):
+def write_checkpoint(folder: CheckpointFolder, step: int, losses=None):
     unfinished = folder.unfinished(step)
     for name, content in FILES.items():
         (unfinished / name).parent.mkdir(parents=True)
         (unfinished / name).write_bytes(content + str(step).encode())
-    return folder.finish(state_after(step, {name: record_of(unfinished / name) for name in FILES}))
+    return folder.finish(state_after(step, {name: record_of(unfinished / name) for name in FILES}, losses))
 
 
 @pytest.fixture
@@ -132,6 +134,15 @@ def test_old_ones_leave(folder, keep, every, left):
     assert sorted(folder.prune(keep=keep, keep_every_steps=every) + left) == [10, 20, 30]
     assert folder.steps() == left
     assert not list(folder.path.glob("*.unfinished"))
+
+
+def test_the_best_by_a_task_stay(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.take()
+    for step, loss in ((10, 2.0), (20, 1.0), (30, 3.0), (40, 1.5), (50, 4.0)):
+        write_checkpoint(folder, step, {Task.GENERATION: loss, Task.UNDERSTANDING: -loss})
+    assert folder.prune(keep=1, keep_best=2, best_by=Task.GENERATION) == [10, 30]
+    assert folder.prune(keep=1, keep_best=1, best_by=Task.UNDERSTANDING) == [20, 40], "the newest is the best one too"
 
 
 def test_what_may_not_change_is_named(folder):

@@ -9,10 +9,12 @@ place in the stream, so there is no state of random generators to keep.
 """
 
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,14 @@ from ufork.data.shards import sha256_of
 from ufork.data.stream_state import StreamState
 from ufork.errors import CheckpointError, ConfigError, StorageError
 from ufork.model.linear import LinearKernel
+from ufork.vocabulary import Task
 
 CHECKPOINT_VERSION = 1
 STATE_FILE = "state.json"
 HOLDER_FILE = "holder"
+FIXED_MODEL, FIXED_SIZES = "model", "sizes by the tokenizers"
+FIXED_START = "the weights of the stage before"
+"""Of what may not change: the model's sizes, and the checksum of the weights that the stage began with."""
 _STEP_NAME = re.compile(r"step-(\d{8})")
 _UNFINISHED = ".unfinished"
 
@@ -65,6 +71,8 @@ class CheckpointState(Config):
     versions: Mapping[str, str]
     files: Mapping[str, FileRecord]
     """By path within the folder: all but this one."""
+    losses: Mapping[Task, float] = {}
+    """Means over the steps since the save before."""
 
 
 @dataclass(frozen=True)
@@ -173,15 +181,28 @@ class CheckpointFolder:
         """Removes what was written of an attempt."""
         shutil.rmtree(self.unfinished(step), ignore_errors=True)
 
-    def prune(self, *, keep: int, keep_every_steps: int = 0) -> list[int]:
-        """Removes all but the newest `keep`, and those after a multiple of `keep_every_steps`; the steps removed."""
-        old = self.steps()[: -keep or None]
-        removed = [step for step in old if not keep_every_steps or step % keep_every_steps]
+    def prune(
+        self, *, keep: int, keep_every_steps: int = 0, keep_best: int = 0, best_by: Task = Task.GENERATION
+    ) -> list[int]:
+        """Removes what `CheckpointConfig` has no reason to keep; the steps removed."""
+        steps = self.steps()
+        kept = {*steps[-keep:], *self._best(steps, best_by)[:keep_best]} if keep else set()
+        if keep_every_steps:
+            kept |= {step for step in steps if step % keep_every_steps == 0}
+        removed = [step for step in steps if step not in kept]
         for step in removed:
             # Never half a checkpoint under a whole one's name.
             leaving = self.at(step).rename(self.path / f"{self.at(step).name}.old{_UNFINISHED}")
             shutil.rmtree(leaving, ignore_errors=True)
         return removed
+
+    def _best(self, steps: Sequence[int], task: Task) -> list[int]:
+        """Those that tell a loss of `task`, the lowest first."""
+        losses = {}
+        for step in steps:
+            with suppress(CheckpointError):  # a damaged one is nobody's best
+                losses[step] = read_state(self.at(step)).losses.get(task, math.inf)
+        return sorted((step for step in losses if math.isfinite(losses[step])), key=losses.__getitem__)
 
 
 def read_state(path: Path) -> CheckpointState:

@@ -47,6 +47,10 @@ class CheckpointConfig(Config):
     """The newest so many stay."""
     keep_every_steps: NonNegativeInt = 0
     """Those after a multiple of it stay for good; 0 for none."""
+    keep_best: NonNegativeInt = 0
+    """So many with the lowest `best_by` stay besides."""
+    best_by: Task = Task.GENERATION
+    """Whose mean loss, over the steps since the save before, tells which are best."""
     max_failed: NonNegativeInt = 3
     """Saves that may fail, on a full disk say, before the run ends with an error."""
 
@@ -88,8 +92,9 @@ class TrainConfig(Config):
     deepspeed: dict[str, Any] = {}
     """Further keys of DeepSpeed's configuration."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    resume: Literal["auto", "never"] = "auto"
-    """`auto` goes on from the newest valid checkpoint of the stage, where there is one; `never` removes them."""
+    resume: str = "auto"
+    """`auto` goes on from the newest valid checkpoint of the stage, where there is one; `never` removes them; the path
+    of a checkpoint (`.../step-00000500`), of any run with these sizes and data, has a stage without any begin there."""
     max_nonfinite_steps: NonNegativeInt = 10
     """Steps with a loss or gradient that is not finite, each skipped, before the run ends with an error."""
     timeout_seconds: PositiveFloat = 600.0

@@ -95,7 +95,7 @@ def train_stage(
         telemetry.record(course.step, result, rate)
         course.step += 1
         if saver:
-            saver.after_step(course.position, stream)
+            saver.after_step(course.position, stream, result.losses)
         if draw_grid and config.draw_every_steps and course.step % config.draw_every_steps == 0:
             weights = whole_weights(stage, shapes)
             if stage.bridge.is_leader:

@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from ufork.data.stream import TrainingStream
+from ufork.errors import CheckpointError
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
 from ufork.parallel.bridge import Bridge
 from ufork.parallel.shard_files import WEIGHT, ShardFiles
-from ufork.train.checkpoint import STATE_FILE, CheckpointFolder, Position, read_state, require_unchanged
+from ufork.train.checkpoint import STATE_FILE, CheckpointFolder, Position, read_state, require_unchanged, verify
 from ufork.train.config import TrainConfig
 from ufork.train.stage import MODEL_PREFIX, TrainingStage
 
@@ -52,14 +53,29 @@ def _decide(folder: CheckpointFolder, config: TrainConfig, facts: Mapping[str, A
     found = folder.newest_valid()
     for step, fault in found.passed_over.items():
         log.warning("checkpoint passed over: %s; it is %s now", fault, folder.set_aside(step))
-    if found.path is None:
+    path = found.path or _named(config.resume)
+    if path is None:
         return None
-    state = read_state(found.path)
-    require_unchanged(state, facts["fixed"], origin=found.path)
-    log.info("resumed: %s, after step %d of %d", found.path, state.position.step, config.steps)
+    state = read_state(path)
+    require_unchanged(state, facts["fixed"], origin=path)
+    log.info("resumed: %s, after step %d of %d", path, state.position.step, config.steps)
     if state.layout != facts["layout"]:
         log.info("its layout was %s, this one is %s", state.layout, facts["layout"])
-    return found.path
+    return path
+
+
+def _named(resume: str) -> Path | None:
+    """The checkpoint that the recipe has a stage begin from."""
+    if resume == "auto":
+        return None
+    try:
+        verify(Path(resume), deep=True)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"train.resume={resume}: {error}. Give the folder of a checkpoint (RUN/stages/NAME/checkpoints/step-N),"
+            " auto, or never"
+        ) from None
+    return Path(resume)
 
 
 def resume(stage: TrainingStage, stream: TrainingStream | None, path: Path) -> Position:

@@ -8,10 +8,12 @@ A rank that cannot write tells the others: the attempt is dropped, loudly, and t
 """
 
 import logging
+import math
 import os
+import statistics
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,12 @@ from ufork.parallel.shard_files import FileImage, shard_path
 from ufork.train.checkpoint import CheckpointFolder, CheckpointState, FileRecord, Position
 from ufork.train.config import CheckpointConfig
 from ufork.train.stage import TrainingStage
+from ufork.vocabulary import Task
 
 log = logging.getLogger(__name__)
 
+RETENTION = {"keep", "keep_every_steps", "keep_best", "best_by"}
+"""Those fields of CheckpointConfig that `CheckpointFolder.prune` takes."""
 LOWEST_PRIORITY = 19
 """Linux's nice value, a thread's own: checksums take a core that training has a better use for."""
 
@@ -36,6 +41,7 @@ class _Writing:
 
     position: Position
     stream: StreamState
+    losses: Mapping[Task, float]
     thread: threading.Thread = field(init=False)
     copied: threading.Event = field(default_factory=threading.Event)
     record: FileRecord | None = None
@@ -61,14 +67,24 @@ class Saver:
         self._pruning: threading.Thread | None = None
         self._num_failed = 0
         self._newest_step = start.step
+        self._losses: list[Mapping[Task, float]] = []
 
     @property
     def is_writing(self) -> bool:
         """Whether a save is under way."""
         return self._writing is not None
 
-    def after_step(self, position: Position, stream: TrainingStream | None) -> None:
-        """Finishes a save that all ranks have written, and begins one where the recipe asks for it; as `save`."""
+    def after_step(
+        self, position: Position, stream: TrainingStream | None, losses: Mapping[Task, float] | None = None
+    ) -> None:
+        """Finishes a save that all ranks have written, and begins one where the recipe asks for it; as `save`.
+
+        Args:
+            position: of the stage, the leader's.
+            stream: of ranks that read data.
+            losses: of the step that was taken.
+        """
+        self._losses.append(losses or {})
         self.poll()
         if position.step % self.config.every_steps == 0:
             self.save(position, stream)
@@ -93,7 +109,8 @@ class Saver:
         self._newest_step = position.step
         told = self.bridge.gather(stream.state().model_dump(mode="json") if stream else None)
         places = [StreamState.model_validate(each) for each in told if each]
-        self._writing = _Writing(position, join_states(places))
+        self._writing = _Writing(position, join_states(places), _means(self._losses))
+        self._losses = []
         if shards := self.stage.engine.shards:
             self._image = shards.read().image(self._image.memory if self._image else None)
         self._writing.thread = self._in_background(self._writing, self._image)
@@ -168,6 +185,7 @@ class Saver:
                 linear=self.stage.linear,
                 stream=writing.stream,
                 files=files,
+                losses=writing.losses,
                 **self.facts,
             )
         )
@@ -177,7 +195,7 @@ class Saver:
 
     def _prune(self) -> None:
         try:
-            self.folder.prune(keep=self.config.keep, keep_every_steps=self.config.keep_every_steps)
+            self.folder.prune(**self.config.model_dump(include=RETENTION))
         except OSError as error:
             log.warning("old checkpoints could not be removed (%s)", error)
 
@@ -192,3 +210,11 @@ class Saver:
                 f"{told}; more than train.checkpoint.max_failed={self.config.max_failed} failed: free space, and run"
                 " the same command again"
             )
+
+
+def _means(losses: Sequence[Mapping[Task, float]]) -> dict[Task, float]:
+    """Of each task's losses that are finite."""
+    by_task: dict[Task, list[float]] = {}
+    for task, loss in (item for each in losses for item in each.items() if math.isfinite(item[1])):
+        by_task.setdefault(task, []).append(loss)
+    return {task: statistics.fmean(values) for task, values in by_task.items()}
