@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.writer import ShardWriter, finish_source, finished_source, start_source
+from ufork.data.manifest import Manifest
 from ufork.data.sample import Sample
-from ufork.data.shards import Manifest, ShardSource
+from ufork.data.shards import ShardSource
 from ufork.errors import SampleError, ShardError
 from ufork.vision.codec import ImageCodec
 from ufork.vision.images import decode_image
@@ -105,6 +106,6 @@ def _decoded(source: ShardSource, size_px: int, skipped: Counter[str]) -> Iterat
             image = decode_image(sample.image, size_px=size_px, purpose=sample.task)
         except SampleError as error:
             skipped["image cannot be decoded"] += 1
-            _logger.warning("%s: sample %d left out: %s", source.folder, number, error)
+            _logger.warning("%s: sample %d left out: %s", source.storage.where(""), number, error)
             continue
         yield sample, image

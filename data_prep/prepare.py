@@ -26,8 +26,8 @@ from data_prep.scenes import SceneSource
 from data_prep.source import SPLITS, SkippedInput, Source
 from data_prep.writer import ShardWriter, finish_source, finished_source, start_source, storage_errors
 from ufork.config import Config
+from ufork.data.manifest import Manifest
 from ufork.data.sample import Sample
-from ufork.data.shards import Manifest
 from ufork.vocabulary import Task
 
 ATTRIBUTION_FILE = "ATTRIBUTION.md"

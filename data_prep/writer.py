@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ufork.data.index import BLOCK_BYTES, IndexBuilder
+from ufork.data.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from ufork.data.sample import Sample
-from ufork.data.shards import MANIFEST_FILE, Manifest, ShardEntry
 from ufork.errors import ShardError, StorageError
 from ufork.vocabulary import Task
 

@@ -8,8 +8,9 @@ import pytest
 import webdataset
 
 from ufork.data.index import index_path
+from ufork.data.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from ufork.data.sample import Sample
-from ufork.data.shards import MANIFEST_FILE, Manifest, ShardEntry, ShardSource
+from ufork.data.shards import ShardSource
 from ufork.errors import SampleError, ShardError
 from ufork.vocabulary import Task
 

@@ -1,13 +1,17 @@
 """A stream that was stopped, killed and resized reads each lane as if nothing had happened."""
 
 import json
+import multiprocessing
+import pickle
 from collections import defaultdict
+from itertools import cycle
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer, write_codes_source
 
+from ufork.data import stream
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
 from ufork.data.stream_state import StreamState, join_states
@@ -26,16 +30,48 @@ def folder(tmp_path_factory):
     return folder
 
 
-def open_stream(folder, *, replica=0, num_replicas=1, rows=12, seed=3, weights=(2.0, 1.0), sources=("one", "two")):
-    mixture = tuple(SourceConfig(folder=name, weight=w) for name, w in zip(sources, weights, strict=True))
+def load_in_turn(make, *, num_workers, **_):
+    """`load_ahead` without processes, whose start takes longer than all else: each worker has a copy of its own."""
+    workers = [pickle.loads(pickle.dumps(make))(worker, num_workers) for worker in range(num_workers)]
+    for worker in cycle(workers):
+        yield next(worker)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers_without_processes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "load_ahead", load_in_turn)
+        yield
+
+
+def open_stream(
+    folder,
+    *,
+    replica=0,
+    num_replicas=1,
+    rows=12,
+    seed=3,
+    weights=(2.0, 1.0),
+    sources=("one", "two"),
+    readers=("index", "stream"),
+    num_workers=0,
+):
+    """A mixture of a source that is read by its index, and one that is read from the start of its shards."""
+    mixture = tuple(
+        SourceConfig(folder=name, weight=weight, reader=reader)
+        for name, weight, reader in zip(sources, weights, readers, strict=False)
+    )
     return TrainingStream(
-        DataConfig(understanding=mixture, generation=mixture, row_tokens=60, num_lanes=NUM_LANES),
+        DataConfig(
+            understanding=mixture, generation=mixture, row_tokens=60, num_lanes=NUM_LANES, num_workers=num_workers
+        ),
         TOKENIZER,
         rows_per_step=dict.fromkeys(Task, rows),
         replica=replica,
         num_replicas=num_replicas,
         folder=folder,
         seed=seed,
+        context=multiprocessing.get_context(),
     )
 
 
@@ -43,10 +79,10 @@ def read_steps(replicas, num_steps):
     """Sample ids by task and lane; rows are the job's, replica by replica."""
     seen = defaultdict(list)
     for _ in range(num_steps):
-        for stream in replicas:
-            maker = stream._maker()
-            lanes = {task: maker.lanes(task, stream.first_row[task]).values() for task in Task}
-            for task, rows in stream.next_step().items():
+        for each in replicas:
+            maker = each._maker()
+            lanes = {task: maker.lanes(task, each.first_row[task]).values() for task in Task}
+            for task, rows in each.next_step().items():
                 for lane, row in zip(lanes[task], rows, strict=True):
                     seen[task, lane] += row.sample_ids
     return seen
@@ -54,7 +90,7 @@ def read_steps(replicas, num_steps):
 
 def saved(replicas) -> StreamState:
     """As a checkpoint does it: every replica's own, joined, through JSON."""
-    joined = join_states([stream.state() for stream in replicas])
+    joined = join_states([each.state() for each in replicas])
     return StreamState.from_mapping(json.loads(joined.model_dump_json()), origin="saved")
 
 
@@ -63,6 +99,7 @@ STRETCHES = st.lists(
         st.integers(1, 3).flatmap(lambda steps: st.tuples(st.just(steps), st.integers(0, 2))),
         st.sampled_from([1, 2, 3, 4]),  # replicas
         st.sampled_from([12, 24]),  # rows per step
+        st.integers(0, 3),  # loader workers
     ),
     min_size=1,
     max_size=4,
@@ -73,16 +110,17 @@ STRETCHES = st.lists(
 @given(history=STRETCHES)
 def test_any_history_reads_what_one_uninterrupted_stream_reads(folder, history):
     read, state = defaultdict(list), None
-    for (steps, lost_steps), num_replicas, rows in history:
-        replicas = [open_stream(folder, replica=r, num_replicas=num_replicas, rows=rows) for r in range(num_replicas)]
-        for stream in replicas:
+    for (steps, lost_steps), num_replicas, rows, num_workers in history:
+        place = {"num_replicas": num_replicas, "rows": rows, "num_workers": num_workers}
+        replicas = [open_stream(folder, replica=replica, **place) for replica in range(num_replicas)]
+        for each in replicas:
             if state:
-                stream.restore(state, origin="saved")
+                each.restore(state, origin="saved")
         for key, ids in read_steps(replicas, steps).items():
             read[key] += ids
         state = saved(replicas)
         read_steps(replicas, lost_steps)  # killed after the checkpoint: trained on, and lost with the weights
-    longest = read_steps([open_stream(folder)], 2 * sum(steps for (steps, _), _, _ in history))
+    longest = read_steps([open_stream(folder)], 2 * sum(steps for (steps, _), *_ in history))
     assert sum(map(len, read.values())) > 0
     for key, ids in read.items():
         assert ids == longest[key][: len(ids)], key
@@ -96,9 +134,9 @@ def test_each_sample_comes_once_an_epoch_whatever_the_history(folder):
             open_stream(folder, replica=r, num_replicas=num_replicas, sources=["one"], weights=[1.0])
             for r in range(num_replicas)
         ]
-        for stream in replicas:
+        for each in replicas:
             if state:
-                stream.restore(state, origin="saved")
+                each.restore(state, origin="saved")
         seen += [name for (task, _), ids in read_steps(replicas, 1).items() if task is Task.GENERATION for name in ids]
         state, num_replicas = saved(replicas), num_replicas % 4 + 1
     counts = {lane: taken[0] for lane, taken in state.taken[Task.GENERATION].items()}
@@ -114,6 +152,7 @@ def test_each_sample_comes_once_an_epoch_whatever_the_history(folder):
     "changed, said",
     [
         ({"seed": 4}, "run.seed .* was 3, is 4"),
+        ({"readers": ("stream", "stream")}, "reader of data.understanding's one was index, is stream"),
         ({"weights": (1.0, 1.0)}, "weight of data.understanding's one was 2.0, is 1.0"),
         ({"sources": ("two", "one")}, r"data.generation was \['one', 'two'\], is \['two', 'one'\]"),
     ],

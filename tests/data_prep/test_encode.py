@@ -10,8 +10,9 @@ from PIL import Image
 
 from data_prep.encode import encode_shards
 from data_prep.writer import ShardWriter, finish_source, start_source
+from ufork.data.manifest import Manifest
 from ufork.data.sample import Sample
-from ufork.data.shards import Manifest, ShardSource
+from ufork.data.shards import ShardSource
 from ufork.errors import ShardError, StorageError
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec

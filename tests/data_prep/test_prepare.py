@@ -8,7 +8,8 @@ from data_prep import prepare as prepare_room
 from data_prep.prepare import ATTRIBUTION_FILE, PrepareConfig, prepare
 from data_prep.scenes import SceneSource
 from data_prep.source import SkippedInput
-from ufork.data.shards import MANIFEST_FILE, ShardSource
+from ufork.data.manifest import MANIFEST_FILE
+from ufork.data.shards import ShardSource
 from ufork.errors import ConfigError, StorageError
 from ufork.vocabulary import Task
 

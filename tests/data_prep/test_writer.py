@@ -8,8 +8,9 @@ import webdataset
 
 from data_prep.writer import ShardWriter, finish_source, finished_source, start_source
 from ufork.data.index import ShardIndex
+from ufork.data.manifest import Manifest
 from ufork.data.sample import Sample
-from ufork.data.shards import Manifest, ShardSource
+from ufork.data.shards import ShardSource
 from ufork.errors import StorageError
 from ufork.vocabulary import Task
 

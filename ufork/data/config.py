@@ -1,5 +1,7 @@
 """Where training data comes from and how it is packed."""
 
+from typing import Literal
+
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ufork.config import Config
@@ -12,7 +14,11 @@ class SourceConfig(Config):
     """One folder of shards in a mixture."""
 
     folder: str
-    """A source folder (with a `manifest.json`), relative to the run's folder unless absolute."""
+    """A source folder (with a `manifest.json`), relative to the run's folder unless absolute; or the URL of one, of any
+    kind that fsspec opens (`s3://...`)."""
+    reader: Literal["index", "stream"] = "index"
+    """`index` reads each sample where its shard's index says, in any order. `stream` reads shards from their start, by
+    webdataset, for storage that cannot give parts of files; samples are then shuffled less (`StreamedSource`)."""
     weight: PositiveFloat = 1.0
     """Share of the task's samples drawn from here, relative to the other sources' weights."""
 

@@ -50,23 +50,36 @@ class ShardIndex:
         Raises:
             ShardError: the tar is missing, truncated, damaged, or holds two members of the same name in one sample.
         """
-        builder = IndexBuilder()
         try:
             with open(tar_path, "rb") as file:
                 tar_bytes = os.fstat(file.fileno()).st_size
                 with mmap(file.fileno(), 0, access=ACCESS_READ) if tar_bytes else memoryview(b"") as data:
-                    for name, offset, size in _scan(data, str(tar_path)):
-                        builder.add(name, offset, size, where=str(tar_path))
+                    return cls.scan(data, str(tar_path))
         except OSError as error:
             raise ShardError(f"{tar_path}: cannot be read ({error.strerror}); prepare the data again") from None
-        return builder.finish(tar_bytes)
+
+    @classmethod
+    def scan(cls, data: mmap | memoryview, where: str) -> "ShardIndex":
+        """Of the tar `where` with the contents `data`; raises as `build`."""
+        builder = IndexBuilder()
+        for name, offset, size in _scan(data, where):
+            builder.add(name, offset, size, where=where)
+        return builder.finish(len(data))
 
     @classmethod
     def load(cls, tar_path: Path) -> "ShardIndex | None":
         """The saved index of the tar at `tar_path`; None when none fits the tar's size and this version."""
         try:
-            columns = json.loads(index_path(tar_path).read_bytes())
-            if columns["version"] != INDEX_VERSION or columns["tar_bytes"] != tar_path.stat().st_size:
+            return cls.parse(index_path(tar_path).read_bytes(), tar_bytes=tar_path.stat().st_size)
+        except OSError:
+            return None
+
+    @classmethod
+    def parse(cls, contents: bytes, *, tar_bytes: int) -> "ShardIndex | None":
+        """The saved index in `contents`; None when it does not fit a tar of `tar_bytes`, or this version."""
+        try:
+            columns = json.loads(contents)
+            if columns["version"] != INDEX_VERSION or columns["tar_bytes"] != tar_bytes:
                 return None
             return cls(
                 keys=tuple(columns["keys"]),
@@ -74,7 +87,7 @@ class ShardIndex:
                 sizes={name: np.array(column, np.int64) for name, column in columns["sizes"].items()},
                 tar_bytes=columns["tar_bytes"],
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return None
 
     def save(self, tar_path: Path) -> None:

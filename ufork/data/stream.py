@@ -21,6 +21,7 @@ from ufork.data.mixture import Mixture
 from ufork.data.quarantine import Quarantine
 from ufork.data.shards import ShardSource
 from ufork.data.stream_state import SourceState, StreamState
+from ufork.data.streamed_source import StreamedSource
 from ufork.data.task_stream import SkippedSample, TaskStream
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import ConfigError
@@ -222,7 +223,13 @@ class TrainingStream:
     def _sources(self, task: Task) -> tuple[SourceState, ...]:
         configs: tuple[SourceConfig, ...] = getattr(self.config, task)
         return tuple(
-            SourceState(folder=config.folder, recipe=source.manifest.recipe, samples=len(source), weight=config.weight)
+            SourceState(
+                folder=config.folder,
+                recipe=source.manifest.recipe,
+                samples=len(source),
+                weight=config.weight,
+                reader=config.reader,
+            )
             for config, source in zip(configs, self._mixtures[task].sources, strict=True)
         )
 
@@ -230,8 +237,13 @@ class TrainingStream:
 def _open_mixture(configs: Sequence[SourceConfig], task: Task, folder: Path, *, num_lanes: int, seed: int) -> Mixture:
     if not configs:
         raise ConfigError(f"data.{task}: no source, yet the stage asks for rows of {task}; name one or ask for 0 rows")
-    sources = [ShardSource(folder / config.folder, task) for config in configs]
+    sources = [_open_source(config, task, folder) for config in configs]
     return Mixture(sources, [config.weight for config in configs], num_lanes=num_lanes, seed=seed)
+
+
+def _open_source(config: SourceConfig, task: Task, folder: Path) -> ShardSource:
+    place = config.folder if "://" in config.folder else folder / config.folder
+    return StreamedSource(place, task) if config.reader == "stream" else ShardSource(place, task)
 
 
 def _without_tensors(row: PackedSequence) -> dict[str, Any]:

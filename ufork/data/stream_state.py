@@ -25,6 +25,8 @@ class SourceState(Config):
     """Digest of what its shards were made from (`Manifest.recipe`)."""
     samples: NonNegativeInt
     weight: float
+    reader: str
+    """What orders its samples."""
 
 
 class StreamState(Config):
@@ -70,7 +72,7 @@ class StreamState(Config):
         return [
             f"{name} of data.{task}'s {source.folder} was {getattr(source, name)}, is {getattr(other, name)}"
             for source, other in zip(mine, others, strict=True)
-            for name in ("weight", "samples", "recipe")
+            for name in ("weight", "samples", "recipe", "reader")
             if getattr(source, name) != getattr(other, name)
         ]
 

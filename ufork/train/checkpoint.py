@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from ufork.config import Config
-from ufork.data.shards import sha256_of
+from ufork.data.manifest import sha256_of
 from ufork.data.stream_state import StreamState
 from ufork.errors import CheckpointError, ConfigError, StorageError
 from ufork.model.linear import LinearKernel

@@ -1,0 +1,75 @@
+"""Sources at a URL are read like those in a folder, and no URL runs anything."""
+
+import uuid
+
+import fsspec
+import pytest
+from tiny import write_codes_source
+
+from ufork.data.shards import ShardSource
+from ufork.data.storage import Span, open_storage
+from ufork.data.streamed_source import StreamedSource
+from ufork.errors import ConfigError, ShardError
+from ufork.vocabulary import Task
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_codes_source(tmp_path / "one", num_samples=12)
+    return tmp_path / "one"
+
+
+@pytest.fixture
+def url(folder):
+    """The same files in fsspec's memory."""
+    memory, place = fsspec.filesystem("memory"), f"/{uuid.uuid4()}/one"
+    memory.put(f"{folder}/", place, recursive=True)
+    yield f"memory:/{place}"
+    memory.rm(place, recursive=True)
+
+
+def contents(source):
+    return [(s.id, s.prompt, s.codes.tobytes()) for s in source.read(range(len(source)))]
+
+
+@pytest.mark.parametrize("kind", [ShardSource, StreamedSource])
+def test_a_url_gives_the_samples_of_the_folder(kind, folder, url):
+    expected = contents(ShardSource(folder, Task.GENERATION))
+    assert len(expected) == 12
+    assert contents(kind(url, Task.GENERATION)) == expected
+    assert contents(kind(f"file://{folder}", Task.GENERATION)) == expected
+
+
+def test_an_index_that_is_missing_there_is_made(folder, url):
+    memory = fsspec.filesystem("memory")
+    for path in memory.glob(f"{url}/*.index.json"):
+        memory.rm(path)
+    assert contents(ShardSource(url, Task.GENERATION)) == contents(ShardSource(folder, Task.GENERATION))
+
+
+@pytest.mark.parametrize("kind", [ShardSource, StreamedSource])
+def test_a_shard_that_vanishes_there_is_named(kind, url):
+    source = kind(url, Task.GENERATION)
+    fsspec.filesystem("memory").rm(f"{url}/{source.entries[0].file}")
+    with pytest.raises(ShardError, match=rf"{source.entries[0].file}: cannot be read"):
+        source.read([0])
+    with pytest.raises(ShardError, match=r"one/.*: cannot be read"):
+        kind(url, Task.GENERATION)
+
+
+def test_parts_come_in_the_order_they_are_asked_for(folder, url):
+    spans = [Span("manifest.json", 4, 9), Span("manifest.json", 0, 3)]
+    assert open_storage(url).parts(spans) == open_storage(folder).parts(spans)
+
+
+def test_a_url_of_an_unknown_kind_is_refused():
+    with pytest.raises(ConfigError, match=r"^warp://x/y: cannot be opened \(.*warp"):
+        ShardSource("warp://x/y", Task.GENERATION)
+
+
+@pytest.mark.parametrize("place", ["pipe:touch {}", "pipe://touch {}", "|touch {}", "exec://touch {}"])
+def test_no_place_runs_a_command(place, tmp_path):
+    for kind in (ShardSource, StreamedSource):
+        with pytest.raises((ConfigError, ShardError)):
+            kind(place.format(tmp_path / "made"), Task.GENERATION)
+    assert not list(tmp_path.iterdir())

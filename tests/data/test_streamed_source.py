@@ -1,0 +1,92 @@
+"""Shards that are read from their start: every sample once, a window at a time, from any place on."""
+
+import numpy as np
+import pytest
+import webdataset
+
+from data_prep.writer import ShardWriter, finish_source, start_source
+from ufork.data import streamed_source
+from ufork.data.sample import Sample
+from ufork.data.shards import ShardSource
+from ufork.data.streamed_source import StreamedSource
+from ufork.errors import ShardError
+from ufork.vocabulary import Task
+
+WINDOW = 5
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Shards of 12 samples, the last one of 6."""
+    monkeypatch.setattr(streamed_source, "WINDOW_SAMPLES", WINDOW)
+    start_source(tmp_path)
+    with ShardWriter(tmp_path, source="s", split="train", task=Task.GENERATION, shard_samples=12) as writer:
+        for number in range(30):
+            text = {"id": f"s-{number}", "task": Task.GENERATION, "source": "s", "licence": "", "prompt": "a"}
+            writer.write(Sample(**text, codes=np.full((2, 2, 3), number, np.uint16)))
+    facts = dict(source="s", split="train", licence="", attribution="", recipe="", skipped={}, details={})
+    finish_source(tmp_path, entries=writer.entries, **facts)
+    return tmp_path
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """How often a shard was opened."""
+    count, keyed_members = [0], streamed_source._keyed_members
+
+    def counted(storage, file):
+        count[0] += 1
+        return keyed_members(storage, file)
+
+    monkeypatch.setattr(streamed_source, "_keyed_members", counted)
+    return count
+
+
+def test_an_epoch_has_every_sample_once_and_needs_one_pass(folder, opened):
+    source = StreamedSource(folder, Task.GENERATION)
+    order = source.order(np.random.default_rng(3))
+    assert sorted(order) == list(range(30)) and list(order) != list(range(30))
+    for start in range(0, 30, 4):
+        assert [sample.id for sample in source.read(order[start : start + 4])] == [
+            f"s-{number}" for number in order[start : start + 4]
+        ]
+    assert opened == [3]
+
+
+def test_lanes_that_take_turns_do_not_disturb_each_other(folder, opened):
+    source = StreamedSource(folder, Task.GENERATION)
+    order = source.order(np.random.default_rng(0))
+    for place in range(10):
+        numbers = [order[lane * 10 + place] for lane in range(3)]
+        assert [sample.id for sample in source.read(numbers)] == [f"s-{number}" for number in numbers]
+    assert opened[0] <= 5, "each shard once, and where a lane begins inside one once more"
+
+
+def test_reading_goes_on_from_any_place(folder):
+    order = StreamedSource(folder, Task.GENERATION).order(np.random.default_rng(1))
+    indexed = ShardSource(folder, Task.GENERATION)
+    for place in range(30):
+        (sample,) = StreamedSource(folder, Task.GENERATION).read(order[place : place + 1])
+        assert sample.id == indexed[order[place]].id
+
+
+def test_a_shard_that_webdataset_wrote_will_do(folder):
+    source = StreamedSource(folder, Task.GENERATION)
+    samples = source.read(range(12))
+    shard = folder / source.entries[0].file
+    with webdataset.TarWriter(str(shard)) as writer:
+        for sample in samples:
+            writer.write({"__key__": sample.id, **sample.to_members()})
+    again = streamed_source._keyed_members(source.storage, shard.name)
+    assert [members for _, members in again] == [sample.to_members() for sample in samples]
+
+
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+def test_a_damaged_shard_is_named(folder, damage):
+    source = StreamedSource(folder, Task.GENERATION)
+    shard = folder / source.entries[0].file
+    data = shard.read_bytes()
+    cut = len(data) // 2 // 512 * 512
+    shard.write_bytes(data[:cut] if damage == "cut" else data[:cut] + b"x" * (len(data) - cut))
+    with pytest.raises(ShardError, match=rf"{shard.name}: (cannot be read|ends after \d+ samples)"):
+        source.read(range(12))

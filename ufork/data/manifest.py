@@ -1,0 +1,126 @@
+"""What a finished source folder holds: its manifest, which is written last, so that a folder that has one is whole.
+
+folder/manifest.json  <->  Manifest: shards with their sizes and checksums, licence, recipe
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ufork.errors import ShardError
+from ufork.vocabulary import Task
+
+MANIFEST_FILE = "manifest.json"
+MANIFEST_VERSION = 1
+_REMEDY = "prepare the data again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One tar of a source."""
+
+    file: str
+    """Name within the source folder."""
+    task: Task
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a finished source folder holds."""
+
+    source: str
+    split: str
+    licence: str
+    attribution: str
+    recipe: str
+    """Digest of everything that the shards were made from: when it is equal they need not be made again."""
+    shards: tuple[ShardEntry, ...]
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Inputs that were left out, by reason."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the source tells of itself: its vocabulary, the codec of its codes."""
+    version: int = MANIFEST_VERSION
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """Reads the manifest in `folder`.
+
+        Raises:
+            ShardError: there is none, or it is not one of this version.
+        """
+        path = folder / MANIFEST_FILE
+        try:
+            return cls.parse(path.read_bytes(), where=str(path))
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from None
+
+    @classmethod
+    def parse(cls, contents: bytes, *, where: str) -> "Manifest":
+        """Reads the contents of the file `where`.
+
+        Raises:
+            ShardError: it is no manifest of this version.
+        """
+        try:
+            values = json.loads(contents)
+            if values["version"] != MANIFEST_VERSION:
+                raise ShardError(f"{where}: version {values['version']}, expected {MANIFEST_VERSION}; {_REMEDY}")
+            values["shards"] = tuple(ShardEntry(**{**entry, "task": Task(entry["task"])}) for entry in values["shards"])
+            return cls(**{name.name: values[name.name] for name in fields(cls)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShardError(f"{where}: not a manifest of ufork's ({error!r}); {_REMEDY}") from None
+
+    def save(self, folder: Path) -> None:
+        """Writes the manifest into `folder`, whole or not at all.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        draft = folder / f"{MANIFEST_FILE}.part"
+        draft.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.replace(folder / MANIFEST_FILE)
+
+    def num_samples(self, task: Task) -> int:
+        """Samples of `task` over all shards."""
+        return sum(entry.samples for entry in self.shards if entry.task == task)
+
+    def check(self, folder: Path, *, deep: bool = False) -> None:
+        """Compares the shards in `folder` with the manifest: sizes, and checksums when `deep`.
+
+        Raises:
+            ShardError: names the first shard that is missing or differs.
+        """
+        for entry in self.shards:
+            path = folder / entry.file
+            check_size(_size(path), entry.bytes, where=str(path))
+            if deep and (found := sha256_of(path)) != entry.sha256:
+                raise ShardError(f"{path}: its sha256 is {found}, the manifest says {entry.sha256}; {_REMEDY}")
+
+
+def check_size(found_bytes: int, expected_bytes: int, *, where: str) -> None:
+    """Holds the size of the file `where` against the manifest's.
+
+    Raises:
+        ShardError: they differ.
+    """
+    if found_bytes != expected_bytes:
+        kind = "truncated" if found_bytes < expected_bytes else "changed"
+        raise ShardError(f"{where}: {kind}: {found_bytes} bytes, the manifest says {expected_bytes}; {_REMEDY}")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from None
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file's contents, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
