@@ -83,23 +83,37 @@ def main() -> None:
         killed.mkdir()
         for part in ("codes", "tokenizer"):
             (killed / part).symlink_to(undisturbed / part)
-        figures = _kill_until_done(["train", str(recipe), "run.name=killed"], killed, log, arguments)
-        same_losses = _losses(killed) == _losses(undisturbed)
+        command = ["train", str(recipe), "run.name=killed"]
+        figures = kill_until_done(command, killed / "stages" / "joint", log, kills=arguments.kills, seed=arguments.seed)
+        undisturbed, killed = (run / "stages" / "joint" for run in (undisturbed, killed))
+        same_losses = losses(killed) == losses(undisturbed)
         same_weights = _weights(killed) == _weights(undisturbed)
         print(f"losses equal: {same_losses}, weights equal: {same_weights}")
         figures["equal"] = same_losses and same_weights
         print(json.dumps(figures))
 
 
-def _kill_until_done(command: list[str], run: Path, log: Path, arguments: argparse.Namespace) -> dict[str, int | bool]:
-    chance = random.Random(arguments.seed)
+def kill_until_done(command: list[str], stage: Path, log: Path, *, kills: int, seed: int) -> dict[str, int | bool]:
+    """Gives `command` until it ends by itself, and kills it `kills` times before.
+
+    Args:
+        command: of `ufork`.
+        stage: folder of the stage that is trained.
+        log: where the command's words are left.
+        kills: every other one while a checkpoint is written.
+        seed: of the moments.
+
+    Returns:
+        kills, resumes, steps_repeated, corrupt_taken.
+    """
+    chance = random.Random(seed)
     figures: dict[str, int | bool] = dict.fromkeys(("kills", "resumes", "steps_repeated", "corrupt_taken"), 0)
     reached = 0
     while True:
-        valid = _valid_checkpoints(run)
+        valid = _valid_checkpoints(stage)
         process = _start(command, log)
-        if figures["kills"] < arguments.kills:
-            _wait_for_the_moment(process, run, chance, while_saving=figures["kills"] % 2 == 1)
+        if figures["kills"] < kills:
+            _wait_for_the_moment(process, stage, chance, while_saving=figures["kills"] % 2 == 1)
         else:
             process.wait()
         ended = process.poll() == 0
@@ -108,11 +122,11 @@ def _kill_until_done(command: list[str], run: Path, log: Path, arguments: argpar
             figures["kills"] += 1
         process.wait()
         said = log.read_text(encoding="utf-8", errors="replace")
-        if resumed := re.search(r"resumed: .*(step-(\d+)), after", said):
+        if resumed := re.search(rf"resumed: {re.escape(str(stage))}/.*(step-(\d+)), after", said):
             figures["resumes"] += 1
             figures["steps_repeated"] += max(reached - int(resumed[2]), 0)
             figures["corrupt_taken"] += resumed[1] not in valid
-        reached = len(_losses(run))
+        reached = len(losses(stage))
         print(f"{figures}, {reached} steps")
         if ended:
             return figures
@@ -127,38 +141,39 @@ def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _wait_for_the_moment(
-    process: subprocess.Popen[bytes], run: Path, chance: random.Random, *, while_saving: bool
+    process: subprocess.Popen[bytes], stage: Path, chance: random.Random, *, while_saving: bool
 ) -> None:
     """After some reports of steps by this start; if wanted, once files of a checkpoint are being written."""
-    reported = len(_losses(run))
+    reported = len(losses(stage))
     steps = chance.randint(1, 2 * RECIPE["train"]["checkpoint"]["every_steps"])
     while process.poll() is None and steps:
         time.sleep(0.02)
-        steps -= (now := len(_losses(run))) != reported
+        steps -= (now := len(losses(stage))) != reported
         reported = now
-    while while_saving and process.poll() is None and not list(run.glob("stages/*/checkpoints/*.unfinished/*/*")):
+    while while_saving and process.poll() is None and not list(stage.glob("checkpoints/*.unfinished/*/*")):
         time.sleep(0.0005)
 
 
-def _valid_checkpoints(run: Path) -> set[str]:
+def _valid_checkpoints(stage: Path) -> set[str]:
     valid = set()
-    for path in run.glob("stages/joint/checkpoints/step-????????"):
+    for path in stage.glob("checkpoints/step-????????"):
         with contextlib.suppress(CheckpointError):
             verify(path, deep=True)
             valid.add(path.name)
     return valid
 
 
-def _losses(run: Path) -> list[tuple[float, float]]:
-    path = run / "stages" / "joint" / "metrics.jsonl"
+def losses(stage: Path) -> list[tuple[float, float]]:
+    """Of both tasks, as far as they were reported."""
+    path = stage / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
     lines = [json.loads(line) for line in whole]
     return [(line["loss/understanding"], line["loss/generation"]) for line in lines]
 
 
-def _weights(run: Path) -> bytes:
-    return (run / "stages" / "joint" / "weights" / "model.safetensors").read_bytes()
+def _weights(stage: Path) -> bytes:
+    return (stage / "weights" / "model.safetensors").read_bytes()
 
 
 if __name__ == "__main__":

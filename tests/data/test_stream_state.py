@@ -106,9 +106,21 @@ STRETCHES = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(history=STRETCHES)
 def test_any_history_reads_what_one_uninterrupted_stream_reads(folder, history):
+    require_undisturbed(folder, history)
+
+
+@pytest.mark.proof
+@settings(max_examples=200, deadline=None)
+@given(history=STRETCHES)
+def test_two_hundred_histories_read_what_one_uninterrupted_stream_reads(folder, history):
+    require_undisturbed(folder, history)
+
+
+def require_undisturbed(folder, history):
+    """Reads stretch by stretch, each on other replicas and workers, and holds every lane against one stream's."""
     read, state = defaultdict(list), None
     for (steps, lost_steps), num_replicas, rows, num_workers in history:
         place = {"num_replicas": num_replicas, "rows": rows, "num_workers": num_workers}

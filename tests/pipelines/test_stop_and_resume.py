@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from test_train_verb import make_run, train
 
+from benchmarks.kill import kill_until_done, losses
 from pipelines import cli
 
 OVERRIDES = (
@@ -101,7 +102,7 @@ def test_a_finished_run_is_not_trained_again_unless_asked_to(tmp_path):
 
 
 @pytest.mark.slow
-def test_checkpoints_are_listed_verified_exported_and_pruned(tmp_path, capsys):
+def test_checkpoints_are_listed_exported_begun_from_verified_and_pruned(tmp_path, capsys):
     recipe, run = make_run(tmp_path, "run")
     train(recipe, *OVERRIDES)
     newest, older = (run.checkpoints("all") / f"step-{step:08d}" for step in (30, 28))
@@ -110,6 +111,11 @@ def test_checkpoints_are_listed_verified_exported_and_pruned(tmp_path, capsys):
     exported = tmp_path / "exported"
     assert cli.main(["checkpoint", "export", str(newest), "--output", str(exported)]) == 0
     assert_equal(load_file(exported / "model.safetensors"), load_file(run.weights("all") / "model.safetensors"))
+    other, other_run = make_run(tmp_path, "other")
+    said = train(other, *OVERRIDES, f"stages.all.train.resume={older}")
+    assert f"resumed: {older}, after step 28 of 30" in said
+    other_weights = load_file(other_run.weights("all") / "model.safetensors")
+    assert_equal(other_weights, load_file(run.weights("all") / "model.safetensors"))
     (shards,) = older.glob("*/*.safetensors")
     shards.write_bytes(shards.read_bytes()[:-1])
     assert cli.main(["checkpoint", "verify", str(run.path)]) == 1
@@ -121,11 +127,16 @@ def test_checkpoints_are_listed_verified_exported_and_pruned(tmp_path, capsys):
     assert "give the folder of a run" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_another_run_begins_where_a_checkpoint_was(tmp_path, undisturbed):
-    (first, first_run), (then, then_run) = (make_run(tmp_path, name) for name in ("first", "then"))
-    train(first, "--ranks", "2", *OVERRIDES)
-    path = first_run.checkpoints("all") / "step-00000028"
-    said = train(then, "--ranks", "2", *OVERRIDES, f"stages.all.train.resume={path}")
-    assert f"resumed: {path}, after step 28 of 30" in said
-    assert_equal(load_file(then_run.weights("all") / "model.safetensors"), undisturbed)
+@pytest.mark.proof
+def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path):
+    """Four ranks of the forked layout; every other kill is while a checkpoint is written (`benchmarks.kill`)."""
+    recipe, undisturbed = make_run(tmp_path, "undisturbed")
+    killed = make_run(tmp_path, "killed")[1]
+    forked = ("layout.kind=forked", "layout.trunk.tp=2", "model.num_kv_heads=4", "model.tie_text_head=false")
+    train(recipe, *OVERRIDES, *forked)
+    command = ["train", str(recipe), *OVERRIDES, *forked, "run.name=killed"]
+    figures = kill_until_done(command, killed.stage("all"), tmp_path / "log", kills=4, seed=0)
+    assert figures["kills"] == 4 and figures["resumes"] >= 3 and figures["corrupt_taken"] == 0
+    assert losses(killed.stage("all")) == losses(undisturbed.stage("all"))
+    weights, others = (load_file(run.weights("all") / "model.safetensors") for run in (killed, undisturbed))
+    assert_equal(weights, others)
