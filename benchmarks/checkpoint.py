@@ -1,11 +1,11 @@
 """What a checkpoint costs a run: `python -m benchmarks.checkpoint`.
 
 One rank trains; saves are taken with training waiting for them, and in the background. The stall of the latter is what
-some steps take longer with a save than without, in turns, by their medians. Beside it, what the disk itself does with
-as many bytes.
+some steps take longer with a save than without, in turns, by their medians: with training on every core, and with one
+core left over, as a machine with GPUs has many. Beside it, what the disk itself does with as many bytes.
 
-The last line is one JSON object: the stall as a share of a save that is waited for, and MB/s of saving, of loading and
-of the disk.
+The last line is one JSON object: the stall as a share of a save that is waited for, both ways, and MB/s of saving, of
+loading and of the disk.
 """
 
 import argparse
@@ -55,6 +55,8 @@ def main() -> None:
 
 
 def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
+    import torch
+
     from benchmarks.stages import open_stage
     from ufork.parallel.world import join_world
     from ufork.train.checkpoint import CheckpointFolder, Position
@@ -92,17 +94,22 @@ def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
 
         waited_for()  # its image takes memory, and keeps it
         steps()
-        waited = statistics.median(_seconds(waited_for) for _ in range(3))
-        quiet, saving = zip(*((_seconds(steps), _seconds(with_a_save)) for _ in range(REPEATS)), strict=True)
-        stall = statistics.median(saving) - statistics.median(quiet)
+        waited, stall = {}, {}
+        all_cores = torch.get_num_threads()
+        for threads in sorted({max(all_cores - 1, 1), all_cores}):
+            torch.set_num_threads(threads)
+            waited[threads] = statistics.median(_seconds(waited_for) for _ in range(3))
+            quiet, saving = zip(*((_seconds(steps), _seconds(with_a_save)) for _ in range(REPEATS)), strict=True)
+            stall[threads] = statistics.median(saving) - statistics.median(quiet)
         newest = checkpoints.at(checkpoints.steps()[-1])
         num_bytes = sum(file.stat().st_size for file in newest.rglob("*"))
         loading = _seconds(lambda: resume(stage, None, newest))
         writing = _seconds(lambda: _write_through(folder / "plain", num_bytes))
         return {
-            "stall_share": round(stall / waited, 4),
-            "stall_s": round(stall, 4),
-            "save_mb_per_s": round(num_bytes / waited / 1e6, 1),
+            "stall_share": round(stall[all_cores] / waited[all_cores], 4),
+            "stall_s": round(stall[all_cores], 4),
+            "stall_share_with_a_core_free": round(stall[min(stall)] / waited[min(stall)], 4),
+            "save_mb_per_s": round(num_bytes / waited[all_cores] / 1e6, 1),
             "load_mb_per_s": round(num_bytes / loading / 1e6, 1),
             "disk_write_mb_per_s": round(num_bytes / writing / 1e6, 1),
             "checkpoint_mb": round(num_bytes / 1e6, 1),

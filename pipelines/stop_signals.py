@@ -6,6 +6,7 @@ Slurm sends SIGTERM before it ends a job, and whichever signal `sbatch --signal`
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,21 +16,29 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 log = logging.getLogger(__name__)
 
 
+SAME_REQUEST_SECONDS = 2.0
+"""Within which a signal counts once: one that is sent to all processes reaches a rank a second time by its starter."""
+
+
 class StopRequest:
     """Whether this process was asked to stop."""
 
     def __init__(self) -> None:
-        self._received = False
+        self._received: dict[int, float] = {}
 
     def __call__(self) -> bool:
         """Whether it was."""
-        return self._received
+        return bool(self._received)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Notes it; the same signal once more ends the process."""
-        log.warning("%s: stops after this step; once more ends it at once", signal.Signals(number).name)
-        self._received = True
-        signal.signal(number, signal.SIG_DFL)
+        """Notes it; the same signal once more, some time later, ends the process."""
+        now = time.monotonic()
+        if number not in self._received:
+            log.warning("%s: stops after this step; once more ends it at once", signal.Signals(number).name)
+            self._received[number] = now
+        elif now - self._received[number] > SAME_REQUEST_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 @contextmanager

@@ -92,7 +92,8 @@ CASES = {
 def test_losses_norms_and_weights_are_those_of_one_rank(case, worlds, source_folder):
     config = CASES[case]
     (expected, expected_weights), *_ = run_on_ranks(train, 1, source_folder, config, case != "adamw")
-    assert expected[-1, 1] < expected[0, 1], "it should learn something"
+    earlier, later = expected[:, 1].chunk(2)
+    assert later.mean() < earlier.mean(), "it should learn something"
     for num_ranks in worlds:
         (figures, weights), *_ = run_on_ranks(train, num_ranks, source_folder, config, case != "adamw")
         torch.testing.assert_close(figures, expected, rtol=1e-5, atol=1e-6)
