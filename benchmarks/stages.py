@@ -9,7 +9,6 @@ from ufork.parallel.world import World
 from ufork.train.build_stage import build_stage
 from ufork.train.config import TrainConfig
 from ufork.train.stage import TrainingStage
-from ufork.vocabulary import Task
 
 
 def open_stage(
@@ -24,7 +23,7 @@ def open_stage(
 ) -> TrainingStage:
     """This rank's, in the colocated layout unless told otherwise; `name` tells it from others in the same world."""
     layout = layout or LayoutConfig()
-    rows = {task: getattr(config.rows_per_step, task) for task in Task}
+    rows = config.rows_per_step.by_task
     bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, rows_per_step=rows), name)
     part = build_part(model, dimensions, world.place.stage)
     initialize(part, 0)

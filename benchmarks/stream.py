@@ -14,7 +14,6 @@ import argparse
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import statistics
@@ -33,6 +32,7 @@ import torch
 from PIL import Image
 
 from data_prep.writer import ShardWriter, finish_source, start_source
+from pipelines.launch import process_context
 from ufork.data.loader import load_ahead
 from ufork.data.mixture import Mixture
 from ufork.data.sample import Sample
@@ -148,9 +148,7 @@ def _rate(batches: Iterable[Any]) -> float:
 
 def ufork_batches(folder: Path, kind: Kind) -> Iterator[Any]:
     """Endless: arrays, texts, and the lane with what it has taken."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.stream"])
-    make = partial(_ufork_worker, folder, kind.name)
+    make, context = partial(_ufork_worker, folder, kind.name), process_context(("benchmarks.stream",))
     return load_ahead(make, num_workers=WORKERS, context=context, ahead=4, timeout_seconds=60)
 
 

@@ -127,11 +127,7 @@ def train_on_rank(address: RankAddress, recipe: Recipe, stages: list[str], *, tr
 
 def _layout(recipe: Recipe, name: str, num_ranks: int) -> Layout:
     config = recipe.stages[name].train
-    return make_layout(recipe.layout, num_ranks=num_ranks, rows_per_step=_rows_per_step(config))
-
-
-def _rows_per_step(config: TrainConfig) -> dict[Task, int]:
-    return {task: getattr(config.rows_per_step, task) for task in Task}
+    return make_layout(recipe.layout, num_ranks=num_ranks, rows_per_step=config.rows_per_step.by_task)
 
 
 def _train_stage(
@@ -230,7 +226,7 @@ def _stream(job: _Job, name: str, stage: TrainingStage, *, seed: int) -> Trainin
     return TrainingStream(
         config.data,
         job.tokenizer,
-        rows_per_step=_rows_per_step(config.train),
+        rows_per_step=config.train.rows_per_step.by_task,
         replica=stage.world.place.dp_rank,
         num_replicas=stage.world.dp_group.size(),
         folder=job.recipe.run_folder.path,

@@ -66,11 +66,10 @@ def workload_of(recipe: "Recipe", stage: str | None) -> "Workload":
     from ufork.analysis.workload import Workload
     from ufork.errors import ConfigError
     from ufork.model.config import Dimensions
-    from ufork.vocabulary import Task
 
     if stage is not None and stage not in recipe.stages:
         raise ConfigError(f"--stage {stage}: the recipe's stages are {', '.join(recipe.stages)}")
-    both = [name for name, s in recipe.stages.items() if all(getattr(s.train.rows_per_step, t) for t in Task)]
+    both = [name for name, s in recipe.stages.items() if all(s.train.rows_per_step.by_task.values())]
     chosen = recipe.stages[stage or (both or list(recipe.stages))[0]]
     return Workload(
         model=recipe.model,
@@ -80,7 +79,7 @@ def workload_of(recipe: "Recipe", stage: str | None) -> "Workload":
             code_width=recipe.vision.code_width,
             codes_per_position=recipe.vision.codes_per_position,
         ),
-        rows_per_step={task: getattr(chosen.train.rows_per_step, task) for task in Task},
+        rows_per_step=chosen.train.rows_per_step.by_task,
         row_tokens=chosen.data.row_tokens,
         precision="fp32" if chosen.train.precision == "fp32" else "bf16",
         recompute=chosen.train.activation_checkpointing,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ufork.data.storage import LocalStorage, Storage
 from ufork.errors import ShardError
 from ufork.vocabulary import Task
 
@@ -53,19 +54,12 @@ class Manifest:
         Raises:
             ShardError: there is none, or it is not one of this version.
         """
-        path = folder / MANIFEST_FILE
-        try:
-            return cls.parse(path.read_bytes(), where=str(path))
-        except OSError as error:
-            raise ShardError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from None
+        return cls.read(LocalStorage(folder))
 
     @classmethod
-    def parse(cls, contents: bytes, *, where: str) -> "Manifest":
-        """Reads the contents of the file `where`.
-
-        Raises:
-            ShardError: it is no manifest of this version.
-        """
+    def read(cls, storage: Storage) -> "Manifest":
+        """Likewise, of a source that may lie elsewhere."""
+        where, contents = storage.where(MANIFEST_FILE), storage.contents(MANIFEST_FILE)
         try:
             values = json.loads(contents)
             if values["version"] != MANIFEST_VERSION:
@@ -95,29 +89,24 @@ class Manifest:
         Raises:
             ShardError: names the first shard that is missing or differs.
         """
+        storage = LocalStorage(folder)
         for entry in self.shards:
-            path = folder / entry.file
-            check_size(_size(path), entry.bytes, where=str(path))
+            check_size(storage, entry)
+            path = storage.local_path(entry.file)
             if deep and (found := sha256_of(path)) != entry.sha256:
                 raise ShardError(f"{path}: its sha256 is {found}, the manifest says {entry.sha256}; {_REMEDY}")
 
 
-def check_size(found_bytes: int, expected_bytes: int, *, where: str) -> None:
-    """Holds the size of the file `where` against the manifest's.
+def check_size(storage: Storage, entry: ShardEntry) -> None:
+    """Holds the size of a shard against the manifest's.
 
     Raises:
-        ShardError: they differ.
+        ShardError: it is missing, or they differ.
     """
-    if found_bytes != expected_bytes:
-        kind = "truncated" if found_bytes < expected_bytes else "changed"
-        raise ShardError(f"{where}: {kind}: {found_bytes} bytes, the manifest says {expected_bytes}; {_REMEDY}")
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from None
+    found, where = storage.size(entry.file), storage.where(entry.file)
+    if found != entry.bytes:
+        kind = "truncated" if found < entry.bytes else "changed"
+        raise ShardError(f"{where}: {kind}: {found} bytes, the manifest says {entry.bytes}; {_REMEDY}")
 
 
 def sha256_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ufork.data.index import ShardIndex, index_path
-from ufork.data.manifest import MANIFEST_FILE, Manifest, check_size
+from ufork.data.manifest import Manifest, check_size
 from ufork.data.sample import Sample
 from ufork.data.storage import Span, Storage, open_storage
 from ufork.errors import SampleError, ShardError
@@ -35,10 +35,10 @@ class ShardSource:
         """
         self.task = Task(task)
         self.storage = open_storage(folder)
-        self.manifest = Manifest.parse(self.storage.contents(MANIFEST_FILE), where=self.storage.where(MANIFEST_FILE))
+        self.manifest = Manifest.read(self.storage)
         self.entries = [entry for entry in self.manifest.shards if entry.task == self.task]
         for entry in self.entries:
-            check_size(self.storage.size(entry.file), entry.bytes, where=self.storage.where(entry.file))
+            check_size(self.storage, entry)
         self._ends = np.cumsum([entry.samples for entry in self.entries], dtype=np.int64)
         self._starts = [0, *self._ends.tolist()]
         self._shards: dict[int, _IndexedShard] = {}
@@ -76,8 +76,8 @@ class ShardSource:
         spans = [shard.span(in_shard) for shard, in_shard in places]
         parts = self.storage.parts(spans) if spans else []
         return [
-            self.decoded(shard.members(in_shard, part), shard.where(in_shard))
-            for (shard, in_shard), part in zip(places, parts, strict=True)
+            self.decoded(shard.members(in_shard, part, span.start), shard.where(in_shard))
+            for (shard, in_shard), span, part in zip(places, spans, parts, strict=True)
         ]
 
     def order(self, generator: np.random.Generator) -> np.ndarray:
@@ -146,9 +146,8 @@ class _IndexedShard:
         start = min(offsets[number] for offsets, _ in columns if offsets[number] >= 0)
         return Span(self._file, start, max(offsets[number] + sizes[number] for offsets, sizes in columns))
 
-    def members(self, number: int, part: bytes) -> dict[str, bytes]:
-        """Contents by extension, from the bytes of the sample's span."""
-        start = self.span(number).start
+    def members(self, number: int, part: bytes, start: int) -> dict[str, bytes]:
+        """Contents by extension, from the bytes of the sample's span, which begins at `start`."""
         members = {}
         for name, (offsets, sizes) in self._columns.items():
             if offsets[number] >= 0:
@@ -165,20 +164,22 @@ def load_or_build_index(storage: Storage, file: str) -> ShardIndex:
     Raises:
         ShardError: as `ShardIndex.build` does.
     """
-    name = index_path(Path(file)).name
+    if path := storage.local_path(file):
+        return ShardIndex.load(path) or _built_index(path)
     try:
-        index = ShardIndex.parse(storage.contents(name), tar_bytes=storage.size(file))
+        index = ShardIndex.parse(storage.contents(index_path(Path(file)).name), tar_bytes=storage.size(file))
     except ShardError:
         index = None
-    if index is not None:
-        return index
-    where = storage.where(file)
-    if "://" in where:
-        _logger.info("%s: no index beside it that fits; it is fetched whole to make one", where)
-        return ShardIndex.scan(memoryview(storage.contents(file)), where)
-    index = ShardIndex.build(Path(where))
+    if index is None:
+        _logger.info("%s: no index beside it that fits; it is fetched whole to make one", storage.where(file))
+        index = ShardIndex.scan(memoryview(storage.contents(file)), storage.where(file))
+    return index
+
+
+def _built_index(path: Path) -> ShardIndex:
+    index = ShardIndex.build(path)
     try:
-        index.save(Path(where))
+        index.save(path)
     except OSError as error:
-        _logger.info("%s: its new index is kept in memory only (%s)", where, error.strerror)
+        _logger.info("%s: its new index is kept in memory only (%s)", path, error.strerror)
     return index

@@ -30,6 +30,10 @@ class Storage(Protocol):
         """The file in words."""
         ...
 
+    def local_path(self, name: str) -> Path | None:
+        """The file on this machine, where it is on it."""
+        ...
+
     def size(self, name: str) -> int:
         """Its bytes."""
         ...
@@ -53,7 +57,12 @@ def open_storage(folder: Path | str) -> Storage:
     Raises:
         ConfigError: a URL of a kind that fsspec does not know, or has no package for.
     """
-    return RemoteStorage(str(folder)) if "://" in str(folder) else LocalStorage(Path(folder))
+    return RemoteStorage(str(folder)) if is_url(folder) else LocalStorage(Path(folder))
+
+
+def is_url(folder: Path | str) -> bool:
+    """Whether it is one, and no folder of this machine."""
+    return "://" in str(folder)
 
 
 class LocalStorage:
@@ -66,6 +75,10 @@ class LocalStorage:
     def where(self, name: str) -> str:
         """As told by the protocol, like all the others."""
         return str(self.folder / name)
+
+    def local_path(self, name: str) -> Path:
+        """Always there."""
+        return self.folder / name
 
     def size(self, name: str) -> int:
         """Asks the file system."""
@@ -131,6 +144,9 @@ class RemoteStorage:
     def where(self, name: str) -> str:
         """Its URL."""
         return f"{self.url}/{name}"
+
+    def local_path(self, name: str) -> None:
+        """Never there."""
 
     def size(self, name: str) -> int:
         """Asks the server."""

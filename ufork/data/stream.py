@@ -20,6 +20,7 @@ from ufork.data.loader import load_ahead
 from ufork.data.mixture import Mixture
 from ufork.data.quarantine import Quarantine
 from ufork.data.shards import ShardSource
+from ufork.data.storage import is_url
 from ufork.data.stream_state import SourceState, StreamState
 from ufork.data.streamed_source import StreamedSource
 from ufork.data.task_stream import SkippedSample, TaskStream
@@ -242,7 +243,7 @@ def _open_mixture(configs: Sequence[SourceConfig], task: Task, folder: Path, *, 
 
 
 def _open_source(config: SourceConfig, task: Task, folder: Path) -> ShardSource:
-    place = config.folder if "://" in config.folder else folder / config.folder
+    place = config.folder if is_url(config.folder) else folder / config.folder
     return StreamedSource(place, task) if config.reader == "stream" else ShardSource(place, task)
 
 

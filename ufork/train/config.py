@@ -30,6 +30,11 @@ class RowsPerStep(Config):
     understanding: NonNegativeInt = 4
     generation: NonNegativeInt = 4
 
+    @property
+    def by_task(self) -> dict[Task, int]:
+        """The same as a mapping."""
+        return {task: getattr(self, task) for task in Task}
+
 
 class WandbConfig(Config):
     """Weights & Biases."""

@@ -88,7 +88,7 @@ def train_stage(
         rate = learning_rate(config, progress.share)
         stage.tracer.on = trace_folder is not None and course.step == min(TRACED_STEP, config.steps - 1)
         rows = stream.next_step() if stream else {}
-        result = run_step(stage, rows, rate, before_update=saver.before_update if saver else _nothing)
+        result = run_step(stage, rows, rate, before_update=saver.before_update if saver else None)
         if not result.is_finite:
             course.steps_skipped += 1
             _tolerate(result, course, config, stage.bridge)
@@ -110,10 +110,6 @@ def train_stage(
         _save_trace(stage, trace_folder)
     stage.engine.close()
     return weights
-
-
-def _nothing() -> None:
-    """Before an update without a saver."""
 
 
 def _progress(course: _Course, config: TrainConfig, asked_to_stop: Callable[[], bool], bridge: Bridge) -> Progress:

@@ -31,7 +31,7 @@ class StepResult:
 
 
 def run_step(
-    stage: TrainingStage, rows: Rows, learning_rate: float, *, before_update: Callable[[], None] = lambda: None
+    stage: TrainingStage, rows: Rows, learning_rate: float, *, before_update: Callable[[], None] | None = None
 ) -> StepResult:
     """Trains on `rows`, which the ranks that read data have drawn for their replica; the others pass none.
 
@@ -51,7 +51,8 @@ def run_step(
     row_sums, gradient_norm = _agree(stage, runner)
     losses = {task: sum(row_sums[task]) / num_targets[task] for task in row_sums}
     with stage.tracer.span("step"):
-        before_update()
+        if before_update:
+            before_update()
         stage.engine.step(learning_rate, gradient_norm if all(map(math.isfinite, losses.values())) else math.nan)
     return StepResult(
         losses=losses,
