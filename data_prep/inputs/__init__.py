@@ -1,0 +1,1 @@
+"""Real collections of images and text, read record by record."""
