@@ -214,7 +214,7 @@ def _facts(job: _Job, config: TrainConfig, previous: Path | None) -> dict[str, A
         FIXED_SIZES: job.weights_config.dimensions.model_dump(mode="json"),
         "train.optimizer": config.optimizer,
         "train.trainable": config.trainable,
-        FIXED_START: record_of(previous / WEIGHTS_NAME).sha256 if previous else None,
+        FIXED_START: record_of(previous / WEIGHTS_NAME).checksum if previous else None,
     }
     return {"fixed": fixed, "layout": job.recipe.layout.describe(), "versions": versions_in_use()}
 

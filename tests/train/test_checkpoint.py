@@ -67,7 +67,7 @@ def flip_a_bit(path):
 
 DAMAGES = {
     "cut short": (truncate, "trunk/dp0-tp0.safetensors: 21 bytes, state.json says 22"),
-    "a flipped bit": (flip_a_bit, "trunk/dp0-tp0.safetensors: its sha256"),
+    "a flipped bit": (flip_a_bit, "trunk/dp0-tp0.safetensors: its checksum"),
     "a missing file": (lambda path: (path / "trunk/dp0-tp0.safetensors").unlink(), "cannot be read"),
     "a missing folder": (lambda path: shutil.rmtree(path / "generation"), "generation/dp0.* cannot be read"),
     "no state": (lambda path: (path / STATE_FILE).unlink(), "not finished"),

@@ -10,7 +10,6 @@ can go on from any other's files.
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import struct
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -32,6 +32,8 @@ from ufork.parallel.layout import Place
 WEIGHT = "weight"
 """Kind of the parameters themselves, in fp32 where they train; other kinds are the optimizer's, by its own names."""
 SUFFIX = ".safetensors"
+CHECKSUM = xxhash.xxh3_128
+"""Tells damage, no forgery, and takes a twentieth of sha256's time, which would be training's."""
 _HEADER = "ufork"
 _LENGTH_BYTES = 8
 DISK_BLOCK = 4096
@@ -102,7 +104,7 @@ class FileImage:
         torch._foreach_copy_(self.places, self.sources)
 
     def write(self, path: Path) -> str:
-        """Writes the file, through to the disk; its sha256.
+        """Writes the file, through to the disk; its checksum (`CHECKSUM`).
 
         Raises:
             OSError: it cannot be written.
@@ -113,7 +115,7 @@ class FileImage:
             _write_through(file, contents)
         finally:
             os.close(file)
-        return hashlib.sha256(contents).hexdigest()
+        return CHECKSUM(contents).hexdigest()
 
 
 def _write_through(file: int, contents: memoryview) -> None:

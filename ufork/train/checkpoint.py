@@ -8,6 +8,7 @@ is one to go on from, whenever the writer was stopped. What is random in trainin
 place in the stream, so there is no state of random generators to keep.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -22,13 +23,13 @@ from typing import Any
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from ufork.config import Config
-from ufork.data.manifest import sha256_of
 from ufork.data.stream_state import StreamState
 from ufork.errors import CheckpointError, ConfigError, StorageError
 from ufork.model.linear import LinearKernel
+from ufork.parallel.shard_files import CHECKSUM
 from ufork.vocabulary import Task
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 STATE_FILE = "state.json"
 HOLDER_FILE = "holder"
 FIXED_MODEL, FIXED_SIZES = "model", "sizes by the tokenizers"
@@ -42,7 +43,8 @@ class FileRecord(Config):
     """One file of a checkpoint."""
 
     bytes: NonNegativeInt
-    sha256: str
+    checksum: str
+    """XXH3 of 128 bits, in hexadecimal."""
 
 
 class Position(Config):
@@ -238,7 +240,7 @@ def verify(path: Path, *, deep: bool) -> CheckpointState:
         if size != record.bytes:
             raise CheckpointError(f"{path / name}: {size} bytes, {STATE_FILE} says {record.bytes}")
         if found and found != record:
-            raise CheckpointError(f"{path / name}: its sha256 is not what {STATE_FILE} says; the file has changed")
+            raise CheckpointError(f"{path / name}: its checksum is not what {STATE_FILE} says; the file has changed")
     return state
 
 
@@ -259,7 +261,8 @@ def require_unchanged(state: CheckpointState, fixed: Mapping[str, Any], *, origi
 
 def record_of(path: Path) -> FileRecord:
     """Size and checksum of a file."""
-    return FileRecord(bytes=path.stat().st_size, sha256=sha256_of(path))
+    with open(path, "rb") as file:
+        return FileRecord(bytes=path.stat().st_size, checksum=hashlib.file_digest(file, CHECKSUM).hexdigest())
 
 
 def _sync(folder: Path) -> None:

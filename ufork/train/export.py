@@ -42,7 +42,7 @@ def _began_with(path: Path, state: CheckpointState) -> Path:
     """The folder of weights, in the same run, with the checksum that the checkpoint tells."""
     stages, wanted = path.resolve().parents[2], state.fixed[FIXED_START]
     for weights in sorted(stages.glob(f"*/weights/{WEIGHTS_NAME}")):
-        if wanted and record_of(weights).sha256 == wanted:
+        if wanted and record_of(weights).checksum == wanted:
             return weights.parent
     raise CheckpointError(
         f"{path}: its stage trained a part of the model, and the weights that it began with are not in"

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 RETENTION = {"keep", "keep_every_steps", "keep_best", "best_by"}
 """Those fields of CheckpointConfig that `CheckpointFolder.prune` takes."""
 LOWEST_PRIORITY = 19
-"""Linux's nice value, a thread's own: checksums take a core that training has a better use for."""
+"""Linux's nice value, a thread's own: copying takes a core that training has a better use for."""
 
 
 @dataclass
@@ -126,8 +126,8 @@ class Saver:
                     image.fill()
                     writing.copied.set()
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    sha256 = image.write(path)
-                    writing.record = FileRecord(bytes=path.stat().st_size, sha256=sha256)
+                    checksum = image.write(path)
+                    writing.record = FileRecord(bytes=path.stat().st_size, checksum=checksum)
             except Exception as error:  # whatever it is, the other ranks wait to hear of it
                 writing.fault = f"{path}: {error}"
             finally:
