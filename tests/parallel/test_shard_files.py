@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ufork.errors import CheckpointError
 from ufork.parallel.layout import Place, Stage
-from ufork.parallel.shard_files import WEIGHT, RankShards, ShardFiles, shard_path
+from ufork.parallel.shard_files import WEIGHT, Part, RankShards, ShardFiles, shard_path
 
 
 def write_shards(folder, tensors, sliced_dims, *, dp, tp, stage=Stage.TRUNK, steps=7):
@@ -57,6 +57,29 @@ def test_whole_tensors_come_back(tmp_path_factory, dp, tp, dim, shape):
         assert torch.equal(files.whole(WEIGHT, "b"), whole[0])
         assert files.whole(WEIGHT, "c") is None and files.whole("exp_avg", "w") is None
         assert (files.kinds(), files.optimizer_steps) == ({WEIGHT}, 7)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    written=st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 4])),
+    read=st.tuples(st.integers(1, 7), st.sampled_from([1, 2, 4])),
+    dim=st.sampled_from([None, 0, 1]),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+def test_any_layout_reads_its_own_part(tmp_path_factory, written, read, dim, shape):
+    folder = tmp_path_factory.mktemp("shards")
+    whole = torch.randn(shape[0] * 4, shape[1] * 4)
+    sliced_dims = {} if dim is None else {"w": dim}
+    write_shards(folder, {"w": whole}, sliced_dims, dp=written[0], tp=written[1])
+    dp, tp = read
+    with ShardFiles(folder) as files:
+        for dp_rank, tp_rank in product(range(dp), range(tp)):
+            own = (whole if dim is None else whole.chunk(tp, dim=dim)[tp_rank]).flatten()
+            size = -(-len(own) // dp)
+            padded = torch.nn.functional.pad(own, (0, dp * size - len(own)))
+            part = Part(tp=tp, tp_rank=tp_rank, sliced_dim=dim, start=dp_rank * size, stop=(dp_rank + 1) * size)
+            assert torch.equal(files.part(WEIGHT, "w", part), padded[part.start : part.stop])
+            assert files.part(WEIGHT, "c", part) is None
 
 
 def test_stages_are_read_as_one(tmp_path):

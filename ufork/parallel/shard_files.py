@@ -1,7 +1,7 @@
 """A job's ZeRO-3 state as files: one a rank, its shard of each parameter under the parameter's name.
 
     engine.shards() -> RankShards --write--> STAGE/dp0-tp0.safetensors
-    all files of all stages -> ShardFiles.whole(kind, name) -> engine.restore cuts out its own shard
+    all files of all stages -> ShardFiles.part(kind, name, Part) -> engine.restore
 
 DeepSpeed's own files hold each rank's shards as one flat tensor without names, pickled: only the same layout can read
 them, and reading them executes what is in them. Here a name leads to its parts wherever they lie, so that any layout
@@ -147,6 +147,23 @@ def shard_path(folder: Path, place: Place) -> Path:
     return folder / str(place.stage) / f"dp{place.dp_rank}-tp{place.tp_rank}{SUFFIX}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The entries `start` to `stop` of a parameter, flat: of the whole one, or of its `tp_rank`-th slice of `tp`."""
+
+    tp: int
+    tp_rank: int
+    sliced_dim: int | None
+    """Along which the slices lie; None where every rank has the whole parameter."""
+    start: int
+    stop: int
+    """Entries past the parameter's end are zero, as ZeRO pads them."""
+
+
+_Parts = dict[tuple[int, int], tuple[dict[str, Any], Any]]
+"""By (tp, dp) rank: the header, and the file."""
+
+
 class ShardFiles:
     """The files of all ranks of a job, opened but not read."""
 
@@ -184,19 +201,58 @@ class ShardFiles:
         return {key.partition(":")[0] for _, _, keys in self._files for key in keys}
 
     def whole(self, kind: str, name: str) -> Tensor | None:
-        """The parts of all ranks as one tensor in the parameter's shape; None where no rank holds any."""
+        """The parts of all ranks as one tensor in the parameter's shape; None where no rank holds any.
+
+        Raises:
+            CheckpointError: a rank's part is missing.
+        """
+        if not (parts := self._parts(kind, name)):
+            return None
+        header, _ = parts[0, 0]
+        dim = header["sliced_dims"].get(name)
+        slices = []
+        for tp_rank in range(1 if dim is None else header["tp"]):
+            shape = torch.Size(parts[tp_rank, 0][0]["shapes"][name])
+            slices.append(_entries(parts, f"{kind}:{name}", tp_rank, 0, shape.numel()).view(shape))
+        return slices[0] if dim is None else torch.cat(slices, dim=dim)
+
+    def part(self, kind: str, name: str, part: Part) -> Tensor | None:
+        """What a rank holds of a parameter, in any layout; None where no rank held any when it was written.
+
+        Reads just that where the slices are the same as then, else the whole parameter. Raises as `whole`.
+        """
+        if not (parts := self._parts(kind, name)):
+            return None
+        header, _ = parts[0, 0]
+        if header["tp"] == part.tp or name not in header["sliced_dims"] and part.sliced_dim is None:
+            tp_rank = min(part.tp_rank, header["tp"] - 1)
+            num_entries = torch.Size(parts[tp_rank, 0][0]["shapes"][name]).numel()
+            flat = _entries(parts, f"{kind}:{name}", tp_rank, part.start, min(part.stop, num_entries))
+        else:
+            whole = self.whole(kind, name)
+            assert whole is not None
+            own = whole if part.sliced_dim is None else whole.chunk(part.tp, dim=part.sliced_dim)[part.tp_rank]
+            flat = own.flatten()[part.start : part.stop]
+        return torch.nn.functional.pad(flat, (0, part.stop - part.start - flat.numel()))
+
+    def _parts(self, kind: str, name: str) -> _Parts:
         key = f"{kind}:{name}"
         parts = {(h["tp_rank"], h["dp_rank"]): (h, file) for h, file, keys in self._files if key in keys}
-        if not parts:
-            return None
-        header = next(iter(parts.values()))[0]
+        header = next(iter(parts.values()))[0] if parts else {"tp": 0, "dp": 0}
         expected = {(tp_rank, dp_rank) for tp_rank in range(header["tp"]) for dp_rank in range(header["dp"])}
         if missing := sorted(expected - parts.keys()):
             raise CheckpointError(f"{self.folder}: {name} has no part of (tp, dp) rank {missing[0]}; a file is missing")
-        slices = []
-        for tp_rank in range(header["tp"]):
-            shape = parts[tp_rank, 0][0]["shapes"][name]
-            flat = torch.cat([parts[tp_rank, dp_rank][1].get_tensor(key) for dp_rank in range(header["dp"])])
-            slices.append(flat[: torch.Size(shape).numel()].view(shape))
-        dim = header["sliced_dims"].get(name)
-        return slices[0] if dim is None else torch.cat(slices, dim=dim)
+        return parts
+
+
+def _entries(parts: _Parts, key: str, tp_rank: int, start: int, stop: int) -> Tensor:
+    """Entries of a slice, from the shards that they lie in and no others."""
+    if start >= stop:  # a rank that has nothing but padding
+        return torch.empty(0)
+    shards = [parts[tp_rank, dp_rank][1].get_slice(key) for dp_rank in range(parts[tp_rank, 0][0]["dp"])]
+    (size,) = shards[0].get_shape()
+    pieces = [
+        shards[number][max(start - number * size, 0) : min(stop - number * size, size)]
+        for number in range(start // size, -(-stop // size))
+    ]
+    return torch.cat(pieces)

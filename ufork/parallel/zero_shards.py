@@ -1,6 +1,6 @@
 """A rank's shards inside a ZeRO-3 engine, by the names of the parameters: read for a checkpoint, and put back.
 
-engine -> read() -> RankShards        whole tensors, of any layout -> restore() -> engine
+engine -> read() -> RankShards        files of any layout -> this rank's parts -> restore() -> engine
 """
 
 from collections.abc import Callable, Collection
@@ -15,7 +15,7 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from ufork.parallel.shard_files import WEIGHT, RankShards
+from ufork.parallel.shard_files import WEIGHT, Part, RankShards
 from ufork.parallel.world import World
 
 
@@ -46,11 +46,13 @@ class ZeroShards:
             tensors=tensors,
         )
 
-    def restore(self, whole: Callable[[str, str], Tensor | None], kept: Collection[str], optimizer_steps: int) -> None:
-        """Takes this rank's shards from whole tensors, however they were sharded when they were written.
+    def restore(
+        self, read: Callable[[str, str, Part], Tensor | None], kept: Collection[str], optimizer_steps: int
+    ) -> None:
+        """Takes this rank's shards, however they were sharded when they were written.
 
         Args:
-            whole: the tensor of a kind and a parameter's name; None where there is none, which then stays what it is.
+            read: a part by kind and parameter's name, as `ShardFiles.part`; where it is None, what is there stays.
             kept: kinds besides WEIGHT: what the optimizer kept.
             optimizer_steps: updates that these have seen.
         """
@@ -64,9 +66,9 @@ class ZeroShards:
         self._zero.checkpoint_event_prologue()
         for name, parameter in self._parameters.items():
             for kind in (WEIGHT, *kept):
-                found = whole(kind, name) if parameter.requires_grad else None
-                if found is not None:
-                    self._put(kind, parameter, self._own_shard(name, found, parameter.ds_tensor.numel()))
+                shard = read(kind, name, self._own_part(name, parameter)) if parameter.requires_grad else None
+                if shard is not None:
+                    self._put(kind, parameter, shard.to(self._world.device, torch.float32))
         self._zero.checkpoint_event_epilogue()
 
     @staticmethod
@@ -78,12 +80,15 @@ class ZeroShards:
         in_passes: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
         in_passes.copy_(shard.view(in_passes.shape))
 
-    def _own_shard(self, name: str, whole: Tensor, num_entries: int) -> Tensor:
-        """Of a whole tensor, the flat part that is this rank's, padded like ZeRO pads it."""
-        if name in self._sliced_dims:
-            whole = whole.chunk(self._world.tp_group.size(), dim=self._sliced_dims[name])[self._world.place.tp_rank]
-        flat = whole.flatten()[self._world.place.dp_rank * num_entries :][:num_entries]
-        return nn.functional.pad(flat, (0, num_entries - flat.numel())).to(self._world.device, torch.float32)
+    def _own_part(self, name: str, parameter: Any) -> Part:
+        place, num_entries = self._world.place, parameter.ds_tensor.numel()
+        return Part(
+            tp=self._world.tp_group.size(),
+            tp_rank=place.tp_rank,
+            sliced_dim=self._sliced_dims.get(name),
+            start=place.dp_rank * num_entries,
+            stop=(place.dp_rank + 1) * num_entries,
+        )
 
     def _kept_kinds(self) -> list[str]:
         """Names under which the optimizer keeps a number for each of a parameter's."""

@@ -15,7 +15,7 @@ from ufork.data.stream import TrainingStream
 from ufork.errors import CheckpointError
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
 from ufork.parallel.bridge import Bridge
-from ufork.parallel.shard_files import WEIGHT, ShardFiles
+from ufork.parallel.shard_files import WEIGHT, Part, ShardFiles
 from ufork.train.checkpoint import STATE_FILE, CheckpointFolder, Position, read_state, require_unchanged, verify
 from ufork.train.config import TrainConfig
 from ufork.train.stage import MODEL_PREFIX, TrainingStage
@@ -88,14 +88,14 @@ def resume(stage: TrainingStage, stream: TrainingStream | None, path: Path) -> P
     if stage.engine.shards:
         with ShardFiles(path) as files:
             kept = files.kinds() - {WEIGHT}
-            stage.engine.shards.restore(partial(_whole, files), kept, files.optimizer_steps)
+            stage.engine.shards.restore(partial(_part, files), kept, files.optimizer_steps)
     if stream:
         stream.restore(state.stream, origin=str(path / STATE_FILE))
     return state.position
 
 
-def _whole(files: ShardFiles, kind: str, name: str) -> Tensor | None:
-    found = files.whole(kind, name)
+def _part(files: ShardFiles, kind: str, name: str, part: Part) -> Tensor | None:
+    found = files.part(kind, name, part)
     if found is None and name == MODEL_PREFIX + TIED_HEAD:  # one weight there, a copy of its own here
-        return files.whole(kind, MODEL_PREFIX + TOKEN_EMBEDDING)
+        return files.part(kind, MODEL_PREFIX + TOKEN_EMBEDDING, part)
     return found
