@@ -11,6 +11,8 @@ from typing import Protocol
 Place = tuple[str | int, ...]
 """Where an image lies, in its input's own terms: (path,), (tar, offset, size), (row,), ...; JSON-able and light."""
 
+_MAX_OWN_ID_CHARS = 200
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -56,3 +58,17 @@ class Input(Protocol):
         Raises:
             SampleError: it is not there, too large, or outside the collection.
         """
+
+
+def entry_id(file: str, number: int, own_id: object = "") -> str:
+    """The id of entry `number` of `file`, with the id that the collection gives it behind.
+
+    Collections repeat their own ids; to see that would take all of them in memory. File and number cannot repeat.
+    """
+    place = f"{file}:{number}"
+    return printable(place if own_id in ("", None) else f"{place}:{str(own_id)[:_MAX_OWN_ID_CHARS]}")
+
+
+def printable(name: str) -> str:
+    """`name` with what is not valid Unicode, as in file names of another encoding, written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,51 @@
+"""What classes are called: files of names, as collections come with.
+
+n01440764 tench, Tinca tinca          by folder, and by the number of the line; the first of several names
+tench                                 by the number of the line
+{"n01440764": "tench"}, ["tench"]     JSON, as it is
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ufork.errors import InputError
+
+_FOLDER_AND_NAMES = re.compile(r"(n\d{8})\s+(.+)")
+
+
+def read_class_names(path: Path) -> dict[str, str]:
+    """Names by folder or by number ("0" is the first).
+
+    Raises:
+        InputError: the file cannot be read, or is of none of the formats above.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(text)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: not readable as class names ({error}); expected lines such as `n01440764 tench, Tinca tinca`, "
+            "one name a line, or JSON {folder: name}"
+        ) from None
+    if not names:
+        raise InputError(f"{path}: holds no class names")
+    return names
+
+
+def _from_lines(text: str) -> dict[str, str]:
+    names = {}
+    for number, line in enumerate(text.strip().splitlines()):
+        synset = _FOLDER_AND_NAMES.fullmatch(line.strip())
+        names[str(number)] = (synset[2] if synset else line).split(",")[0].strip()
+        if synset:
+            names[synset[1]] = names[str(number)]
+    return names
+
+
+def _from_json(classes: Any) -> dict[str, str]:
+    names = dict(enumerate(classes)) if isinstance(classes, list) else classes
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise TypeError("its JSON is no list or mapping of texts")
+    return {str(key): name for key, name in names.items()}

@@ -1,0 +1,92 @@
+"""Conversations about images in JSON files, as LLaVA's and ShareGPT's.
+
+    [{"id": ..., "image": "coco/000.jpg", "conversations": [...]}, ...], or one such object a line
+        ->  Record(turns, image)                                         place: (path below `images`,)
+
+Entries without an image are kept as text. How messages are read is in data_prep/inputs/dialogue.py.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from data_prep.inputs.config import ConversationsConfig
+from data_prep.inputs.dialogue import Dialogue, find_messages, read_dialogue
+from data_prep.inputs.files import ImageFiles, check_path, matching_files, names_below
+from data_prep.inputs.json_stream import json_entries
+from data_prep.inputs.record import Dropped, Record, entry_id
+from data_prep.source import SkippedInput
+from ufork.errors import InputError
+
+_SUFFIXES = (".json", ".jsonl")
+_IMAGE_KEYS = ("image", "images")
+
+
+class Conversations:
+    """Reads JSON and JSONL files of conversations."""
+
+    def __init__(self, config: ConversationsConfig) -> None:
+        """Raises InputError when there are no such files, or no folder of images."""
+        self._config = config
+        self._paths = matching_files(config.path, _SUFFIXES)
+        self._images = (
+            ImageFiles(config.images, max_bytes=config.max_image_bytes, follow_links=config.follow_links)
+            if config.images
+            else None
+        )
+
+    def records(self) -> Iterator[Record | Dropped]:
+        """As `Input`: file by file, by name."""
+        for path, name in zip(self._paths, names_below(self._config.path, self._paths), strict=True):
+            for number, entry in enumerate(json_entries(path)):
+                if isinstance(entry, SkippedInput):
+                    yield Dropped(entry_id(name, number), entry.reason)
+                else:
+                    yield self._record(entry, entry_id(name, number, entry.get("id")))
+
+    def image(self, record: Record) -> bytes:
+        """As `Input`."""
+        assert record.image is not None, record.id
+        return self._folder.read(str(record.image[0]))
+
+    @property
+    def _folder(self) -> ImageFiles:
+        if self._images is None:
+            raise InputError(f"{self._config.path}: its entries have images; set input.images to their folder")
+        return self._images
+
+    def _record(self, entry: Mapping[str, Any], id: str) -> Record | Dropped:
+        try:
+            dialogue = read_dialogue(find_messages(entry), max_chars=self._config.max_text_chars)
+            image = image_path(entry, dialogue)
+            if image is not None:
+                check_path(image)
+        except SkippedInput as skip:
+            return Dropped(id, skip.reason)
+        if image is None:
+            return Record(id=id, turns=dialogue.turns)
+        assert self._folder
+        return Record(id=id, turns=dialogue.turns, image=(image,))
+
+
+def image_path(entry: Mapping[str, Any], dialogue: Dialogue) -> str | None:
+    """The one image that an entry names; None when it is text alone.
+
+    Raises:
+        SkippedInput: it names several, or speaks of an image that it does not name, or of a video.
+    """
+    if entry.get("video") or entry.get("videos"):
+        raise SkippedInput("video")
+    paths: list[Any] = []
+    for key in _IMAGE_KEYS:
+        value = entry.get(key)
+        paths += value if isinstance(value, list) else [value] if value else []
+    paths = paths or list(dialogue.paths)
+    if len(paths) > 1 or dialogue.markers > 1:
+        raise SkippedInput("more than one image")
+    if not paths:
+        if dialogue.markers:
+            raise SkippedInput("image marker without an image")
+        return None
+    if not isinstance(paths[0], str):
+        raise SkippedInput("image path that is not text")
+    return paths[0]

@@ -1,0 +1,98 @@
+"""Files of a collection: which there are, and reading one that an entry names without leaving the collection.
+
+path of the user's           -> matching_files -> files in a lasting order       trusted: symlinks are followed
+path that an entry names     -> ImageFiles     -> bytes                          not trusted
+"""
+
+import glob
+import os
+import stat
+from pathlib import Path
+
+from data_prep.inputs.text import is_clean
+from data_prep.source import SkippedInput
+from ufork.errors import InputError, SampleError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""Of files that ufork/vision/images.py decodes."""
+
+
+def matching_files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The file `path`; or those with one of `suffixes` in and below the folder `path`; or those that a pattern matches.
+
+    Raises:
+        InputError: there is none.
+    """
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.name.lower().endswith(suffixes) and file.is_file()]
+    elif path.exists():
+        files = [path]
+    else:
+        files = [file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file()]
+    if not files:
+        raise InputError(f"{path}: no file {', '.join(suffixes)} there; give a file, a folder or a pattern of such")
+    return sorted(files)
+
+
+def names_below(path: Path, files: list[Path]) -> list[str]:
+    """What to call `files` that `path` matched: unlike each other, and the same wherever the collection is moved."""
+    common = path if path.is_dir() else Path(os.path.commonpath([file.parent for file in files]))
+    return [file.relative_to(common).as_posix() for file in files]
+
+
+class ImageFiles:
+    """Files below one folder, named by others' data."""
+
+    def __init__(self, folder: Path, *, max_bytes: int, follow_links: bool) -> None:
+        """Raises InputError when there is no `folder`."""
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; it should hold the images that the entries name")
+        self._folder = os.path.realpath(folder)
+        self._max_bytes = max_bytes
+        self._follow_links = follow_links
+
+    def read(self, name: str) -> bytes:
+        """The contents of the file `name`, a path below the folder.
+
+        Raises:
+            SampleError: it is not there, not a plain file, too large, or outside the folder.
+        """
+        path = os.path.join(self._folder, name)
+        try:
+            check_path(name)
+            real = os.path.realpath(path)
+            if not self._follow_links and not real.startswith(self._folder + os.sep):
+                raise SampleError(
+                    f"{path}: a symlink that leads out of the folder; set follow_links=true if you trust it"
+                )
+            return _read_plain(real, self._max_bytes)
+        except SkippedInput as skip:
+            raise SampleError(f"{path}: {skip.reason}") from None
+        except (OSError, ValueError) as error:
+            raise SampleError(f"{path}: cannot be read ({error})") from None
+
+
+def check_path(name: str) -> None:
+    """Refuses what cannot be the path of a file below a folder, without looking there.
+
+    Raises:
+        SkippedInput: it is empty, absolute, leads upwards, or is not text.
+    """
+    if not name:
+        raise SkippedInput("no image path")
+    if not is_clean(name):
+        raise SkippedInput("image path that is not text")
+    if os.path.isabs(name) or ".." in name.split("/"):
+        raise SkippedInput("image path that leaves the collection")
+
+
+def _read_plain(path: str, max_bytes: int) -> bytes:
+    # A pipe that nobody writes to would block for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise SampleError(f"{path}: not a plain file")
+        if status.st_size > max_bytes:
+            raise SampleError(f"{path}: {status.st_size} bytes, more than input.max_image_mb allows")
+        return file.read(max_bytes)

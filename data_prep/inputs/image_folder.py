@@ -1,0 +1,91 @@
+"""Images in folders that are named after what they show.
+
+    ROOT/CLASS/*.jpg, or folders deeper down  ->  Record(class_name)       place: (path below ROOT,)
+
+The class is the nearest folder above the image that has a name in `class_names`; without such a file, the image's own
+folder. One folder is sorted at a time.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.inputs.class_names import read_class_names
+from data_prep.inputs.config import ImageFolderConfig
+from data_prep.inputs.files import IMAGE_SUFFIXES, ImageFiles, check_path
+from data_prep.inputs.record import Dropped, Record, printable
+from data_prep.inputs.text import usable_text
+from data_prep.source import SkippedInput
+from ufork.errors import InputError
+
+
+class ImageFolder:
+    """Reads a folder of folders of images."""
+
+    def __init__(self, config: ImageFolderConfig) -> None:
+        """Raises InputError when the folder or the file of names is not there."""
+        self._config = config
+        self._files = ImageFiles(config.path, max_bytes=config.max_image_bytes, follow_links=config.follow_links)
+        self._names = read_class_names(config.class_names) if config.class_names else None
+
+    def records(self) -> Iterator[Record | Dropped]:
+        """As `Input`: a folder's files by name, then the folders in it."""
+        found = False
+        for path, reason in self._walk():
+            found = True
+            yield self._record(path) if reason is None else Dropped(printable(path), reason)
+        if not found:
+            raise InputError(f"{self._config.path}: no files there; expected images as CLASS/NAME.jpg")
+
+    def image(self, record: Record) -> bytes:
+        """As `Input`."""
+        assert record.image is not None, record.id
+        return self._files.read(str(record.image[0]))
+
+    def _walk(self) -> Iterator[tuple[str, str | None]]:
+        """Paths below the root, with the reason to drop those that are not to be read."""
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(self._config.path / folder) as scan:
+                    entries = sorted(scan, key=lambda entry: entry.name)
+            except OSError:
+                yield folder, "folder that cannot be read"
+                continue
+            below = []
+            for entry in entries:
+                path = os.path.join(folder, entry.name)
+                if not entry.is_dir():
+                    yield path, None
+                elif entry.is_symlink() and not self._may_enter(path):
+                    yield path, "symlink to a folder"
+                else:
+                    below.append(path)
+            folders += reversed(below)
+
+    def _may_enter(self, link: str) -> bool:
+        """Whether a link to a folder is to be followed: never into a folder that it lies in, which would not end."""
+        place = os.path.realpath(self._config.path / os.path.dirname(link))
+        target = os.path.realpath(self._config.path / link)
+        return self._config.follow_links and not (place + os.sep).startswith(target.rstrip(os.sep) + os.sep)
+
+    def _record(self, path: str) -> Record | Dropped:
+        try:
+            check_path(path)
+            if not path.lower().endswith(IMAGE_SUFFIXES):
+                raise SkippedInput("not an image file by its name")
+            return Record(id=path, image=(path,), class_name=self._class_name(path))
+        except SkippedInput as skip:
+            return Dropped(printable(path), skip.reason)
+
+    def _class_name(self, path: str) -> str:
+        folders = Path(path).parent.parts
+        if not folders:
+            raise SkippedInput("image in no class's folder")
+        if self._names is None:
+            return usable_text(folders[-1].replace("_", " "), what="class name", max_chars=self._config.max_text_chars)
+        for folder in reversed(folders):
+            if folder in self._names:
+                return self._names[folder]
+        raise SkippedInput("folder without a name in class_names")

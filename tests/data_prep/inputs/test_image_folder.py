@@ -1,0 +1,133 @@
+"""Folders named after what they show: classes, order, and files that are not to be read."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from data_prep.inputs.config import ImageFolderConfig, open_input
+from data_prep.inputs.record import Dropped, Record
+from ufork.errors import InputError, SampleError
+
+
+def write(path, contents: bytes = b"image"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(contents)
+    return path
+
+
+def read(path, **settings):
+    reader = open_input(ImageFolderConfig(path=path, **settings))
+    return reader, list(reader.records())
+
+
+def test_a_folder_without_names_is_the_class_itself(tmp_path):
+    write(tmp_path / "great_white_shark/b.JPEG", b"shark b")
+    write(tmp_path / "great_white_shark/a.jpg", b"shark a")
+    write(tmp_path / "train/cat/deep.png", b"cat")
+    reader, records = read(tmp_path)
+    assert [(record.id, record.class_name) for record in records] == [
+        ("great_white_shark/a.jpg", "great white shark"),
+        ("great_white_shark/b.JPEG", "great white shark"),
+        ("train/cat/deep.png", "cat"),
+    ]
+    assert [reader.image(record) for record in reversed(records)] == [b"cat", b"shark b", b"shark a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("LOC_synset_mapping.txt", "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n"),
+        ("names.json", json.dumps({"n01440764": "tench", "n01443537": "goldfish"})),
+    ],
+)
+def test_names_of_classes_come_from_a_file(tmp_path, name, contents):
+    write(tmp_path / "images/train/n01440764/part/1.jpg")
+    write(tmp_path / "images/train/n01443537/2.jpg")
+    write(tmp_path / "images/train/n99999999/3.jpg")
+    names = write(tmp_path / name, contents.encode())
+    _, records = read(tmp_path / "images", class_names=names)
+    assert [record.class_name if isinstance(record, Record) else record.reason for record in records] == [
+        "tench",
+        "goldfish",
+        "folder without a name in class_names",
+    ]
+
+
+@pytest.mark.parametrize("contents", [b"", b"[1, 2]", b"\xff\xfe", b"3"])
+def test_a_file_of_names_that_is_none_is_refused(tmp_path, contents):
+    names = write(tmp_path / "names.json", contents)
+    with pytest.raises(InputError, match="names.json"):
+        read(tmp_path, class_names=names)
+
+
+def test_what_is_no_image_of_a_class_is_dropped_with_the_reason(tmp_path):
+    write(tmp_path / "lonely.jpg")
+    write(tmp_path / "cat/notes.txt")
+    write(tmp_path / "cat/1.jpg")
+    write(tmp_path / os.fsdecode(b"cat/\xff.jpg"))
+    _, records = read(tmp_path)
+    assert [record.id for record in records if isinstance(record, Record)] == ["cat/1.jpg"]
+    assert {record.id: record.reason for record in records if isinstance(record, Dropped)} == {
+        "lonely.jpg": "image in no class's folder",
+        "cat/notes.txt": "not an image file by its name",
+        "cat/\\udcff.jpg": "image path that is not text",
+    }
+
+
+def test_links_out_of_the_folder_are_followed_only_when_told(tmp_path):
+    secret = write(tmp_path / "elsewhere/secret.jpg", b"secret")
+    write(tmp_path / "images/cat/1.jpg", b"one")
+    (tmp_path / "images/cat/2.jpg").symlink_to(secret)
+    (tmp_path / "images/cat/3.jpg").symlink_to("1.jpg")
+    (tmp_path / "images/dog").symlink_to(tmp_path / "elsewhere")
+    reader, (folder, one, two, three) = read(tmp_path / "images")
+    assert folder == Dropped("dog", "symlink to a folder")
+    assert (reader.image(one), reader.image(three)) == (b"one", b"one")
+    with pytest.raises(SampleError, match="follow_links"):
+        reader.image(two)
+    reader, records = read(tmp_path / "images", follow_links=True)
+    assert [reader.image(record) for record in records] == [b"one", b"secret", b"one", b"secret"]
+
+
+def test_a_link_to_a_folder_above_ends(tmp_path):
+    write(tmp_path / "cat/1.jpg")
+    (tmp_path / "cat/loop").symlink_to(tmp_path)
+    _, records = read(tmp_path, follow_links=True)
+    assert Dropped("cat/loop", "symlink to a folder") in records and len(records) == 2
+
+
+def test_files_too_large_or_not_plain_are_refused_unread(tmp_path):
+    with open(tmp_path / "huge", "wb") as file:
+        file.truncate(2**40)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "huge").rename(tmp_path / "cat/huge.jpg")
+    os.mkfifo(tmp_path / "cat/pipe.jpg")
+    write(tmp_path / "cat/gone.jpg")
+    reader, records = read(tmp_path)
+    (tmp_path / "cat/gone.jpg").unlink()
+    for record, reason in zip(records, ("cannot be read", "max_image_mb", "not a plain file"), strict=True):
+        with pytest.raises(SampleError, match=reason):
+            reader.image(record)
+
+
+def test_missing_and_empty_folders_are_refused(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no files"):
+        read(tmp_path)
+
+
+def test_another_process_reads_the_same(tmp_path):
+    write(tmp_path / "cat/1.jpg", b"one")
+    config = ImageFolderConfig(path=tmp_path)
+    script = (
+        "import sys; from data_prep.inputs.config import *;"
+        "reader = open_input(ImageFolderConfig.model_validate_json(sys.argv[1]));"
+        "print([(record, reader.image(record)) for record in reader.records()])"
+    )
+    told = subprocess.run([sys.executable, "-c", script, config.model_dump_json()], capture_output=True, text=True)
+    reader, records = read(tmp_path)
+    assert told.stdout.strip() == str([(record, reader.image(record)) for record in records]), told.stderr

@@ -1,0 +1,86 @@
+"""JSON files entry by entry: the same as reading them whole, in a window's memory, whatever is broken in them."""
+
+import json
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.inputs import json_stream
+from data_prep.inputs.json_stream import json_entries
+from data_prep.source import SkippedInput
+from ufork.errors import InputError
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+ENTRIES = st.lists(st.dictionaries(st.text(), VALUES, max_size=3), min_size=1, max_size=6)
+
+
+def read(path):
+    return [entry.reason if isinstance(entry, SkippedInput) else entry for entry in json_entries(path)]
+
+
+@given(entries=ENTRIES, indent=st.sampled_from([None, 2]), ascii_only=st.booleans(), window=st.integers(1, 9))
+def test_an_array_is_read_as_it_was_written(tmp_path_factory, entries, indent, ascii_only, window):
+    path = tmp_path_factory.mktemp("array") / "a.json"
+    path.write_text(json.dumps(entries, indent=indent, ensure_ascii=ascii_only), errors="surrogatepass")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "_READ_CHARS", window)
+        assert read(path) == entries
+
+
+def test_lines_and_the_mark_that_windows_puts_first(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n{"b": "\xc3\xa4"}')
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf [{"a": 1}]')
+    assert read(tmp_path / "a.jsonl") == [{"a": 1}, {"b": "ä"}]
+    assert read(tmp_path / "a.json") == [{"a": 1}]
+
+
+def test_bad_lines_are_counted_and_reading_goes_on(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\nnot json\n[]\n' + b"[" * 100_000 + b'\n{"a": ' + b"9" * 5000 + b'}\n{"b": 2}\n{"c": 3')
+    bad = "line that is not JSON"
+    assert read(path) == [{"a": 1}, bad, "entry that is not an object", bad, bad, {"b": 2}, bad]
+
+
+def test_a_line_without_end_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_stream, "MAX_ENTRY_BYTES", 20)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": "' + b"x" * 100 + b'"}\n{"b": 2}\n')
+    assert read(path) == [{"a": 1}, "entry that is too large", {"b": 2}]
+
+
+@pytest.mark.parametrize(
+    "rest", ['{"b": ', "oops]", '{"b": 2} {"c": 3}]', "", '{"b"}]', "[" * 100_000, '{"b": "' + "x" * 500]
+)
+def test_a_damaged_array_is_read_up_to_the_damage(tmp_path, monkeypatch, rest):
+    monkeypatch.setattr(json_stream, "MAX_ENTRY_BYTES", 200)
+    (tmp_path / "a.json").write_text('[{"a": 1}, ' + rest)
+    entries = read(tmp_path / "a.json")
+    assert entries[0] == {"a": 1}
+    assert entries[-1] == "JSON array that is damaged or cut off from here on"
+
+
+@pytest.mark.parametrize("contents", [b"", b"hello", b"\x00\x00", b"<html>", b"PAR1"])
+def test_what_is_no_json_is_refused(tmp_path, contents):
+    (tmp_path / "a.json").write_bytes(contents)
+    with pytest.raises(InputError, match="a.json"):
+        read(tmp_path / "a.json")
+
+
+def test_a_large_array_takes_the_memory_of_a_window(tmp_path):
+    path = tmp_path / "large.json"
+    entry = json.dumps({"id": "x", "text": "y" * 1000})
+    with open(path, "w") as file:
+        file.write("[" + ",".join([entry] * 20_000) + "]")
+    tracemalloc.start()
+    try:
+        assert sum(len(entry["text"]) for entry in json_entries(path)) == 20_000_000
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1_000_000 < path.stat().st_size / 20
