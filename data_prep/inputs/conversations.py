@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.inputs.config import ConversationsConfig
 from data_prep.inputs.dialogue import Dialogue, find_messages, read_dialogue
-from data_prep.inputs.files import ImageFiles, check_path, matching_files, names_below
+from data_prep.inputs.files import ImageFiles, check_path, entries_of, matching_files
 from data_prep.inputs.json_stream import json_entries
 from data_prep.inputs.record import Dropped, Record, entry_id
 from data_prep.source import SkippedInput
@@ -36,12 +36,11 @@ class Conversations:
 
     def records(self) -> Iterator[Record | Dropped]:
         """As `Input`: file by file, by name."""
-        for path, name in zip(self._paths, names_below(self._config.path, self._paths), strict=True):
-            for number, entry in enumerate(json_entries(path)):
-                if isinstance(entry, SkippedInput):
-                    yield Dropped(entry_id(name, number), entry.reason)
-                else:
-                    yield self._record(entry, entry_id(name, number, entry.get("id")))
+        for file, number, entry in entries_of(self._paths, json_entries):
+            if isinstance(entry, SkippedInput):
+                yield Dropped(entry_id(file, number), entry.reason)
+            else:
+                yield self._record(entry, entry_id(file, number, entry.get("id")))
 
     def image(self, record: Record) -> bytes:
         """As `Input`."""

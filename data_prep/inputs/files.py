@@ -1,13 +1,16 @@
 """Files of a collection: which there are, and reading one that an entry names without leaving the collection.
 
-path of the user's           -> matching_files -> files in a lasting order       trusted: symlinks are followed
-path that an entry names     -> ImageFiles     -> bytes                          not trusted
+path of the user's        -> matching_files -> files in a lasting order -> entries_of     trusted: symlinks are followed
+path that an entry names  -> ImageFiles     -> bytes                                      not trusted
 """
 
 import glob
+import logging
 import os
 import stat
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from data_prep.inputs.text import is_clean
 from data_prep.source import SkippedInput
@@ -16,9 +19,16 @@ from ufork.errors import InputError, SampleError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """Of files that ufork/vision/images.py decodes."""
 
+Entry = TypeVar("Entry")
 
-def matching_files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+_logger = logging.getLogger(__name__)
+
+
+def matching_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """The file `path`; or those with one of `suffixes` in and below the folder `path`; or those that a pattern matches.
+
+    Returns:
+        Paths in a lasting order, by what to call them: the same wherever the collection is moved.
 
     Raises:
         InputError: there is none.
@@ -31,13 +41,32 @@ def matching_files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
         files = [file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file()]
     if not files:
         raise InputError(f"{path}: no file {', '.join(suffixes)} there; give a file, a folder or a pattern of such")
-    return sorted(files)
+    common = path if path.is_dir() else os.path.commonpath([file.parent for file in files])
+    return {file.relative_to(common).as_posix(): file for file in sorted(files)}
 
 
-def names_below(path: Path, files: list[Path]) -> list[str]:
-    """What to call `files` that `path` matched: unlike each other, and the same wherever the collection is moved."""
-    common = path if path.is_dir() else Path(os.path.commonpath([file.parent for file in files]))
-    return [file.relative_to(common).as_posix() for file in files]
+def entries_of(
+    files: Mapping[str, Path], read: Callable[[Path], Iterator[Entry | SkippedInput]]
+) -> Iterator[tuple[str, int, Entry | SkippedInput]]:
+    """Yields file, number in the file and entry. Reading goes on behind a file that `read` raises InputError for.
+
+    Raises:
+        InputError: not one entry could be read.
+    """
+    faults, any_read = [], False
+    for name, path in files.items():
+        number = 0
+        try:
+            for entry in read(path):
+                yield name, number, entry
+                number += 1
+        except InputError as fault:
+            faults.append(fault)
+            _logger.warning("left out from entry %d on: %s", number, fault)
+            yield name, number, SkippedInput("file that cannot be read, or not to its end")
+        any_read = any_read or number > 0
+    if faults and not any_read:
+        raise faults[0]
 
 
 class ImageFiles:

@@ -1,8 +1,11 @@
 """Others' texts: which are usable."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from data_prep.source import SkippedInput
+
+_MAX_LICENCE_CHARS = 1000
 
 
 def usable_text(value: Any, *, what: str, max_chars: int) -> str:
@@ -36,3 +39,20 @@ def is_clean(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return "\0" not in text
+
+
+def usable_caption(value: Any, *, max_chars: int) -> str:
+    """`value`, or the first of a list of texts, without space around it; raises as `usable_text`."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return usable_text(value, what="caption", max_chars=max_chars)
+
+
+def licence_of(values: Mapping[str, Any], key: str | None) -> str:
+    """The licence that an entry has under `key`; empty where it has none.
+
+    Raises:
+        SkippedInput: what it has is not a short text.
+    """
+    value = values.get(key) if key is not None else None
+    return "" if value in (None, "") else usable_text(value, what="licence", max_chars=_MAX_LICENCE_CHARS)

@@ -1,0 +1,59 @@
+"""What lies in the columns of Arrow tables: texts as Python's, images as bytes whose size is looked at before they are copied.
+
+An image is `binary`, or Hugging Face's struct {bytes, path} of which one may be null.
+"""
+
+from typing import Any
+
+import pyarrow as pa
+
+from ufork.errors import SampleError
+
+_NOT_UTF8 = "\udcff"
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether values of the type `kind` are images themselves, rather than paths of such."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def python_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of `batch`; a text that is not valid UTF-8 stays so, as a lone surrogate."""
+    columns = [_python_values(column) for column in batch.columns]
+    return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def image_or_path(value: pa.Scalar, *, max_bytes: int, where: str) -> bytes | str:
+    """The image file that `value` holds, or where it says that it lies.
+
+    Raises:
+        SampleError: it holds neither, or one that is too large; names `where`.
+    """
+    path = None
+    if value.is_valid and pa.types.is_struct(value.type):
+        path = _python_value(value["path"]) if value.type.get_field_index("path") >= 0 else None
+        value = value["bytes"]
+    if value.is_valid:
+        size = value.as_buffer().size
+        if size > max_bytes:
+            raise SampleError(f"{where}: {size} bytes, more than input.max_image_mb allows")
+        return value.as_py()
+    if isinstance(path, str) and path:
+        return path
+    raise SampleError(f"{where}: neither an image nor a path in its column")
+
+
+def _python_values(column: pa.Array) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_python_value(value) for value in column]
+
+
+def _python_value(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return _NOT_UTF8

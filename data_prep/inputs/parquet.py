@@ -1,0 +1,100 @@
+"""Parquet files of texts and images, read apart: texts in order without the images, images by row.
+
+X.parquet -> parquet_rows  -> (row group, row in it), texts
+place     -> ParquetImages -> bytes; the last row group is kept, so that neighbours cost one reading
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.inputs.arrow_values import image_or_path, python_rows
+from ufork.errors import InputError, SampleError
+
+_ROWS_AT_ONCE = 1024
+_BUFFER_BYTES = 2**20
+_MEBIBYTE = 2**20
+
+
+def parquet_schema(path: Path) -> pa.Schema:
+    """The columns of the file `path`.
+
+    Raises:
+        InputError: it is not readable as parquet.
+    """
+    with _opened(path) as file:
+        return file.schema_arrow
+
+
+def check_row_groups(path: Path, column: str, max_mb: float) -> None:
+    """Raises InputError when the values of `column` in a row group of the file `path` take more than `max_mb`."""
+    with _opened(path) as file:
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            chunks = [group.column(index) for index in range(group.num_columns)]
+            size = sum(
+                chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column
+            )
+            if size > max_mb * _MEBIBYTE:
+                raise InputError(
+                    f"{path}: row group {number} has {size // _MEBIBYTE} MB of {column!r}, which would be read at once; "
+                    "write it with a smaller row_group_size, or raise input.max_row_group_mb"
+                )
+
+
+def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yields row group, row in it and the values of `columns`, in the file's order.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    with _opened(path) as file:
+        for group in range(file.num_row_groups):
+            row = 0
+            try:
+                batches = file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False)
+                for batch in batches:
+                    for values in python_rows(batch):
+                        yield group, row, values
+                        row += 1
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{path}: row group {group} cannot be read ({error})") from None
+
+
+class ParquetImages:
+    """Images in a column of parquet files."""
+
+    def __init__(self, files: Mapping[str, Path], column: str, *, max_image_bytes: int) -> None:
+        """`files`: by the names that places begin with."""
+        self._files = files
+        self._column = column
+        self._max_image_bytes = max_image_bytes
+        self._group = lru_cache(1)(self._read_group)
+
+    def read(self, file: str, group: int, row: int) -> bytes | str:
+        """The image, or the path that is there in its place.
+
+        Raises:
+            SampleError: there is neither, it is too large, or the file is damaged.
+        """
+        where = f"{self._files[file]}: row {row} of group {group}"
+        try:
+            value = self._group(file, group)[row]
+        except (pa.ArrowException, OSError, IndexError, InputError) as error:
+            raise SampleError(f"{where}: cannot be read ({error})") from None
+        return image_or_path(value, max_bytes=self._max_image_bytes, where=where)
+
+    def _read_group(self, file: str, group: int) -> pa.ChunkedArray:
+        with _opened(self._files[file]) as opened:
+            return opened.read_row_group(group, columns=[self._column], use_threads=False).column(0)
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not readable as parquet ({error})") from None
