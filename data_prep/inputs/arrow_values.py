@@ -1,4 +1,4 @@
-"""What lies in the columns of Arrow tables: texts as Python's, images as bytes whose size is looked at before they are copied.
+"""What lies in the columns of Arrow tables: texts, and images whose size is looked at before they are copied.
 
 An image is `binary`, or Hugging Face's struct {bytes, path} of which one may be null.
 """
@@ -19,7 +19,7 @@ def holds_images(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def python_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+def python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
     """The rows of `batch`; a text that is not valid UTF-8 stays so, as a lone surrogate."""
     columns = [_python_values(column) for column in batch.columns]
     return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -45,7 +45,7 @@ def image_or_path(value: pa.Scalar, *, max_bytes: int, where: str) -> bytes | st
     raise SampleError(f"{where}: neither an image nor a path in its column")
 
 
-def _python_values(column: pa.Array) -> list[Any]:
+def _python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     try:
         return column.to_pylist()
     except UnicodeDecodeError:

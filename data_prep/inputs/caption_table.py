@@ -133,7 +133,7 @@ class CaptionTable:
             yield Dropped(entry_id(file, number), row.reason)
             return
         id = entry_id(file, number, row.values.get(self._config.id_column or ""))
-        captions = row.values.get(self._config.caption_column)
+        captions: Any = row.values.get(self._config.caption_column)
         several = isinstance(captions, list) and self._config.captions == "all" and len(captions) > 0
         for index, caption in enumerate(captions if several else [captions]):
             yield self._record(f"{id}#{index}" if several else id, caption, file, row)

@@ -34,11 +34,16 @@ def read_class_names(path: Path) -> dict[str, str]:
     return names
 
 
+def first_name(names: str) -> str:
+    """In words: `great_white_shark, Carcharodon carcharias` is a great white shark."""
+    return names.split(",")[0].replace("_", " ").strip()
+
+
 def _from_lines(text: str) -> dict[str, str]:
     names = {}
     for number, line in enumerate(text.strip().splitlines()):
         synset = _FOLDER_AND_NAMES.fullmatch(line.strip())
-        names[str(number)] = (synset[2] if synset else line).split(",")[0].strip()
+        names[str(number)] = first_name(synset[2] if synset else line)
         if synset:
             names[synset[1]] = names[str(number)]
     return names

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.inputs.class_names import read_class_names
+from data_prep.inputs.class_names import first_name, read_class_names
 from data_prep.inputs.config import ImageFolderConfig
 from data_prep.inputs.files import IMAGE_SUFFIXES, ImageFiles, check_path
 from data_prep.inputs.record import Dropped, Record, printable
@@ -84,7 +84,7 @@ class ImageFolder:
         if not folders:
             raise SkippedInput("image in no class's folder")
         if self._names is None:
-            return usable_text(folders[-1].replace("_", " "), what="class name", max_chars=self._config.max_text_chars)
+            return usable_text(first_name(folders[-1]), what="class name", max_chars=self._config.max_text_chars)
         for folder in reversed(folders):
             if folder in self._names:
                 return self._names[folder]

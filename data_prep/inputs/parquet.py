@@ -31,17 +31,17 @@ def parquet_schema(path: Path) -> pa.Schema:
 
 
 def check_row_groups(path: Path, column: str, max_mb: float) -> None:
-    """Raises InputError when the values of `column` in a row group of the file `path` take more than `max_mb`."""
+    """Raises InputError when a row group of the file `path` has more than `max_mb` of `column`."""
     with _opened(path) as file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
-            chunks = [group.column(index) for index in range(group.num_columns)]
+            chunks = map(group.column, range(group.num_columns))
             size = sum(
                 chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column
             )
             if size > max_mb * _MEBIBYTE:
                 raise InputError(
-                    f"{path}: row group {number} has {size // _MEBIBYTE} MB of {column!r}, which would be read at once; "
+                    f"{path}: row group {number} has {size // _MEBIBYTE} MB of {column!r}, to be read at once; "
                     "write it with a smaller row_group_size, or raise input.max_row_group_mb"
                 )
 

@@ -71,4 +71,4 @@ def entry_id(file: str, number: int, own_id: object = "") -> str:
 
 def printable(name: str) -> str:
     """`name` with what is not valid Unicode, as in file names of another encoding, written as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -118,6 +118,26 @@ def test_two_members_of_one_name_are_refused(tmp_path):
         ShardIndex.build(tmp_path / "x.tar")
 
 
+@pytest.mark.parametrize(
+    ("size", "pax_size", "name_bytes"),
+    [(b"-0000001000", None, 0), (b"00000000000", "-512", 0), (b"00000000000", None, 2**17)],
+)
+def test_headers_made_to_harm_end_the_scan(tmp_path, size, pax_size, name_bytes):
+    info = tarfile.TarInfo("a" * name_bytes + "a.json")
+    info.pax_headers = {"size": pax_size} if pax_size else {}
+    data = bytearray(info.tobuf(tarfile.PAX_FORMAT))
+    start = len(data) - 512
+    data[start + 124 : start + 135] = size
+    data[start + 148 : start + 156] = b" " * 8
+    data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    (tmp_path / "x.tar").write_bytes(data + bytes(1024))
+    if pax_size:
+        assert read_all(tmp_path / "x.tar") == {"a": {"json": b""}}
+        return
+    with pytest.raises(ShardError, match="no tar header|shorter"):
+        ShardIndex.build(tmp_path / "x.tar")
+
+
 def test_missing_tar_is_named(tmp_path):
     with pytest.raises(ShardError, match=r"none\.tar"):
         ShardIndex.build(tmp_path / "none.tar")

@@ -23,6 +23,7 @@ BLOCK_BYTES = 512
 INDEX_VERSION = 1
 _ABSENT = -1
 _REGULAR, _PAX, _GNU_NAME = b"0\0", b"x", b"L"
+_MAX_NAME_BYTES, _MAX_SIZE_DIGITS = 2**16, 20
 _SKIPPED = b"123456gK"
 """Links, devices, folders, PAX defaults and long link targets: no contents of a sample."""
 
@@ -62,7 +63,7 @@ class ShardIndex:
     def scan(cls, data: mmap | memoryview, where: str) -> "ShardIndex":
         """Of the tar `where` with the contents `data`; raises as `build`."""
         builder = IndexBuilder()
-        for name, offset, size in _scan(data, where):
+        for name, offset, size in scan_members(data, where):
             builder.add(name, offset, size, where=where)
         return builder.finish(len(data))
 
@@ -129,11 +130,9 @@ class IndexBuilder:
         Raises:
             ShardError: the sample has that member already.
         """
-        folder, slash, file_name = name.rpartition("/")
-        stem, dot, extension = file_name.partition(".")
-        if not stem or not dot:
+        key, extension = split_name(name)
+        if not key:
             return
-        key, extension = folder + slash + stem, extension.lower()
         if not self._keys or self._keys[-1] != key:
             self._keys.append(key)
         offsets, sizes = self._offsets.setdefault(extension, []), self._sizes.setdefault(extension, [])
@@ -157,17 +156,30 @@ class IndexBuilder:
         )
 
 
-def _scan(data: mmap | memoryview, where: str) -> Iterator[tuple[str, int, int]]:
-    """Yields name, offset of the contents and size of every regular file."""
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension of a member, "a/b.Cls.txt" -> ("a/b", "cls.txt"); both empty when it belongs to no sample."""
+    folder, slash, file_name = name.rpartition("/")
+    stem, dot, extension = file_name.partition(".")
+    return (folder + slash + stem, extension.lower()) if stem and dot else ("", "")
+
+
+def scan_members(data: mmap | memoryview, where: str) -> Iterator[tuple[str, int, int]]:
+    """Yields name, offset of the contents and size of every regular file of the tar `where`.
+
+    Raises:
+        ShardError: the tar is truncated, damaged, or holds a member that is neither a file nor passed over.
+    """
     position = 0
     extended: dict[str, str] = {}
     while (header := _block(data, position, where)).strip(b"\0"):
-        size = int(extended.pop("size", 0)) or _number(header[124:136], where, position)
+        size = int(extended.pop("size", "0")) or _number(header[124:136], where, position)
         _check_header(header, where, position)
         contents, kind = position + BLOCK_BYTES, header[156:157]
         position = contents + -(-size // BLOCK_BYTES) * BLOCK_BYTES
         if contents + size > len(data):
             raise _truncated(data, where)
+        if kind in (_PAX, _GNU_NAME) and size > _MAX_NAME_BYTES:
+            raise ShardError(f"{where}: byte {position}: a member's name of {size} bytes; use a tar of shorter ones")
         if kind == _PAX:
             extended.update(_pax_records(bytes(data[contents : contents + size])))
         elif kind == _GNU_NAME:
@@ -201,10 +213,10 @@ def _check_header(header: bytes, where: str, position: int) -> None:
 def _number(octal: bytes, where: str, position: int) -> int:
     if octal[0] & 0x80:  # GNU's form for numbers that need more than eleven octal digits
         return int.from_bytes(octal, "big") & ((1 << (8 * len(octal) - 1)) - 1)
-    try:
-        return int(octal.strip(b"\0 ") or b"0", 8)
-    except ValueError:
-        raise ShardError(f"{where}: byte {position} is no tar header; prepare or copy the shard again") from None
+    digits = octal.strip(b"\0 ") or b"0"
+    if not digits.isdigit() or set(digits) & set(b"89"):
+        raise ShardError(f"{where}: byte {position} is no tar header; prepare or copy the shard again")
+    return int(digits, 8)
 
 
 def _ustar_name(header: bytes) -> str:
@@ -222,7 +234,7 @@ def _pax_records(data: bytes) -> dict[str, str]:
             break
         length = int(length_text)
         name, _, value = data[len(length_text) + 1 : length - 1].partition(b"=")
-        if name in (b"path", b"size"):
+        if name == b"path" or (name == b"size" and value.isdigit() and len(value) < _MAX_SIZE_DIGITS):
             records[name.decode()] = value.decode(errors="replace")
         data = data[length:]
     return records

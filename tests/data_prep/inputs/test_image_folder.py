@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -120,14 +118,8 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
         read(tmp_path)
 
 
-def test_another_process_reads_the_same(tmp_path):
+def test_another_process_reads_the_same(tmp_path, told_by_another_process):
     write(tmp_path / "cat/1.jpg", b"one")
-    config = ImageFolderConfig(path=tmp_path)
-    script = (
-        "import sys; from data_prep.inputs.config import *;"
-        "reader = open_input(ImageFolderConfig.model_validate_json(sys.argv[1]));"
-        "print([(record, reader.image(record)) for record in reader.records()])"
-    )
-    told = subprocess.run([sys.executable, "-c", script, config.model_dump_json()], capture_output=True, text=True)
     reader, records = read(tmp_path)
-    assert told.stdout.strip() == str([(record, reader.image(record)) for record in records]), told.stderr
+    told = told_by_another_process(ImageFolderConfig(path=tmp_path))
+    assert told == str([(record, reader.image(record)) for record in records])

@@ -1,0 +1,171 @@
+"""Tars of images with texts beside them: img2dataset's, those of CC3M and LAION, webdataset's ImageNet.
+
+    KEY.jpg  KEY.txt   a caption                                    place: (tar, offset of the image, size)
+             KEY.json  {"caption": ..., "license": ...}
+             KEY.cls   the number of a class, or its name           ->  Record(caption, class_name, licence)
+
+Neighbouring members with the same key are one entry. Nothing is unpacked: a member's name is a name, whatever it says.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Any
+
+from data_prep.inputs.class_names import read_class_names
+from data_prep.inputs.config import TarsConfig
+from data_prep.inputs.files import IMAGE_SUFFIXES, entries_of, matching_files
+from data_prep.inputs.record import Dropped, Record, entry_id
+from data_prep.inputs.text import licence_of, usable_caption, usable_text
+from data_prep.source import SkippedInput
+from ufork.data.index import scan_members, split_name
+from ufork.errors import InputError, SampleError, ShardError
+
+_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+"""Compressed ones are found so that they are not passed over in silence."""
+_IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+_CAPTION, _METADATA, _CLASSES = "txt", "json", ("cls", "cls.txt")
+_MAX_METADATA_BYTES = 2**20
+_DOWNLOADED = "success"
+_GZIP_START = b"\x1f\x8b"
+
+
+@dataclass
+class _Entry:
+    """Members of one key that are read, by extension."""
+
+    key: str
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Offset and size."""
+    texts: dict[str, bytes] = field(default_factory=dict)
+    """Contents; all but the image's."""
+    repeated: bool = False
+
+
+class ForeignTars:
+    """Reads tars that others made."""
+
+    def __init__(self, config: TarsConfig) -> None:
+        """Raises InputError when there are no tars, or no file of names."""
+        self._config = config
+        self._tars = matching_files(config.path, _SUFFIXES)
+        self._names = read_class_names(config.class_names) if config.class_names else {}
+
+    def records(self) -> Iterator[Record | Dropped]:
+        """As `Input`: tar by tar, by name."""
+        for tar, number, entry in entries_of(self._tars, self._entries):
+            if isinstance(entry, SkippedInput):
+                yield Dropped(entry_id(tar, number), entry.reason)
+            else:
+                yield self._record(tar, number, entry)
+
+    def image(self, record: Record) -> bytes:
+        """As `Input`."""
+        assert record.image is not None, record.id
+        tar, offset, size = str(record.image[0]), int(record.image[1]), int(record.image[2])
+        try:
+            descriptor = os.open(self._tars[tar], os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = os.pread(descriptor, size, offset)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise SampleError(f"{record.id}: cannot be read ({error.strerror})") from None
+        if len(data) < size:
+            raise SampleError(f"{record.id}: the tar is shorter than when its entries were listed")
+        return data
+
+    def _entries(self, path: Path) -> Iterator[_Entry]:
+        """Raises InputError when the tar cannot be read, or not further."""
+        try:
+            with open(path, "rb") as file:
+                if not (size := os.fstat(file.fileno()).st_size):
+                    raise InputError(f"{path}: is empty")
+                if file.read(2) == _GZIP_START:
+                    raise InputError(f"{path}: is compressed, so nothing in it has a place; `gunzip` it first")
+                with mmap(file.fileno(), size, access=ACCESS_READ) as data:
+                    yield from _grouped(data, str(path))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        except ShardError as error:
+            raise InputError(str(error)) from None
+
+    def _record(self, tar: str, number: int, entry: _Entry) -> Record | Dropped:
+        id = entry_id(tar, number, entry.key)
+        try:
+            offset, size = self._image_span(entry)
+            metadata = _metadata(entry)
+            caption = self._caption(entry, metadata)
+            class_name = self._class_name(entry)
+            if not caption and not class_name:
+                raise SkippedInput("neither caption nor class")
+            licence = licence_of(metadata, self._config.licence_key)
+        except SkippedInput as skip:
+            return Dropped(id, skip.reason)
+        return Record(id=id, image=(tar, offset, size), caption=caption, class_name=class_name, licence=licence)
+
+    def _image_span(self, entry: _Entry) -> tuple[int, int]:
+        images = [entry.spans[name] for name in _IMAGES if name in entry.spans]
+        if not images:
+            raise SkippedInput("no image beside the text")
+        if len(images) > 1 or entry.repeated:
+            raise SkippedInput("more than one image or text of the same name")
+        if images[0][1] > self._config.max_image_bytes:
+            raise SkippedInput("image larger than input.max_image_mb")
+        return images[0]
+
+    def _caption(self, entry: _Entry, metadata: dict[str, Any]) -> str:
+        text = entry.texts.get(_CAPTION)
+        value = metadata.get(self._config.caption_key) if text is None else _decoded(text)
+        return "" if value is None else usable_caption(value, max_chars=self._config.max_text_chars)
+
+    def _class_name(self, entry: _Entry) -> str:
+        value = next((_decoded(entry.texts[name]) for name in _CLASSES if name in entry.texts), None)
+        if value is None:
+            return ""
+        name = usable_text(value, what="class", max_chars=self._config.max_text_chars)
+        if name in self._names:
+            return self._names[name]
+        if name.isdigit():
+            raise SkippedInput("class number without a name in class_names")
+        return name
+
+
+def _grouped(data: mmap, where: str) -> Iterator[_Entry]:
+    entry = _Entry("")
+    for name, offset, size in scan_members(data, where):
+        key, extension = split_name(name)
+        if key and key != entry.key:
+            if entry.spans:
+                yield entry
+            entry = _Entry(key)
+        if key and extension in (*_IMAGES, _CAPTION, _METADATA, *_CLASSES):
+            entry.repeated = entry.repeated or extension in entry.spans
+            entry.spans[extension] = offset, size
+            if extension not in _IMAGES:
+                entry.texts[extension] = data[offset : offset + min(size, _MAX_METADATA_BYTES + 1)]
+    if entry.spans:
+        yield entry
+
+
+def _metadata(entry: _Entry) -> dict[str, Any]:
+    if _METADATA not in entry.texts:
+        return {}
+    try:
+        metadata = json.loads(_decoded(entry.texts[_METADATA]))
+    except (ValueError, RecursionError):
+        raise SkippedInput("metadata that is not JSON") from None
+    if not isinstance(metadata, dict):
+        raise SkippedInput("metadata that is not an object")
+    if metadata.get("status", _DOWNLOADED) != _DOWNLOADED:
+        raise SkippedInput("image that img2dataset could not download")
+    return metadata
+
+
+def _decoded(text: bytes) -> str:
+    if len(text) > _MAX_METADATA_BYTES:
+        raise SkippedInput("text or metadata that is too large")
+    return text.decode("utf-8-sig", "surrogateescape")

@@ -1,0 +1,161 @@
+"""Datasets that the package `datasets` saved on disk.
+
+    dataset.save_to_disk(FOLDER)  ->  Record(caption, class_name, turns, image)       place: (row,)
+
+Arrow files are mapped, never loaded. No network is asked, and no script of a dataset is run: `load_from_disk`
+knows neither.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+from data_prep.inputs.arrow_values import holds_images, image_or_path, python_rows
+from data_prep.inputs.class_names import first_name
+from data_prep.inputs.config import HuggingFaceConfig
+from data_prep.inputs.dialogue import read_dialogue
+from data_prep.inputs.files import ImageFiles
+from data_prep.inputs.record import Dropped, Record, entry_id
+from data_prep.inputs.text import licence_of, usable_caption, usable_text
+from data_prep.source import SkippedInput
+from ufork.errors import InputError, SampleError
+
+_ROWS_AT_ONCE = 1000
+
+
+class HuggingFaceDataset:
+    """Reads the folder of a saved dataset."""
+
+    def __init__(self, config: HuggingFaceConfig) -> None:
+        """Raises InputError when there is no saved dataset, or not the split or the columns that are named."""
+        self._config = config
+        self._dataset = _split_of(_loaded(config), config)
+        self._check_columns()
+        self._files = ImageFiles(config.path, max_bytes=config.max_image_bytes, follow_links=False)
+        texts = (config.caption_column, config.label_column, config.conversations_column)
+        self._text_columns = [name for name in (*texts, config.id_column, config.licence_column) if name is not None]
+
+    def records(self) -> Iterator[Record | Dropped]:
+        """As `Input`: row by row."""
+        columns = list(dict.fromkeys([*self._text_columns, *self._image_columns()]))
+        number = 0
+        for table in self._dataset.select_columns(columns).iter(_ROWS_AT_ONCE):
+            rows = python_rows(table.select(self._text_columns))
+            for row, num_images in zip(rows, self._num_images(table), strict=True):
+                yield self._record(number, row, num_images)
+                number += 1
+
+    def image(self, record: Record) -> bytes:
+        """As `Input`."""
+        assert record.image is not None, record.id
+        row = int(record.image[0])
+        where = f"{self._config.path}: row {row}"
+        try:
+            value = self._dataset.select_columns(self._image_columns())[row].column(0)[0]
+        except (pa.ArrowException, OSError, IndexError) as error:
+            raise SampleError(f"{where}: cannot be read ({error})") from None
+        if isinstance(value, pa.ListScalar):
+            value = value.values[0]
+        found = image_or_path(value, max_bytes=self._config.max_image_bytes, where=where)
+        return found if isinstance(found, bytes) else self._files.read(found)
+
+    def _image_columns(self) -> list[str]:
+        return [self._config.image_column] if self._config.image_column is not None else []
+
+    def _num_images(self, table: pa.Table) -> list[int]:
+        for name in self._image_columns():
+            column = table.column(name)
+            if pa.types.is_list(column.type):
+                return [count or 0 for count in column.combine_chunks().value_lengths().to_pylist()]
+            return [int(valid) for valid in column.is_valid().to_pylist()]
+        return [0] * table.num_rows
+
+    def _record(self, number: int, row: Mapping[str, Any], num_images: int) -> Record | Dropped:
+        config = self._config
+        id = entry_id("row", number, row.get(config.id_column or ""))
+        try:
+            if num_images > 1:
+                raise SkippedInput("more than one image")
+            turns = self._turns(row, num_images)
+            if not num_images and not turns:
+                raise SkippedInput("no image")
+            return Record(
+                id=id,
+                image=(number,) if num_images else None,
+                caption=self._caption(row),
+                class_name=self._class_name(row),
+                turns=turns,
+                licence=licence_of(row, config.licence_column),
+            )
+        except SkippedInput as skip:
+            return Dropped(id, skip.reason)
+
+    def _caption(self, row: Mapping[str, Any]) -> str:
+        column = self._config.caption_column
+        return usable_caption(row[column], max_chars=self._config.max_text_chars) if column else ""
+
+    def _class_name(self, row: Mapping[str, Any]) -> str:
+        column = self._config.label_column
+        if column is None:
+            return ""
+        label, feature = row[column], self._dataset.features[column]
+        if isinstance(feature, datasets.ClassLabel) and label is not None:
+            if not 0 <= label < feature.num_classes:
+                raise SkippedInput("class number without a name")
+            label = first_name(feature.int2str(label))
+        return usable_text(label, what="class", max_chars=self._config.max_text_chars)
+
+    def _turns(self, row: Mapping[str, Any], num_images: int) -> tuple[tuple[str, str], ...]:
+        column = self._config.conversations_column
+        if column is None:
+            return ()
+        dialogue = read_dialogue(row[column], max_chars=self._config.max_text_chars)
+        if dialogue.markers > 1:
+            raise SkippedInput("more than one image")
+        if dialogue.markers > num_images:
+            raise SkippedInput("image marker without an image")
+        return dialogue.turns
+
+    def _check_columns(self) -> None:
+        config, known = self._config, self._dataset.column_names
+        texts = (config.caption_column, config.label_column, config.conversations_column)
+        if not any(texts):
+            raise InputError(
+                f"{config.path}: say what its texts are: set input.caption_column, input.label_column or "
+                f"input.conversations_column; it has {known}"
+            )
+        for name in (*texts, config.image_column, config.id_column, config.licence_column):
+            if name is not None and name not in known:
+                raise InputError(f"{config.path}: has no column {name!r}, it has {known}; set input.image_column, ...")
+        for name in self._image_columns():
+            kind = self._dataset.features.arrow_schema.field(name).type
+            if not holds_images(kind.value_type if pa.types.is_list(kind) else kind):
+                raise InputError(f"{config.path}: column {name!r} is of type {kind}; expected datasets.Image or bytes")
+
+
+def _loaded(config: HuggingFaceConfig) -> datasets.Dataset | datasets.DatasetDict:
+    if not config.path.is_dir():
+        raise InputError(f"{config.path}: no such folder; expected one that datasets' save_to_disk made")
+    try:
+        return datasets.load_from_disk(str(config.path.resolve()), keep_in_memory=False)
+    except Exception as error:  # of a damaged folder, anything from KeyError to ArrowInvalid
+        raise InputError(
+            f"{config.path}: not readable as a saved dataset ({type(error).__name__}: {error}); "
+            "make it with datasets' save_to_disk"
+        ) from None
+
+
+def _split_of(loaded: datasets.Dataset | datasets.DatasetDict, config: HuggingFaceConfig) -> datasets.Dataset:
+    """The dataset in the format of Arrow tables, in which images stay undecoded."""
+    if isinstance(loaded, datasets.DatasetDict):
+        split = config.split or (next(iter(loaded)) if len(loaded) == 1 else None)
+        if split not in loaded:
+            raise InputError(
+                f"{config.path}: has the splits {list(loaded)}, found input.split={split!r}; set it to one"
+            )
+        loaded = loaded[split]
+    elif config.split is not None:
+        raise InputError(f"{config.path}: has no splits, found input.split={config.split!r}; leave it out")
+    return loaded.with_format("arrow")

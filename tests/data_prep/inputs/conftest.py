@@ -1,0 +1,24 @@
+"""What the readers' tests share."""
+
+import subprocess
+import sys
+
+import pytest
+
+_SCRIPT = """
+import sys
+from data_prep.inputs import config
+reader = config.open_input(getattr(config, sys.argv[1]).model_validate_json(sys.argv[2]))
+print([(record, reader.image(record)) for record in reader.records()])
+"""
+
+
+@pytest.fixture
+def told_by_another_process():
+    """What a fresh process reads of a collection, given its config alone."""
+
+    def read(config) -> str:
+        command = [sys.executable, "-c", _SCRIPT, type(config).__name__, config.model_dump_json()]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    return read

@@ -1,0 +1,155 @@
+"""Tars by others' hands: what belongs together, what its texts mean, and tars that are made to harm."""
+
+import gzip
+import io
+import tarfile
+
+import pytest
+import webdataset
+
+from data_prep.inputs.config import TarsConfig, open_input
+from data_prep.inputs.record import Dropped, Record
+from ufork.errors import InputError, SampleError
+
+
+def write_tar(path, members):
+    """Members in order; a str is the target of a symlink."""
+    with tarfile.open(path, "w") as tar:
+        for name, contents in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(contents, str):
+                info.type, info.linkname = tarfile.SYMTYPE, contents
+                tar.addfile(info)
+            else:
+                info.size = len(contents)
+                tar.addfile(info, io.BytesIO(contents))
+    return path
+
+
+def read(path, **settings):
+    reader = open_input(TarsConfig(path=path, **settings))
+    return reader, list(reader.records())
+
+
+def reasons(records):
+    return [record.reason if isinstance(record, Dropped) else "" for record in records]
+
+
+def test_the_tars_of_img2dataset(tmp_path, told_by_another_process):
+    for shard in range(2):
+        with webdataset.TarWriter(str(tmp_path / f"{shard:05d}.tar")) as writer:
+            for number in range(2):
+                caption, key = f"caption {shard}{number}", f"{shard:05d}{number:04d}"
+                facts = {"caption": caption, "url": "https://example.org", "status": "success", "license": "CC0"}
+                writer.write({"__key__": key, "jpg": key.encode(), "json": facts, "txt": caption})
+    (tmp_path / "00000.parquet").write_bytes(b"beside them, not read")
+    reader, records = read(tmp_path)
+    assert [(record.id, record.caption, record.licence) for record in records] == [
+        (f"{shard:05d}.tar:{number}:{shard:05d}{number:04d}", f"caption {shard}{number}", "CC0")
+        for shard in range(2)
+        for number in range(2)
+    ]
+    assert [reader.image(record) for record in records[::-1]] == [
+        b"000010001", b"000010000", b"000000001", b"000000000"
+    ]  # fmt: skip
+    told = told_by_another_process(TarsConfig(path=tmp_path))
+    assert told == str([(record, reader.image(record)) for record in records])
+
+
+@pytest.mark.parametrize("extension", ["cls", "cls.txt"])
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [("names.txt", "n01440764 tench, Tinca tinca\nn01443537 goldfish\n"), ("names.json", '["tench", "goldfish"]')],
+)
+def test_classes_have_names(tmp_path, extension, name, contents):
+    (tmp_path / name).write_text(contents)
+    members = [("a.jpg", b"a"), (f"a.{extension}", b"1"), ("b.jpg", b"b"), (f"b.{extension}", b"0\n")]
+    members += [("c.jpg", b"c"), (f"c.{extension}", b"7"), ("d.jpg", b"d"), (f"d.{extension}", b"a bird")]
+    _, records = read(write_tar(tmp_path / "x.tar", members), class_names=tmp_path / name)
+    assert [getattr(record, "class_name", "") for record in records] == ["goldfish", "tench", "", "a bird"]
+    assert reasons(records)[2] == "class number without a name in class_names"
+
+
+def test_a_plain_tar_of_images_and_texts(tmp_path):
+    members = [("pets/a.PNG", b"a"), ("pets/a.txt", b"  a cat\n"), ("b.jpeg", b"b"), ("b.json", b'{"text": "a dog"}')]
+    _, records = read(write_tar(tmp_path / "x.tar", members), caption_key="text")
+    assert [record.caption for record in records] == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([("b.jpg", b"b")], "neither caption nor class"),
+        ([("b.txt", b"b")], "no image beside the text"),
+        ([("b.jpg", b"b"), ("b.txt", b" ")], "empty caption"),
+        ([("b.jpg", b"b"), ("b.txt", b"\xff")], "caption that is not valid UTF-8"),
+        ([("b.jpg", b"b"), ("b.txt", b"x" * 2000)], "caption longer than input.max_text_chars"),
+        ([("b.jpg", b"b"), ("b.txt", b"x" * 2_000_000)], "text or metadata that is too large"),
+        ([("b.jpg", b"b"), ("b.png", b"b"), ("b.txt", b"b")], "more than one image or text of the same name"),
+        ([("b.jpg", b"b"), ("b.jpg", b"b"), ("b.txt", b"b")], "more than one image or text of the same name"),
+        ([("b.jpg", bytes(2_000_000)), ("b.txt", b"b")], "image larger than input.max_image_mb"),
+        ([("b.jpg", b"b"), ("b.json", b"{")], "metadata that is not JSON"),
+        ([("b.jpg", b"b"), ("b.json", b"[" * 100_000)], "metadata that is not JSON"),
+        ([("b.jpg", b"b"), ("b.json", b"[]")], "metadata that is not an object"),
+        ([("b.jpg", b"b"), ("b.json", b'{"caption": 3}')], "caption that is not text"),
+        ([("b.jpg", b"b"), ("b.json", b'{"status": "failed"}')], "image that img2dataset could not download"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_dropped_with_the_reason(tmp_path, members, reason):
+    good = [[(f"{key}.jpg", b"a"), (f"{key}.txt", b"a")] for key in "ac"]
+    path = write_tar(tmp_path / "x.tar", [*good[0], *members, *good[1]])
+    _, records = read(path, max_image_mb=1, max_text_chars=1000)
+    assert reasons(records) == ["", reason, ""]
+
+
+def test_names_of_members_are_only_names(tmp_path):
+    (tmp_path / "tars").mkdir()
+    names = ["../outside", "/tmp/absolute", "a/../../b", "x" * 300 + "/long"]
+    members = [(name + extension, b"a") for name in names for extension in (".jpg", ".txt")]
+    members += [("link.jpg", "/etc/passwd"), ("link.txt", b"a link")]
+    before = sorted(tmp_path.rglob("*"))
+    write_tar(tmp_path / "tars/x.tar", members)
+    reader, records = read(tmp_path / "tars")
+    assert [reader.image(record) for record in records if isinstance(record, Record)] == [b"a"] * len(names)
+    assert reasons(records)[-1] == "no image beside the text"
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "tars/x.tar"])
+
+
+def test_keys_that_repeat_have_ids_of_their_own(tmp_path):
+    members = [("a.jpg", b"1"), ("a.txt", b"one"), ("b.jpg", b"2"), ("b.txt", b"two"), ("a.jpg", b"3"), ("a.txt", b"3")]
+    reader, records = read(write_tar(tmp_path / "x.tar", members))
+    assert [record.id for record in records] == ["x.tar:0:a", "x.tar:1:b", "x.tar:2:a"]
+    assert reader.image(records[2]) == b"3"
+
+
+def test_damaged_tars_are_read_up_to_the_damage_and_the_others_whole(tmp_path):
+    members = [(f"{number}{extension}", bytes(700)) for number in range(4) for extension in (".jpg", ".json")]
+    members = [(name, b'{"caption": "a"}' if name.endswith("json") else data) for name, data in members]
+    for name in ("a", "b", "c"):
+        write_tar(tmp_path / f"{name}.tar", members)
+    whole = (tmp_path / "b.tar").read_bytes()
+    (tmp_path / "b.tar").write_bytes(whole[:7000])
+    (tmp_path / "d.tar.gz").write_bytes(gzip.compress(whole))
+    (tmp_path / "e.tar").write_bytes(b"")
+    _, records = read(tmp_path)
+    fault = "file that cannot be read, or not to its end"
+    assert reasons(records) == [""] * 4 + ["", "", fault] + [""] * 4 + [fault] * 2
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar"])
+def test_compressed_tars_alone_are_refused(tmp_path, name):
+    plain = write_tar(tmp_path / "plain", [("a.jpg", b"a"), ("a.txt", b"a")])
+    (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+    with pytest.raises(InputError, match="gunzip"):
+        read(tmp_path)
+
+
+def test_a_tar_that_was_cut_after_it_was_listed(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"a" * 1000), ("a.txt", b"a")])
+    reader, (record,) = read(path)
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(SampleError, match="shorter"):
+        reader.image(record)
+    path.unlink()
+    with pytest.raises(SampleError, match="cannot be read"):
+        reader.image(record)

@@ -1,0 +1,140 @@
+"""Datasets saved on disk: every kind of column, images by row, and folders that are none."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from data_prep.inputs.config import HuggingFaceConfig, open_input
+from data_prep.inputs.record import Dropped, Record
+from ufork.errors import InputError, SampleError
+
+datasets = pytest.importorskip("datasets")
+IMAGE = datasets.Image()
+
+
+def save(folder, columns, **features):
+    dataset = datasets.Dataset.from_dict(columns)
+    for name, feature in features.items():
+        dataset = dataset.cast_column(name, feature)
+    dataset.save_to_disk(str(folder))
+    return dataset
+
+
+def read(path, **settings):
+    reader = open_input(HuggingFaceConfig(path=path, **settings))
+    return reader, list(reader.records())
+
+
+def encoded(*data):
+    return [{"bytes": image, "path": None} if image is not None else None for image in data]
+
+
+def test_captions_classes_licences_and_ids(tmp_path, told_by_another_process):
+    columns = {
+        "image": encoded(b"1", b"2"), "text": ["a cat", "a dog"], "label": [1, 0], "terms": ["CC0", None], "key": [7, 7]
+    }  # fmt: skip
+    save(tmp_path, columns, image=IMAGE, label=datasets.ClassLabel(names=["dog, Canis", "great_cat"]))
+    settings = {"caption_column": "text", "label_column": "label", "licence_column": "terms", "id_column": "key"}
+    reader, records = read(tmp_path, **settings)
+    assert records == [
+        Record(id="row:0:7", image=(0,), caption="a cat", class_name="great cat", licence="CC0"),
+        Record(id="row:1:7", image=(1,), caption="a dog", class_name="dog"),
+    ]
+    assert [reader.image(record) for record in reversed(records)] == [b"2", b"1"]
+    told = told_by_another_process(HuggingFaceConfig(path=tmp_path, **settings))
+    assert told == str([(record, reader.image(record)) for record in records])
+
+
+def test_images_come_as_they_were_encoded(tmp_path):
+    PillowImage.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "black.png")
+    save(tmp_path / "saved", {"image": [str(tmp_path / "black.png")], "text": ["black"]}, image=IMAGE)
+    reader, (record,) = read(tmp_path / "saved", caption_column="text")
+    assert reader.image(record) == (tmp_path / "black.png").read_bytes()
+
+
+def test_conversations_with_one_image_none_and_several(tmp_path):
+    def talk(text):
+        return [{"from": "human", "value": text}, {"from": "gpt", "value": "A cat."}]
+
+    columns = {
+        "images": [encoded(b"1"), [], encoded(b"2", b"3"), []],
+        "talk": [talk("<image>\nWhat?"), talk("What?"), talk("What?"), talk("<image>\nWhat?")],
+    }
+    save(tmp_path, columns, images=datasets.List(IMAGE))
+    reader, records = read(tmp_path, image_column="images", conversations_column="talk")
+    turns = (("What?", "A cat."),)
+    assert records == [
+        Record(id="row:0", image=(0,), turns=turns),
+        Record(id="row:1", turns=turns),
+        Dropped("row:2", "more than one image"),
+        Dropped("row:3", "image marker without an image"),
+    ]
+    assert reader.image(records[0]) == b"1"
+
+
+def test_rows_that_cannot_be_used_are_dropped(tmp_path):
+    columns = {"image": encoded(b"1", None, b"3", b"4"), "text": ["a", "b", "", None], "label": [0, 0, 0, 0]}
+    save(tmp_path, columns, image=IMAGE)
+    _, records = read(tmp_path, caption_column="text")
+    assert [getattr(record, "reason", "") for record in records] == ["", "no image", "empty caption", "no caption"]
+
+
+def test_images_that_are_too_large_or_lie_elsewhere_are_refused(tmp_path):
+    images = [{"bytes": bytes(2_000_000), "path": None}, {"bytes": None, "path": "/etc/passwd"}]
+    datasets.Dataset.from_dict({"image": images, "text": ["a", "b"]}).save_to_disk(str(tmp_path))
+    reader, records = read(tmp_path, caption_column="text", max_image_mb=1)
+    for record, reason in zip(records, ("max_image_mb", "leaves the collection"), strict=True):
+        with pytest.raises(SampleError, match=reason):
+            reader.image(record)
+
+
+def test_one_of_several_splits_is_named(tmp_path):
+    dataset = datasets.Dataset.from_dict({"image": encoded(b"1"), "text": ["a"]}).cast_column("image", IMAGE)
+    datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(str(tmp_path))
+    with pytest.raises(InputError, match=r"input\.split"):
+        read(tmp_path, caption_column="text")
+    assert len(read(tmp_path, caption_column="text", split="test")[1]) == 1
+    with pytest.raises(InputError, match="leave it out"):
+        read(tmp_path / "train", caption_column="text", split="test")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "caption_column"),
+        ({"caption_column": "txt"}, "'txt'"),
+        ({"caption_column": "text", "image_column": "text"}, "of type"),
+    ],
+)
+def test_columns_that_do_not_fit_are_named(tmp_path, settings, message):
+    save(tmp_path, {"image": encoded(b"1"), "text": ["a"]}, image=IMAGE)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, **settings)
+
+
+def test_no_script_is_run_and_no_network_asked(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (folder / "dataset_infos.json").write_text("{}")
+    with pytest.raises(InputError, match="save_to_disk"):
+        read(folder, caption_column="text")
+    with pytest.raises(InputError, match="no such folder"):
+        read(tmp_path / "squad", caption_column="text")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_folders_are_refused(tmp_path):
+    save(tmp_path, {"image": encoded(b"1"), "text": ["a"]}, image=IMAGE)
+    state = json.loads((tmp_path / "state.json").read_text())
+    arrow = tmp_path / state["_data_files"][0]["filename"]
+    arrow.write_bytes(arrow.read_bytes()[:100])
+    with pytest.raises(InputError, match="not readable as a saved dataset"):
+        read(tmp_path, caption_column="text")
