@@ -1,0 +1,52 @@
+"""64 bits of what an image looks like: pictures that differ in size, format or quality have nearly the same.
+
+An image file -> grey, transparency laid on white -> 9 x 8 px, each the mean of its part of the image
+-> a bit for each of the 8 x 8 pairs of neighbours in a row: does it get brighter to the right?
+
+This is dHash (Neal Krawetz, "Kind of Like That", 2013:
+https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html).
+"""
+
+import io
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from data_prep.image_facts import read_image_facts
+from ufork.errors import SampleError
+from ufork.vision.images import FORMATS
+
+NO_PICTURE = 0
+"""The hash of what nothing can be said about: no image, a damaged one, or one that nowhere gets brighter to the right,
+as those of one colour. It is like no other."""
+
+_COLUMNS, _ROWS = 9, 8
+_WHITE = (255, 255, 255, 255)
+
+
+def difference_hash(data: bytes) -> int:
+    """The hash of an image file, 0 to 2**64 - 1; NO_PICTURE where it cannot be decoded."""
+    try:
+        grey = _reduced_jpeg(data) if read_image_facts(data).format == "jpg" else None
+        grey = grey or _decoded(data)
+    except (SampleError, OSError, ValueError, SyntaxError, EOFError):
+        return NO_PICTURE
+    pixels = np.asarray(grey.resize((_COLUMNS, _ROWS), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(pixels[:, 1:] > pixels[:, :-1]).tobytes())
+
+
+def _reduced_jpeg(data: bytes) -> Image.Image | None:
+    """Decoded at an eighth of its size where that is enough; None for colours that only Pillow converts."""
+    if simplejpeg.decode_jpeg_header(data)[2] not in ("YCbCr", "Gray"):
+        return None
+    return Image.fromarray(simplejpeg.decode_jpeg(data, "GRAY", min_height=_ROWS, min_width=_COLUMNS)[:, :, 0])
+
+
+def _decoded(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if not image.has_transparency_data:
+            return image.convert("L")
+        ground = Image.new("RGBA", image.size, _WHITE)
+        ground.alpha_composite(image.convert("RGBA"))
+        return ground.convert("L")
