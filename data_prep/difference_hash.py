@@ -1,6 +1,6 @@
 """64 bits of what an image looks like: pictures that differ in size, format or quality have nearly the same.
 
-An image file -> grey, transparency laid on white -> 9 x 8 px, each the mean of its part of the image
+An image file -> grey, transparency laid on white -> 9 x 8 px
 -> a bit for each of the 8 x 8 pairs of neighbours in a row: does it get brighter to the right?
 
 This is dHash (Neal Krawetz, "Kind of Like That", 2013:
@@ -22,6 +22,9 @@ NO_PICTURE = 0
 as those of one colour. It is like no other."""
 
 _COLUMNS, _ROWS = 9, 8
+_MIN_DETAIL = 4
+"""A JPEG is decoded at no less than so many times the size that it is scaled to, or its hash would be another one."""
+
 _WHITE = (255, 255, 255, 255)
 
 
@@ -32,15 +35,16 @@ def difference_hash(data: bytes) -> int:
         grey = grey or _decoded(data)
     except (SampleError, OSError, ValueError, SyntaxError, EOFError):
         return NO_PICTURE
-    pixels = np.asarray(grey.resize((_COLUMNS, _ROWS), Image.Resampling.BOX))
+    pixels = np.asarray(grey.resize((_COLUMNS, _ROWS), Image.Resampling.LANCZOS))
     return int.from_bytes(np.packbits(pixels[:, 1:] > pixels[:, :-1]).tobytes())
 
 
 def _reduced_jpeg(data: bytes) -> Image.Image | None:
-    """Decoded at an eighth of its size where that is enough; None for colours that only Pillow converts."""
+    """Decoded at down to an eighth of its size; None for colours that only Pillow converts."""
     if simplejpeg.decode_jpeg_header(data)[2] not in ("YCbCr", "Gray"):
         return None
-    return Image.fromarray(simplejpeg.decode_jpeg(data, "GRAY", min_height=_ROWS, min_width=_COLUMNS)[:, :, 0])
+    height, width = _MIN_DETAIL * _ROWS, _MIN_DETAIL * _COLUMNS
+    return Image.fromarray(simplejpeg.decode_jpeg(data, "GRAY", min_height=height, min_width=width)[:, :, 0])
 
 
 def _decoded(data: bytes) -> Image.Image:

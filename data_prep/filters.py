@@ -21,9 +21,12 @@ from ufork.vocabulary import Task
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
+_SURELY_ANOTHER = 100
+"""A text is of another language when that is so many times as likely as each that is wanted. Short ones never are:
+"tennis match" is Swedish with 0.09, twice as likely as English."""
+
 _MIN_CONFIDENCE = 0.5
-"""Below it a text is taken as too short to tell: "tennis match" is Swedish with 0.09, "people at the beach" English
-with 0.94."""
+"""A language that is less likely is not named: the text is too short to tell."""
 
 _LANGUAGE_CHARS = 2000
 """More of a text tells nothing new."""
@@ -64,7 +67,7 @@ class Verdict:
     image: ImageFacts | None = None
     """None without an image, or where the header was not reached or cannot be read."""
     language: str | None = None
-    """ISO code; None where nobody asked or the text is too short to tell."""
+    """ISO 639-1 code; None where nobody asked or the text is too short to tell."""
 
 
 class Filters:
@@ -118,10 +121,12 @@ class Filters:
 
     def _language_reason(self, text: str) -> tuple[str | None, str | None]:
         assert self._languages is not None and self._config.languages is not None
-        language, confidence = self._languages.classify(text[:_LANGUAGE_CHARS])
-        if confidence < _MIN_CONFIDENCE:
-            return None, None
-        return language, None if language in self._config.languages else f"language is {language}"
+        ranks = self._languages.rank(text[:_LANGUAGE_CHARS])
+        (likeliest, likelihood), wanted = ranks[0], set(self._config.languages)
+        named = likeliest if likelihood >= _MIN_CONFIDENCE else None
+        if likelihood > _SURELY_ANOTHER * max(value for language, value in ranks if language in wanted):
+            return named, f"language is none of {', '.join(self._config.languages)}"
+        return named, None
 
 
 def text_of(record: Record) -> str:

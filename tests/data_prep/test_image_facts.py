@@ -1,0 +1,105 @@
+"""Headers of image files: the size that Pillow finds, and a reason in place of any damage."""
+
+import io
+import struct
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_prep.image_facts import ImageFacts, read_image_facts
+from ufork.errors import SampleError
+from ufork.vision.images import MAX_PIXELS
+
+SAVED = {
+    "png": ("PNG", "RGB", {}),
+    "png of a palette": ("PNG", "P", {}),
+    "png of two colours": ("PNG", "1", {}),
+    "png of several frames": ("PNG", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]}),
+    "jpg": ("JPEG", "RGB", {}),
+    "jpg in grey": ("JPEG", "L", {}),
+    "jpg in inks": ("JPEG", "CMYK", {}),
+    "jpg, progressive": ("JPEG", "RGB", {"progressive": True}),
+    "jpg after much else": ("JPEG", "RGB", {"exif": b"Exif\0\0" + bytes(60_000)}),
+    "webp": ("WEBP", "RGB", {}),
+    "webp, lossless": ("WEBP", "RGB", {"lossless": True}),
+    "webp, transparent": ("WEBP", "RGBA", {}),
+    "webp of several frames": ("WEBP", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (8, 8), "red")]}),
+}
+
+
+def saved(kind: str, width: int = 40, height: int = 30) -> bytes:
+    form, mode, options = SAVED[kind]
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height))
+    if "append_images" in options:
+        options = {**options, "append_images": [frame.resize(image.size) for frame in options["append_images"]]}
+    if mode == "RGBA":
+        image.putalpha(99)
+    stream = io.BytesIO()
+    image.convert(mode).save(stream, form, **options)
+    return stream.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    return b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0) + bytes(20)
+
+
+def webp_header(width: int, height: int) -> bytes:
+    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + size
+
+
+@settings(max_examples=60)
+@given(kind=st.sampled_from(list(SAVED)), width=st.integers(1, 700), height=st.integers(1, 90))
+def test_format_and_size_are_what_was_saved(kind, width, height):
+    data = saved(kind, width, height)
+    name = kind.split()[0].rstrip(",")
+    assert read_image_facts(data) == ImageFacts(format=name, width_px=width, height_px=height, num_bytes=len(data))
+
+
+def test_sides_and_aspect():
+    facts = ImageFacts(format="png", width_px=30, height_px=120, num_bytes=1)
+    assert (facts.short_px, facts.long_px, facts.aspect) == (30, 120, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "image is an empty file"),
+        (b"GIF89a" + bytes(40), "image is none of PNG, JPEG, WEBP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image is none of PNG, JPEG, WEBP"),
+        (png_header(0, 5), "image header is damaged"),
+        (saved("png")[:20], "image header is damaged"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "image header is damaged"),
+        (saved("jpg")[:30], "image header is damaged"),
+        (b"\xff\xd8\xff", "image header is damaged"),
+        (saved("webp")[:25], "image header is damaged"),
+        (b"RIFF\0\0\0\0WEBPVP8 " + bytes(40), "image header is damaged"),
+        (png_header(100_000, 100_000), f"image of more than {MAX_PIXELS} pixels"),
+        (png_header(2**32 - 1, 2**32 - 1), f"image of more than {MAX_PIXELS} pixels"),
+        (webp_header(2**24, 2**24), f"image of more than {MAX_PIXELS} pixels"),
+    ],
+    ids=range(13),
+)
+def test_what_is_wrong_is_said_in_words_that_can_be_counted(data, reason):
+    with pytest.raises(SampleError) as caught:
+        read_image_facts(data)
+    assert str(caught.value) == reason
+
+
+def test_a_header_that_claims_much_costs_nothing():
+    bombs = [png_header(100_000, 100_000), webp_header(2**24, 2**24), png_header(8192, 8192)]
+    tracemalloc.start()
+    started = time.perf_counter()
+    for bomb in bombs:
+        try:
+            read_image_facts(bomb)
+        except SampleError:
+            pass
+    assert tracemalloc.get_traced_memory()[1] < 100_000 and time.perf_counter() - started < 1
+    tracemalloc.stop()
