@@ -67,7 +67,7 @@ def test_text_is_all_that_is_said_and_a_class_name_is_none():
     ("caption", "dropped"),
     [
         ("people walking at the beach", None),
-        ("Ein Hund sitzt auf der Wiese vor dem Haus", None),
+        ("Ein Hund sitzt auf der Wiese hinter dem Haus", None),
         ("Un chien est assis sur l'herbe devant la maison", "language is none of en, de"),
         ("一只狗在草地上", "language is none of en, de"),
         ("Собака сидит на траве перед домом", "language is none of en, de"),
