@@ -1,0 +1,169 @@
+"""One picture of a finished source: samples from all of its shards, each with what is said of it.
+
+    source folder  ->  numbers evenly over the samples of each task  ->  cells: thumbnail, task, text  ->  one PNG
+
+Thumbnails are the squares that training makes of the images: padded to be understood, cut to be drawn.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data_prep.writer import storage_errors
+from ufork.data.manifest import Manifest
+from ufork.data.sample import Sample
+from ufork.data.shards import ShardSource
+from ufork.errors import SampleError
+from ufork.vision.images import decode_image
+from ufork.vocabulary import Task
+
+NUM_SAMPLES = 64
+
+_COLUMNS = 8
+_THUMBNAIL_PX = 176
+_MARGIN_PX, _HEADER_PX, _GAP_PX, _PADDING_PX = 28, 72, 14, 8
+_TEXT_PX, _TITLE_PX, _LINE_PX = 13, 24, 17
+_PARAGRAPH_LINES = 4
+_MAX_CHARS = 400
+"""More of a text is never looked at: its lines are cut anyway."""
+
+_PAPER, _CARD, _EDGE, _INK, _MUTED, _BAD = "#f6f7f9", "#ffffff", "#e2e6eb", "#18212c", "#5b6774", "#c0392b"
+_TASK_COLOURS = {Task.UNDERSTANDING: "#2f66d0", Task.GENERATION: "#c9621a"}
+"""As on the pages of ufork's reports."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """What is shown of one sample."""
+
+    task: Task
+    picture: np.ndarray | None
+    """uint8 [_THUMBNAIL_PX, _THUMBNAIL_PX, 3]; None where `notice` stands in its place."""
+    notice: str
+    lines: list[tuple[str, str]]
+    """What is said, each line with its colour."""
+    note: str = ""
+    """Beside the task."""
+
+    @property
+    def height_px(self) -> int:
+        """With its border."""
+        return _THUMBNAIL_PX + 3 * _PADDING_PX + _LINE_PX * (len(self.lines) + 1)
+
+
+def write_contact_sheet(folder: Path, out: Path) -> None:
+    """Writes a PNG of NUM_SAMPLES samples of a source folder, or of all where there are fewer.
+
+    Shards of codes have no pictures: their cells say so. A sample that cannot be read or decoded is shown as such.
+
+    Raises:
+        ShardError: the source is not finished, or a shard is missing or damaged.
+        StorageError: `out` cannot be written.
+    """
+    manifest = Manifest.load(folder)
+    sources = [ShardSource(folder, task) for task in Task if manifest.num_samples(task)]
+    numbers = _spread(sum(len(source) for source in sources), NUM_SAMPLES)
+    cells, start = [], 0
+    for source in sources:
+        here = [number - start for number in numbers if start <= number < start + len(source)]
+        cells += [_cell(source.task, sample) for sample in source.read(here)]
+        start += len(source)
+    sheet = _drawn(cells, f"{manifest.source} / {manifest.split}", _summary(manifest, len(cells)))
+    with storage_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(out, "PNG")
+
+
+def _spread(total: int, wanted: int) -> list[int]:
+    """At most `wanted` of the numbers below `total`, evenly, each the middle of its part."""
+    return [(2 * part + 1) * total // (2 * wanted) for part in range(wanted)] if total > wanted else list(range(total))
+
+
+def _summary(manifest: Manifest, shown: int) -> str:
+    counts = ", ".join(f"{manifest.num_samples(task):,} {task}" for task in Task if manifest.num_samples(task))
+    return f"{shown} of {counts} samples, evenly over {len(manifest.shards):,} shards. {manifest.licence}"
+
+
+def _cell(task: Task, sample: Sample | SampleError) -> _Cell:
+    if isinstance(sample, SampleError):
+        return _Cell(task=task, picture=None, notice="cannot be read", lines=_lines(str(sample), _BAD))
+    picture, notice = None, "cannot be decoded"
+    if sample.codes is not None:
+        notice = f"codes, no picture\n{' x '.join(map(str, sample.codes.shape))}"
+    elif sample.image is not None:
+        with suppress(SampleError):
+            picture = decode_image(sample.image, size_px=_THUMBNAIL_PX, purpose=task)
+    lines, note = _lines(sample.prompt, _INK), ""
+    if sample.turns:
+        question, answer = sample.turns[0]
+        lines = _lines(question, _MUTED) + _lines(answer, _INK)
+        note = f"1 of {len(sample.turns)} turns" if len(sample.turns) > 1 else ""
+    return _Cell(task=task, picture=picture, notice=notice, lines=lines, note=note)
+
+
+def _lines(text: str, colour: str) -> list[tuple[str, str]]:
+    """A paragraph in lines of the thumbnail's width, cut after _PARAGRAPH_LINES; a word that is longer is broken."""
+    lines = [""]
+    for word in text[:_MAX_CHARS].split():
+        for part in _broken(word):
+            joined = f"{lines[-1]} {part}".lstrip()
+            if _font().getlength(joined) <= _THUMBNAIL_PX:
+                lines[-1] = joined
+            else:
+                lines.append(part)
+    if len(lines) > _PARAGRAPH_LINES:
+        lines[_PARAGRAPH_LINES - 1 :] = [f"{lines[_PARAGRAPH_LINES - 1][:-1]}…"]
+    return [(line, colour) for line in lines]
+
+
+def _broken(word: str) -> list[str]:
+    parts = [""]
+    for letter in word:
+        if _font().getlength(parts[-1] + letter) > _THUMBNAIL_PX:
+            parts.append("")
+        parts[-1] += letter
+    return parts
+
+
+@cache
+def _font(size_px: int = _TEXT_PX) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size_px)
+
+
+def _drawn(cells: list[_Cell], title: str, summary: str) -> Image.Image:
+    rows = [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)]
+    heights = [max(cell.height_px for cell in row) for row in rows]
+    column_px = _THUMBNAIL_PX + 2 * _PADDING_PX + _GAP_PX
+    width = 2 * _MARGIN_PX + _COLUMNS * column_px - _GAP_PX
+    sheet = Image.new("RGB", (width, _HEADER_PX + 2 * _MARGIN_PX + sum(heights) + _GAP_PX * (len(rows) - 1)), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_MARGIN_PX, _MARGIN_PX), title, _INK, _font(_TITLE_PX))
+    pen.text((_MARGIN_PX, _MARGIN_PX + 36), summary, _MUTED, _font())
+    top = _MARGIN_PX + _HEADER_PX
+    for row, height in zip(rows, heights, strict=True):
+        for number, cell in enumerate(row):
+            left = _MARGIN_PX + number * column_px
+            box = (left, top, left + _THUMBNAIL_PX + 2 * _PADDING_PX, top + height)
+            pen.rounded_rectangle(box, radius=8, fill=_CARD, outline=_EDGE)
+            _draw_cell(sheet, cell, left + _PADDING_PX, top + _PADDING_PX)
+        top += height + _GAP_PX
+    return sheet
+
+
+def _draw_cell(sheet: Image.Image, cell: _Cell, left: int, top: int) -> None:
+    pen, middle, right = ImageDraw.Draw(sheet), _THUMBNAIL_PX // 2, left + _THUMBNAIL_PX
+    if cell.picture is not None:
+        sheet.paste(Image.fromarray(cell.picture), (left, top))
+    else:
+        pen.rectangle((left, top, right - 1, top + _THUMBNAIL_PX - 1), _PAPER)
+        pen.text((left + middle, top + middle), cell.notice, _MUTED, _font(), anchor="mm", align="center")
+    pen.rectangle((left, top, right - 1, top + _THUMBNAIL_PX - 1), outline=_EDGE)
+    top += _THUMBNAIL_PX + _PADDING_PX
+    pen.text((left, top), cell.task, _TASK_COLOURS[cell.task], _font())
+    pen.text((right, top), cell.note, _MUTED, _font(), anchor="ra")
+    for number, (line, colour) in enumerate(cell.lines, start=1):
+        pen.text((left, top + number * _LINE_PX), line, colour, _font())
