@@ -70,7 +70,7 @@ def write_contact_sheet(folder: Path, out: Path) -> None:
     cells, start = [], 0
     for source in sources:
         here = [number - start for number in numbers if start <= number < start + len(source)]
-        cells += [_cell(source.task, sample) for sample in source.read(here)]
+        cells += [_cell(source, sample) for sample in source.read(here)]
         start += len(source)
     sheet = _drawn(cells, f"{manifest.source} / {manifest.split}", _summary(manifest, len(cells)))
     with storage_errors(out.parent):
@@ -88,9 +88,11 @@ def _summary(manifest: Manifest, shown: int) -> str:
     return f"{shown} of {counts} samples, evenly over {len(manifest.shards):,} shards. {manifest.licence}"
 
 
-def _cell(task: Task, sample: Sample | SampleError) -> _Cell:
+def _cell(source: ShardSource, sample: Sample | SampleError) -> _Cell:
+    task = source.task
     if isinstance(sample, SampleError):
-        return _Cell(task=task, picture=None, notice="cannot be read", lines=_lines(str(sample), _BAD))
+        what = str(sample).removeprefix(f"{source.storage.where('')}/")
+        return _Cell(task=task, picture=None, notice="cannot be read", lines=_lines(what, _BAD))
     picture, notice = None, "cannot be decoded"
     if sample.codes is not None:
         notice = f"codes, no picture\n{' x '.join(map(str, sample.codes.shape))}"

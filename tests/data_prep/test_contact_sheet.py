@@ -1,0 +1,108 @@
+"""The contact sheet: a picture of any source, whatever is in it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_image_facts import saved
+
+from data_prep import contact_sheet
+from data_prep.contact_sheet import NUM_SAMPLES, write_contact_sheet
+from data_prep.emoji import EmojiConfig
+from data_prep.prepare import PrepareConfig, prepare
+from data_prep.writer import ShardWriter, finish_source, start_source
+from ufork.data.sample import Sample
+from ufork.errors import ShardError, StorageError
+from ufork.vocabulary import Task
+
+
+def make_sample(number: int, task: Task = Task.GENERATION, **values) -> Sample:
+    values = {"image": saved("png"), "image_format": "png", "prompt": f"number {number}", **values}
+    return Sample(id=f"s-{number}", task=task, source="s", licence="CC0-1.0", **values)
+
+
+def write_source(folder: Path, samples: list[Sample], shard_samples: int = 7) -> None:
+    start_source(folder)
+    entries = []
+    for task in Task:
+        with ShardWriter(folder, source="s", split="train", task=task, shard_samples=shard_samples) as writer:
+            for sample in samples:
+                if sample.task == task:
+                    writer.write(sample)
+        entries += writer.entries
+    finish_source(folder, source="s", split="train", licence="CC0-1.0", attribution="", recipe="r", entries=entries,
+                  skipped={}, details={})  # fmt: skip
+
+
+def cells_of(folder: Path, monkeypatch) -> list:
+    """What is drawn, and the sheet is."""
+    shown = []
+    drawn = contact_sheet._drawn
+    monkeypatch.setattr(contact_sheet, "_drawn", lambda cells, *texts: shown.extend(cells) or drawn(cells, *texts))
+    write_contact_sheet(folder, folder / "sheets" / "sheet.png")
+    with Image.open(folder / "sheets" / "sheet.png") as sheet:
+        sheet.load()
+    return shown
+
+
+def said(cell) -> str:
+    return " ".join(line for line, _ in cell.lines)
+
+
+def test_samples_are_taken_evenly_over_all_shards(tmp_path, monkeypatch):
+    write_source(tmp_path, [make_sample(number) for number in range(4 * NUM_SAMPLES)])
+    numbers = [int(said(cell).split()[1]) for cell in cells_of(tmp_path, monkeypatch)]
+    assert numbers == list(range(2, 4 * NUM_SAMPLES, 4))
+
+
+def test_a_few_samples_are_all_shown_and_twice_the_same(tmp_path, monkeypatch):
+    talk = make_sample(5, Task.UNDERSTANDING, prompt="", turns=(("what is it?", "a thing"), ("which?", "this")))
+    write_source(tmp_path, [make_sample(0), make_sample(1), talk])
+    first, *others = cells_of(tmp_path, monkeypatch)
+    before = (tmp_path / "sheets" / "sheet.png").read_bytes()
+    assert (first.task, said(first), first.note) == (Task.UNDERSTANDING, "what is it? a thing", "1 of 2 turns")
+    assert [said(cell) for cell in others] == ["number 0", "number 1"]
+    write_contact_sheet(tmp_path, tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == before
+
+
+def test_damage_and_codes_are_shown_as_such(tmp_path, monkeypatch):
+    codes = {"image": None, "image_format": None, "codes": np.zeros((8, 9, 4), np.uint16)}
+    write_source(tmp_path, [make_sample(0, image=b"no image"), make_sample(1, **codes), make_sample(2)])
+    tar = tmp_path / "generation-00000.tar"
+    tar.write_bytes(tar.read_bytes().replace(b'"prompt":"number 2"', b'"prompt":"number 2,'))
+    undecodable, coded, unreadable = cells_of(tmp_path, monkeypatch)
+    assert undecodable.notice == "cannot be decoded" and said(undecodable) == "number 0"
+    assert coded.notice == "codes, no picture\n8 x 9 x 4" and said(coded) == "number 1"
+    assert unreadable.notice == "cannot be read" and said(unreadable).startswith("generation-0")
+    assert undecodable.picture is coded.picture is unreadable.picture is None
+
+
+@settings(max_examples=100)
+@given(st.text(st.characters(), max_size=600) | st.text("wide ", max_size=2000))
+def test_any_text_fits_its_cell(text):
+    shown = contact_sheet._lines(text, "black")
+    lines = [line for line, _ in shown]
+    font = contact_sheet._font()
+    contact_sheet._drawn([contact_sheet._Cell(task=Task.GENERATION, picture=None, notice="", lines=shown)], text, text)
+    assert 1 <= len(lines) <= contact_sheet._PARAGRAPH_LINES
+    assert all(font.getlength(line) <= contact_sheet._THUMBNAIL_PX + font.getlength("…") for line in lines)
+
+
+def test_real_emoji_fill_the_sheet(tmp_path, monkeypatch):
+    few = EmojiConfig(num_train_per_task=40, num_heldout_per_task=0)
+    prepare(PrepareConfig(scenes=None, emoji=few, num_workers=1), tmp_path, seed=0)
+    cells = cells_of(tmp_path / "emoji" / "train", monkeypatch)
+    assert len(cells) == NUM_SAMPLES and {cell.task for cell in cells} == set(Task)
+    assert all(cell.picture is not None and np.ptp(cell.picture) > 50 and said(cell) for cell in cells)
+
+
+def test_what_is_no_source_or_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(ShardError):
+        write_contact_sheet(tmp_path, tmp_path / "sheet.png")
+    write_source(tmp_path, [make_sample(0)])
+    with pytest.raises(StorageError, match=r"manifest\.json"):
+        write_contact_sheet(tmp_path, tmp_path / "manifest.json" / "sheet.png")
