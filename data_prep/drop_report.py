@@ -19,6 +19,7 @@ REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 
 _VERSION = 1
+_WRAPPED = "white-space:normal;overflow-wrap:anywhere;min-width:18rem;width:50%"
 _TEXT_EXAMPLES = 2
 _TEXT_EXAMPLE_CHARS = 30
 
@@ -129,8 +130,8 @@ def _dropped(selection: Selection) -> str:
     rows = "".join(
         f'<tr><td>{escape(reason)}</td><td class="number">{number:,}</td>'
         f'<td class="number">{_share(number, selection.num_records)}</td>'
-        f'<td class="bar">{track(number / selection.num_records, colour="--bad")}</td>'
-        f'<td class="muted">{escape(", ".join(names))}</td></tr>'
+        f'<td class="bar" style="width:20%">{track(number / selection.num_records, colour="--bad")}</td>'
+        f'<td class="muted" style="{_WRAPPED}">{"<br>".join(map(escape, names))}</td></tr>'
         for reason, number, names in _reasons(selection)
     )
     head = '<tr><th>Why</th><th class="number">Records</th><th class="number">Share</th><th></th><th>Such as</th></tr>'
@@ -139,14 +140,14 @@ def _dropped(selection: Selection) -> str:
 
 def _samples(statistics: Statistics) -> str:
     panels = [_panel(table.title, statistics.rows(name), statistics.num_samples) for name, table in TABLES.items()]
-    return f'<div class="grid charts">{"".join(panels)}</div>'
+    return f'<div class="grid losses">{"".join(panels)}</div>'
 
 
 def _panel(title: str, rows: list[tuple[str, int]], total: int) -> str:
     if not rows:
         return ""
     cells = "".join(
-        f'<tr><td>{escape(label)}</td><td class="bar">{track(number / total, colour="--generation")}</td>'
+        f'<tr><td>{escape(label)}</td><td class="bar">{track(number / total, colour="--muted")}</td>'
         f'<td class="number">{number:,}</td><td class="number">{_share(number, total)}</td></tr>'
         for label, number in rows
     )

@@ -54,7 +54,7 @@ class FilterConfig(Config):
     max_text_chars: PositiveInt | None = None
     """Records with more text are dropped; null allows any."""
     languages: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """ISO 639-1 codes, as [en, de]; texts surely of another language are dropped, those too short to tell are kept.
+    """ISO 639 codes, as [en, de]; texts surely of another language are dropped, those too short to tell are kept.
     null keeps all and looks at none; anything else needs the package py3langid."""
 
 
@@ -67,7 +67,7 @@ class Verdict:
     image: ImageFacts | None = None
     """None without an image, or where the header was not reached or cannot be read."""
     language: str | None = None
-    """ISO 639-1 code; None where nobody asked or the text is too short to tell."""
+    """ISO 639 code; None where nobody asked or the text is too short to tell."""
 
 
 class Filters:

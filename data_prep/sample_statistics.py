@@ -47,7 +47,7 @@ TABLES = {
     "short_side_px": Table(title="Shorter side of the image, px", edges=(64, 128, 256, 384, 512, 768, 1024, 2048)),
     "aspect": Table(title="Long side over short side", edges=(1.1, 1.4, 1.6, 2, 3, 5)),
     "text_chars": Table(title="Text, characters", edges=(10, 20, 50, 100, 200, 500, 1000, 2000, 5000)),
-    "language": Table(title="Language, where it was asked for and could be told"),
+    "language": Table(title="Language, where it could be told"),
     "licence": Table(title="Licence"),
 }
 
