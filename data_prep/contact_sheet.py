@@ -27,7 +27,9 @@ _COLUMNS = 8
 _THUMBNAIL_PX = 176
 _MARGIN_PX, _HEADER_PX, _GAP_PX, _PADDING_PX = 28, 72, 14, 8
 _TEXT_PX, _TITLE_PX, _LINE_PX = 13, 24, 17
-_PARAGRAPH_LINES = 4
+_LINES = 8
+"""Of a prompt, a question and its answer share them."""
+
 _MAX_CHARS = 400
 """More of a text is never looked at: its lines are cut anyway."""
 
@@ -84,31 +86,33 @@ def _spread(total: int, wanted: int) -> list[int]:
 
 
 def _summary(manifest: Manifest, shown: int) -> str:
-    counts = ", ".join(f"{manifest.num_samples(task):,} {task}" for task in Task if manifest.num_samples(task))
-    return f"{shown} of {counts} samples, evenly over {len(manifest.shards):,} shards. {manifest.licence}"
+    counts = {task: manifest.num_samples(task) for task in Task}
+    tasks = ", ".join(f"{count:,} {task}" for task, count in counts.items() if count)
+    total = f"{shown} of {sum(counts.values()):,} samples ({tasks})"
+    return f"{total}, evenly over {len(manifest.shards):,} shards. {manifest.licence}"
 
 
 def _cell(source: ShardSource, sample: Sample | SampleError) -> _Cell:
     task = source.task
     if isinstance(sample, SampleError):
         what = str(sample).removeprefix(f"{source.storage.where('')}/")
-        return _Cell(task=task, picture=None, notice="cannot be read", lines=_lines(what, _BAD))
+        return _Cell(task=task, picture=None, notice="cannot be read", lines=_lines(what, _BAD, _LINES))
     picture, notice = None, "cannot be decoded"
     if sample.codes is not None:
         notice = f"codes, no picture\n{' x '.join(map(str, sample.codes.shape))}"
     elif sample.image is not None:
         with suppress(SampleError):
             picture = decode_image(sample.image, size_px=_THUMBNAIL_PX, purpose=task)
-    lines, note = _lines(sample.prompt, _INK), ""
+    lines, note = _lines(sample.prompt, _INK, _LINES), ""
     if sample.turns:
         question, answer = sample.turns[0]
-        lines = _lines(question, _MUTED) + _lines(answer, _INK)
+        lines = _lines(question, _MUTED, _LINES // 2) + _lines(answer, _INK, _LINES // 2)
         note = f"1 of {len(sample.turns)} turns" if len(sample.turns) > 1 else ""
     return _Cell(task=task, picture=picture, notice=notice, lines=lines, note=note)
 
 
-def _lines(text: str, colour: str) -> list[tuple[str, str]]:
-    """A paragraph in lines of the thumbnail's width, cut after _PARAGRAPH_LINES; a word that is longer is broken."""
+def _lines(text: str, colour: str, limit: int) -> list[tuple[str, str]]:
+    """A paragraph in lines of the thumbnail's width, cut after `limit` of them; a word that is longer is broken."""
     lines = [""]
     for word in text[:_MAX_CHARS].split():
         for part in _broken(word):
@@ -117,8 +121,8 @@ def _lines(text: str, colour: str) -> list[tuple[str, str]]:
                 lines[-1] = joined
             else:
                 lines.append(part)
-    if len(lines) > _PARAGRAPH_LINES:
-        lines[_PARAGRAPH_LINES - 1 :] = [f"{lines[_PARAGRAPH_LINES - 1][:-1]}…"]
+    if len(lines) > limit:
+        lines[limit - 1 :] = [f"{lines[limit - 1][:-1]}…"]
     return [(line, colour) for line in lines]
 
 
