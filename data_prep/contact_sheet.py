@@ -136,7 +136,7 @@ def _broken(word: str) -> list[str]:
 
 
 @cache
-def _font(size_px: int = _TEXT_PX) -> ImageFont.FreeTypeFont:
+def _font(size_px: int = _TEXT_PX) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size_px)
 
 

@@ -6,6 +6,7 @@ The page needs no other file and no network.
 """
 
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def _headline(selection: Selection) -> str:
     return f"{selection.kept:,} of {selection.num_records:,} records kept, {share}; left out:"
 
 
-def _text_reasons(selection: Selection) -> list[tuple[str, ...]]:
+def _text_reasons(selection: Selection) -> Sequence[tuple[str, ...]]:
     rows = []
     for reason, number, names in _reasons(selection):
         named = ", ".join(_cut(name, _TEXT_EXAMPLE_CHARS) for name in names[:_TEXT_EXAMPLES])
@@ -96,7 +97,7 @@ def _text_reasons(selection: Selection) -> list[tuple[str, ...]]:
     return rows
 
 
-def _text_table(title: str, rows: list[tuple[str, ...]]) -> str:
+def _text_table(title: str, rows: Sequence[tuple[str, ...]]) -> str:
     """Left, right, right, left aligned columns below a title."""
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     lines = [title]

@@ -14,7 +14,7 @@ captions repeat images on purpose. Records without an image are duplicates when 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, count, pairwise
+from itertools import combinations, count
 from typing import NamedTuple
 
 import numpy as np
@@ -136,8 +136,9 @@ def _alike(fingerprints: np.ndarray, max_distance: int) -> Iterator[tuple[np.nda
 
 def _masks(max_distance: int) -> list[np.uint64]:
     """The bits of each choice of half of the blocks; hashes within the distance are equal in one of them."""
-    cuts = [_HASH_BITS * block // (2 * max_distance) for block in range(2 * max_distance + 1)] if max_distance else []
-    blocks = [(1 << end) - (1 << start) for start, end in pairwise(cuts)]
+    num_blocks = 2 * max_distance
+    # A block has bits from all over the image: those of a part would be the same in all images where that part is plain.
+    blocks = [sum(1 << bit for bit in range(first, _HASH_BITS, num_blocks)) for first in range(num_blocks)]
     return [np.uint64(sum(chosen)) for chosen in combinations(blocks, max_distance) if chosen]
 
 

@@ -85,7 +85,7 @@ class Filters:
     def judge(self, record: Record, image: bytes | None) -> Verdict:
         """Whether a record is kept, by its text and its undecoded image (None where it has none)."""
         facts, language = None, None
-        text = text_of(record)
+        text = _sentences(record)
         reason = None if record.class_name and not text else self._length_reason(len(text))
         if reason is None and image is not None:
             facts, reason = self._image_reason(image)
@@ -130,7 +130,11 @@ class Filters:
 
 
 def text_of(record: Record) -> str:
-    """Caption, questions and answers of a record, a line each."""
+    """All that is said of a record: its class name, caption, questions and answers."""
+    return "\n".join(part for part in (record.class_name, _sentences(record)) if part)
+
+
+def _sentences(record: Record) -> str:
     lines = [record.caption, *(part for turn in record.turns for part in turn)]
     return "\n".join(line for line in lines if line)
 

@@ -81,6 +81,11 @@ def test_damage_and_codes_are_shown_as_such(tmp_path, monkeypatch):
     assert undecodable.picture is coded.picture is unreadable.picture is None
 
 
+def test_a_source_without_samples_has_an_empty_sheet(tmp_path, monkeypatch):
+    write_source(tmp_path, [])
+    assert cells_of(tmp_path, monkeypatch) == []
+
+
 @settings(max_examples=100)
 @given(st.text(st.characters(), max_size=600) | st.text("wide ", max_size=2000))
 def test_any_text_fits_its_cell(text):

@@ -55,9 +55,11 @@ def test_what_was_learnt_of_the_image_comes_with_the_verdict():
     assert Filters(FilterConfig()).judge(record(), None) == Verdict(reason=None)
 
 
-def test_text_is_all_that_is_said_and_a_class_name_is_none():
-    talk = Record(id="talk", caption="a dog", turns=(("what is it?", "a dog"), ("where?", "outside")))
-    assert text_of(talk) == "a dog\nwhat is it?\na dog\nwhere?\noutside"
+def test_text_is_all_that_is_said_and_a_class_name_is_not_measured():
+    talk = Record(id="talk", class_name="dog", caption="a dog", turns=(("what is it?", "a dog"), ("where?", "outside")))
+    assert text_of(talk) == "dog\na dog\nwhat is it?\na dog\nwhere?\noutside"
+    assert Filters(FilterConfig(max_text_chars=38)).judge(talk, None).reason is None
+    assert Filters(FilterConfig(max_text_chars=37)).judge(talk, None).reason == "text above 37 characters"
     assert reason({}, caption="") == "no text"
     assert reason({"min_text_chars": 0}, caption="") is None
     assert reason({"min_text_chars": 50}, caption="", class_name="dog") is None
