@@ -4,8 +4,8 @@
     all of them  ->  duplicates_of: for each record the first that it repeats; that one stays            (one process)
 
 Exact duplicates have the same image file. Near ones look alike: their difference hashes are at most `max_distance` bits
-apart. The hash is cut into 2 d blocks for a distance d, and d blocks at least are the same in hashes that near; so each
-choice of d blocks is a key of 32 bits, and only records with the same key are compared (Manku, Jain and Das Sarma,
+apart. The hash is cut into 2 d blocks for a distance d, and d of them are the same in any two hashes that near; so each
+choice of d blocks is a key (of 30 bits or more), and only records of one key are compared (Manku, Jain and Das Sarma,
 "Detecting near-duplicates for web crawling", WWW 2007). Fingerprints take 32 bytes a record, the search about 90 more.
 
 An image that comes again with another text is no duplicate unless the config says so: data sets of conversations and of
@@ -136,9 +136,10 @@ def _alike(fingerprints: np.ndarray, max_distance: int) -> Iterator[tuple[np.nda
 
 def _masks(max_distance: int) -> list[np.uint64]:
     """The bits of each choice of half of the blocks; hashes within the distance are equal in one of them."""
-    num_blocks = 2 * max_distance
-    # A block has bits from all over the image: those of a part would be the same in all images where that part is plain.
-    blocks = [sum(1 << bit for bit in range(first, _HASH_BITS, num_blocks)) for first in range(num_blocks)]
+    # The blocks are diagonals of the 8 x 8 bits: rows or columns would be the same in all images that are plain there.
+    blocks = [0] * (2 * max_distance)
+    for bit in range(_HASH_BITS if blocks else 0):
+        blocks[(bit // 8 + bit % 8) % len(blocks)] |= 1 << bit
     return [np.uint64(sum(chosen)) for chosen in combinations(blocks, max_distance) if chosen]
 
 

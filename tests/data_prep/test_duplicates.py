@@ -1,5 +1,6 @@
 """Duplicates: those that a look at all pairs finds, the first stays, and the same emoji in other skin tones."""
 
+import math
 import tracemalloc
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_difference_hash import encoded, picture
 
+from data_prep import duplicates
 from data_prep.difference_hash import NO_PICTURE
 from data_prep.duplicates import (
     EXACT,
@@ -105,6 +107,15 @@ def test_any_bits_may_differ(looks, bits, max_distance):
     near = NO_PICTURE not in (looks, other) and len(bits) <= max_distance
     config = DuplicatesConfig(perceptual=True, max_distance=max_distance)
     assert duplicates_of(prints, config).dropped.tolist() == [False, near]
+
+
+@pytest.mark.parametrize("max_distance", range(1, 5))
+def test_no_key_lies_in_a_part_of_the_image(max_distance):
+    masks = duplicates._masks(max_distance)
+    rows = [0xFF << 8 * row for row in range(8)]
+    columns = [0x0101_0101_0101_0101 << column for column in range(8)]
+    assert all(int(mask) & line for mask in masks for line in (*rows, *columns))
+    assert len(masks) == math.comb(2 * max_distance, max_distance)
 
 
 def test_many_records_take_bounded_memory():
