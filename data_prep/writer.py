@@ -7,6 +7,7 @@ samples alone, and webdataset reads them at full speed (its own writer's fractio
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,13 @@ from ufork.errors import ShardError, StorageError
 from ufork.vocabulary import Task
 
 _TAR_END = b"\0" * (2 * BLOCK_BYTES)
+_MODE_AND_OWNER = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"\0" + b"%011o\0" % 0
+_KIND = b"\0 " + b"0".ljust(101, b"\0") + b"ustar\x0000".ljust(255, b"\0")
+_CONSTANT_SUM = sum(_MODE_AND_OWNER + _TIME + _KIND) - sum(b"\0 ") + 8 * ord(" ")
+"""Of a header's bytes besides name and size; the checksum itself counts as blanks."""
+
+_CHUNKS_PER_WRITE = 256
 
 
 @contextmanager
@@ -54,7 +62,7 @@ def start_source(folder: Path) -> None:
         # The manifest goes first: a folder that has one must be whole.
         (folder / MANIFEST_FILE).unlink(missing_ok=True)
         for task in Task:
-            for stale in sorted(folder.glob(f"{task}-[0-9][0-9][0-9][0-9][0-9].tar*")):
+            for stale in sorted(folder.glob(f"{task}-[0-9][0-9][0-9][0-9][0-9]*.tar*")):
                 stale.unlink()
 
 
@@ -96,7 +104,17 @@ class ShardWriter:
     A shard appears under its name when it is whole. `entries` lists the finished ones.
     """
 
-    def __init__(self, folder: Path, *, source: str, split: str, task: Task, shard_samples: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        source: str,
+        split: str,
+        task: Task,
+        shard_samples: int,
+        first_shard: int = 0,
+        first_key: int = 0,
+    ) -> None:
         """Writes nothing yet.
 
         Args:
@@ -105,11 +123,13 @@ class ShardWriter:
             split: as in the manifest.
             task: of all samples.
             shard_samples: samples per shard; the last may have fewer.
+            first_shard: number of the first shard, where others write the ones before.
+            first_key: number of the first sample, by which its members are named.
         """
         self.folder, self.source, self.split, self.task = Path(folder), source, split, Task(task)
         self.shard_samples = shard_samples
         self.entries: list[ShardEntry] = []
-        self.num_samples = 0
+        self._next_shard, self._next_key = first_shard, first_key
         self._chunks: list[bytes] = []
         self._num_bytes = 0
         self._in_shard = 0
@@ -124,38 +144,36 @@ class ShardWriter:
         stray = f"{sample.id} is of {sample.source}, {sample.task}: not for {self.source}/{self.split}, {self.task}"
         assert (sample.source, sample.task) == (self.source, self.task), stray
         for extension, contents in sample.to_members().items():
-            self._append(f"{self.num_samples:09d}.{extension}", contents)
-        self.num_samples += 1
+            self._append(f"{self._next_key:09d}.{extension}", contents)
+        self._next_key += 1
         self._in_shard += 1
         if self._in_shard == self.shard_samples:
             self._finish_shard()
 
     def _append(self, name: str, contents: bytes) -> None:
-        self._index.add(name, self._num_bytes + BLOCK_BYTES, len(contents), where=str(self.folder))
-        padding = b"\0" * (-len(contents) % BLOCK_BYTES)
-        self._chunks += (_ustar_header(name, len(contents)), contents, padding)
-        self._num_bytes += BLOCK_BYTES + len(contents) + len(padding)
+        size = len(contents)
+        self._index.add(name, self._num_bytes + BLOCK_BYTES, size, where=str(self.folder))
+        padding = -size % BLOCK_BYTES
+        self._chunks += (_ustar_header(name, size), contents, _TAR_END[:padding])
+        self._num_bytes += BLOCK_BYTES + size + padding
 
     def _finish_shard(self) -> None:
-        data = b"".join((*self._chunks, _TAR_END))
-        path = self.folder / f"{self.task}-{len(self.entries):05d}.tar"
+        self._chunks.append(_TAR_END)
+        self._num_bytes += len(_TAR_END)
+        path = self.folder / f"{self.task}-{self._next_shard:05d}.tar"
         with storage_errors(self.folder):
-            draft = path.with_name(f"{path.name}.part")
+            # Another process may be at the same shard: one that is about to end, when its job was started anew.
+            draft = path.with_name(f"{path.name}.{os.getpid()}.part")
             try:
-                draft.write_bytes(data)
-                self._index.finish(len(data)).save(path)
+                sha256 = _write_hashed(draft, self._chunks)
+                self._index.finish(self._num_bytes).save(path)
                 draft.replace(path)
             finally:
                 draft.unlink(missing_ok=True)
         self.entries.append(
-            ShardEntry(
-                file=path.name,
-                task=self.task,
-                samples=self._in_shard,
-                bytes=len(data),
-                sha256=hashlib.sha256(data).hexdigest(),
-            )
+            ShardEntry(file=path.name, task=self.task, samples=self._in_shard, bytes=self._num_bytes, sha256=sha256)
         )
+        self._next_shard += 1
         self._chunks, self._num_bytes, self._in_shard, self._index = [], 0, 0, IndexBuilder()
 
     def __enter__(self) -> Self:
@@ -168,12 +186,20 @@ class ShardWriter:
             self._finish_shard()
 
 
+def _write_hashed(path: Path, chunks: list[bytes]) -> str:
+    """Writes the chunks in pieces of some MB: joined, a shard would need its memory twice."""
+    sha256 = hashlib.sha256()
+    with open(path, "wb") as file:
+        for start in range(0, len(chunks), _CHUNKS_PER_WRITE):
+            piece = b"".join(chunks[start : start + _CHUNKS_PER_WRITE])
+            sha256.update(piece)
+            file.write(piece)
+    return sha256.hexdigest()
+
+
 def _ustar_header(name: str, size: int) -> bytes:
     """A regular file's header, readable by all, owned by root, of time 0."""
-    assert len(name.encode()) <= 100 and size < 8**11, (name, size)
-    before = name.encode().ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"%011o\0" % 0
-    after = b"0".ljust(101, b"\0") + b"ustar\x0000".ljust(247, b"\0") + b"\0" * 8
-    checksum = sum(before) + 8 * 0x20 + sum(after)
-    header = before + b"%06o\0 " % checksum + after
-    assert len(header) == BLOCK_BYTES
-    return header
+    name_bytes, size_bytes = name.encode(), b"%011o" % size
+    assert len(name_bytes) <= 100 and size < 8**11, (name, size)
+    checksum = _CONSTANT_SUM + sum(name_bytes) + sum(size_bytes)
+    return b"".join((name_bytes.ljust(100, b"\0"), _MODE_AND_OWNER, size_bytes, _TIME, b"%06o" % checksum, _KIND))

@@ -28,9 +28,14 @@ COMMON = {
     "turns": st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),
     "truth": st.dictionaries(TEXT, st.integers() | TEXT | st.none(), max_size=3),
 }
-SAMPLES = st.builds(
-    Sample, **COMMON, image=st.binary(), image_format=st.sampled_from(list(IMAGE_MEMBERS.values()))
-) | st.builds(Sample, **COMMON, codes=CODES)
+IMAGE = {"image": st.binary(), "image_format": st.sampled_from(list(IMAGE_MEMBERS.values()))}
+TURNS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(tuple)
+SAMPLES = (
+    st.builds(Sample, **COMMON, **IMAGE)
+    | st.builds(Sample, **COMMON, codes=CODES)
+    | st.builds(Sample, **COMMON, **IMAGE, codes=CODES)
+    | st.builds(Sample, **{**COMMON, "task": st.just(Task.UNDERSTANDING), "turns": TURNS})
+)
 
 
 def make_members(**changes) -> dict[str, bytes]:
@@ -75,12 +80,20 @@ def test_wrong_text_is_named_with_its_place(change, fault):
         {"json": b"{", "png": b"image"},
         {"json": b"[]", "png": b"image"},
         {"json": make_members()["json"]},
+        {"json": make_members(turns=[["why?", "so"]])["json"]},
+        {"json": make_members(task="understanding")["json"]},
         {**make_members(), "jpg": b"another"},
     ],
 )
 def test_missing_or_doubled_members_are_refused(members):
     with pytest.raises(SampleError, match="shard 3"):
         Sample.from_members(members, "shard 3")
+
+
+@pytest.mark.parametrize("text", [{"task": Task.GENERATION, "turns": (("why?", "so"),)}, {"task": Task.UNDERSTANDING}])
+def test_without_an_image_only_turns_are_written(text):
+    with pytest.raises(AssertionError, match="neither image nor codes"):
+        Sample(id="a", source="a", licence="", **text).to_members()
 
 
 def npy(array: np.ndarray) -> bytes:

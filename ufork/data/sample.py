@@ -26,11 +26,16 @@ _TEXT_FIELDS = ("id", "source", "licence", "prompt")
 _TASKS = {task.value: task for task in Task}
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER_START = 10
+# An encoder that is made once: json.dumps makes one for every call that asks for its own separators.
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """Text of one task and one image, as encoded bytes or as codes made in advance (exactly one of the two)."""
+    """Text of one task and one image: encoded bytes, codes made in advance, or both (training reads the codes then).
+
+    Understanding may go without an image where there are turns.
+    """
 
     id: str
     """Unique over all sources, as "scenes-train-understanding-000000123"."""
@@ -38,7 +43,7 @@ class Sample:
     source: str
     licence: str
     image: bytes | None = None
-    """The undecoded file; codes of the image otherwise."""
+    """The undecoded file."""
     image_format: str | None = None
     """One of the values of IMAGE_MEMBERS."""
     codes: np.ndarray | None = None
@@ -53,15 +58,21 @@ class Sample:
     def to_members(self) -> dict[str, bytes]:
         """Contents by extension, the JSON first. The bytes depend on the sample alone."""
         text = {name: getattr(self, name) for name in ("id", "task", "source", "licence", "prompt", "turns", "truth")}
-        members = {JSON_MEMBER: json.dumps(text, ensure_ascii=False, separators=(",", ":")).encode()}
-        if self.codes is not None:
-            assert self.image is None and self.codes.dtype == np.uint16 and self.codes.ndim == 3, self.id
-            members[CODES_MEMBER] = _npy_bytes(self.codes)
-        else:
-            assert self.image is not None and self.image_format is not None, self.id
-            assert self.image_format in IMAGE_MEMBERS.values(), self.image_format
+        members = {JSON_MEMBER: _JSON.encode(text).encode()}
+        if self.image is not None:
+            assert self.image_format in IMAGE_MEMBERS.values(), (self.id, self.image_format)
             members[self.image_format] = self.image
+        if self.codes is not None:
+            assert self.codes.dtype == np.uint16 and self.codes.ndim == 3, self.id
+            members[CODES_MEMBER] = _npy_bytes(self.codes)
+        assert len(members) > 1 or self.is_text_only, f"{self.id}: neither image nor codes, nor turns without them"
         return members
+
+    @property
+    def is_text_only(self) -> bool:
+        """Whether there is neither an image nor its codes, and none is needed."""
+        needs_none = self.task is Task.UNDERSTANDING and bool(self.turns)
+        return needs_none and self.image is None and self.codes is None
 
     @classmethod
     def from_members(cls, members: Mapping[str, bytes], where: object) -> "Sample":
@@ -76,14 +87,17 @@ class Sample:
         """
         text = _read_text(members, where)
         images = [name for name in IMAGE_MEMBERS if name in members]
-        if len(images) + (CODES_MEMBER in members) != 1:
-            raise SampleError(
-                f"{where}: expected one image ({', '.join(IMAGE_MEMBERS)}) or {CODES_MEMBER}, "
-                f"found {sorted(members)}; make the shard again"
-            )
         if images:
-            return cls(**text, image=bytes(members[images[0]]), image_format=IMAGE_MEMBERS[images[0]])
-        return cls(**text, codes=_read_codes(members[CODES_MEMBER], where))
+            text |= {"image": bytes(members[images[0]]), "image_format": IMAGE_MEMBERS[images[0]]}
+        if CODES_MEMBER in members:
+            text["codes"] = read_codes(members[CODES_MEMBER], where)
+        sample = cls(**text)
+        if len(images) > 1 or not (images or CODES_MEMBER in members or sample.is_text_only):
+            raise SampleError(
+                f"{where}: expected one image ({', '.join(IMAGE_MEMBERS)}), {CODES_MEMBER}, or both (none where"
+                f" understanding has turns), found {sorted(members)}; make the shard again"
+            )
+        return sample
 
 
 def _read_text(members: Mapping[str, bytes], where: object) -> dict[str, Any]:
@@ -120,13 +134,29 @@ def _read_turns(turns: Any, where: object) -> tuple[tuple[str, str], ...]:
 
 
 def _npy_bytes(codes: np.ndarray) -> bytes:
+    return _npy_header(codes.shape) + codes.astype("<u2", copy=False).tobytes()
+
+
+@lru_cache(maxsize=64)
+def _npy_header(shape: tuple[int, ...]) -> bytes:
     stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.ascontiguousarray(codes, dtype="<u2"), version=(1, 0), allow_pickle=False)
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<u2", "fortran_order": False, "shape": shape})
     return stream.getvalue()
 
 
-def _read_codes(data: bytes, where: object) -> np.ndarray:
-    """Reads a .npy of codes without numpy's reader, whose header parsing costs more than all the rest."""
+def read_codes(data: bytes, where: object) -> np.ndarray:
+    """Reads a .npy of codes without numpy's reader, whose header parsing costs more than all the rest.
+
+    Args:
+        data: the file.
+        where: the shard and key, or the file, for the message.
+
+    Returns:
+        uint16 [rows, columns, codes per position].
+
+    Raises:
+        SampleError: it is anything else.
+    """
     length = int.from_bytes(data[8:_NPY_HEADER_START], "little")
     body_start = _NPY_HEADER_START + length
     try:
