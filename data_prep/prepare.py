@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache
@@ -24,13 +24,12 @@ from data_prep.emoji import EmojiConfig, EmojiSource
 from data_prep.scene_grammar import ScenesConfig
 from data_prep.scenes import SceneSource
 from data_prep.source import SPLITS, SkippedInput, Source
-from data_prep.writer import ShardWriter, finish_source, finished_source, start_source, storage_errors
+from data_prep.writer import ShardWriter, finish_source, finished_source, start_source, write_attribution
 from ufork.config import Config
 from ufork.data.manifest import Manifest
 from ufork.data.sample import Sample
 from ufork.vocabulary import Task
 
-ATTRIBUTION_FILE = "ATTRIBUTION.md"
 _CHUNK_SAMPLES = 250
 _FEW_CHUNKS = 8
 """Fewer are made by this process: starting others takes longer."""
@@ -71,7 +70,7 @@ def prepare(config: PrepareConfig, folder: Path, seed: int) -> list[Manifest]:
             else:
                 _logger.info("%s: finished before, kept", target)
             manifests.append(manifest)
-    _write_attribution(folder, manifests)
+    write_attribution(folder, manifests)
     return manifests
 
 
@@ -147,18 +146,3 @@ def _make_chunk(job: _Job) -> tuple[list[Sample], Counter[str]]:
 def _digest(source: Source, split: str, shard_samples: int) -> str:
     recipe = {**source.recipe(split), "shard_samples": shard_samples}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-
-
-def _write_attribution(folder: Path, manifests: Iterable[Manifest]) -> None:
-    """Tells whose art the shards hold, once per text, with the sources that it is in."""
-    sources: dict[tuple[str, str], list[str]] = {}
-    for manifest in manifests:
-        names = sources.setdefault((manifest.attribution, manifest.licence), [])
-        if manifest.source not in names:
-            names.append(manifest.source)
-    text = "# Whose work these shards hold\n"
-    for (attribution, licence), names in sources.items():
-        text += f"\n## {', '.join(names)} ({licence})\n\n{attribution}\n"
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ATTRIBUTION_FILE).write_text(text, encoding="utf-8")

@@ -20,6 +20,7 @@ from ufork.data.sample import Sample
 from ufork.errors import ShardError, StorageError
 from ufork.vocabulary import Task
 
+ATTRIBUTION_FILE = "ATTRIBUTION.md"
 _TAR_END = b"\0" * (2 * BLOCK_BYTES)
 _MODE_AND_OWNER = b"0000644\0" + b"0000000\0" * 2
 _TIME = b"\0" + b"%011o\0" % 0
@@ -96,6 +97,25 @@ def finish_source(
     with storage_errors(folder):
         manifest.save(folder)
     return manifest
+
+
+def write_attribution(folder: Path, manifests: Iterable[Manifest]) -> None:
+    """Tells whose art the shards hold, once per text, with the sources that it is in.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    sources: dict[tuple[str, str], list[str]] = {}
+    for manifest in manifests:
+        names = sources.setdefault((manifest.attribution, manifest.licence), [])
+        if manifest.source not in names:
+            names.append(manifest.source)
+    text = "# Whose work these shards hold\n"
+    for (attribution, licence), names in sources.items():
+        text += f"\n## {', '.join(names)} ({licence})\n\n{attribution}\n"
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ATTRIBUTION_FILE).write_text(text, encoding="utf-8")
 
 
 class ShardWriter:

@@ -17,6 +17,7 @@ from ufork.errors import UforkError
 
 VERBS = {
     "prepare": "make the shards of a recipe's sources",
+    "shard": "make a collection of images and text into shards, merge or verify them",
     "tokenizer": "make the text tokenizer, fit the image tokenizer, encode shards with it",
     "plan": "estimate the layouts for so many devices, and recommend one",
     "train": "train a recipe's stages, here or as one rank of torchrun or srun",

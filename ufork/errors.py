@@ -29,6 +29,10 @@ class LoaderError(UforkError):
     """A process that makes rows ahead died, hung or raised."""
 
 
+class WorkerError(UforkError):
+    """A process that makes shards died."""
+
+
 class InputError(UforkError):
     """A collection that shards are to be made from is missing, unreadable or not of the format that was named."""
 

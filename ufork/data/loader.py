@@ -119,7 +119,7 @@ def _work(make: Make[Any], worker: int, num_workers: int, ahead: int, sender: Co
 
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_starter, daemon=True).start()
+    threading.Thread(target=end_with_starter, daemon=True).start()
     torch.set_num_threads(1)
     made: queue.Queue[_Made | _Failed | None] = queue.Queue(maxsize=ahead)
     sending = threading.Thread(target=_send_all, args=(made, sender))
@@ -150,7 +150,7 @@ def _sendable(error: Exception) -> Exception:
     return error
 
 
-def _end_with_starter() -> None:
+def end_with_starter() -> None:
     """However the rank ends, and whatever this process waits for then."""
     if starter := multiprocessing.parent_process():
         starter.join()

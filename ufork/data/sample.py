@@ -60,7 +60,7 @@ class Sample:
         text = {name: getattr(self, name) for name in ("id", "task", "source", "licence", "prompt", "turns", "truth")}
         members = {JSON_MEMBER: _JSON.encode(text).encode()}
         if self.image is not None:
-            assert self.image_format in IMAGE_MEMBERS.values(), (self.id, self.image_format)
+            assert self.image_format is not None and self.image_format in IMAGE_MEMBERS.values(), self.id
             members[self.image_format] = self.image
         if self.codes is not None:
             assert self.codes.dtype == np.uint16 and self.codes.ndim == 3, self.id

@@ -1,0 +1,115 @@
+"""A record of any input to the samples of the tasks that it can serve.
+
+    Record, image  ->  generation: its caption, or a prompt with its class name
+                   ->  understanding: its turns, or a question that the caption or the class name answers
+
+Which wording a record gets is a hash of its id: the same on any machine and in any order.
+"""
+
+import string
+from typing import Any
+
+from pydantic import field_validator
+from xxhash import xxh3_64_intdigest
+
+from data_prep.inputs.record import Record
+from ufork.config import Config
+from ufork.data.sample import Sample, read_codes
+from ufork.errors import SampleError
+from ufork.vocabulary import Task
+
+_STARTS = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF"}
+_NPY_START = b"\x93NUMPY"
+"""Codes that were made before, in the place of an image."""
+_FIELD = "class_name"
+
+
+class SamplesConfig(Config):
+    """Which samples a record gives, and in which words."""
+
+    tasks: tuple[Task, ...] = tuple(Task)
+    """A sample each, where the record has what it needs."""
+    prompt_templates: tuple[str, ...] = ("{class_name}", "a photo of {class_name}", "a picture of {class_name}")
+    """What draws a record that has a class name and no caption."""
+    caption_questions: tuple[str, ...] = ("Describe the picture.", "What does the picture show?")
+    """What a caption answers, where a record has no turns."""
+    class_questions: tuple[str, ...] = ("What is in the picture?", "What is this?")
+    """What a class name answers, where a record has neither turns nor caption."""
+
+    @field_validator("tasks", "prompt_templates", "caption_questions", "class_questions")
+    @classmethod
+    def _some(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if not values or len(set(values)) < len(values):
+            raise ValueError("at least one, and none twice")
+        return values
+
+    @field_validator("prompt_templates")
+    @classmethod
+    def _names_the_class(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if [field for _, field, _, _ in string.Formatter().parse(template) if field is not None] != [_FIELD]:
+                raise ValueError(f"each names {{{_FIELD}}} once and nothing else in braces")
+        return templates
+
+
+class SampleMaker:
+    """Makes the samples of one source and split."""
+
+    def __init__(self, config: SamplesConfig, *, source: str, split: str, licence: str) -> None:
+        """`licence` is of records that name none."""
+        self.config, self.source, self.licence = config, source, licence
+        self._prefixes = {task: f"{source}-{split}-{task}-" for task in config.tasks}
+
+    def samples(self, record: Record, image: bytes | None) -> list[Sample]:
+        """At most one a task; none where the record has too little for all.
+
+        Args:
+            record: its text.
+            image: the file that belongs to it, if any.
+
+        Raises:
+            SampleError: it is no image that shards hold, or codes that cannot be read.
+        """
+        common: dict[str, Any] = {"source": self.source, "licence": record.licence or self.licence}
+        if image is not None:
+            common |= _picture(record, image)
+        if record.class_name:
+            common["truth"] = {"class_name": record.class_name}
+        texts = {Task.GENERATION: self._drawing_text, Task.UNDERSTANDING: self._talking_text}
+        return [
+            Sample(id=prefix + record.id, task=task, **common, **text)
+            for task, prefix in self._prefixes.items()
+            if (text := texts[task](record, image is not None))
+        ]
+
+    def _drawing_text(self, record: Record, has_image: bool) -> dict[str, Any] | None:
+        if not has_image:
+            return None
+        if record.caption.strip():
+            return {"prompt": record.caption}
+        if record.class_name:
+            return {"prompt": _chosen(self.config.prompt_templates, record).format(class_name=record.class_name)}
+        return None
+
+    def _talking_text(self, record: Record, has_image: bool) -> dict[str, Any] | None:
+        if record.turns:
+            return {"turns": record.turns}
+        if has_image and record.caption.strip():
+            return {"turns": ((_chosen(self.config.caption_questions, record), record.caption),)}
+        if has_image and record.class_name:
+            return {"turns": ((_chosen(self.config.class_questions, record), record.class_name),)}
+        return None
+
+
+def _picture(record: Record, data: bytes) -> dict[str, Any]:
+    """Fields of a sample: the file as it is, or the codes that it holds."""
+    if data.startswith(_NPY_START):
+        return {"codes": read_codes(data, record.id)}
+    for image_format, start in _STARTS.items():
+        if data.startswith(start) and (image_format != "webp" or data[8:12] == b"WEBP"):
+            return {"image": data, "image_format": image_format}
+    raise SampleError(f"{record.id}: {len(data)} bytes that are none of {', '.join(_STARTS)}, nor codes as .npy")
+
+
+def _chosen(templates: tuple[str, ...], record: Record) -> str:
+    return templates[xxh3_64_intdigest(record.id.encode()) % len(templates)]

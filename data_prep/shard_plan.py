@@ -1,0 +1,94 @@
+"""How the records of a catalogue are divided into jobs: so many positions each, in the order of the shuffle.
+
+ShardConfig, Catalogue, Input  ->  ShardPlan, kept in plan.json: a resume never measures again
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.catalogue import Catalogue
+from data_prep.inputs.record import Input
+from data_prep.sample_making import SampleMaker
+from data_prep.shard_config import ShardConfig
+from data_prep.shuffle import Shuffle
+from data_prep.work_folder import write_whole
+from ufork.data.index import BLOCK_BYTES
+from ufork.errors import SampleError, ShardError
+
+_MEASURED_RECORDS = 1000
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What each job does."""
+
+    num_records: int
+    job_records: int
+    seed: int | None
+    """Of the shuffle; None keeps the input's order."""
+
+    @property
+    def num_jobs(self) -> int:
+        """As many as there are shards of a task, those that stay empty counted too."""
+        return -(-self.num_records // self.job_records)
+
+    def positions(self, job: int) -> range:
+        """Of the samples of `job` in the whole order."""
+        return range(job * self.job_records, min((job + 1) * self.job_records, self.num_records))
+
+    def numbers(self, job: int) -> np.ndarray:
+        """Of the records that stand there, int64."""
+        positions = self.positions(job)
+        return np.arange(positions.start, positions.stop) if self.seed is None else self._shuffle.numbers(positions)
+
+    @property
+    def _shuffle(self) -> Shuffle:
+        assert self.seed is not None
+        return Shuffle(self.num_records, self.seed)
+
+    @classmethod
+    def load(cls, path: Path) -> "ShardPlan":
+        """The plan that was kept at `path`.
+
+        Raises:
+            ShardError: there is none.
+        """
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise ShardError(f"{path}: missing; no shards were begun there, run `ufork shard` first") from None
+
+
+def make_plan(path: Path, config: ShardConfig, catalogue: Catalogue, source: Input) -> ShardPlan:
+    """The plan at `path`, made and kept there where there is none.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    if not path.exists():
+        job_records = config.shard_samples or _records_per_shard(config, catalogue, source)
+        plan = ShardPlan(len(catalogue), job_records, config.seed if config.shuffle else None)
+        write_whole(path, json.dumps(asdict(plan)))
+    return ShardPlan.load(path)
+
+
+def _records_per_shard(config: ShardConfig, catalogue: Catalogue, source: Input) -> int:
+    """By the larger of the tasks, over records spread evenly; an unreadable one counts as nothing."""
+    maker = SampleMaker(config.samples, source=config.source, split=config.split, licence=config.licence)
+    numbers = np.unique(np.linspace(0, len(catalogue) - 1, _MEASURED_RECORDS).astype(np.int64))
+    num_bytes = dict.fromkeys(config.samples.tasks, 0)
+    for record in catalogue.read(numbers):
+        try:
+            image = None if record.image is None else source.image(record)
+            for sample in maker.samples(record, image):
+                num_bytes[sample.task] += sum(map(_bytes_in_tar, sample.to_members().values()))
+        except SampleError:
+            continue
+    return max(1, int(config.shard_mb * 1e6 * len(numbers) / max(1, *num_bytes.values())))
+
+
+def _bytes_in_tar(contents: bytes) -> int:
+    return BLOCK_BYTES + len(contents) + -len(contents) % BLOCK_BYTES

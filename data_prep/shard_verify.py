@@ -1,0 +1,137 @@
+"""Whether shards are what their manifest says, down to the last sample; every fault is named.
+
+each shard, by several processes: size, sha256, index against the tar, each sample decoded
+all together: ids unique, samples counted
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.progress import Progress
+from data_prep.unique_ids import UniqueIds, ids_with
+from data_prep.workers import run_jobs
+from ufork.data.index import ShardIndex, index_path
+from ufork.data.manifest import Manifest, ShardEntry, sha256_of
+from ufork.data.sample import Sample
+from ufork.errors import SampleError, ShardError
+
+_NAMED_SAMPLES = 5
+"""Of each shard; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class ShardFindings:
+    """What one shard holds."""
+
+    ids: list[str]
+    faults: list[str]
+
+
+def verify_shards(folder: Path, *, num_workers: int = 1) -> list[str]:
+    """Every fault of the source folder in words; empty when there is none.
+
+    Args:
+        folder: with a manifest.
+        num_workers: processes, which read a shard each.
+
+    Raises:
+        ShardError: there is no manifest that can be read.
+        StorageError: no temporary file can be written: ids take 8 bytes each there.
+    """
+    manifest = Manifest.load(folder)
+    faults: list[str] = []
+    progress, num_samples = Progress("verify", unit="samples", total=sum(s.samples for s in manifest.shards)), 0
+    shards = range(len(manifest.shards))
+    with (
+        UniqueIds() as ids,
+        closing(run_jobs(shards, partial(ShardChecks, folder), num_workers=num_workers)) as results,
+    ):
+        for _, found in results:
+            ids.add(found.ids)
+            faults += found.faults
+            num_samples += len(found.ids)
+            progress.reach(num_samples, f"{len(faults)} faults")
+        repeated = ids.repeated()
+    if repeated:
+        faults += [f"{name}: the id of more than one sample" for name in ids_with(repeated, _all_ids(folder))]
+    progress.finish(num_samples, f"{len(faults)} faults")
+    return sorted(faults)
+
+
+def _all_ids(folder: Path) -> Iterator[str]:
+    for entry in Manifest.load(folder).shards:
+        yield from _check_shard(folder, entry).ids
+
+
+class ShardChecks:
+    """Checks shards by their numbers in the manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the manifest."""
+        self._folder, self._entries = folder, Manifest.load(folder).shards
+
+    def __call__(self, number: int) -> ShardFindings:
+        """What is wrong with the shard, and the ids of its samples that can be read."""
+        return _check_shard(self._folder, self._entries[number])
+
+
+def _check_shard(folder: Path, entry: ShardEntry) -> ShardFindings:
+    path = folder / entry.file
+    try:
+        index = ShardIndex.build(path)
+    except ShardError as error:
+        return ShardFindings([], [str(error)])
+    faults = [f"{path}: {fault}" for fault in _file_faults(path, entry, index)]
+    ids, unreadable = _read_samples(path, entry, index)
+    faults += unreadable[:_NAMED_SAMPLES]
+    if len(unreadable) > _NAMED_SAMPLES:
+        faults.append(f"{path}: {len(unreadable) - _NAMED_SAMPLES} more samples that cannot be read")
+    return ShardFindings(ids, faults)
+
+
+def _file_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> Iterator[str]:
+    if index.tar_bytes != entry.bytes:
+        yield f"{index.tar_bytes} bytes, the manifest says {entry.bytes}"
+    if (found := sha256_of(path)) != entry.sha256:
+        yield f"its sha256 is {found}, the manifest says {entry.sha256}"
+    if len(index) != entry.samples:
+        yield f"{len(index)} samples, the manifest says {entry.samples}"
+    saved = ShardIndex.load(path)
+    if saved is None:
+        yield f"{index_path(path).name} is missing or is of another tar; delete it, it is made anew when it is needed"
+    elif not _same(saved, index):
+        yield f"{index_path(path).name} does not fit the tar; delete it, it is made anew when it is needed"
+
+
+def _same(one: ShardIndex, other: ShardIndex) -> bool:
+    pairs = [(one.offsets, other.offsets), (one.sizes, other.sizes)]
+    return one.keys == other.keys and all(
+        mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+        for mine, theirs in pairs
+    )
+
+
+def _read_samples(path: Path, entry: ShardEntry, index: ShardIndex) -> tuple[list[str], list[str]]:
+    """Ids of the samples, and what is wrong with those that cannot be read."""
+    ids, faults = [], []
+    with open(path, "rb") as file:
+        for number, key in enumerate(index.keys):
+            members = {}
+            for name, offsets in index.offsets.items():
+                if offsets[number] >= 0:
+                    file.seek(offsets[number])
+                    members[name] = file.read(index.sizes[name][number])
+            try:
+                sample = Sample.from_members(members, f"{path}, sample {key!r}")
+            except SampleError as error:
+                faults.append(str(error))
+                continue
+            ids.append(sample.id)
+            if sample.task != entry.task:
+                faults.append(f"{path}, sample {key!r}: its task is {sample.task}, the shard's is {entry.task}")
+    return ids, faults

@@ -1,0 +1,108 @@
+"""From any collection to shards, by several processes or array tasks; what is done stays done however it ends.
+
+    catalogue   one pass over the input's text, and the plan of jobs       any task, whichever comes first
+    survey      what must be known of all images before one is kept       shared out among the tasks
+    write       a shard of each task per job                              shared out among the tasks
+    merge       data_prep/shard_merge.py: manifest and attribution        once, when all jobs are done
+
+The bytes follow from config and input alone: not from workers, tasks, or how often it was killed.
+"""
+
+import logging
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from data_prep.catalogue import Catalogue, build_catalogue
+from data_prep.progress import Progress
+from data_prep.shard_config import ShardConfig
+from data_prep.shard_job import OpenInput, ShardJobs, load_done
+from data_prep.shard_merge import merge_shards
+from data_prep.shard_plan import ShardPlan, make_plan
+from data_prep.work_folder import WorkFolder
+from data_prep.workers import run_jobs
+from data_prep.writer import finished_source
+from ufork.data.manifest import Manifest
+from ufork.errors import ConfigError
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of the jobs of an array: every `of`-th one, from `task` on."""
+
+    task: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.task < self.of:
+            raise ConfigError(f"task {self.task} of {self.of}: tasks are numbered from 0 to one less than their number")
+
+    def jobs(self, num_jobs: int) -> range:
+        """Those that are this task's."""
+        return range(self.task, num_jobs, self.of)
+
+
+def shard(config: ShardConfig, target: Path, open_input: OpenInput) -> Manifest:
+    """Makes all that is missing of the shards in `target`, and their manifest.
+
+    Args:
+        config: what they are made by.
+        target: `{shards folder}/{source}/{split}`.
+        open_input: opens what `config.input` names.
+
+    Raises:
+        ConfigError: `target` was begun with another config.
+        InputError: the collection cannot be read.
+        StorageError: `target` cannot be written.
+        WorkerError: a process died.
+    """
+    finished = finished_source(target, config.digest())
+    if finished is not None:
+        _logger.info("%s: finished before, kept", target)
+        return finished
+    make_catalogue(config, target, open_input)
+    write_shards(config, target, open_input)
+    return merge_shards(config, target)
+
+
+def make_catalogue(config: ShardConfig, target: Path, open_input: OpenInput) -> ShardPlan:
+    """Makes the catalogue and the plan where they are missing.
+
+    Raises:
+        As `shard`.
+    """
+    work = WorkFolder(target)
+    work.claim(config)
+    if work.plan.exists():
+        return ShardPlan.load(work.plan)
+    source = open_input()
+    build_catalogue(work.catalogue, source)
+    plan = make_plan(work.plan, config, Catalogue(work.catalogue), source)
+    _logger.info("%s: %d records in %d jobs of %d", target, plan.num_records, plan.num_jobs, plan.job_records)
+    return plan
+
+
+def write_shards(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = Share()) -> None:  # noqa: B008
+    """Does those jobs of `share` that are not done, after `make_catalogue`.
+
+    Raises:
+        As `shard`.
+    """
+    work = WorkFolder(target)
+    work.claim(config)
+    plan = ShardPlan.load(work.plan)
+    share_jobs = share.jobs(plan.num_jobs)
+    jobs = [job for job in share_jobs if load_done(work, job) is None]
+    start = partial(ShardJobs, config, target, open_input)
+    num_records = sum(len(plan.positions(job)) for job in jobs)
+    progress, reached = Progress("shards", unit="records", total=num_records), 0
+    with closing(run_jobs(jobs, start, num_workers=config.num_workers)) as results:
+        for number, (job, result) in enumerate(results, start=1):
+            reached += result.num_records
+            progress.reach(reached, f"job {job} done, {number} of {len(jobs)}")
+    progress.finish(
+        reached, f"{len(jobs)} jobs done now, {len(share_jobs) - len(jobs)} before, of {plan.num_jobs} in all"
+    )

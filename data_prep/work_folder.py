@@ -1,0 +1,90 @@
+"""What is kept beside shards while they are made, so that making them can go on at any time: TARGET/.work.
+
+config.yaml            what they are made by; another config is refused
+catalogue/             data_prep/catalogue.py
+plan.json              how the records are divided into jobs
+survey/00012.npy       data_prep/survey.py, of one chunk of records
+dropped/00012.jsonl    what a job left out, and why
+done/00012.json        written last: the shards of a job, with what was counted
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_prep.shard_config import ShardConfig
+from data_prep.writer import storage_errors
+from ufork.errors import ConfigError
+
+NAME = ".work"
+
+
+class WorkFolder:
+    """Its files, by name."""
+
+    def __init__(self, target: Path) -> None:
+        """`target` is where the shards go."""
+        self.target, self.folder = target, target / NAME
+        self.config, self.plan = self.folder / "config.yaml", self.folder / "plan.json"
+        self.catalogue, self.survey = self.folder / "catalogue", self.folder / "survey"
+        self.done, self.dropped = self.folder / "done", self.folder / "dropped"
+
+    def claim(self, config: ShardConfig) -> None:
+        """Makes the folder, for this config alone.
+
+        Raises:
+            ConfigError: it was begun with another one.
+            StorageError: it cannot be made.
+        """
+        with storage_errors(self.target):
+            for folder in (self.survey, self.done, self.dropped):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not self.config.exists():
+                write_whole(self.config, config.to_yaml())
+        begun = type(config).from_yaml(self.config)
+        if begun.digest() != config.digest():
+            changes = _changes(begun, config)
+            raise ConfigError(
+                f"{self.target}: begun with other values ({changes}); give those, another folder, or delete this one"
+            )
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """A name to write under; the file gets its own when the block is left well, and is removed otherwise.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with storage_errors(path.parent):
+        try:
+            yield draft
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes the file whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with draft_of(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def _changes(before: ShardConfig, after: ShardConfig) -> str:
+    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    names = [name for name in old | new if old.get(name) != new.get(name) and name != "num_workers"]
+    return ", ".join(f"{name}={json.dumps(old.get(name))}, now {json.dumps(new.get(name))}" for name in names)
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -1,0 +1,137 @@
+"""Makes a collection on disk into shards, and goes on where it was stopped.
+
+The first word is the kind of what is read, or one of these:
+
+verify TARGET  holds finished shards against their manifest, sample by sample
+merge TARGET   writes the manifest when all tasks of an array are done
+write TARGET   does what is left of shards that were begun, with the same values
+
+As one of several tasks (--task I --of N, or in a Slurm array) it does its share, and leaves the manifest to `merge`.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data_prep.shard_config import ShardConfig
+    from data_prep.sharding import Share
+
+INPUT_KEYS = {
+    "images": "folder",
+    "conversations": "file",
+    "captions": "file",
+    "tars": "folder",
+    "huggingface": "folder",
+}
+"""Kinds of collections, with the key of their config that INPUT is."""
+ACTIONS = ("verify", "merge", "write")
+PHASES = ("catalogue", "write", "merge")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what is read, where shards go, and which share of the work is done."""
+    kinds = (*INPUT_KEYS, *ACTIONS)
+    parser.add_argument("kind", choices=kinds, metavar="KIND", help=f"one of {', '.join(kinds)}")
+    parser.add_argument("path", metavar="INPUT", type=Path, help="what is read; for the actions below, the TARGET")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as source=pets or filters.min_side_px=128")
+    parser.add_argument("--to", type=Path, metavar="TARGET", help="folder of the shards, as shards/pets/train")
+    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="values, as those of KEY=VALUE")
+    parser.add_argument("--task", type=int, metavar="I", help="this task of an array, from 0")
+    parser.add_argument("--of", type=int, metavar="N", help="tasks of the array")
+    parser.add_argument("--phase", choices=PHASES, help="do this part alone")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Makes, merges or verifies shards.
+
+    Raises:
+        UforkError: a value or file is at fault, a process died, or a signal came.
+    """
+    from pipelines.stop_signals import handled
+
+    with handled(_stop):
+        if arguments.kind == "verify":
+            _verify(arguments.path)
+        else:
+            _shard(arguments, share_of(arguments, os.environ))
+
+
+def share_of(arguments: argparse.Namespace, environment: Mapping[str, str]) -> "Share | None":
+    """This task's share of the jobs, as the arguments or else Slurm's array say; None for all of them.
+
+    Raises:
+        ConfigError: only one of --task and --of was given, or they do not fit.
+    """
+    from data_prep.sharding import Share
+    from ufork.errors import ConfigError
+
+    if (arguments.task is None) != (arguments.of is None):
+        raise ConfigError("--task and --of: give both or neither")
+    if arguments.task is not None:
+        return Share(arguments.task, arguments.of)
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        first, step = (
+            int(environment.get(f"SLURM_ARRAY_TASK_{name}", default)) for name, default in (("MIN", 0), ("STEP", 1))
+        )
+        task = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step
+        return Share(task, int(environment["SLURM_ARRAY_TASK_COUNT"]))
+    return None
+
+
+def _stop(number: int, frame: object) -> None:
+    import signal
+
+    from ufork.errors import StoppedError
+
+    raise StoppedError(f"{signal.Signals(number).name}: stopped; the same command goes on from what is done")
+
+
+def _verify(folder: Path) -> None:
+    from data_prep.shard_verify import verify_shards
+    from ufork.errors import ShardError
+
+    faults = verify_shards(folder, num_workers=len(os.sched_getaffinity(0)))
+    if faults:
+        raise ShardError("\n  ".join([f"{folder}: {len(faults)} faults", *faults]))
+    print(f"{folder}: as its manifest says")
+
+
+def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
+    from functools import partial
+
+    from data_prep.inputs.config import open_input
+    from data_prep.shard_merge import merge_shards
+    from data_prep.sharding import Share, make_catalogue, shard, write_shards
+
+    config, target = _config_of(arguments)
+    opener = partial(open_input, config.input)
+    phase = "merge" if arguments.kind == "merge" else arguments.phase
+    if phase == "merge":
+        merge_shards(config, target)
+    elif phase is None and share is None:
+        shard(config, target, opener)
+    else:
+        make_catalogue(config, target, opener)
+        if phase != "catalogue":
+            write_shards(config, target, opener, share or Share())
+
+
+def _config_of(arguments: argparse.Namespace) -> tuple["ShardConfig", Path]:
+    """The config and the target: of shards that were begun, or as the arguments say."""
+    from data_prep.shard_config import ShardConfig
+    from data_prep.work_folder import WorkFolder
+    from ufork.config import merge_overrides, read_mapping
+    from ufork.errors import ConfigError
+
+    if arguments.kind in ACTIONS:
+        return ShardConfig.from_yaml(WorkFolder(arguments.path).config, arguments.overrides), arguments.path
+    if arguments.to is None:
+        raise ConfigError("--to: name the folder that the shards go to, as shards/pets/train")
+    values: dict[str, Any] = read_mapping(arguments.config) if arguments.config else {}
+    place = {"kind": arguments.kind, INPUT_KEYS[arguments.kind]: os.path.abspath(arguments.path)}
+    values = {**values, "input": {**values.get("input", {}), **place}}
+    origin = str(arguments.config or "ufork shard")
+    return ShardConfig.from_mapping(merge_overrides(values, arguments.overrides), origin=origin), arguments.to

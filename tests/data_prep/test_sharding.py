@@ -1,0 +1,117 @@
+"""Any collection becomes shards: every record once, the same bytes however it is done."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_input import kept_ids, opener, toy_shard_config
+
+from data_prep.shard_merge import merge_shards
+from data_prep.sharding import Share, make_catalogue, shard, write_shards
+from ufork.data.manifest import Manifest
+from ufork.data.shards import ShardSource
+from ufork.errors import ConfigError, ShardError
+from ufork.vocabulary import Task
+
+
+def run(folder, **changes) -> Manifest:
+    config = toy_shard_config(**changes)
+    return shard(config, folder, opener(config))
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def ids(folder, task: Task) -> list[str]:
+    source = ShardSource(folder, task)
+    return [source[number].id for number in range(len(source))]
+
+
+@settings(max_examples=25)
+@given(size=st.integers(1, 60), shard_samples=st.integers(1, 70), shuffle=st.booleans(), seed=st.integers(0, 5))
+def test_every_kept_record_comes_exactly_once_per_task(tmp_path_factory, size, shard_samples, shuffle, seed):
+    folder = tmp_path_factory.mktemp("shards")
+    run(folder, size=size, shard_samples=shard_samples, shuffle=shuffle, seed=seed)
+    for task, expected in kept_ids(size).items():
+        found = ids(folder, task)
+        assert len(found) == len(expected) and set(found) == expected
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Made at one go by this process."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder)
+
+
+def test_workers_do_not_change_the_bytes(whole, tmp_path):
+    run(tmp_path, num_workers=3)
+    assert contents(tmp_path) == contents(whole[0])
+
+
+def test_tasks_of_an_array_and_a_merge_make_what_one_run_makes(whole, tmp_path):
+    config = toy_shard_config()
+    for task in (2, 0, 1):
+        make_catalogue(config, tmp_path, opener(config))
+        write_shards(config, tmp_path, opener(config), Share(task, 3))
+    merge_shards(config, tmp_path)
+    assert contents(tmp_path) == contents(whole[0])
+    merge_shards(config, tmp_path)
+    assert contents(tmp_path) == contents(whole[0])
+
+
+def test_merge_names_the_jobs_that_are_not_done_and_the_command(whole, tmp_path):
+    config = toy_shard_config()
+    make_catalogue(config, tmp_path, opener(config))
+    write_shards(config, tmp_path, opener(config), Share(0, 2))
+    with pytest.raises(ShardError, match=rf"6 of 12 jobs are not done \(1, 3, .*ufork shard write {tmp_path}"):
+        merge_shards(config, tmp_path)
+    with pytest.raises(ShardError):
+        Manifest.load(tmp_path)
+
+
+def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
+    config = toy_shard_config()
+    make_catalogue(config, tmp_path, opener(config))
+    write_shards(config, tmp_path, opener(config), Share(0, 2))
+    lost = tmp_path / "generation-00004.tar"
+    lost.unlink()
+    monkeypatch.setattr("toy_input.ToyInput.records", None)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
+    run(tmp_path)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
+    assert {name for name in before if after[name] != before[name]} == {"understanding-00004.tar"}
+    assert lost.exists() and len(after) > len(before)
+
+
+def test_finished_shards_are_kept_and_another_config_is_refused(whole):
+    folder, manifest = whole
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert run(folder, num_workers=2) == manifest
+    with pytest.raises(ConfigError, match="seed=0, now 1"):
+        run(folder, seed=1)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+
+
+def test_the_manifest_counts_what_was_left_out_and_carries_the_licence(whole):
+    folder, manifest = whole
+    assert manifest.skipped == {"no image and no text": 10, "image cannot be read": 11}
+    assert manifest.licence == "CC-BY-4.0" and manifest.num_samples(Task.GENERATION) == 59
+    assert len(ids(folder, Task.UNDERSTANDING)) == 79
+    manifest.check(folder, deep=True)
+    left_out = "".join(path.read_text() for path in sorted((folder / ".work" / "dropped").iterdir()))
+    assert left_out.count("\n") == 11 and '"detail":"7: gone"' in left_out
+
+
+def test_the_order_is_the_seeds_or_the_inputs(whole, tmp_path):
+    run(tmp_path / "kept", shuffle=False)
+    in_order = ids(tmp_path / "kept", Task.GENERATION)
+    assert in_order == sorted(in_order, key=lambda name: int(name.rpartition("r")[2]))
+    run(tmp_path / "other", seed=1)
+    assert in_order != ids(whole[0], Task.GENERATION) != ids(tmp_path / "other", Task.GENERATION)
+
+
+def test_shards_become_as_large_as_asked(tmp_path):
+    manifest = run(tmp_path, size=400, shard_samples=None, shard_mb=0.05, shuffle=False)
+    sizes = [entry.bytes for entry in manifest.shards if entry.task == Task.GENERATION]
+    assert len(sizes) > 5 and all(30_000 < size < 60_000 for size in sizes[:-1])

@@ -1,0 +1,72 @@
+"""A small collection for tests of what makes shards, and programs that they start and kill."""
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from data_prep.inputs.record import Dropped, Record
+from data_prep.shard_config import ShardConfig
+from data_prep.sharding import shard
+from ufork.config import Config
+from ufork.errors import SampleError
+from ufork.vocabulary import Task
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+class ToyConfig(Config):
+    """So many records; of every seventh the image cannot be read, every fifth has turns and no image."""
+
+    size: int
+    image_bytes: int = 600
+
+
+class ToyShardConfig(ShardConfig):
+    input: ToyConfig
+
+
+class ToyInput:
+    def __init__(self, config: ToyConfig) -> None:
+        self.config = config
+
+    def records(self) -> Iterator[Record | Dropped]:
+        for number in range(self.config.size):
+            if number % 10 == 9:
+                yield Dropped(f"line {number}", "no image and no text")
+            elif number % 5 == 0:
+                yield Record(id=f"r{number}", turns=((f"what is {number}?", f"{number} ä"),))
+            else:
+                yield Record(id=f"r{number}", image=("a", number), caption=f"picture {number}", licence="CC0-1.0")
+
+    def image(self, record: Record) -> bytes:
+        number = int(record.image[1])
+        if number % 7 == 0:
+            raise SampleError(f"{number}: gone")
+        return PNG_START + f"{number:08d}".encode() * (self.config.image_bytes // 8)
+
+
+def toy_shard_config(size: int = 100, **changes) -> ToyShardConfig:
+    values = {"input": {"size": size}, "source": "toy", "licence": "CC-BY-4.0", "shard_samples": 8, "num_workers": 1}
+    return ToyShardConfig.from_mapping({**values, **changes}, origin="test")
+
+
+def opener(config: ToyShardConfig) -> partial:
+    return partial(ToyInput, config.input)
+
+
+def kept_ids(size: int) -> dict[Task, set[str]]:
+    """What the shards of so many records hold."""
+    records = [entry for entry in ToyInput(ToyConfig(size=size)).records() if isinstance(entry, Record)]
+    readable = [record.id for record in records if record.image and int(record.image[1]) % 7]
+    talking = readable + [record.id for record in records if record.turns]
+    return {
+        Task.GENERATION: {f"toy-train-generation-{name}" for name in readable},
+        Task.UNDERSTANDING: {f"toy-train-understanding-{name}" for name in talking},
+    }
+
+
+if __name__ == "__main__":
+    target, size, num_workers = sys.argv[1:]
+    config = toy_shard_config(int(size), num_workers=int(num_workers), shard_samples=200)
+    shard(config, Path(target), opener(config))
