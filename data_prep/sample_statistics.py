@@ -20,6 +20,7 @@ MAX_NAMES = 100
 """Names that a table holds, lest licences that are different for each image fill it; what comes later is OTHERS."""
 
 OTHERS = "others"
+_MAX_NAME_CHARS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,18 @@ TABLES = {
 }
 
 
-def count(counts: Counter[str], name: str, number: int = 1, *, max_names: int = MAX_NAMES) -> None:
-    """Adds `number` to a name's count, or to OTHERS where there are too many names."""
-    counts[name if name in counts or len(counts) < max_names else OTHERS] += number
+def printable(name: str) -> str:
+    """A name from outside as it can be written anywhere: cut, without control characters and half letters."""
+    name = name[:_MAX_NAME_CHARS]
+    return name if name.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+
+
+def count(counts: Counter[str], name: str, number: int = 1) -> str:
+    """Adds `number` to a name's count, or to that of OTHERS; returns the name that it was counted under."""
+    name = printable(name)
+    name = name if name in counts or len(counts) < MAX_NAMES else OTHERS
+    counts[name] += number
+    return name
 
 
 @dataclass

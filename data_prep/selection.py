@@ -7,12 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from data_prep.sample_statistics import OTHERS, count
+from data_prep.sample_statistics import count, printable
 
 MAX_EXAMPLES = 5
 """Records that are named for each reason: the first ones."""
-
-_MAX_NAME_CHARS = 200
 
 
 @dataclass
@@ -35,9 +33,8 @@ class Selection:
         self._drop(reason, 1, [record_id])
 
     def _drop(self, reason: str, number: int, record_ids: list[str]) -> None:
-        count(self.dropped, reason, number)
-        named = self.examples.setdefault(reason if reason in self.dropped else OTHERS, [])
-        named += [record_id[:_MAX_NAME_CHARS] for record_id in record_ids[: MAX_EXAMPLES - len(named)]]
+        named = self.examples.setdefault(count(self.dropped, reason, number), [])
+        named += map(printable, record_ids[: MAX_EXAMPLES - len(named)])
 
     def __add__(self, other: "Selection") -> "Selection":
         examples = {reason: list(names) for reason, names in self.examples.items()}

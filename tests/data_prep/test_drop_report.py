@@ -40,6 +40,13 @@ def test_the_text_has_its_columns_in_line():
     assert "Shorter side of the image, px: samples" in lines and "  384 to 512  12  100.0%" in lines
 
 
+def test_names_of_any_letters_can_be_written_and_printed(tmp_path):
+    dropped = selected([("half a letter \udc80, \x1b[31mred\n", "no text")])
+    save_report(tmp_path, dropped, counted([(sample(licence="\ud800" * 10_000), facts(), None)]))
+    assert "half a letter \ufffd, \ufffd[31mred\ufffd" in as_text(*load_report(tmp_path))
+    assert len(write_report(tmp_path).read_text(encoding="utf-8")) < 30_000
+
+
 def test_an_empty_collection_is_no_trouble(tmp_path):
     save_report(tmp_path, Selection(), Statistics())
     assert "Nothing was left out" in write_report(tmp_path).read_text(encoding="utf-8")
