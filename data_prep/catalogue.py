@@ -11,7 +11,6 @@ import os
 import shutil
 import uuid
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from data_prep.inputs.record import Dropped, Input, Record
 from data_prep.progress import Progress
+from data_prep.selection import Selection
 from data_prep.unique_ids import UniqueIds, ids_with
 from data_prep.writer import storage_errors
 from ufork.errors import InputError
@@ -80,10 +80,13 @@ def build_catalogue(folder: Path, source: Input) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def dropped_by_reason(folder: Path) -> Counter[str]:
-    """How many entries of the input were left out when the catalogue in `folder` was made."""
+def selection_of_input(folder: Path) -> Selection:
+    """The entries of the input that were left out when the catalogue in `folder` was made."""
+    selection = Selection()
     with open(folder / DROPPED_FILE, encoding="utf-8") as lines:
-        return Counter(json.loads(line)["reason"] for line in lines)
+        for entry in map(json.loads, lines):
+            selection.drop(entry["id"], entry["reason"])
+    return selection
 
 
 def dropped_line(entry: Dropped, detail: str = "") -> str:

@@ -53,8 +53,8 @@ def load_report(folder: Path) -> tuple[Selection, Statistics]:
         raise ShardError(f"{path}: not a report of ufork's ({error!r}); make the shards again") from None
 
 
-def write_report(folder: Path) -> Path:
-    """Writes `report.html` from the `report.json` in `folder` and returns its path.
+def write_report(folder: Path, title: str) -> Path:
+    """Writes `report.html`, headed by `title`, from the `report.json` in `folder` and returns its path.
 
     Raises:
         ShardError: as `load_report` does.
@@ -62,7 +62,7 @@ def write_report(folder: Path) -> Path:
     """
     selection, statistics = load_report(folder)
     html = page(
-        folder.name,
+        title,
         "What was made into shards, and what was left out",
         sections=[("Left out", _dropped(selection)), ("Samples", _samples(statistics))],
         head=_tiles(selection, statistics),

@@ -9,7 +9,7 @@ Every check is off or permissive unless the config says otherwise, and the cheap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from data_prep.image_facts import ImageFacts, read_image_facts
 from data_prep.inputs.record import Record
@@ -44,8 +44,6 @@ class FilterConfig(Config):
     """Images whose longer side is above are dropped; null allows any."""
     max_aspect: float | None = Field(default=None, ge=1)
     """Images whose long side is more than so many times the short one are dropped; null allows any."""
-    max_image_mb: PositiveFloat | None = None
-    """Larger image files (1 MB = 1,000,000 bytes) are dropped unread; null allows any."""
     check_decode: bool = False
     """Whether each image is decoded to find damage, as training will; otherwise its header is all that is read."""
     min_text_chars: NonNegativeInt = 1
@@ -105,8 +103,6 @@ class Filters:
 
     def _image_reason(self, image: bytes) -> tuple[ImageFacts | None, str | None]:
         config = self._config
-        if config.max_image_mb is not None and len(image) > config.max_image_mb * 1e6:
-            return None, f"image file above {config.max_image_mb:g} MB"
         try:
             facts = read_image_facts(image)
         except SampleError as error:

@@ -101,9 +101,14 @@ class SampleMaker:
         return None
 
 
+def is_codes(data: bytes) -> bool:
+    """Whether a record's file holds codes in place of an image."""
+    return data.startswith(_NPY_START)
+
+
 def _picture(record: Record, data: bytes) -> dict[str, Any]:
     """Fields of a sample: the file as it is, or the codes that it holds."""
-    if data.startswith(_NPY_START):
+    if is_codes(data):
         return {"codes": read_codes(data, record.id)}
     for image_format, start in _STARTS.items():
         if data.startswith(start) and (image_format != "webp" or data[8:12] == b"WEBP"):

@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from data_prep.duplicates import DuplicatesConfig
+from data_prep.filters import FilterConfig
 from data_prep.inputs.config import InputConfig
 from data_prep.sample_making import SamplesConfig
 from ufork.config import Config
@@ -33,6 +35,10 @@ class ShardConfig(Config):
     """Exactly so many records for each tar, before any is left out, in place of `shard_mb`."""
     num_workers: PositiveInt = 2
     """Processes; what they write does not depend on their number."""
+    filters: FilterConfig = FilterConfig()
+    """Which records are left out by themselves."""
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    """Which are left out since another is there."""
     samples: SamplesConfig = SamplesConfig()
     """What records are made into."""
 

@@ -1,24 +1,28 @@
 """One job of making shards: a range of positions becomes one shard of each task, by one process.
 
-    positions -> record numbers -> records, images (in the input's order) -> samples -> shards (in the shuffle's order)
+    positions -> record numbers -> records, images (in the input's order) -> filters -> samples
+              -> shards (in the shuffle's order)
               -> TARGET/{task}-00012.tar + index, .work/dropped/00012.jsonl; last .work/done/00012.json
 
 Until the last file is there the job counts as not done and is done anew, with the same bytes.
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_prep.catalogue import Catalogue, dropped_line
+from data_prep.filters import Filters
 from data_prep.inputs.record import Dropped, Input, Record
-from data_prep.sample_making import SampleMaker
+from data_prep.sample_making import SampleMaker, is_codes
+from data_prep.sample_statistics import Statistics
+from data_prep.selection import Selection
 from data_prep.shard_config import ShardConfig
 from data_prep.shard_plan import ShardPlan
+from data_prep.survey import REASONS, load_duplicates
 from data_prep.work_folder import WorkFolder, write_whole
 from data_prep.writer import ShardWriter
 from ufork.data.manifest import ShardEntry
@@ -37,21 +41,29 @@ class JobDone:
     """What a job wrote and counted."""
 
     shards: tuple[ShardEntry, ...]
-    num_records: int
-    """Of its positions, those left out included."""
-    dropped: dict[str, int]
-    """Records that were left out, by reason."""
+    selection: Selection
+    """Of its records."""
+    statistics: Statistics
+    """Of its samples."""
 
     def save(self, path: Path) -> None:
         """Declares the job done."""
-        write_whole(path, json.dumps(asdict(self)))
+        values = {
+            "shards": [asdict(entry) for entry in self.shards],
+            "selection": self.selection.to_dict(),
+            "statistics": self.statistics.to_dict(),
+        }
+        write_whole(path, json.dumps(values))
 
     @classmethod
     def load(cls, path: Path) -> "JobDone":
         """What was declared at `path`."""
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        shards = tuple(ShardEntry(**{**entry, "task": Task(entry["task"])}) for entry in values.pop("shards"))
-        return cls(shards=shards, **values)
+        return cls(
+            tuple(ShardEntry(**{**entry, "task": Task(entry["task"])}) for entry in values["shards"]),
+            Selection.from_dict(values["selection"]),
+            Statistics.from_dict(values["statistics"]),
+        )
 
 
 def load_done(work: WorkFolder, job: int) -> JobDone | None:
@@ -64,6 +76,24 @@ def load_done(work: WorkFolder, job: int) -> JobDone | None:
     return done if sizes == [entry.bytes for entry in done.shards] else None
 
 
+@dataclass
+class _Chosen:
+    """Of a job's records."""
+
+    samples: dict[int, list[Sample]] = field(default_factory=dict)
+    """By the record's number."""
+    selection: Selection = field(default_factory=Selection)
+    statistics: Statistics = field(default_factory=Statistics)
+    dropped_lines: list[str] = field(default_factory=list)
+
+    def drop(self, record_id: str, reason: str, detail: str) -> None:
+        self.selection.drop(record_id, reason)
+        self.dropped_lines.append(dropped_line(Dropped(record_id, reason), detail))
+
+    def in_order(self, numbers: list[int]) -> list[Sample]:
+        return [sample for number in numbers for sample in self.samples.get(number, ())]
+
+
 class ShardJobs:
     """Does jobs by their numbers; opened once a process."""
 
@@ -73,6 +103,8 @@ class ShardJobs:
         self._input, self._catalogue = open_input(), Catalogue(self._work.catalogue)
         self._plan = ShardPlan.load(self._work.plan)
         self._maker = SampleMaker(config.samples, source=config.source, split=config.split, licence=config.licence)
+        self._filters = Filters(config.filters)
+        self._duplicates = load_duplicates(self._work) if config.duplicates.wanted else None
 
     def __call__(self, job: int) -> JobDone:
         """Writes the shards of `job`.
@@ -80,32 +112,42 @@ class ShardJobs:
         Raises:
             StorageError: they cannot be written.
         """
-        samples, dropped = self._samples(job)
-        reasons = Counter(entry.reason for entry, _ in dropped)
-        done = JobDone(tuple(self._write(job, samples)), len(self._plan.positions(job)), dict(sorted(reasons.items())))
-        lines = [dropped_line(entry, detail) for entry, detail in dropped]
-        write_whole(self._work.dropped / f"{job:05d}.jsonl", "".join(lines))
+        chosen = self._choose(job)
+        entries = tuple(self._write(job, chosen.in_order(self._plan.numbers(job).tolist())))
+        write_whole(self._work.dropped / f"{job:05d}.jsonl", "".join(chosen.dropped_lines))
+        done = JobDone(entries, chosen.selection, chosen.statistics)
         done.save(self._work.done / f"{job:05d}.json")
         return done
 
-    def _samples(self, job: int) -> tuple[list[Sample], list[tuple[Dropped, str]]]:
-        """Samples in the shuffle's order; what was left out, with details, in the input's."""
-        numbers = self._plan.numbers(job)
-        by_number: dict[int, list[Sample]] = {}
-        dropped = []
-        in_order = sorted(numbers.tolist())
-        for number, record in zip(in_order, self._catalogue.read(in_order), strict=True):
-            reason, detail = NO_SAMPLE, ""
+    def _choose(self, job: int) -> "_Chosen":
+        """Looks at the job's records in the input's order, which reads it soonest."""
+        numbers = sorted(self._plan.numbers(job).tolist())
+        chosen = _Chosen()
+        for number, record in zip(numbers, self._catalogue.read(numbers), strict=True):
             try:
-                by_number[number] = self._samples_of(record)
+                reason, detail = self._take(number, record, chosen), ""
             except SampleError as error:
                 reason, detail = UNREADABLE, str(error)
-            if not by_number.get(number):
-                dropped.append((Dropped(record.id, reason), detail))
-        return [sample for number in numbers.tolist() for sample in by_number.get(number, ())], dropped
+            if reason:
+                chosen.drop(record.id, reason, detail)
+        return chosen
 
-    def _samples_of(self, record: Record) -> list[Sample]:
-        return self._maker.samples(record, None if record.image is None else self._input.image(record))
+    def _take(self, number: int, record: Record, chosen: "_Chosen") -> str | None:
+        """Adds the record's samples to `chosen`, or tells why it is left out."""
+        if self._duplicates is not None and (repeats := REASONS[self._duplicates[number]]):
+            return repeats
+        image = None if record.image is None else self._input.image(record)
+        verdict = self._filters.judge(record, None if image is None or is_codes(image) else image)
+        if verdict.reason:
+            return verdict.reason
+        samples = self._maker.samples(record, image)
+        if not samples:
+            return NO_SAMPLE
+        chosen.samples[number] = samples
+        chosen.selection.kept += 1
+        for sample in samples:
+            chosen.statistics.add(sample, verdict.image, language=verdict.language)
+        return None
 
     def _write(self, job: int, samples: list[Sample]) -> list[ShardEntry]:
         first_key = self._plan.positions(job).start

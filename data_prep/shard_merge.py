@@ -1,14 +1,16 @@
 """The end of making shards: what all jobs wrote and counted becomes the manifest.
 
-.work/done/*.json of every job  ->  TARGET/manifest.json, ATTRIBUTION.md
+.work/done/*.json of every job  ->  TARGET/{report.json, manifest.json, ATTRIBUTION.md, report.html, contact_sheet.png}
 """
 
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.catalogue import dropped_by_reason
+from data_prep.catalogue import selection_of_input
+from data_prep.contact_sheet import write_contact_sheet
+from data_prep.drop_report import as_text, save_report, write_report
+from data_prep.sample_statistics import Statistics
 from data_prep.shard_config import ShardConfig
 from data_prep.shard_job import JobDone, load_done
 from data_prep.shard_plan import ShardPlan
@@ -17,6 +19,7 @@ from data_prep.writer import finish_source, storage_errors, write_attribution
 from ufork.data.manifest import Manifest, ShardEntry
 from ufork.errors import ShardError
 
+CONTACT_SHEET_FILE = "contact_sheet.png"
 _NAMED_JOBS = 10
 
 _logger = logging.getLogger(__name__)
@@ -32,10 +35,12 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
     work = WorkFolder(target)
     plan = ShardPlan.load(work.plan)
     entries: list[ShardEntry] = []
-    skipped = dropped_by_reason(work.catalogue)
+    selection, statistics = selection_of_input(work.catalogue), Statistics()
     for done in _all_done(work, plan):
         entries += done.shards
-        skipped.update(done.dropped)
+        selection += done.selection
+        statistics += done.statistics
+    save_report(target, selection, statistics)
     manifest = finish_source(
         target,
         source=config.source,
@@ -44,14 +49,26 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
         attribution=config.attribution,
         recipe=config.digest(),
         entries=sorted(entries, key=lambda entry: entry.task),
-        skipped=skipped,
+        skipped=selection.dropped,
         details={"input": config.input.model_dump(mode="json"), "records": plan.num_records},
     )
     write_attribution(target, [manifest])
     _remove_drafts(target)
-    samples = Counter({str(entry.task): manifest.num_samples(entry.task) for entry in entries})
-    _logger.info("%s: %s; left out: %s", target, _counts(samples), _counts(skipped) or "nothing")
+    report_on(target)
+    _logger.info("%s\n%s", target, as_text(selection, statistics))
     return manifest
+
+
+def report_on(target: Path) -> None:
+    """Writes the page and the picture that a person looks at finished shards by.
+
+    Raises:
+        ShardError: they are not finished, or damaged.
+        StorageError: `target` cannot be written.
+    """
+    manifest = Manifest.load(target)
+    write_report(target, f"{manifest.source}, {manifest.split}")
+    write_contact_sheet(target, target / CONTACT_SHEET_FILE)
 
 
 def _all_done(work: WorkFolder, plan: ShardPlan) -> Iterator[JobDone]:
@@ -75,7 +92,3 @@ def _remove_drafts(target: Path) -> None:
     with storage_errors(target):
         for draft in target.glob("*.part"):
             draft.unlink(missing_ok=True)
-
-
-def _counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{number:,} {name}" for name, number in counts.most_common())

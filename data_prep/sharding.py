@@ -1,7 +1,7 @@
 """From any collection to shards, by several processes or array tasks; what is done stays done however it ends.
 
     catalogue   one pass over the input's text, and the plan of jobs       any task, whichever comes first
-    survey      what must be known of all images before one is kept       shared out among the tasks
+    survey      where duplicates are looked for: a fingerprint of each     shared out among the tasks
     write       a shard of each task per job                              shared out among the tasks
     merge       data_prep/shard_merge.py: manifest and attribution        once, when all jobs are done
 
@@ -20,6 +20,7 @@ from data_prep.shard_config import ShardConfig
 from data_prep.shard_job import OpenInput, ShardJobs, load_done
 from data_prep.shard_merge import merge_shards
 from data_prep.shard_plan import ShardPlan, make_plan
+from data_prep.survey import find_duplicates, survey, survey_chunks
 from data_prep.work_folder import WorkFolder
 from data_prep.workers import run_jobs
 from data_prep.writer import finished_source
@@ -64,6 +65,7 @@ def shard(config: ShardConfig, target: Path, open_input: OpenInput) -> Manifest:
         _logger.info("%s: finished before, kept", target)
         return finished
     make_catalogue(config, target, open_input)
+    survey_records(config, target, open_input)
     write_shards(config, target, open_input)
     return merge_shards(config, target)
 
@@ -85,8 +87,19 @@ def make_catalogue(config: ShardConfig, target: Path, open_input: OpenInput) -> 
     return plan
 
 
+def survey_records(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = Share()) -> None:  # noqa: B008
+    """Takes the fingerprints of `share` of the records, where the config asks for any; after `make_catalogue`.
+
+    Raises:
+        As `shard`.
+    """
+    if config.duplicates.wanted:
+        num_records = ShardPlan.load(WorkFolder(target).plan).num_records
+        survey(config, target, open_input, share.jobs(survey_chunks(num_records)))
+
+
 def write_shards(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = Share()) -> None:  # noqa: B008
-    """Does those jobs of `share` that are not done, after `make_catalogue`.
+    """Does those jobs of `share` that are not done, after `make_catalogue` and all of `survey_records`.
 
     Raises:
         As `shard`.
@@ -94,6 +107,8 @@ def write_shards(config: ShardConfig, target: Path, open_input: OpenInput, share
     work = WorkFolder(target)
     work.claim(config)
     plan = ShardPlan.load(work.plan)
+    if config.duplicates.wanted:
+        find_duplicates(config, target)
     share_jobs = share.jobs(plan.num_jobs)
     jobs = [job for job in share_jobs if load_done(work, job) is None]
     start = partial(ShardJobs, config, target, open_input)
@@ -101,7 +116,7 @@ def write_shards(config: ShardConfig, target: Path, open_input: OpenInput, share
     progress, reached = Progress("shards", unit="records", total=num_records), 0
     with closing(run_jobs(jobs, start, num_workers=config.num_workers)) as results:
         for number, (job, result) in enumerate(results, start=1):
-            reached += result.num_records
+            reached += result.selection.num_records
             progress.reach(reached, f"job {job} done, {number} of {len(jobs)}")
     progress.finish(
         reached, f"{len(jobs)} jobs done now, {len(share_jobs) - len(jobs)} before, of {plan.num_jobs} in all"

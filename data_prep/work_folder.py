@@ -4,6 +4,7 @@ config.yaml            what they are made by; another config is refused
 catalogue/             data_prep/catalogue.py
 plan.json              how the records are divided into jobs
 survey/00012.npy       data_prep/survey.py, of one chunk of records
+duplicates.npy         which records repeat others, by all chunks
 dropped/00012.jsonl    what a job left out, and why
 done/00012.json        written last: the shards of a job, with what was counted
 """
@@ -29,6 +30,7 @@ class WorkFolder:
         self.target, self.folder = target, target / NAME
         self.config, self.plan = self.folder / "config.yaml", self.folder / "plan.json"
         self.catalogue, self.survey = self.folder / "catalogue", self.folder / "survey"
+        self.duplicates = self.folder / "duplicates.npy"
         self.done, self.dropped = self.folder / "done", self.folder / "dropped"
 
     def claim(self, config: ShardConfig) -> None:

@@ -1,5 +1,6 @@
 """A small collection for tests of what makes shards, and programs that they start and kill."""
 
+import struct
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -12,7 +13,7 @@ from ufork.config import Config
 from ufork.errors import SampleError
 from ufork.vocabulary import Task
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + struct.pack(">II", 8, 8)
 
 
 class ToyConfig(Config):

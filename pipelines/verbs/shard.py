@@ -2,11 +2,13 @@
 
 The first word is the kind of what is read, or one of these:
 
+report TARGET  tells what was kept, and draws its page and contact sheet again
 verify TARGET  holds finished shards against their manifest, sample by sample
 merge TARGET   writes the manifest when all tasks of an array are done
 write TARGET   does what is left of shards that were begun, with the same values
 
 As one of several tasks (--task I --of N, or in a Slurm array) it does its share, and leaves the manifest to `merge`.
+Where duplicates are looked for, all tasks do --phase survey first, and then --phase write.
 """
 
 import argparse
@@ -19,21 +21,15 @@ if TYPE_CHECKING:
     from data_prep.shard_config import ShardConfig
     from data_prep.sharding import Share
 
-INPUT_KEYS = {
-    "images": "folder",
-    "conversations": "file",
-    "captions": "file",
-    "tars": "folder",
-    "huggingface": "folder",
-}
-"""Kinds of collections, with the key of their config that INPUT is."""
-ACTIONS = ("verify", "merge", "write")
-PHASES = ("catalogue", "write", "merge")
+INPUTS = ("images", "conversations", "captions", "tars", "huggingface")
+"""Kinds of collections."""
+ACTIONS = ("report", "verify", "merge", "write")
+PHASES = ("catalogue", "survey", "write", "merge")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what is read, where shards go, and which share of the work is done."""
-    kinds = (*INPUT_KEYS, *ACTIONS)
+    kinds = (*INPUTS, *ACTIONS)
     parser.add_argument("kind", choices=kinds, metavar="KIND", help=f"one of {', '.join(kinds)}")
     parser.add_argument("path", metavar="INPUT", type=Path, help="what is read; for the actions below, the TARGET")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as source=pets or filters.min_side_px=128")
@@ -55,6 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     with handled(_stop):
         if arguments.kind == "verify":
             _verify(arguments.path)
+        elif arguments.kind == "report":
+            _report(arguments.path)
         else:
             _shard(arguments, share_of(arguments, os.environ))
 
@@ -99,12 +97,21 @@ def _verify(folder: Path) -> None:
     print(f"{folder}: as its manifest says")
 
 
+def _report(folder: Path) -> None:
+    from data_prep.drop_report import as_text, load_report
+    from data_prep.shard_merge import report_on
+
+    report_on(folder)
+    print(as_text(*load_report(folder)))
+
+
 def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
     from functools import partial
 
     from data_prep.inputs.config import open_input
     from data_prep.shard_merge import merge_shards
-    from data_prep.sharding import Share, make_catalogue, shard, write_shards
+    from data_prep.sharding import Share, make_catalogue, shard, survey_records, write_shards
+    from ufork.errors import ConfigError
 
     config, target = _config_of(arguments)
     opener = partial(open_input, config.input)
@@ -114,8 +121,12 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
     elif phase is None and share is None:
         shard(config, target, opener)
     else:
+        if phase is None and config.duplicates.wanted:
+            raise ConfigError("duplicates: found among all records, so let all tasks do --phase survey, then write")
         make_catalogue(config, target, opener)
-        if phase != "catalogue":
+        if phase == "survey":
+            survey_records(config, target, opener, share or Share())
+        elif phase != "catalogue":
             write_shards(config, target, opener, share or Share())
 
 
@@ -131,7 +142,7 @@ def _config_of(arguments: argparse.Namespace) -> tuple["ShardConfig", Path]:
     if arguments.to is None:
         raise ConfigError("--to: name the folder that the shards go to, as shards/pets/train")
     values: dict[str, Any] = read_mapping(arguments.config) if arguments.config else {}
-    place = {"kind": arguments.kind, INPUT_KEYS[arguments.kind]: os.path.abspath(arguments.path)}
+    place = {"kind": arguments.kind, "path": os.path.abspath(arguments.path)}
     values = {**values, "input": {**values.get("input", {}), **place}}
     origin = str(arguments.config or "ufork shard")
     return ShardConfig.from_mapping(merge_overrides(values, arguments.overrides), origin=origin), arguments.to

@@ -23,7 +23,7 @@ def test_what_is_saved_comes_back(tmp_path):
 
 def test_the_page_says_what_was_left_out_and_is_self_contained(tmp_path):
     save_report(tmp_path, DROPPED, SAMPLES)
-    html = write_report(tmp_path).read_text(encoding="utf-8")
+    html = write_report(tmp_path, "pets, train").read_text(encoding="utf-8")
     for words in ("image below 64 px", "18.8%", "75.0%", "12 of 16", "384 to 512", "CC0-1.0", "12 kB"):
         assert words in html
     assert "<script" not in html and "b &lt;script&gt;.jpg" in html
@@ -44,12 +44,12 @@ def test_names_of_any_letters_can_be_written_and_printed(tmp_path):
     dropped = selected([("half a letter \udc80, \x1b[31mred\n", "no text")])
     save_report(tmp_path, dropped, counted([(sample(licence="\ud800" * 10_000), facts(), None)]))
     assert "half a letter \ufffd, \ufffd[31mred\ufffd" in as_text(*load_report(tmp_path))
-    assert len(write_report(tmp_path).read_text(encoding="utf-8")) < 30_000
+    assert len(write_report(tmp_path, "pets, train").read_text(encoding="utf-8")) < 30_000
 
 
 def test_an_empty_collection_is_no_trouble(tmp_path):
     save_report(tmp_path, Selection(), Statistics())
-    assert "Nothing was left out" in write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Nothing was left out" in write_report(tmp_path, "pets, train").read_text(encoding="utf-8")
     assert as_text(Selection(), Statistics()).startswith("0 of 0 records kept")
 
 
@@ -66,7 +66,7 @@ def test_a_missing_or_foreign_report_is_named(tmp_path, contents, message):
     if contents is not None:
         (tmp_path / "report.json").write_text(contents)
     with pytest.raises(ShardError, match=rf"report\.json: {message}"):
-        write_report(tmp_path)
+        write_report(tmp_path, "pets, train")
 
 
 def test_a_report_that_lacks_a_part_is_named(tmp_path):
