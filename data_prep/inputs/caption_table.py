@@ -107,8 +107,7 @@ class CaptionTable:
         schema, image = parquet_schema(path), self._config.image_column
         self._check_columns(path, schema.names)
         embedded = holds_images(schema.field(image).type)
-        if embedded:
-            check_row_groups(path, image, self._config.max_row_group_mb)
+        check_row_groups(path, self._columns(), self._config.max_row_group_mb)
         columns = [name for name in self._columns() if not (embedded and name == image)]
         for group, row, values in parquet_rows(path, columns):
             yield _Row(values, (group, row) if embedded else None)

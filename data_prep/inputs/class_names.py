@@ -29,8 +29,8 @@ def read_class_names(path: Path) -> dict[str, str]:
             f"{path}: not readable as class names ({error}); expected lines such as `n01440764 tench, Tinca tinca`, "
             "one name a line, or JSON {folder: name}"
         ) from None
-    if not names:
-        raise InputError(f"{path}: holds no class names")
+    if not names or not all(names.values()):
+        raise InputError(f"{path}: has no class names, or one that is empty")
     return names
 
 

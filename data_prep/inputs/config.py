@@ -80,7 +80,7 @@ class CaptionsConfig(ImageFilesConfig):
     column_names: tuple[str, ...] | None = None
     """Of a CSV or TSV file whose first line is an entry already, as in Conceptual Captions."""
     max_row_group_mb: PositiveFloat = 1024
-    """Images in parquet are read a row group at a time, and kept; files with larger ones are refused."""
+    """Images in parquet are read a row group at a time; files with more in one column of a row group are refused."""
 
 
 class TarsConfig(CollectionConfig):
@@ -140,10 +140,9 @@ def open_input(config: InputConfig) -> Input:
     """
     module, name = _READERS[config.kind]
     try:
-        reader = getattr(importlib.import_module(f"data_prep.inputs.{module}"), name)
+        return getattr(importlib.import_module(f"data_prep.inputs.{module}"), name)(config)
     except ModuleNotFoundError as error:
         raise InputError(
             f"input.kind {config.kind!r} needs the package {error.name}, which is not installed; "
             "run `pip install ufork[prep]`"
         ) from None
-    return reader(config)

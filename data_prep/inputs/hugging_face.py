@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_prep.inputs.arrow_values import holds_images, image_or_path, python_rows
 from data_prep.inputs.class_names import first_name
@@ -68,7 +69,7 @@ class HuggingFaceDataset:
         for name in self._image_columns():
             column = table.column(name)
             if pa.types.is_list(column.type):
-                return [count or 0 for count in column.combine_chunks().value_lengths().to_pylist()]
+                return [count or 0 for count in pc.list_value_length(column).to_pylist()]
             return [int(valid) for valid in column.is_valid().to_pylist()]
         return [0] * table.num_rows
 

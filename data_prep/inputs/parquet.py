@@ -4,6 +4,7 @@ X.parquet -> parquet_rows  -> (row group, row in it), texts
 place     -> ParquetImages -> bytes; the last row group is kept, so that neighbours cost one reading
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.inputs.arrow_values import image_or_path, python_rows
+from data_prep.inputs.config import MEBIBYTE
 from ufork.errors import InputError, SampleError
 
 _ROWS_AT_ONCE = 1024
 _BUFFER_BYTES = 2**20
-_MEBIBYTE = 2**20
 
 
 def parquet_schema(path: Path) -> pa.Schema:
@@ -30,20 +31,20 @@ def parquet_schema(path: Path) -> pa.Schema:
         return file.schema_arrow
 
 
-def check_row_groups(path: Path, column: str, max_mb: float) -> None:
-    """Raises InputError when a row group of the file `path` has more than `max_mb` of `column`."""
+def check_row_groups(path: Path, columns: Sequence[str], max_mb: float) -> None:
+    """Raises InputError when a row group of the file `path` has more than `max_mb` of one of `columns`."""
     with _opened(path) as file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
-            chunks = map(group.column, range(group.num_columns))
-            size = sum(
-                chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column
-            )
-            if size > max_mb * _MEBIBYTE:
-                raise InputError(
-                    f"{path}: row group {number} has {size // _MEBIBYTE} MB of {column!r}, to be read at once; "
-                    "write it with a smaller row_group_size, or raise input.max_row_group_mb"
-                )
+            sizes = Counter[str]()
+            for chunk in map(group.column, range(group.num_columns)):
+                sizes[chunk.path_in_schema.split(".")[0]] += chunk.total_uncompressed_size
+            for column in columns:
+                if sizes[column] > max_mb * MEBIBYTE:
+                    raise InputError(
+                        f"{path}: row group {number} has {sizes[column] // MEBIBYTE} MB of {column!r}, to be read at "
+                        "once; write it with a smaller row_group_size, or raise input.max_row_group_mb"
+                    )
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:

@@ -23,9 +23,10 @@ BLOCK_BYTES = 512
 INDEX_VERSION = 1
 _ABSENT = -1
 _REGULAR, _PAX, _GNU_NAME = b"0\0", b"x", b"L"
-_MAX_NAME_BYTES, _MAX_SIZE_DIGITS = 2**16, 20
 _SKIPPED = b"123456gK"
 """Links, devices, folders, PAX defaults and long link targets: no contents of a sample."""
+_MAX_NAME_BYTES, _MAX_DIGITS = 2**16, 20
+"""Of the records that extend a header; more than any file system or size needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,11 +231,15 @@ def _pax_records(data: bytes) -> dict[str, str]:
     records = {}
     while data:
         length_text, _, _ = data.partition(b" ")
-        if not length_text.isdigit() or not 0 < int(length_text) <= len(data):
+        if not _is_size(length_text) or not 0 < int(length_text) <= len(data):
             break
         length = int(length_text)
         name, _, value = data[len(length_text) + 1 : length - 1].partition(b"=")
-        if name == b"path" or (name == b"size" and value.isdigit() and len(value) < _MAX_SIZE_DIGITS):
+        if name == b"path" or (name == b"size" and _is_size(value)):
             records[name.decode()] = value.decode(errors="replace")
         data = data[length:]
     return records
+
+
+def _is_size(digits: bytes) -> bool:
+    return digits.isdigit() and len(digits) <= _MAX_DIGITS

@@ -94,6 +94,7 @@ def test_a_link_to_a_folder_above_ends(tmp_path):
     write(tmp_path / "cat/1.jpg")
     (tmp_path / "cat/loop").symlink_to(tmp_path)
     _, records = read(tmp_path, follow_links=True)
+    (tmp_path / "cat/itself").symlink_to("itself")
     assert Dropped("cat/loop", "symlink to a folder") in records and len(records) == 2
 
 
