@@ -34,6 +34,7 @@ class HuggingFaceDataset:
         self._config = config
         self._dataset = _split_of(_loaded(config), config)
         self._check_columns()
+        self._images = self._dataset.select_columns(self._image_columns())
         self._files = ImageFiles(config.path, max_bytes=config.max_image_bytes, follow_links=False)
         texts = (config.caption_column, config.label_column, config.conversations_column)
         self._text_columns = [name for name in (*texts, config.id_column, config.licence_column) if name is not None]
@@ -54,7 +55,7 @@ class HuggingFaceDataset:
         row = int(record.image[0])
         where = f"{self._config.path}: row {row}"
         try:
-            value = self._dataset.select_columns(self._image_columns())[row].column(0)[0]
+            value = self._images[row].column(0)[0]
         except (pa.ArrowException, OSError, IndexError) as error:
             raise SampleError(f"{where}: cannot be read ({error})") from None
         if isinstance(value, pa.ListScalar):
