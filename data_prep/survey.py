@@ -52,10 +52,12 @@ def survey(config: ShardConfig, target: Path, open_input: Callable[[], Input], c
     work = WorkFolder(target)
     missing = [chunk for chunk in chunks if not _chunk_path(work, chunk).exists()]
     start = partial(SurveyChunks, config, target, open_input)
-    progress, reached = Progress("survey", unit="records", total=len(missing) * CHUNK_RECORDS), 0
+    num_records = len(Catalogue(work.catalogue))
+    total = sum(min(CHUNK_RECORDS, num_records - chunk * CHUNK_RECORDS) for chunk in missing)
+    progress, reached = Progress("survey", unit="records", total=total), 0
     with closing(run_jobs(missing, start, num_workers=config.num_workers)) as results:
-        for _, num_records in results:
-            reached += num_records
+        for _, surveyed in results:
+            reached += surveyed
             progress.reach(reached)
     progress.finish(reached, f"{len(chunks) - len(missing)} of {len(chunks)} chunks before")
 
