@@ -53,7 +53,7 @@ def forget_what_was_found():
 
 
 def pretend_apex(monkeypatch, **kernels):
-    for name in ("apex", "apex.normalization", "apex.normalization.fused_layer_norm"):
+    for name in ("fused_layer_norm_cuda", "apex", "apex.normalization", "apex.normalization.fused_layer_norm"):
         module = ModuleType(name)
         module.__path__ = []
         monkeypatch.setitem(sys.modules, name, module)
@@ -90,3 +90,10 @@ def test_other_packages_of_the_name_are_no_apex(monkeypatch):
     assert find_apex_rms_norm() is None
     found = rms_norm(hidden.as_subclass(ClaimsCuda), weight, 1e-5)
     torch.testing.assert_close(found.as_subclass(torch.Tensor), rms_norm(hidden, weight, 1e-5))
+
+
+def test_apex_without_its_compiled_parts_is_none(monkeypatch):
+    """Its Python alone has the name, and raises at the first call."""
+    pretend_apex(monkeypatch, fused_rms_norm_affine=lambda *_: pytest.fail("called"))
+    monkeypatch.setitem(sys.modules, "fused_layer_norm_cuda", None)
+    assert find_apex_rms_norm() is None

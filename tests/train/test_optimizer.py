@@ -61,7 +61,7 @@ class FusedAdam(torch.optim.SGD):
 
 
 def pretend_apex(monkeypatch, **members):
-    for name in ("apex", "apex.optimizers"):
+    for name in ("amp_C", "apex", "apex.optimizers"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     vars(sys.modules["apex.optimizers"]).update(members)
 

@@ -1,28 +1,25 @@
 """Root-mean-square normalisation (arXiv 1910.07467), computed in fp32 whatever the input's precision.
 
-NVIDIA apex's fused kernel is used on CUDA tensors where the genuine apex is installed; PyPI's package of that name is
-an unrelated web toolkit, so it is known by what it provides.
+NVIDIA apex's fused kernel is used on CUDA tensors where the genuine apex is installed (`apex.py`).
 """
 
 import functools
-import importlib
 import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from ufork.model.apex import RMS_NORM, find_apex_kernel
+
 log = logging.getLogger(__name__)
 
 
 @functools.cache
 def find_apex_rms_norm() -> Callable[[Tensor, Tensor, torch.Size, float], Tensor] | None:
-    """NVIDIA apex's `fused_rms_norm_affine`, or None where apex is absent or another package of the same name."""
-    try:
-        kernel = importlib.import_module("apex.normalization.fused_layer_norm").fused_rms_norm_affine
-    except (ImportError, AttributeError):
-        return None
-    log.info("RMSNorm: NVIDIA apex's fused kernel")
+    """NVIDIA apex's `fused_rms_norm_affine`, or None as `find_apex_kernel`; looked for once."""
+    if kernel := find_apex_kernel(RMS_NORM):
+        log.info("RMSNorm: NVIDIA apex's fused kernel")
     return kernel
 
 

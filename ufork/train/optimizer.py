@@ -1,12 +1,11 @@
 """The optimizer that a ZeRO engine steps: AdamW (arXiv 1711.05101) or plain SGD, with decay only where it belongs."""
 
-import importlib
 import logging
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from ufork.model.apex import FUSED_ADAM, find_apex_kernel
 from ufork.model.unifork import TIED_HEAD
 from ufork.train.config import TrainConfig
 from ufork.train.stage_module import StageModule
@@ -31,16 +30,7 @@ def build_optimizer(module: StageModule, config: TrainConfig, device: torch.devi
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate)
     betas = (config.beta1, config.beta2)
-    if device.type == "cuda" and (fused_adam := find_apex_fused_adam()):
+    if device.type == "cuda" and (fused_adam := find_apex_kernel(FUSED_ADAM)):
+        log.info("optimizer: NVIDIA apex's FusedAdam")
         return fused_adam(groups, lr=config.learning_rate, betas=betas, adam_w_mode=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
-
-
-def find_apex_fused_adam() -> Callable[..., torch.optim.Optimizer] | None:
-    """NVIDIA apex's `FusedAdam`, or None where apex is absent or PyPI's unrelated package of that name."""
-    try:
-        optimizer = importlib.import_module("apex.optimizers").FusedAdam
-    except (ImportError, AttributeError):
-        return None
-    log.info("optimizer: NVIDIA apex's FusedAdam")
-    return optimizer
