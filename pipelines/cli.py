@@ -25,6 +25,7 @@ VERBS = {
     "draw": "draw prompts with a trained model",
     "answer": "answer a question about an image with a trained model",
     "evaluate": "measure a trained model on the held-out questions and prompts",
+    "doctor": "tell what this machine has, and what it lacks",
     "report": "write a run's self-contained HTML page",
 }
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.doctor.head import log_head
 from pipelines.grid import grid_of
-from pipelines.launch import process_context
+from pipelines.launch import has_cuda_device, process_context
 from pipelines.recipe import Recipe
 from pipelines.run_folder import versions_in_use
 from pipelines.stop_signals import StopRequest, handled
@@ -115,6 +116,7 @@ def train_on_rank(address: RankAddress, recipe: Recipe, stages: list[str], *, tr
     layouts = {name: _layout(recipe, name, address.world_size) for name in stages}
     if address.rank == 0:
         recipe.run_folder.record(recipe, ("text", "model", "data", "layout", "train", "stages"))
+        log_head(recipe.run_folder.path, has_gpu=has_cuda_device())
     job = _Job.of(recipe)
     timeout_seconds = max(recipe.stages[name].train.timeout_seconds for name in stages)
     asked = StopRequest()

@@ -49,6 +49,10 @@ class StorageError(UforkError):
     """A folder cannot be written or the disk is full."""
 
 
+class MachineError(UforkError):
+    """This machine lacks something that ufork cannot do without."""
+
+
 class NonFiniteError(UforkError):
     """Loss or gradients were NaN or infinite in more steps than the recipe tolerates."""
 

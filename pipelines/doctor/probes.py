@@ -1,0 +1,98 @@
+"""What can only be learnt by importing a compiled package; each probe runs in a process of its own (`ask.py`).
+
+python -m pipelines.doctor.probes NAME -> one line of JSON
+"""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from types import SimpleNamespace
+from typing import Any
+
+
+def torch_probe() -> dict[str, Any]:
+    """The build of torch, and the devices that it can use or why it cannot."""
+    import torch
+
+    try:
+        torch.cuda.init()
+        trouble = ""
+    except Exception as error:  # of many kinds: an old driver, no device, a build without CUDA
+        trouble = str(error).splitlines()[0]
+    devices = range(torch.cuda.device_count()) if not trouble else ()
+    properties = [torch.cuda.get_device_properties(device) for device in devices]
+    return {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "trouble": trouble,
+        "devices": [f"{each.name}, {each.total_memory / 2**30:.0f} GB" for each in properties],
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None,
+    }
+
+
+def flash_attention_probe() -> dict[str, Any]:
+    """flash-attn's version, and whether its kernel runs on the device that is here."""
+    version = importlib.import_module("flash_attn").__version__
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"version": version, "ran": False}
+    from ufork.model.attention import flash_attention
+
+    heads_THW = torch.randn(8, 2, 64, device="cuda", dtype=torch.bfloat16)
+    starts_S1 = torch.tensor([0, 3, 8], device="cuda", dtype=torch.int32)
+    flash_attention(heads_THW, heads_THW, heads_THW, SimpleNamespace(starts_S1=starts_S1, longest=5))
+    torch.cuda.synchronize()
+    return {"version": version, "ran": True}
+
+
+def apex_probe() -> dict[str, Any]:
+    """Which of the kernels that ufork would use the package named apex has, and whether it is NVIDIA's at all."""
+    from ufork.model.apex import FUSED_ADAM, RMS_NORM, find_apex_kernel
+
+    kernels = [kernel.name for kernel in (RMS_NORM, FUSED_ADAM) if find_apex_kernel(kernel)]
+    return {
+        "kernels": kernels,
+        "genuine": bool(kernels) or _can_import("apex.multi_tensor_apply"),
+        "present": importlib.util.find_spec("apex") is not None,
+    }
+
+
+def deepspeed_probe() -> dict[str, Any]:
+    """DeepSpeed's version."""
+    return {"version": importlib.import_module("deepspeed").__version__}
+
+
+def megatron_probe() -> dict[str, Any]:
+    """megatron-core's version, with the part of it that ufork uses."""
+    importlib.import_module("megatron.core.tensor_parallel")
+    return {"version": importlib.import_module("megatron.core").__version__}
+
+
+def simplejpeg_probe() -> dict[str, Any]:
+    """Version of simplejpeg."""
+    importlib.import_module("simplejpeg")
+    return {"version": metadata.version("simplejpeg")}
+
+
+def _can_import(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except Exception:  # an unrelated package may raise anything
+        return False
+    return True
+
+
+PROBES: dict[str, Callable[[], dict[str, Any]]] = {
+    "torch": torch_probe,
+    "flash_attention": flash_attention_probe,
+    "apex": apex_probe,
+    "deepspeed": deepspeed_probe,
+    "megatron": megatron_probe,
+    "simplejpeg": simplejpeg_probe,
+}
+
+if __name__ == "__main__":
+    print(json.dumps(PROBES[sys.argv[1]]()))

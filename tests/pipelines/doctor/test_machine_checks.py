@@ -1,0 +1,68 @@
+"""What small limits, a full or forbidden disk, and a driver that does not answer are called."""
+
+import os
+import resource
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines.doctor import machine as checks
+from pipelines.doctor.finding import Mark
+
+
+def disk(monkeypatch, gigabytes):
+    usage = SimpleNamespace(free=gigabytes * checks.GB, total=gigabytes * checks.GB)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+
+def test_a_small_shared_memory_is_what_containers_have(machine, monkeypatch):
+    disk(monkeypatch, 1 / 16)
+    finding = checks.shared_memory(machine.around())
+    assert finding.mark is Mark.PROBLEM and "64 MB" in finding.found and "--shm-size" in finding.remedy
+
+
+@pytest.mark.parametrize(("gigabytes", "mark"), [(500, Mark.OK), (checks.LOW_DISK_GB - 1, Mark.PROBLEM)])
+def test_run_folder_that_does_not_exist_yet_is_looked_for_above(machine, monkeypatch, gigabytes, mark):
+    disk(monkeypatch, gigabytes)
+    finding = checks.run_folder(machine.around(folder=machine.folder / "runs" / "mine"))
+    assert finding.mark is mark and not finding.breaks
+
+
+def test_a_folder_that_cannot_be_written_breaks_the_run(machine, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert checks.run_folder(machine.around()).breaks
+
+
+def test_few_open_files_are_told_with_the_command_that_raises_them(machine, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (1024, 524_288))
+    finding = checks.open_files(machine.around())
+    assert finding.mark is Mark.PROBLEM and "ulimit -n 65536" in finding.remedy
+
+
+def test_memory_is_that_of_the_container_where_it_has_a_limit(machine, monkeypatch):
+    limit = machine.folder / "memory.max"
+    limit.write_text(f"{3 * checks.GB}\n")
+    monkeypatch.setattr(checks, "CGROUP_MEMORY", limit)
+    assert "3 GB of memory" in checks.cores_and_memory(machine.around()).found
+
+
+def test_no_driver_is_no_problem(machine):
+    assert checks.gpus(machine.around()).mark is Mark.ABSENT
+
+
+def test_gpus_of_a_kind_are_counted(machine):
+    machine.program(
+        "nvidia-smi", "echo NVIDIA H100 80GB HBM3, 81559, 550.54\necho NVIDIA H100 80GB HBM3, 81559, 550.54"
+    )
+    assert checks.gpus(machine.around()).found == "2 x NVIDIA H100 80GB HBM3, 80 GB; driver 550.54"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [("sleep 60", "did not answer"), ("echo No devices were found", "no list"), ("exit 9", "exit code 9")],
+)
+def test_a_driver_that_gives_no_list_is_a_problem(machine, script, reason):
+    machine.program("nvidia-smi", script)
+    finding = checks.gpus(machine.around(timeout_seconds=0.5))
+    assert finding.mark is Mark.PROBLEM and reason in finding.found

@@ -1,0 +1,84 @@
+"""Packages that are absent, broken, or another's of the same name."""
+
+import importlib.metadata
+
+import pytest
+
+from pipelines.doctor import packages
+from pipelines.doctor.finding import Mark
+
+NVIDIA = {
+    "apex.normalization.fused_layer_norm": "def fused_rms_norm_affine(): ...",
+    "apex.optimizers": "class FusedAdam: ...",
+    "apex.multi_tensor_apply": "",
+    "apex.normalization": "",
+    "apex": "",
+}
+EXTENSIONS = {"fused_layer_norm_cuda": "", "amp_C": ""}
+
+
+@pytest.mark.parametrize(
+    ("installed", "mark", "found"),
+    [
+        ({}, Mark.ABSENT, "not installed"),
+        ({"apex": "from pyramid.session import UnencryptedCookieSessionFactoryConfig"}, Mark.PROBLEM, "web toolkit"),
+        (NVIDIA, Mark.PROBLEM, "without its CUDA extensions"),
+        (NVIDIA | EXTENSIONS, Mark.OK, "fused_rms_norm_affine, FusedAdam"),
+    ],
+    ids=["none", "the web toolkit", "Python alone", "whole"],
+)
+def test_apex_is_known_by_what_it_provides(machine, installed, mark, found):
+    for name, text in installed.items():
+        machine.package(name, text)
+    finding = packages.apex(machine.around())
+    assert (finding.mark, finding.breaks) == (mark, False)
+    assert found in finding.found
+
+
+def test_flash_attention_that_cannot_be_imported_is_told_with_the_reason(machine):
+    machine.package("flash_attn", "raise ImportError('flash_attn_2_cuda.so: undefined symbol: _ZN3c105ErrorC2')")
+    finding = packages.flash_attention(machine.around())
+    assert finding.mark is Mark.PROBLEM and "undefined symbol" in finding.found
+
+
+def test_flash_attention_that_crashes_on_import_ends_a_process_of_its_own(machine):
+    machine.package("flash_attn", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
+    finding = packages.flash_attention(machine.around())
+    assert finding.mark is Mark.PROBLEM and "SIGSEGV" in finding.found
+
+
+def test_flash_attention_that_is_absent_is_no_problem(machine):
+    assert packages.flash_attention(machine.around()).mark is Mark.ABSENT
+
+
+TORCH = {"version": "2.13.0", "cuda": "12.8", "nccl": "2.27.5", "devices": [], "trouble": "driver too old (11040)"}
+
+
+@pytest.mark.parametrize(
+    ("told", "has_gpu", "mark", "found"),
+    [
+        ({"devices": ["H100, 80 GB"] * 2}, True, Mark.OK, "NCCL 2.27.5, uses 2 x H100, 80 GB"),
+        ({}, True, Mark.PROBLEM, "cannot use the GPUs: driver too old (11040)"),
+        ({"cuda": None, "nccl": None}, False, Mark.OK, "built for CPUs, without NCCL"),
+    ],
+)
+def test_torch_that_cannot_use_the_gpus_here_is_a_problem(told, has_gpu, mark, found):
+    finding = packages.torch_finding(TORCH | told, has_gpu=has_gpu)
+    assert finding.mark is mark and found in finding.found
+
+
+def test_a_required_package_that_cannot_be_imported_breaks_the_run(machine):
+    machine.package("simplejpeg", "raise ImportError('libturbojpeg.so.0: cannot open shared object file')")
+    finding = packages.simplejpeg(machine.around())
+    assert finding.breaks and "cannot open shared object file" in finding.found
+
+
+def test_what_some_sources_want_is_named_where_it_is_missing(machine, monkeypatch):
+    def version(package):
+        if package == "py3langid":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr(packages.metadata, "version", version)
+    finding = packages.data_preparation(machine.around())
+    assert (finding.mark, finding.found) == (Mark.ABSENT, "no py3langid; pyarrow 1.0, datasets 1.0")
