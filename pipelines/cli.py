@@ -22,6 +22,7 @@ VERBS = {
     "plan": "estimate the layouts for so many devices, and recommend one",
     "train": "train a recipe's stages, here or as one rank of torchrun or srun",
     "checkpoint": "list, verify or prune what a run can go on from",
+    "status": "tell where a run is, or why it ended",
     "draw": "draw prompts with a trained model",
     "answer": "answer a question about an image with a trained model",
     "evaluate": "measure a trained model on the held-out questions and prompts",

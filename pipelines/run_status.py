@@ -1,0 +1,149 @@
+"""What state a run is in: its stages, its Slurm jobs, and why it ended where it failed.
+
+RUN/config.yaml -> stage_status.py for each stage;  RUN/slurm/ -> job_events.py, failure_class.py
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pipelines.failure_class import Diagnosis, diagnose
+from pipelines.job_events import Jobs, JobStatus, ends_of_logs, read_jobs
+from pipelines.run_folder import RunFolder
+from pipelines.stage_status import StageStatus, read_stage
+from ufork.config import read_mapping
+from ufork.errors import ConfigError, StoppedError, UforkError
+
+SILENT_SECONDS = 600.0
+"""After which a run that nobody else tells of is taken to have ended."""
+OVER = {
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "FORGOTTEN",
+}
+"""Slurm's words, and ours, for jobs that do not go on."""
+
+
+class State(StrEnum):
+    """Of a run."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    RESUMING = "resuming"
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped: resume me"
+
+
+@dataclass
+class RunStatus:
+    """One run."""
+
+    run: str
+    state: State
+    stages: list[StageStatus]
+    jobs: list[JobStatus]
+    diagnosis: Diagnosis | None = None
+    """Where it failed, or of the job that has just ended."""
+    faults: list[str] = field(default_factory=list)
+    """What is missing or damaged."""
+
+    @property
+    def stage(self) -> StageStatus | None:
+        """The one that is trained, or the last."""
+        begun = [stage for stage in self.stages if not stage.finished]
+        return next(iter(begun), self.stages[-1] if self.stages else None)
+
+    @property
+    def restarts(self) -> int:
+        """How often training was begun again, by the stage's checkpoints or by Slurm's count."""
+        starts = max((stage.starts - 1 for stage in self.stages), default=0)
+        return max(0, starts, *(job.restart for job in self.jobs))
+
+
+def read_status(run: Path, environment: Mapping[str, str], *, ended: int | None = None) -> RunStatus:
+    """What the folder `run`, and Slurm where it is, tell; damaged files are told, not raised.
+
+    Args:
+        run: a run's folder.
+        environment: PATH is searched for Slurm.
+        ended: the exit code of the job that has just ended, where one has.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not run.is_dir():
+        raise ConfigError(f"{run}: no such folder; give that of a run")
+    faults: list[str] = []
+    stages = [_stage(run, name, train, faults) for name, train in _trained(run, faults).items()]
+    jobs = read_jobs(run, environment)
+    state = _state(stages, jobs) if ended is None else _state_after(ended, stages)
+    status = RunStatus(str(run), state, stages, jobs.jobs, faults=faults + jobs.faults)
+    if state is State.FAILED or ended is not None:
+        job = jobs.newest
+        code = ended if ended is not None else (job.exit_code if job else None)
+        lines = ends_of_logs(run, job.job if job else None)
+        status.diagnosis = diagnose(code, lines, slurm_state=job.slurm if job else "")
+    return status
+
+
+def _trained(run: Path, faults: list[str]) -> dict[str, dict[str, Any]]:
+    """The `train` section of each stage, in order; without a config, of those that have left a folder."""
+    try:
+        stages = read_mapping(RunFolder(run).config).get("stages", {})
+        return {name: stage["train"] for name, stage in stages.items()}
+    except (ConfigError, AttributeError, KeyError, TypeError) as error:
+        faults.append(str(error) if isinstance(error, ConfigError) else f"{run}/config.yaml: names no stages")
+        return {path.name: {} for path in sorted((run / "stages").glob("*"))}
+
+
+def _stage(run: Path, name: str, train: dict[str, Any], faults: list[str]) -> StageStatus:
+    try:
+        stage = read_stage(RunFolder(run), name, train)
+    except (UforkError, OSError, ValueError, TypeError) as error:
+        stage = StageStatus(name=name, steps=train.get("steps"), faults=[f"stage {name}: {error}"])
+    faults += stage.faults
+    return stage
+
+
+def _state(stages: list[StageStatus], jobs: Jobs) -> State:
+    if stages and all(stage.finished for stage in stages):
+        return State.FINISHED
+    job = jobs.newest
+    if job is None:
+        return _state_by_files(stages)
+    if job.event == "ended":
+        waiting = any(each.event == "submitted" and each.slurm not in OVER for each in jobs.jobs)
+        return State.QUEUED if job.exit_code == 0 and waiting else _state_after(job.exit_code, stages)
+    if job.slurm in OVER:  # it ended without telling so itself
+        return State.STOPPED if job.slurm == "CANCELLED" else State.FAILED
+    if job.event != "started" or job.slurm == "PENDING":
+        return State.QUEUED
+    last_sign = max((stage.last_sign or 0.0 for stage in stages), default=0.0)
+    return State.RESUMING if job.restart and last_sign < job.time else State.RUNNING
+
+
+def _state_after(exit_code: int | None, stages: list[StageStatus]) -> State:
+    """Of a run whose job has ended; one of a chain ends well before all stages are finished."""
+    if exit_code == StoppedError.exit_code:
+        return State.STOPPED
+    if exit_code != 0:
+        return State.FAILED
+    return State.FINISHED if all(stage.finished for stage in stages) else State.STOPPED
+
+
+def _state_by_files(stages: list[StageStatus]) -> State:
+    """Without Slurm nobody tells of an end: what has not reported for long is not running."""
+    signs = [stage.last_sign for stage in stages if stage.last_sign]
+    if not signs:
+        return State.QUEUED
+    return State.RUNNING if time.time() - max(signs) < SILENT_SECONDS else State.STOPPED

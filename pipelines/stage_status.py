@@ -1,0 +1,140 @@
+"""How far one stage of a run is, by the files that it leaves.
+
+config.yaml (steps) + metrics.jsonl + checkpoints/ + quarantine/ + weights/ -> StageStatus
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.run_folder import RunFolder
+from ufork.errors import CheckpointError
+from ufork.model.weights import WEIGHTS_NAME
+from ufork.train.checkpoint import HOLDER_FILE, STATE_FILE, CheckpointFolder, verify
+
+RECENT_SECONDS = 300.0
+"""Over which speed is told."""
+
+
+@dataclass(kw_only=True)
+class StageStatus:
+    """One stage; what is None is not known."""
+
+    name: str
+    steps: int | None
+    """All that it takes."""
+    step: int = 0
+    finished: bool = False
+    starts: int = 0
+    """Jobs or commands that have trained it."""
+    last_sign: float | None = None
+    """When it last reported or saved, in seconds since 1970."""
+    losses: dict[str, float] = field(default_factory=dict)
+    tokens_per_s: float | None = None
+    seconds_left: float | None = None
+    checkpoint_step: int | None = None
+    checkpoint_age_seconds: float | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Samples, by why."""
+    faults: list[str] = field(default_factory=list)
+    """Files that are damaged."""
+
+
+def read_stage(run: RunFolder, name: str, train: dict[str, Any]) -> StageStatus:
+    """What the files of stage `name` tell; `train` is its section of the run's config."""
+    status = StageStatus(name=name, steps=train.get("steps"))
+    metrics = run.stage(name) / "metrics.jsonl"
+    _read_metrics(status, metrics, train.get("limit_seconds"))
+    _read_checkpoints(status, CheckpointFolder(run.checkpoints(name)))
+    _read_quarantine(status, run.quarantine(name))
+    weights = run.weights(name) / WEIGHTS_NAME
+    status.finished = weights.exists() and (not metrics.exists() or _changed(weights) >= _changed(metrics))
+    return status
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _read_metrics(status: StageStatus, path: Path, limit_seconds: float | None) -> None:
+    if not path.exists():
+        return
+    reports, damaged = _json_lines(path)
+    status.last_sign = _changed(path)
+    if damaged:
+        status.faults.append(f"{path}: {damaged} lines are damaged")
+    reports = [report for report in reports if {"step", "seconds", "tokens_per_s"} <= report.keys()]
+    if not reports:
+        return
+    last = reports[-1]
+    status.step = last["step"]
+    status.losses = {key.removeprefix("loss/"): last[key] for key in last if key.startswith("loss/")}
+    recent = [each for each in reports if last["seconds"] - each["seconds"] <= RECENT_SECONDS]
+    _read_speed(status, recent, limit_seconds)
+
+
+def _read_speed(status: StageStatus, recent: list[dict[str, Any]], limit_seconds: float | None) -> None:
+    """Each report's figures are of the time since the one before it."""
+    first, last = recent[0], recent[-1]
+    spans = [later["seconds"] - earlier["seconds"] for earlier, later in zip(recent, recent[1:], strict=False)]
+    if sum(spans) <= 0:
+        status.tokens_per_s = last["tokens_per_s"]
+        return
+    rates = [report["tokens_per_s"] for report in recent[1:]]
+    status.tokens_per_s = sum(rate * span for rate, span in zip(rates, spans, strict=True)) / sum(spans)
+    if status.steps and last["step"] > first["step"]:
+        per_step = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
+        status.seconds_left = max(0.0, (status.steps - last["step"]) * per_step)
+        if limit_seconds is not None:
+            status.seconds_left = min(status.seconds_left, max(0.0, limit_seconds - last["seconds"]))
+
+
+def _read_checkpoints(status: StageStatus, folder: CheckpointFolder) -> None:
+    for step in reversed(folder.steps()):
+        try:
+            verify(folder.at(step), deep=False)
+        except CheckpointError as error:
+            status.faults.append(str(error))
+            continue
+        saved = _changed(folder.at(step) / STATE_FILE)
+        status.checkpoint_step, status.checkpoint_age_seconds = step, time.time() - saved
+        status.last_sign = max(status.last_sign or 0.0, saved)
+        break
+    try:
+        status.starts = int((folder.path / HOLDER_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        status.faults.append(f"{folder.path / HOLDER_FILE}: is no number")
+
+
+def _read_quarantine(status: StageStatus, folder: Path) -> None:
+    reasons: Counter[str] = Counter()
+    for path in sorted(folder.glob("replica-*.jsonl")):
+        samples, damaged = _json_lines(path)
+        reasons.update(str(sample.get("reason")) for sample in samples)
+        if damaged:
+            status.faults.append(f"{path}: {damaged} lines are damaged")
+    status.left_out = dict(reasons.most_common())
+
+
+def _json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The mappings of a file of JSON lines, and how many of its whole lines are none."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({os.strerror(error.errno or 0)})") from None
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    found = []
+    for line in whole:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found, len(whole) - len(found)
