@@ -8,7 +8,6 @@ The processes end with whoever started them, however that one ends.
 import multiprocessing
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from ufork.data.loader import end_with_starter
+from ufork.child_process import end_with_starter
 from ufork.errors import UforkError, WorkerError
 
 Result = TypeVar("Result")
@@ -137,7 +136,7 @@ def _work(start: Start[Any], connection: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # sent to all processes of a job, but meant for the starter
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    threading.Thread(target=end_with_starter, daemon=True).start()
+    end_with_starter()
     try:
         work = start()
         while True:

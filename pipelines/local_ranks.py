@@ -8,13 +8,11 @@ A rank never outlives the process that started it, however that one ends: each r
 """
 
 import faulthandler
-import multiprocessing
 import os
 import pickle
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pipelines.stop_signals import handled
+from ufork.child_process import end_with_starter
 from ufork.errors import PeerError, UforkError
 from ufork.parallel.address import RankAddress
 
@@ -238,7 +237,7 @@ def _be_rank(
     whereabouts: Connection,
 ) -> None:
     """The whole life of a rank's process."""
-    threading.Thread(target=_end_with_starter, daemon=True).start()
+    end_with_starter()
     faulthandler.register(WHEREABOUTS_SIGNAL, file=whereabouts.fileno(), all_threads=True)
     try:
         message = pickle.dumps((function(address, *args),))
@@ -262,10 +261,3 @@ def _failure_of(error: BaseException) -> _Failure:
     except Exception:
         pickled = None
     return _Failure(seconds, description, pickled)
-
-
-def _end_with_starter() -> None:
-    starter = multiprocessing.parent_process()
-    assert starter is not None
-    starter.join()
-    os._exit(1)

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    ["ufork.errors", "ufork.config", "ufork.vocabulary"],
+    ["ufork.errors", "ufork.config", "ufork.vocabulary", "ufork.child_process"],
     ["ufork.model", "ufork.vision", "ufork.data"],
     ["ufork.parallel", "ufork.convert"],
     ["ufork.train", "ufork.infer", "ufork.analysis"],
@@ -22,6 +22,7 @@ NO_TORCH = [
     "ufork/errors.py",
     "ufork/config.py",
     "ufork/vocabulary.py",
+    "ufork/child_process.py",
     *(
         f"ufork/parallel/{name}.py"
         for name in ("address", "layout", "actions", "schedule", "trunk_order", "simulation")

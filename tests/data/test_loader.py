@@ -12,7 +12,7 @@ import torch
 from tiny import tiny_tokenizer, write_codes_source
 
 from ufork.data.config import DataConfig, SourceConfig
-from ufork.data.loader import STOP_SIGNALS, load_ahead
+from ufork.data.loader import IGNORED_SIGNALS, load_ahead
 from ufork.data.stream import TrainingStream
 from ufork.errors import LoaderError, ShardError
 from ufork.vocabulary import Task
@@ -97,7 +97,7 @@ def test_signals_to_stop_are_the_ranks_and_closing_ends_the_workers(context):
     items = loaded(endless, context)
     processes = {next(items), next(items)}
     for process in processes:
-        for number in STOP_SIGNALS:
+        for number in IGNORED_SIGNALS:
             os.kill(process, number)
     assert set(islice(items, 20)) == processes
     items.close()

@@ -6,8 +6,6 @@ Not torch's DataLoader: that one learns that a worker is gone or hangs by one ti
 signals by which schedulers tell ranks to save and stop, and waits for it at the end.
 """
 
-import multiprocessing
-import os
 import pickle
 import queue
 import signal
@@ -23,14 +21,15 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
+from ufork.child_process import STOP_SIGNALS, end_with_starter
 from ufork.errors import LoaderError, UforkError
 
 Item = TypeVar("Item")
 Make = Callable[[int, int], Iterator[Item]]
 """Takes the worker's number and the number of workers; pickled, and called in the worker's process."""
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Meant for the ranks; schedulers send them to every process of a job, and a rank still needs its workers then."""
+IGNORED_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
+"""Meant for the ranks, which still need their workers then."""
 
 
 def load_ahead(
@@ -117,9 +116,9 @@ def _work(make: Make[Any], worker: int, num_workers: int, ahead: int, sender: Co
     """Runs in the worker: makes items while a thread sends those that are made."""
     import torch
 
-    for number in STOP_SIGNALS:
+    for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=end_with_starter, daemon=True).start()
+    end_with_starter()
     torch.set_num_threads(1)
     made: queue.Queue[_Made | _Failed | None] = queue.Queue(maxsize=ahead)
     sending = threading.Thread(target=_send_all, args=(made, sender))
@@ -148,10 +147,3 @@ def _sendable(error: Exception) -> Exception:
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
-
-
-def end_with_starter() -> None:
-    """However the rank ends, and whatever this process waits for then."""
-    if starter := multiprocessing.parent_process():
-        starter.join()
-        os._exit(1)
