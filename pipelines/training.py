@@ -22,12 +22,12 @@ from pipelines.run_folder import versions_in_use
 from pipelines.stop_signals import StopRequest, handled
 from ufork.data.stream import TrainingStream
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER, TrainedModel
+from ufork.infer.model import TrainedModel, save_trained
 from ufork.model.attention import AttentionKernel, choose_attention_kernel, sdpa_attention
 from ufork.model.config import Dimensions
 from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork
-from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, load_weights, put_weights, save_weights, select_weights
+from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, load_weights, put_weights, select_weights
 from ufork.parallel.address import RankAddress
 from ufork.parallel.layout import Layout, Stage, make_layout
 from ufork.parallel.stage_part import build_part, collected_shapes
@@ -166,7 +166,9 @@ def _train_stage(
         if opened.stream:
             opened.stream.close()
     if bridge.is_leader:
-        _export(job, kept | weights, recipe.run_folder.weights(name))
+        folder = recipe.run_folder.weights(name)
+        save_trained(folder, kept | weights, job.weights_config, job.tokenizer, job.codec)
+        log.info("weights: %s", folder)
         world.tell_finished(name)
 
 
@@ -251,10 +253,3 @@ def _drawings(job: _Job, config: TrainConfig, weights: Weights) -> np.ndarray:
     model = job.model(weights)
     prompts = list(config.drawing_prompts)
     return grid_of(TrainedModel(model, job.tokenizer, job.codec).draw(prompts, job.recipe.evaluate.draw))
-
-
-def _export(job: _Job, weights: Weights, folder: Path) -> None:
-    save_weights(folder, weights, job.weights_config)
-    job.tokenizer.save(folder / TEXT_FOLDER)
-    job.codec.save(folder / VISION_FOLDER)
-    log.info("weights: %s", folder)

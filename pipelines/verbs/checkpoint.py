@@ -56,17 +56,15 @@ def _export(checkpoint: Path, output: Path | None) -> None:
     from pipelines.run_folder import RunFolder
     from ufork.data.text_tokenizer import TextTokenizer
     from ufork.errors import ConfigError
-    from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER
-    from ufork.model.weights import save_weights
+    from ufork.infer.model import save_trained
     from ufork.train.export import checkpoint_weights
     from ufork.vision.codec import ImageCodec
 
     if output is None:
         raise ConfigError("checkpoint export: --output FOLDER is missing")
-    save_weights(output, *checkpoint_weights(checkpoint))
     run = RunFolder(checkpoint.resolve().parents[3])
-    TextTokenizer.load(run.text_tokenizer).save(output / TEXT_FOLDER)
-    ImageCodec.load(run.vision_tokenizer).save(output / VISION_FOLDER)
+    tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
+    save_trained(output, *checkpoint_weights(checkpoint), tokenizer, codec)
     print(output)
 
 

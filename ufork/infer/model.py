@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError, ConfigError
@@ -17,7 +18,7 @@ from ufork.infer.draw import draw_codes
 from ufork.model.attention import choose_attention_kernel
 from ufork.model.config import Dimensions
 from ufork.model.unifork import UniFork
-from ufork.model.weights import load_weights, put_weights
+from ufork.model.weights import WeightsConfig, load_weights, put_weights, save_weights
 from ufork.vision.codec import ImageCodec
 from ufork.vocabulary import Task
 
@@ -94,6 +95,23 @@ class TrainedModel:
             )
         if not texts or not all(text.strip() for text in texts):
             raise ConfigError(f"expected at least one {what}, and none empty; found {texts}")
+
+
+def save_trained(
+    folder: Path,
+    weights: dict[str, Tensor],
+    config: WeightsConfig,
+    tokenizer: TextTokenizer,
+    codec: ImageCodec,
+) -> None:
+    """Writes what `TrainedModel.load` reads.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    save_weights(folder, weights, config)
+    tokenizer.save(folder / TEXT_FOLDER)
+    codec.save(folder / VISION_FOLDER)
 
 
 def _check_fit(dimensions: Dimensions, tokenizer: TextTokenizer, codec: ImageCodec, folder: Path) -> None:
