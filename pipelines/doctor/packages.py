@@ -52,8 +52,7 @@ def torch_finding(told: Mapping[str, Any], *, has_gpu: bool) -> Finding:
         mark=Mark.PROBLEM,
         found=f"{found}, cannot use the GPUs: {told['trouble']}",
         instead="trains on the CPU, over gloo, though GPUs are here",
-        remedy="a build of torch for the driver's CUDA (pip install torch --index-url"
-        " https://download.pytorch.org/whl/cuXYZ), or a newer driver",
+        remedy="a build of torch for the driver's CUDA (pytorch.org tells which), or a newer driver",
     )
 
 
