@@ -21,6 +21,8 @@ VERBS = {
     "tokenizer": "make the text tokenizer, fit the image tokenizer, encode shards with it",
     "plan": "estimate the layouts for so many devices, and recommend one",
     "train": "train a recipe's stages, here or as one rank of torchrun or srun",
+    "submit": "train a recipe on a Slurm cluster",
+    "health": "check a node of a Slurm job before it trains",
     "checkpoint": "list, verify or prune what a run can go on from",
     "status": "tell where a run is, or why it ended",
     "draw": "draw prompts with a trained model",

@@ -61,6 +61,10 @@ class PeerError(UforkError):
     """Another rank died, hung or raised."""
 
 
+class ClusterError(UforkError):
+    """Slurm is not here, or refuses what it was asked for."""
+
+
 class StoppedError(UforkError):
     """A signal asked the job to stop; what it had is saved, and the same command goes on from there."""
 

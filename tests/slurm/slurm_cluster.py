@@ -1,4 +1,4 @@
-"""A real Slurm on this machine for as long as a block or a command lasts: `python tests/slurm/slurm_cluster.py COMMAND`.
+"""A real Slurm on this machine for as long as a block or command lasts: `python tests/slurm/slurm_cluster.py COMMAND`.
 
     munged ── slurmctld on host ctl ── slurmd on hosts node1, node2, ...   all on the loopback interface
 

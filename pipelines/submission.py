@@ -1,0 +1,108 @@
+"""A submission: what a job runs, kept in the run's folder, so that a job that begins again runs the same.
+
+RUN/submissions/001/recipe.yaml    resolved
+                    code/          ufork, pipelines, data_prep as they were
+                    STAGE.sbatch   one job's script
+RUN/slurm/jobs.jsonl               a line per event of a job; scripts append theirs
+"""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.recipe import Recipe
+from pipelines.slurm_job import JobRequest, render
+from ufork.errors import ClusterError, StorageError
+
+PACKAGES = ("ufork", "pipelines", "data_prep")
+SOURCE = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The folder of one submission."""
+
+    path: Path
+
+    @classmethod
+    def next_of(cls, run: Path) -> "Submission":
+        """The one after those that `run` has; its folder is not made yet."""
+        numbers = [int(path.name) for path in (run / "submissions").glob("[0-9]*")]
+        return cls(run / "submissions" / f"{max(numbers, default=0) + 1:03d}")
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def code(self) -> Path:
+        """What the job imports."""
+        return self.path / "code"
+
+    def keep(self, recipe: Recipe) -> None:
+        """Writes the recipe and the code.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True)
+            self.recipe.write_text(recipe.to_yaml(), encoding="utf-8")
+            for package in PACKAGES:
+                shutil.copytree(
+                    SOURCE / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__", "*.so")
+                )
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be written ({error}); permit writing there") from None
+
+    def submit(self, requests: Sequence[JobRequest], template: str) -> list[int]:
+        """Hands one job per request to Slurm, each to begin when the one before has succeeded; their numbers.
+
+        Raises:
+            ClusterError: Slurm does not take a job; those before it are cancelled.
+        """
+        jobs: list[int] = []
+        for request in requests:
+            script = self.path / f"{request.stage or 'train'}.sbatch"
+            script.write_text(render(request, template), encoding="utf-8")
+            after = ["--dependency", f"afterok:{jobs[-1]}", "--kill-on-invalid-dep=yes"] if jobs else []
+            try:
+                jobs.append(int(_slurm("sbatch", "--parsable", *after, str(script)).split(";")[0]))
+            except ClusterError:
+                for job in jobs:
+                    _slurm("scancel", str(job))
+                raise
+            _tell_submitted(request, jobs[-1])
+        return jobs
+
+
+def _tell_submitted(request: JobRequest, job: int) -> None:
+    folder = request.run / "slurm"
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    event = {
+        "event": "submitted",
+        "job": job,
+        "stage": request.stage,
+        "restart": 0,
+        "nodes": "",
+        "time": int(time.time()),
+    }
+    with open(folder / "jobs.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({**event, "exit_code": None, "reason": ""}) + "\n")
+
+
+def _slurm(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ClusterError(
+            f"no {command[0]} here: submit on a login node of a Slurm cluster, or see the script by --dry-run"
+        ) from None
+    if done.returncode:
+        raise ClusterError(f"{' '.join(command)}: {done.stderr.strip()}; change what Slurm names, and submit again")
+    return done.stdout.strip()
