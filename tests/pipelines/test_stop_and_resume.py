@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_train_verb import make_run, train
+from tiny_run import make_run, train
 
 from benchmarks.kill import kill_until_done, losses
 from pipelines import cli

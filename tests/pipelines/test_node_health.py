@@ -1,0 +1,84 @@
+"""Nodes that are fit, unfit or silent; nvidia-smi is a stand-in that prints what a test says."""
+
+import json
+
+import pytest
+
+from pipelines import cli, node_health
+from pipelines.launch import free_port
+from pipelines.nodes_meeting import meet
+from ufork.errors import PeerError
+from ufork.parallel.address import RankAddress
+
+IDLE = "NVIDIA H100 80GB HBM3, 4, 0, 0"
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    def prints(*gpus, exit_code=0):
+        lines = "\n".join(f"{number}, {gpu}" for number, gpu in enumerate(gpus))
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n/bin/cat <<'END'\n{lines}\nEND\nexit {exit_code}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    return prints
+
+
+def test_idle_gpus_are_fit(nvidia_smi):
+    nvidia_smi(IDLE, IDLE)
+    assert node_health.gpu_faults(2) == (["NVIDIA H100 80GB HBM3"] * 2, [])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "fault"),
+    [
+        ("H100, 70000, 0, 0", "GPU 1 is in use (70000 MiB, 0 %)"),
+        ("H100, 4, 97, 0", "GPU 1 is in use (4 MiB, 97 %)"),
+        ("H100, 4, 0, 12", "GPU 1 has 12 uncorrected memory errors"),
+    ],
+)
+def test_a_gpu_s_fault_is_named(nvidia_smi, gpu, fault):
+    nvidia_smi(IDLE, gpu)
+    assert node_health.gpu_faults(2)[1] == [fault]
+
+
+def test_gpus_without_ecc_are_no_fault(nvidia_smi):
+    nvidia_smi("RTX 4090, 12, 0, [N/A]")
+    assert node_health.gpu_faults(1)[1] == []
+
+
+def test_a_missing_gpu_and_a_driver_that_fails_are_told(nvidia_smi, tmp_path, monkeypatch):
+    nvidia_smi(IDLE)
+    assert node_health.gpu_faults(8)[1] == ["1 GPUs, expected 8"]
+    nvidia_smi("couldn't communicate with the NVIDIA driver", exit_code=9)
+    assert "couldn't communicate" in node_health.gpu_faults(8)[1][0]
+    (tmp_path / "nvidia-smi").unlink()
+    assert "nvidia-smi does not answer" in node_health.gpu_faults(8)[1][0]
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(node_health, "FREE_GB", 1e9)
+    assert "GB free, expected 1e+09" in node_health.free_gb([tmp_path])[1][0]
+
+
+def test_unfit_and_silent_nodes_are_printed(tmp_path, capsys, caplog):
+    for node, faults in (("n1", []), ("n2", ["GPU 0 is in use"])):
+        (tmp_path / f"{node}.json").write_text(json.dumps({"node": node, "faults": faults}))
+    (tmp_path / "n3.json").write_text('{"node": ')
+    with caplog.at_level("INFO"):
+        assert cli.main(["health", str(tmp_path), "--nodes", "n1,n2,n3,n4", "--judge"]) == 0
+    assert capsys.readouterr().out == "n2,n3,n4\n"
+    assert "node n1: fit" in caplog.text and "node n2: GPU 0 is in use" in caplog.text
+
+
+def test_a_node_that_does_not_come_is_named():
+    address = RankAddress(rank=0, world_size=3, local_rank=0, master_address="127.0.0.1", master_port=free_port())
+    with pytest.raises(PeerError, match="n2, n3: not there within 0.5 s"):
+        meet(address, ["n1", "n2", "n3"], on_gpu=False, timeout_seconds=0.5)
+
+
+def test_a_first_node_that_does_not_come_is_named():
+    address = RankAddress(rank=1, world_size=2, local_rank=0, master_address="127.0.0.1", master_port=free_port())
+    with pytest.raises(PeerError, match="n1: not there within 1 s"):
+        meet(address, ["n1", "n2"], on_gpu=False, timeout_seconds=1)

@@ -1,0 +1,77 @@
+"""One Slurm of three nodes for all tests here; where it cannot run, they are skipped with the reason."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from slurm_cluster import Cluster, Unavailable, require_available
+
+ROOT = Path(__file__).parent.parent.parent
+RESUMED_WITHIN_SECONDS = 120
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    try:
+        require_available()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, Cluster(Path(folder)) as cluster:
+        yield cluster
+
+
+@dataclass
+class Jobs:
+    """What a test does with the cluster, and what it finds in the folder of a run."""
+
+    cluster: Cluster
+    run: Path
+
+    def submit(self, recipe, *arguments):
+        """`ufork submit`; the jobs' numbers."""
+        command = [sys.executable, "-m", "pipelines.cli", "submit", str(recipe), *arguments]
+        done = subprocess.run(
+            command, env=self.cluster.environment, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return [int(line.split()[1].strip(":")) for line in done.stdout.splitlines() if line.startswith("job ")]
+
+    def field(self, job, name):
+        shown = self.cluster.run("scontrol", "show", "job", "--oneliner", str(job))
+        return dict(part.split("=", 1) for part in shown.split() if "=" in part).get(name)
+
+    def wait(self, what, ready, seconds=RESUMED_WITHIN_SECONDS):
+        deadline = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < deadline, f"no {what} after {seconds} s\n{self.logs()}"
+            time.sleep(0.1)
+
+    def wait_for_state(self, job, state):
+        self.wait(f"{state} of job {job}", lambda: self.field(job, "JobState") == state)
+
+    def wait_for_step(self, stage, step):
+        """Of the start that writes now."""
+        metrics = self.run / "stages" / stage / "metrics.jsonl"
+        self.wait(f"step {step}", lambda: metrics.exists() and f'"step": {step},' in metrics.read_text())
+
+    def events(self):
+        lines = (self.run / "slurm" / "jobs.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def logs(self):
+        return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self.run.glob("slurm/logs/*")))
+
+
+@pytest.fixture
+def jobs_of(cluster):
+    """Makes the `Jobs` of a run's folder; they are cancelled at the end."""
+    yield lambda run: Jobs(cluster, run)
+    cluster.run("scancel", "--user", "root")
+    for node in cluster.nodes:
+        if cluster.state(node) not in ("idle", "mixed", "allocated", "completing"):
+            cluster.start_node(node)
