@@ -113,13 +113,14 @@ def _slurm_address(environment: Mapping[str, str]) -> RankAddress | None:
     if "SLURM_STEP_ID" not in environment:  # a batch script outside srun has SLURM_PROCID too, but is no rank
         return None
     job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
+    restart = int(environment.get("SLURM_RESTART_COUNT", 0))  # a rank left over by an earlier one may still listen
     nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
     return RankAddress(
         rank=int(environment["SLURM_PROCID"]),
         world_size=int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"]),
         local_rank=int(environment["SLURM_LOCALID"]),
         master_address=_first_host(nodes),
-        master_port=SLURM_FIRST_PORT + (job * 31 + step) % SLURM_NUM_PORTS,
+        master_port=SLURM_FIRST_PORT + (job * 31 + step + restart * 1009) % SLURM_NUM_PORTS,
     )
 
 

@@ -43,6 +43,11 @@ class NodeReport(Config):
     missed: str = ""
     """Why it did not meet the others, who may be at fault."""
 
+    def describe(self) -> str:
+        """In one line."""
+        met = "" if self.all_reduce_seconds is None else f", all-reduce in {self.all_reduce_seconds * 1e3:.1f} ms"
+        return "; ".join(filter(None, [*self.faults, self.missed])) or f"fit{met}"
+
 
 def gpu_faults(expected: int) -> tuple[list[str], list[str]]:
     """Asks nvidia-smi, where GPUs are expected; their names, and what is wrong with them."""
@@ -87,13 +92,14 @@ def free_gb(folders: Sequence[Path]) -> tuple[dict[str, float], list[str]]:
     return free, [f"{folder}: {gb:.1f} GB free, expected {FREE_GB:g}" for folder, gb in free.items() if gb < FREE_GB]
 
 
-def judge(folder: Path, nodes: Sequence[str]) -> dict[str, list[str]]:
-    """What each of `nodes` reported in `folder`; empty lists are fit nodes."""
-    return {node: _verdict(folder / f"{node}.json") for node in nodes}
+def judge(folder: Path, nodes: Sequence[str]) -> list[NodeReport]:
+    """What each of `nodes` left in `folder`; a node that left nothing is at fault."""
+    return [_report_of(folder, node) for node in nodes]
 
 
-def _verdict(path: Path) -> list[str]:
+def _report_of(folder: Path, node: str) -> NodeReport:
+    path = folder / f"{node}.json"
     try:
-        return NodeReport.from_mapping(json.loads(path.read_bytes()), origin=str(path)).faults
+        return NodeReport.from_mapping(json.loads(path.read_bytes()), origin=str(path))
     except (OSError, ValueError, ConfigError):
-        return ["no report: its check did not start or did not end"]
+        return NodeReport(node=node, faults=["no report: its check did not start or did not end"])

@@ -38,18 +38,16 @@ def run(arguments: argparse.Namespace) -> None:
     nodes = arguments.nodes.split(",")
     if arguments.judge:
         verdicts = judge(arguments.folder, nodes)
-        for node, faults in verdicts.items():
-            log.info("node %s: %s", node, "; ".join(faults) or "fit")
-        print(",".join(node for node, faults in verdicts.items() if faults))
+        for verdict in verdicts:
+            log.info("node %s: %s", verdict.node, verdict.describe())
+        print(",".join(verdict.node for verdict in verdicts if verdict.faults))
         return
     try:
         arguments.folder.mkdir(parents=True, exist_ok=True)
         report = _examined(arguments, nodes)
-        path = arguments.folder / f"{report.node}.json"
-        path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (arguments.folder / f"{report.node}.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{arguments.folder}: cannot be written ({error.strerror}); permit writing there") from None
-    log.info("%s", path.read_text(encoding="utf-8"))
 
 
 def _examined(arguments: argparse.Namespace, nodes: list[str]) -> "NodeReport":

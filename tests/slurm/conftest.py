@@ -32,11 +32,16 @@ class Jobs:
     cluster: Cluster
     run: Path
 
-    def submit(self, recipe, *arguments):
-        """`ufork submit`; the jobs' numbers."""
+    def submit(self, recipe, *arguments, **environment):
+        """`ufork submit`, with more in its environment; the jobs' numbers."""
         command = [sys.executable, "-m", "pipelines.cli", "submit", str(recipe), *arguments]
         done = subprocess.run(
-            command, env=self.cluster.environment, cwd=ROOT, capture_output=True, text=True, check=False
+            command,
+            env={**self.cluster.environment, **environment},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return [int(line.split()[1].strip(":")) for line in done.stdout.splitlines() if line.startswith("job ")]
@@ -53,6 +58,13 @@ class Jobs:
 
     def wait_for_state(self, job, state):
         self.wait(f"{state} of job {job}", lambda: self.field(job, "JobState") == state)
+
+    def wait_for_restart(self, job, number):
+        def restarted():
+            assert self.field(job, "JobState") not in ("FAILED", "COMPLETED"), self.logs()
+            return self.field(job, "Restarts") == str(number) and self.field(job, "JobState") == "RUNNING"
+
+        self.wait(f"restart {number} of job {job}", restarted)
 
     def wait_for_step(self, stage, step):
         """Of the start that writes now."""

@@ -107,6 +107,10 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
+    def run_on(self, node: str, *command: str) -> str:
+        """As `run`, but among the processes and mounts of a node."""
+        return self.run("nsenter", "--target", str(self._first_process(node)), "--pid", "--mount", *command)
+
     def state(self, node: str) -> str:
         """As Slurm has it: idle, mixed, down, ..."""
         return self.run("sinfo", "-h", "-n", node, "-p", "train", "-o", "%T")
@@ -117,8 +121,7 @@ class Cluster:
 
     def kill_slurmd(self, node: str) -> None:
         """The node is lost to Slurm, and what runs there runs on."""
-        pid = (self.folder / node / "slurmd.pid").read_text().strip()
-        self.run("nsenter", "--target", str(self._first_process(node)), "--pid", "kill", "-KILL", pid)
+        self.run_on(node, "kill", "-KILL", (self.folder / node / "slurmd.pid").read_text().strip())
 
     def start_node(self, node: str) -> None:
         """Starts it anew, and waits until it takes jobs."""

@@ -45,18 +45,61 @@ def test_a_job_goes_on_after_the_time_limit_s_signal_preemption_and_a_lost_node(
 
     jobs.wait_for_step("all", 5)
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))
-    jobs.wait("restart", lambda: jobs.field(job, "Restarts") == "1")
+    jobs.wait_for_restart(job, 1)
 
     jobs.wait_for_step("all", 20)
     urgent = cluster.run("sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 2")
-    jobs.wait("restart", lambda: jobs.field(job, "Restarts") == "2")
+    jobs.wait_for_restart(job, 2)
     jobs.wait_for_state(urgent, "COMPLETED")
 
     jobs.wait_for_step("all", 40)
     lost = jobs.field(job, "NodeList").strip("]")[-1]
     cluster.kill_node(f"node{lost}")
-    jobs.wait("restart", lambda: jobs.field(job, "Restarts") == "3")
+    jobs.wait_for_restart(job, 3)
 
     jobs.wait_for_state(job, "COMPLETED")
     assert_equal(run, undisturbed)
     print(jobs.events(), jobs.logs())
+
+
+@pytest.mark.proof
+def test_what_is_left_over_on_a_lost_node_can_write_nothing(tmp_path, undisturbed, cluster, jobs_of):
+    """The node is lost to Slurm alone. All that runs there sleeps until the restarted job trains, and wakes up."""
+    recipe, run = make_run(tmp_path, "run")
+    jobs = jobs_of(run.path)
+    one_node = ("--nodes", "1", "--ranks-per-node", "4", "--no-node-check", "train.timeout_seconds=300")
+    (job,) = jobs.submit(recipe, *OVERRIDES, *one_node)
+    jobs.wait_for_step("all", 5)
+    lost = jobs.field(job, "NodeList")
+    cluster.run_on(lost, "bash", "-c", "kill -STOP -1")
+    cluster.kill_slurmd(lost)
+    jobs.wait_for_restart(job, 1)
+    holder = run.checkpoints("all") / "holder"
+    jobs.wait("second start", lambda: holder.read_text() == "2")
+    cluster.run_on(lost, "bash", "-c", "kill -CONT -1")
+    jobs.wait_for_state(job, "COMPLETED")
+    leader = (run.path / "slurm" / "logs" / f"{job}-0.log").read_text()
+    assert "a newer job (start 2 of this run, this is start 1) has taken over" in leader
+    assert [event["event"] for event in jobs.events()] == ["submitted", "started", "requeued", "started", "ended"]
+    assert_equal(run, undisturbed)
+
+
+@pytest.mark.proof
+def test_a_chain_runs_in_order_and_away_from_an_unfit_node(tmp_path, cluster, jobs_of):
+    """The disk of the first node's temporary files is full."""
+    recipe, run = make_run(tmp_path, "run")
+    jobs = jobs_of(run.path)
+    small = tmp_path / "small"
+    small.mkdir()
+    cluster.run_on("node1", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small))
+    third = "stages.generation={train: {steps: 2, trainable: [generation]}}"
+    chain = ("--nodes", "1", "--ranks-per-node", "1", "--chain", "align,all,generation")
+    started = jobs.submit(recipe, third, "stages.all.train.steps=2", *chain, TMPDIR=str(small))
+    jobs.wait_for_state(started[-1], "COMPLETED")
+    cluster.run_on("node1", "umount", str(small))
+    told = [(event["event"], event["job"], event["stage"], event["nodes"]) for event in jobs.events()]
+    ended = [event[1:3] for event in told if event[0] == "ended"]
+    assert ended == list(zip(started, ("align", "all", "generation"), strict=True))
+    assert ("requeued", started[0], "align", "node1") in told and ("ended", started[0], "align", "node2") in told
+    assert f"node node1: {small}: 0.0 GB free" in (run.path / "slurm" / "logs" / f"{started[0]}.log").read_text()
+    assert run.weights("generation").exists()
