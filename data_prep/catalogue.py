@@ -19,7 +19,6 @@ import numpy as np
 
 from data_prep.inputs.record import Dropped, Input, Record
 from data_prep.progress import Progress
-from data_prep.selection import Selection
 from data_prep.unique_ids import UniqueIds, ids_with
 from data_prep.writer import storage_errors
 from ufork.errors import InputError
@@ -29,6 +28,8 @@ NO_UNICODE = "name or text that is no Unicode"
 """Why an entry is left out."""
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+# json.loads guesses the encoding anew for every line.
+_decoded = json.JSONDecoder().decode
 _HELD_OFFSETS = 1 << 16
 _NAMED_IDS = 5
 
@@ -39,7 +40,7 @@ class Catalogue:
     def __init__(self, folder: Path) -> None:
         """Opens it; what it takes in memory does not depend on the number of records."""
         self._offsets_path = folder / OFFSETS_FILE
-        self._records = os.open(folder / RECORDS_FILE, os.O_RDONLY)
+        self._records = open(folder / RECORDS_FILE, "rb")  # closed with this object
         self._length = self._offsets_path.stat().st_size // 8 - 1
 
     def __len__(self) -> int:
@@ -53,10 +54,8 @@ class Catalogue:
         offsets = np.memmap(self._offsets_path, np.uint64, mode="r")
         wanted = np.asarray(numbers, np.int64)
         starts, ends = offsets[wanted].tolist(), offsets[wanted + 1].tolist()
-        return [_record(os.pread(self._records, end - start, start)) for start, end in zip(starts, ends, strict=True)]
-
-    def __del__(self) -> None:
-        os.close(self._records)
+        file = self._records.fileno()
+        return [_record(os.pread(file, end - start, start)) for start, end in zip(starts, ends, strict=True)]
 
 
 def build_catalogue(folder: Path, source: Input) -> None:
@@ -80,13 +79,10 @@ def build_catalogue(folder: Path, source: Input) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def selection_of_input(folder: Path) -> Selection:
-    """The entries of the input that were left out when the catalogue in `folder` was made."""
-    selection = Selection()
+def dropped_entries(folder: Path) -> Iterator[Dropped]:
+    """What was left out when the catalogue in `folder` was made."""
     with open(folder / DROPPED_FILE, encoding="utf-8") as lines:
-        for entry in map(json.loads, lines):
-            selection.drop(entry["id"], entry["reason"])
-    return selection
+        yield from (Dropped(**json.loads(line)) for line in lines)
 
 
 def dropped_line(entry: Dropped, detail: str = "") -> str:
@@ -106,7 +102,7 @@ def _write_all(folder: Path, source: Input) -> None:
         repeated = ids.repeated()
     if not number:
         raise InputError("the input has no entry that can be used; is it the right folder or file, and the right kind?")
-    if names := ids_with(repeated, (_record(line).id for line in _lines(folder / RECORDS_FILE))):
+    if repeated and (names := ids_with(repeated, (_record(line).id for line in _lines(folder / RECORDS_FILE)))):
         raise InputError(
             f"{len(names)} ids come more than once in the input, as {', '.join(names[:_NAMED_IDS])}; samples would have"
             " the same id: rename the entries"
@@ -153,7 +149,7 @@ def _line(record: Record) -> bytes:
 
 
 def _record(line: bytes) -> Record:
-    name, image, caption, class_name, turns, licence = json.loads(line)
+    name, image, caption, class_name, turns, licence = _decoded(line.decode())
     return Record(
         id=name,
         image=_place(image),

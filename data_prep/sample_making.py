@@ -101,14 +101,14 @@ class SampleMaker:
         return None
 
 
-def is_codes(data: bytes) -> bool:
-    """Whether a record's file holds codes in place of an image."""
+def holds_codes(data: bytes) -> bool:
+    """Whether what stands in an image's place is a .npy file, which can only be one of codes."""
     return data.startswith(_NPY_START)
 
 
 def _picture(record: Record, data: bytes) -> dict[str, Any]:
     """Fields of a sample: the file as it is, or the codes that it holds."""
-    if is_codes(data):
+    if holds_codes(data):
         return {"codes": read_codes(data, record.id)}
     for image_format, start in _STARTS.items():
         if data.startswith(start) and (image_format != "webp" or data[8:12] == b"WEBP"):

@@ -35,12 +35,12 @@ class ShardConfig(Config):
     """Exactly so many records for each tar, before any is left out, in place of `shard_mb`."""
     num_workers: PositiveInt = 2
     """Processes; what they write does not depend on their number."""
-    filters: FilterConfig = FilterConfig()
-    """Which records are left out by themselves."""
-    duplicates: DuplicatesConfig = DuplicatesConfig()
-    """Which are left out since another is there."""
     samples: SamplesConfig = SamplesConfig()
     """What records are made into."""
+    filters: FilterConfig = FilterConfig()
+    """Which records are left out."""
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    """Which repetitions are left out; to find them all images are read once more."""
 
     def digest(self) -> str:
         """Of all that the bytes follow from."""

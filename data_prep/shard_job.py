@@ -1,7 +1,6 @@
 """One job of making shards: a range of positions becomes one shard of each task, by one process.
 
-    positions -> record numbers -> records, images (in the input's order) -> filters -> samples
-              -> shards (in the shuffle's order)
+    positions -> record numbers -> records, judged (in the input's order) -> samples -> shards (in the shuffle's order)
               -> TARGET/{task}-00012.tar + index, .work/dropped/00012.jsonl; last .work/done/00012.json
 
 Until the last file is there the job counts as not done and is done anew, with the same bytes.
@@ -14,15 +13,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_prep.catalogue import Catalogue, dropped_line
-from data_prep.filters import Filters
 from data_prep.inputs.record import Dropped, Input, Record
-from data_prep.sample_making import SampleMaker, is_codes
+from data_prep.record_judge import UNREADABLE, RecordJudge
+from data_prep.sample_making import SampleMaker
 from data_prep.sample_statistics import Statistics
 from data_prep.selection import Selection
 from data_prep.shard_config import ShardConfig
 from data_prep.shard_plan import ShardPlan
-from data_prep.survey import REASONS, load_duplicates
+from data_prep.survey import REASONS
 from data_prep.work_folder import WorkFolder, write_whole
 from data_prep.writer import ShardWriter
 from ufork.data.manifest import ShardEntry
@@ -33,7 +34,7 @@ from ufork.vocabulary import Task
 OpenInput = Callable[[], Input]
 """Importable by name: each process opens the input for itself."""
 
-UNREADABLE, NO_SAMPLE = "image cannot be read", "too little for a sample of any task"
+NO_SAMPLE = "too little for a sample of any task"
 
 
 @dataclass(frozen=True)
@@ -42,34 +43,26 @@ class JobDone:
 
     shards: tuple[ShardEntry, ...]
     selection: Selection
-    """Of its records."""
     statistics: Statistics
-    """Of its samples."""
 
     def save(self, path: Path) -> None:
         """Declares the job done."""
-        values = {
-            "shards": [asdict(entry) for entry in self.shards],
-            "selection": self.selection.to_dict(),
-            "statistics": self.statistics.to_dict(),
-        }
-        write_whole(path, json.dumps(values))
+        shards = [asdict(entry) for entry in self.shards]
+        counts = {"records": self.selection.to_dict(), "samples": self.statistics.to_dict()}
+        write_whole(path, json.dumps({"shards": shards, **counts}))
 
     @classmethod
     def load(cls, path: Path) -> "JobDone":
         """What was declared at `path`."""
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return cls(
-            tuple(ShardEntry(**{**entry, "task": Task(entry["task"])}) for entry in values["shards"]),
-            Selection.from_dict(values["selection"]),
-            Statistics.from_dict(values["statistics"]),
-        )
+        shards = tuple(ShardEntry(**{**entry, "task": Task(entry["task"])}) for entry in values["shards"])
+        return cls(shards, Selection.from_dict(values["records"]), Statistics.from_dict(values["samples"]))
 
 
 def load_done(work: WorkFolder, job: int) -> JobDone | None:
     """What `job` wrote; None when it is not done, or a shard of its has gone or been cut since."""
     try:
-        done = JobDone.load(work.done / f"{job:05d}.json")
+        done = JobDone.load(work.job_done(job))
         sizes = [(work.target / entry.file).stat().st_size for entry in done.shards]
     except FileNotFoundError:
         return None
@@ -77,34 +70,30 @@ def load_done(work: WorkFolder, job: int) -> JobDone | None:
 
 
 @dataclass
-class _Chosen:
-    """Of a job's records."""
+class _Made:
+    """What a job's records came to, in the input's order."""
 
     samples: dict[int, list[Sample]] = field(default_factory=dict)
-    """By the record's number."""
+    """By the records' numbers."""
+    dropped: list[str] = field(default_factory=list)
+    """Lines of the file of that name."""
     selection: Selection = field(default_factory=Selection)
     statistics: Statistics = field(default_factory=Statistics)
-    dropped_lines: list[str] = field(default_factory=list)
 
-    def drop(self, record_id: str, reason: str, detail: str) -> None:
-        self.selection.drop(record_id, reason)
-        self.dropped_lines.append(dropped_line(Dropped(record_id, reason), detail))
-
-    def in_order(self, numbers: list[int]) -> list[Sample]:
-        return [sample for number in numbers for sample in self.samples.get(number, ())]
+    def drop(self, record: Record, reason: str, detail: str = "") -> None:
+        self.selection.drop(record.id, reason)
+        self.dropped.append(dropped_line(Dropped(record.id, reason), detail))
 
 
 class ShardJobs:
     """Does jobs by their numbers; opened once a process."""
 
     def __init__(self, config: ShardConfig, target: Path, open_input: OpenInput) -> None:
-        """Opens what all jobs need; the catalogue and the plan are there."""
+        """Opens what all jobs need; catalogue, plan and, where duplicates are dropped, these are there."""
         self._config, self._work = config, WorkFolder(target)
-        self._input, self._catalogue = open_input(), Catalogue(self._work.catalogue)
+        self._judge, self._catalogue = RecordJudge(config.filters, open_input()), Catalogue(self._work.catalogue)
         self._plan = ShardPlan.load(self._work.plan)
         self._maker = SampleMaker(config.samples, source=config.source, split=config.split, licence=config.licence)
-        self._filters = Filters(config.filters)
-        self._duplicates = load_duplicates(self._work) if config.duplicates.wanted else None
 
     def __call__(self, job: int) -> JobDone:
         """Writes the shards of `job`.
@@ -112,60 +101,61 @@ class ShardJobs:
         Raises:
             StorageError: they cannot be written.
         """
-        chosen = self._choose(job)
-        entries = tuple(self._write(job, chosen.in_order(self._plan.numbers(job).tolist())))
-        write_whole(self._work.dropped / f"{job:05d}.jsonl", "".join(chosen.dropped_lines))
-        done = JobDone(entries, chosen.selection, chosen.statistics)
-        done.save(self._work.done / f"{job:05d}.json")
+        numbers = self._plan.numbers(job)
+        made = self._made(np.sort(numbers))
+        samples = [sample for number in numbers.tolist() for sample in made.samples.get(number, ())]
+        done = JobDone(tuple(self._write(job, samples)), made.selection, made.statistics)
+        write_whole(self._work.job_dropped(job), "".join(made.dropped))
+        done.save(self._work.job_done(job))
         return done
 
-    def _choose(self, job: int) -> "_Chosen":
-        """Looks at the job's records in the input's order, which reads it soonest."""
-        numbers = sorted(self._plan.numbers(job).tolist())
-        chosen = _Chosen()
-        for number, record in zip(numbers, self._catalogue.read(numbers), strict=True):
-            try:
-                reason, detail = self._take(number, record, chosen), ""
-            except SampleError as error:
-                reason, detail = UNREADABLE, str(error)
-            if reason:
-                chosen.drop(record.id, reason, detail)
-        return chosen
+    def _made(self, numbers: np.ndarray) -> _Made:
+        made = _Made()
+        repeats = np.zeros(len(numbers), np.uint8)
+        if self._config.duplicates.wanted:
+            repeats = np.load(self._work.duplicates, mmap_mode="r")[numbers]
+        records = self._catalogue.read(numbers)
+        for number, record, repeat in zip(numbers.tolist(), records, repeats.tolist(), strict=True):
+            if reason := REASONS[repeat]:
+                made.drop(record, reason)
+            else:
+                made.samples[number] = self._samples(record, made)
+        return made
 
-    def _take(self, number: int, record: Record, chosen: "_Chosen") -> str | None:
-        """Adds the record's samples to `chosen`, or tells why it is left out."""
-        if self._duplicates is not None and (repeats := REASONS[self._duplicates[number]]):
-            return repeats
-        image = None if record.image is None else self._input.image(record)
-        verdict = self._filters.judge(record, None if image is None or is_codes(image) else image)
-        if verdict.reason:
-            return verdict.reason
-        samples = self._maker.samples(record, image)
+    def _samples(self, record: Record, made: _Made) -> list[Sample]:
+        """Those of a record that is no duplicate; none where it is left out."""
+        judged = self._judge.judge(record)
+        if judged.verdict.reason:
+            made.drop(record, judged.verdict.reason, judged.detail)
+            return []
+        try:
+            samples = self._maker.samples(record, judged.image)
+        except SampleError as error:
+            made.drop(record, UNREADABLE, str(error))
+            return []
         if not samples:
-            return NO_SAMPLE
-        chosen.samples[number] = samples
-        chosen.selection.kept += 1
+            made.drop(record, NO_SAMPLE)
+            return []
+        made.selection.kept += 1
         for sample in samples:
-            chosen.statistics.add(sample, verdict.image, language=verdict.language)
-        return None
+            made.statistics.add(sample, judged.verdict.image, language=judged.verdict.language)
+        return samples
 
     def _write(self, job: int, samples: list[Sample]) -> list[ShardEntry]:
-        first_key = self._plan.positions(job).start
-        config = self._config
         with ExitStack() as stack:
             writers = {
                 task: stack.enter_context(
                     ShardWriter(
                         self._work.target,
-                        source=config.source,
-                        split=config.split,
+                        source=self._config.source,
+                        split=self._config.split,
                         task=task,
                         shard_samples=self._plan.job_records,
                         first_shard=job,
-                        first_key=first_key,
+                        first_key=self._plan.positions(job).start,
                     )
                 )
-                for task in config.samples.tasks
+                for task in self._config.samples.tasks
             }
             for sample in samples:
                 writers[sample.task].write(sample)

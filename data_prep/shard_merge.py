@@ -7,10 +7,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.catalogue import selection_of_input
+from data_prep.catalogue import dropped_entries
 from data_prep.contact_sheet import write_contact_sheet
 from data_prep.drop_report import as_text, save_report, write_report
 from data_prep.sample_statistics import Statistics
+from data_prep.selection import Selection
 from data_prep.shard_config import ShardConfig
 from data_prep.shard_job import JobDone, load_done
 from data_prep.shard_plan import ShardPlan
@@ -35,11 +36,12 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
     work = WorkFolder(target)
     plan = ShardPlan.load(work.plan)
     entries: list[ShardEntry] = []
-    selection, statistics = selection_of_input(work.catalogue), Statistics()
+    selection, statistics = Selection(), Statistics()
+    for dropped in dropped_entries(work.catalogue):
+        selection.drop(dropped.id, dropped.reason)
     for done in _all_done(work, plan):
         entries += done.shards
-        selection += done.selection
-        statistics += done.statistics
+        selection, statistics = selection + done.selection, statistics + done.statistics
     save_report(target, selection, statistics)
     manifest = finish_source(
         target,
@@ -55,12 +57,12 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
     write_attribution(target, [manifest])
     _remove_drafts(target)
     report_on(target)
-    _logger.info("%s\n%s", target, as_text(selection, statistics))
+    _logger.info("%s:\n%s", target, as_text(selection, statistics))
     return manifest
 
 
 def report_on(target: Path) -> None:
-    """Writes the page and the picture that a person looks at finished shards by.
+    """Writes the page and the picture by which a person looks at finished shards.
 
     Raises:
         ShardError: they are not finished, or damaged.

@@ -1,7 +1,7 @@
 """From any collection to shards, by several processes or array tasks; what is done stays done however it ends.
 
     catalogue   one pass over the input's text, and the plan of jobs       any task, whichever comes first
-    survey      where duplicates are looked for: a fingerprint of each     shared out among the tasks
+    survey      fingerprints of all records, to find duplicates by        shared out among the tasks
     write       a shard of each task per job                              shared out among the tasks
     merge       data_prep/shard_merge.py: manifest and attribution        once, when all jobs are done
 
@@ -46,6 +46,10 @@ class Share:
         return range(self.task, num_jobs, self.of)
 
 
+WHOLE = Share()
+"""All of them."""
+
+
 def shard(config: ShardConfig, target: Path, open_input: OpenInput) -> Manifest:
     """Makes all that is missing of the shards in `target`, and their manifest.
 
@@ -87,28 +91,29 @@ def make_catalogue(config: ShardConfig, target: Path, open_input: OpenInput) -> 
     return plan
 
 
-def survey_records(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = Share()) -> None:  # noqa: B008
-    """Takes the fingerprints of `share` of the records, where the config asks for any; after `make_catalogue`.
+def survey_records(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = WHOLE) -> None:
+    """Takes those fingerprints of `share` that are missing, after `make_catalogue`; none where duplicates are kept.
 
     Raises:
         As `shard`.
     """
     if config.duplicates.wanted:
-        num_records = ShardPlan.load(WorkFolder(target).plan).num_records
-        survey(config, target, open_input, share.jobs(survey_chunks(num_records)))
+        plan = ShardPlan.load(WorkFolder(target).plan)
+        survey(config, target, open_input, share.jobs(survey_chunks(plan.num_records)))
 
 
-def write_shards(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = Share()) -> None:  # noqa: B008
-    """Does those jobs of `share` that are not done, after `make_catalogue` and all of `survey_records`.
+def write_shards(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = WHOLE) -> None:
+    """Does those jobs of `share` that are not done, after `make_catalogue` and, by all tasks, `survey_records`.
 
     Raises:
         As `shard`.
+        ShardError: a part of the survey is missing.
     """
     work = WorkFolder(target)
     work.claim(config)
     plan = ShardPlan.load(work.plan)
     if config.duplicates.wanted:
-        find_duplicates(config, target)
+        find_duplicates(config, target, plan.num_records)
     share_jobs = share.jobs(plan.num_jobs)
     jobs = [job for job in share_jobs if load_done(work, job) is None]
     start = partial(ShardJobs, config, target, open_input)

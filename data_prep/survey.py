@@ -1,12 +1,12 @@
-"""Fingerprints of all records before one is kept, and which of them are duplicates.
+"""What must be known of every record before one is kept: fingerprints, by which duplicates are found.
 
-    catalogue, in chunks  ->  a fingerprint of each record that the filters keep  ->  .work/survey/00012.npy
-    all chunks            ->  data_prep/duplicates.py                             ->  .work/duplicates.npy
+    catalogue, in chunks  ->  judged, fingerprint      ->  .work/survey/00012.npy, one row a record (shared out)
+    all chunks            ->  duplicates.duplicates_of ->  .work/duplicates.npy, one byte a record (one process)
 
-Chunks are shared out and done as the jobs of shards are: by several processes and tasks, each once.
+Records that the filters drop have no part in it: none is dropped for repeating one that is not kept either.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -14,21 +14,22 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.catalogue import Catalogue
-from data_prep.duplicates import EXACT, FINGERPRINT_DTYPE, NEAR, Fingerprint, duplicates_of, fingerprint
-from data_prep.filters import Filters, text_of
+from data_prep.duplicates import EXACT, FINGERPRINT_DTYPE, NEAR, duplicates_of, fingerprint
+from data_prep.filters import text_of
 from data_prep.inputs.record import Input, Record
 from data_prep.progress import Progress
+from data_prep.record_judge import RecordJudge
 from data_prep.shard_config import ShardConfig
 from data_prep.work_folder import WorkFolder, draft_of
 from data_prep.workers import run_jobs
-from ufork.errors import SampleError, ShardError
+from ufork.errors import ShardError
 
 CHUNK_RECORDS = 4096
 REASONS = (None, EXACT, NEAR)
-"""Why a record is left out, by the number that stands for it in `.work/duplicates.npy`."""
+"""By the bytes of duplicates.npy."""
 
-_SEEN = "seen"
-_COLUMNS = np.dtype([(_SEEN, np.bool_), *FINGERPRINT_DTYPE.descr])
+_KEPT = "kept"
+_ROW = np.dtype([(_KEPT, np.bool_), *FINGERPRINT_DTYPE.descr])
 
 
 def survey_chunks(num_records: int) -> int:
@@ -37,11 +38,11 @@ def survey_chunks(num_records: int) -> int:
 
 
 def survey(config: ShardConfig, target: Path, open_input: Callable[[], Input], chunks: range) -> None:
-    """Surveys those of `chunks` that were not yet, after the catalogue was made.
+    """Surveys those of `chunks` that were not yet.
 
     Args:
-        config: what shards are made by.
-        target: where they go.
+        config: what is kept, and which repetitions count.
+        target: of the shards, with a catalogue.
         open_input: importable by name; each process opens the input for itself.
         chunks: their numbers, of `survey_chunks`.
 
@@ -50,16 +51,45 @@ def survey(config: ShardConfig, target: Path, open_input: Callable[[], Input], c
         WorkerError: a process died.
     """
     work = WorkFolder(target)
-    missing = [chunk for chunk in chunks if not _chunk_path(work, chunk).exists()]
-    start = partial(SurveyChunks, config, target, open_input)
+    missing = [chunk for chunk in chunks if not work.survey_chunk(chunk).exists()]
     num_records = len(Catalogue(work.catalogue))
     total = sum(min(CHUNK_RECORDS, num_records - chunk * CHUNK_RECORDS) for chunk in missing)
     progress, reached = Progress("survey", unit="records", total=total), 0
+    start = partial(SurveyChunks, config, target, open_input)
     with closing(run_jobs(missing, start, num_workers=config.num_workers)) as results:
         for _, surveyed in results:
             reached += surveyed
             progress.reach(reached)
-    progress.finish(reached, f"{len(chunks) - len(missing)} of {len(chunks)} chunks before")
+    progress.finish(reached, f"{len(chunks) - len(missing)} of {len(chunks)} chunks were done before")
+
+
+def find_duplicates(config: ShardConfig, target: Path, num_records: int) -> None:
+    """Writes duplicates.npy from all chunks, where it is not there yet.
+
+    Raises:
+        ShardError: names a chunk that was not surveyed.
+        StorageError: it cannot be written.
+    """
+    work = WorkFolder(target)
+    if work.duplicates.exists():
+        return
+    rows = np.concatenate([_loaded(work, chunk) for chunk in range(survey_chunks(num_records))])
+    kept = np.flatnonzero(rows[_KEPT])
+    found = duplicates_of(rows[list(FINGERPRINT_DTYPE.names or ())][kept], config.duplicates)
+    reasons = np.zeros(num_records, np.uint8)
+    reasons[kept[found.dropped]] = REASONS.index(EXACT)
+    reasons[kept[found.near]] = REASONS.index(NEAR)
+    with draft_of(work.duplicates) as draft, open(draft, "wb") as file:
+        np.save(file, reasons, allow_pickle=False)
+
+
+def _loaded(work: WorkFolder, chunk: int) -> np.ndarray:
+    try:
+        return np.load(work.survey_chunk(chunk), allow_pickle=False)
+    except FileNotFoundError:
+        raise ShardError(
+            f"{work.target}: chunk {chunk} was not surveyed; run all tasks of the array with --phase survey first"
+        ) from None
 
 
 class SurveyChunks:
@@ -67,8 +97,8 @@ class SurveyChunks:
 
     def __init__(self, config: ShardConfig, target: Path, open_input: Callable[[], Input]) -> None:
         """Opens what all chunks need."""
-        self._work, self._input, self._duplicates = WorkFolder(target), open_input(), config.duplicates
-        self._catalogue, self._filters = Catalogue(self._work.catalogue), Filters(config.filters)
+        self._work, self._config = WorkFolder(target), config
+        self._judge, self._catalogue = RecordJudge(config.filters, open_input()), Catalogue(self._work.catalogue)
 
     def __call__(self, chunk: int) -> int:
         """Writes the rows of a chunk; returns how many.
@@ -78,62 +108,16 @@ class SurveyChunks:
         """
         start = chunk * CHUNK_RECORDS
         records = self._catalogue.read(range(start, min(start + CHUNK_RECORDS, len(self._catalogue))))
-        rows = np.zeros(len(records), _COLUMNS)
+        rows = np.zeros(len(records), _ROW)
         for number, record in enumerate(records):
             if (row := self._row(record)) is not None:
-                rows[number] = (True, *row)
-        with draft_of(_chunk_path(self._work, chunk)) as draft, open(draft, "wb") as file:
+                rows[number] = row
+        with draft_of(self._work.survey_chunk(chunk)) as draft, open(draft, "wb") as file:
             np.save(file, rows, allow_pickle=False)
         return len(records)
 
-    def _row(self, record: Record) -> Fingerprint | None:
-        """None where the record is left out anyway: another may not go because of it."""
-        try:
-            image = None if record.image is None else self._input.image(record)
-        except SampleError:
+    def _row(self, record: Record) -> tuple[int, ...] | None:
+        judged = self._judge.judge(record)
+        if judged.verdict.reason:
             return None
-        if self._filters.judge(record, image).reason:
-            return None
-        return fingerprint(image, text_of(record), self._duplicates)
-
-
-def find_duplicates(config: ShardConfig, target: Path) -> None:
-    """Decides which records go, once all chunks were surveyed; what was decided before stays.
-
-    Raises:
-        ShardError: names a chunk that is missing.
-        StorageError: the decision cannot be written.
-    """
-    work = WorkFolder(target)
-    if work.duplicates.exists():
-        return
-    rows = np.concatenate(list(_chunks(work, len(Catalogue(work.catalogue)))))
-    seen = np.flatnonzero(rows[_SEEN])
-    fingerprints = np.empty(len(seen), FINGERPRINT_DTYPE)
-    for name in FINGERPRINT_DTYPE.names or ():
-        fingerprints[name] = rows[name][seen]
-    found = duplicates_of(fingerprints, config.duplicates)
-    reasons = np.zeros(len(rows), np.uint8)
-    reasons[seen[found.dropped]] = np.where(found.near[found.dropped], REASONS.index(NEAR), REASONS.index(EXACT))
-    with draft_of(work.duplicates) as draft, open(draft, "wb") as file:
-        np.save(file, reasons, allow_pickle=False)
-
-
-def load_duplicates(work: WorkFolder) -> np.ndarray:
-    """A number of REASONS for each record: uint8 [N], left on the disk."""
-    reasons: np.ndarray = np.load(work.duplicates, mmap_mode="r", allow_pickle=False)
-    return reasons
-
-
-def _chunks(work: WorkFolder, num_records: int) -> Iterator[np.ndarray]:
-    for chunk in range(survey_chunks(num_records)):
-        try:
-            yield np.load(_chunk_path(work, chunk), allow_pickle=False)
-        except FileNotFoundError:
-            raise ShardError(
-                f"{work.target}: chunk {chunk} was not surveyed; let all tasks run with --phase survey before"
-            ) from None
-
-
-def _chunk_path(work: WorkFolder, chunk: int) -> Path:
-    return work.survey / f"{chunk:05d}.npy"
+        return True, *fingerprint(judged.image, text_of(record), self._config.duplicates)

@@ -3,8 +3,8 @@
 config.yaml            what they are made by; another config is refused
 catalogue/             data_prep/catalogue.py
 plan.json              how the records are divided into jobs
-survey/00012.npy       data_prep/survey.py, of one chunk of records
-duplicates.npy         which records repeat others, by all chunks
+survey/00012.npy       data_prep/survey.py: fingerprints of one chunk of records
+duplicates.npy         which records repeat another
 dropped/00012.jsonl    what a job left out, and why
 done/00012.json        written last: the shards of a job, with what was counted
 """
@@ -20,6 +20,7 @@ from data_prep.writer import storage_errors
 from ufork.errors import ConfigError
 
 NAME = ".work"
+_SURVEY, _DROPPED, _DONE = "survey", "dropped", "done"
 
 
 class WorkFolder:
@@ -29,9 +30,19 @@ class WorkFolder:
         """`target` is where the shards go."""
         self.target, self.folder = target, target / NAME
         self.config, self.plan = self.folder / "config.yaml", self.folder / "plan.json"
-        self.catalogue, self.survey = self.folder / "catalogue", self.folder / "survey"
-        self.duplicates = self.folder / "duplicates.npy"
-        self.done, self.dropped = self.folder / "done", self.folder / "dropped"
+        self.catalogue, self.duplicates = self.folder / "catalogue", self.folder / "duplicates.npy"
+
+    def survey_chunk(self, chunk: int) -> Path:
+        """What is known of its records."""
+        return self.folder / _SURVEY / f"{chunk:05d}.npy"
+
+    def job_dropped(self, job: int) -> Path:
+        """What it left out."""
+        return self.folder / _DROPPED / f"{job:05d}.jsonl"
+
+    def job_done(self, job: int) -> Path:
+        """There when it is done."""
+        return self.folder / _DONE / f"{job:05d}.json"
 
     def claim(self, config: ShardConfig) -> None:
         """Makes the folder, for this config alone.
@@ -41,8 +52,8 @@ class WorkFolder:
             StorageError: it cannot be made.
         """
         with storage_errors(self.target):
-            for folder in (self.survey, self.done, self.dropped):
-                folder.mkdir(parents=True, exist_ok=True)
+            for name in (_SURVEY, _DROPPED, _DONE):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
             if not self.config.exists():
                 write_whole(self.config, config.to_yaml())
         begun = type(config).from_yaml(self.config)

@@ -103,12 +103,11 @@ class _Worker:
         )
 
     def end(self) -> None:
-        """Lets it tidy up, for a while."""
-        self.process.terminate()
+        """Tells it that no job comes any more, and lets it tidy up for a while."""
+        self.connection.close()
         self.process.join(_PATIENCE_SECONDS)
         self.process.kill()
         self.process.join()
-        self.connection.close()
 
 
 @contextmanager
@@ -124,9 +123,11 @@ def _started(start: Start[Any], num_workers: int) -> Iterator[list[_Worker]]:
             theirs.close()  # the worker has the only other end: when it is gone, reading ends
             workers.append(_Worker(process, ours))
         yield workers
-    finally:
+    except BaseException:
         for worker in workers:
             worker.process.terminate()
+        raise
+    finally:
         for worker in workers:
             worker.end()
 

@@ -28,7 +28,7 @@ _KIND = b"\0 " + b"0".ljust(101, b"\0") + b"ustar\x0000".ljust(255, b"\0")
 _CONSTANT_SUM = sum(_MODE_AND_OWNER + _TIME + _KIND) - sum(b"\0 ") + 8 * ord(" ")
 """Of a header's bytes besides name and size; the checksum itself counts as blanks."""
 
-_CHUNKS_PER_WRITE = 256
+_BUFFER_BYTES = 1 << 18
 
 
 @contextmanager
@@ -207,13 +207,12 @@ class ShardWriter:
 
 
 def _write_hashed(path: Path, chunks: list[bytes]) -> str:
-    """Writes the chunks in pieces of some MB: joined, a shard would need its memory twice."""
+    """Writes one after the other: joined, they would need their memory twice."""
     sha256 = hashlib.sha256()
-    with open(path, "wb") as file:
-        for start in range(0, len(chunks), _CHUNKS_PER_WRITE):
-            piece = b"".join(chunks[start : start + _CHUNKS_PER_WRITE])
-            sha256.update(piece)
-            file.write(piece)
+    with open(path, "wb", buffering=_BUFFER_BYTES) as file:
+        for chunk in chunks:
+            sha256.update(chunk)
+            file.write(chunk)
     return sha256.hexdigest()
 
 

@@ -2,13 +2,12 @@
 
 The first word is the kind of what is read, or one of these:
 
-report TARGET  tells what was kept, and draws its page and contact sheet again
+report TARGET  tells what was kept, and draws the page and the contact sheet again
 verify TARGET  holds finished shards against their manifest, sample by sample
 merge TARGET   writes the manifest when all tasks of an array are done
 write TARGET   does what is left of shards that were begun, with the same values
 
 As one of several tasks (--task I --of N, or in a Slurm array) it does its share, and leaves the manifest to `merge`.
-Where duplicates are looked for, all tasks do --phase survey first, and then --phase write.
 """
 
 import argparse
@@ -21,15 +20,14 @@ if TYPE_CHECKING:
     from data_prep.shard_config import ShardConfig
     from data_prep.sharding import Share
 
-INPUTS = ("images", "conversations", "captions", "tars", "huggingface")
-"""Kinds of collections."""
+KINDS = ("images", "conversations", "captions", "tars", "huggingface")
 ACTIONS = ("report", "verify", "merge", "write")
 PHASES = ("catalogue", "survey", "write", "merge")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what is read, where shards go, and which share of the work is done."""
-    kinds = (*INPUTS, *ACTIONS)
+    kinds = (*KINDS, *ACTIONS)
     parser.add_argument("kind", choices=kinds, metavar="KIND", help=f"one of {', '.join(kinds)}")
     parser.add_argument("path", metavar="INPUT", type=Path, help="what is read; for the actions below, the TARGET")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as source=pets or filters.min_side_px=128")
@@ -110,8 +108,7 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
 
     from data_prep.inputs.config import open_input
     from data_prep.shard_merge import merge_shards
-    from data_prep.sharding import Share, make_catalogue, shard, survey_records, write_shards
-    from ufork.errors import ConfigError
+    from data_prep.sharding import WHOLE, make_catalogue, shard, survey_records, write_shards
 
     config, target = _config_of(arguments)
     opener = partial(open_input, config.input)
@@ -121,13 +118,12 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
     elif phase is None and share is None:
         shard(config, target, opener)
     else:
-        if phase is None and config.duplicates.wanted:
-            raise ConfigError("duplicates: found among all records, so let all tasks do --phase survey, then write")
+        share = share or WHOLE
         make_catalogue(config, target, opener)
-        if phase == "survey":
-            survey_records(config, target, opener, share or Share())
-        elif phase != "catalogue":
-            write_shards(config, target, opener, share or Share())
+        if phase in ("survey", None):
+            survey_records(config, target, opener, share)
+        if phase in ("write", None):
+            write_shards(config, target, opener, share)
 
 
 def _config_of(arguments: argparse.Namespace) -> tuple["ShardConfig", Path]:

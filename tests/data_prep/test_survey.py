@@ -74,7 +74,9 @@ def test_tasks_of_an_array_survey_and_then_write(config, tmp_path, monkeypatch):
     target = tmp_path / "array"
     make_catalogue(config, target, opener(config))
     for task in (1, 0):
-        with pytest.raises(ShardError, match="chunk 0 was not surveyed; let all tasks run with --phase survey"):
+        with pytest.raises(
+            ShardError, match="chunk . was not surveyed; run all tasks of the array with --phase survey first"
+        ):
             write_shards(config, target, opener(config), Share(task, 2))
         survey_records(config, target, opener(config), Share(task, 2))
     for task in (0, 1):
