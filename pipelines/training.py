@@ -43,7 +43,7 @@ from ufork.train.checkpoint import (
     record_of,
 )
 from ufork.train.config import TrainConfig
-from ufork.train.loop import Weights, train_stage
+from ufork.train.loop import Beside, Weights, train_stage
 from ufork.train.resume import find_checkpoint, resume
 from ufork.train.saver import Saver
 from ufork.train.stage import TrainingStage
@@ -155,11 +155,13 @@ def _train_stage(
             opened.stream,
             telemetry,
             collected_shapes(recipe.model, job.weights_config.dimensions, layout),
-            start=opened.start,
-            saver=opened.saver,
-            asked_to_stop=asked_to_stop,
-            draw_grid=(lambda weights: _drawings(job, config, kept | weights)) if draws else None,
-            trace_folder=recipe.run_folder.stage(name) if trace else None,
+            Beside(
+                start=opened.start,
+                saver=opened.saver,
+                asked_to_stop=asked_to_stop,
+                draw_grid=(lambda weights: _drawings(job, config, kept | weights)) if draws else None,
+                trace_folder=recipe.run_folder.stage(name) if trace else None,
+            ),
         )
     finally:
         telemetry.close()

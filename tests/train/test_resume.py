@@ -23,7 +23,7 @@ from ufork.parallel.stage_part import collected_shapes
 from ufork.parallel.world import join_world
 from ufork.train.checkpoint import CheckpointFolder, Position, read_state
 from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig, WandbConfig
-from ufork.train.loop import train_stage
+from ufork.train.loop import Beside, train_stage
 from ufork.train.resume import find_checkpoint, resume
 from ufork.train.saver import Saver
 from ufork.train.telemetry import Telemetry
@@ -77,9 +77,11 @@ def run_stage(address: RankAddress, layout: LayoutConfig, config: TrainConfig, f
                 stream,
                 telemetry,
                 collected_shapes(MODEL, DIMENSIONS, stage.layout),
-                start=start,
-                saver=Saver(stage, checkpoints, config.checkpoint, FACTS, start or Position()),
-                asked_to_stop=lambda: bool(stream and stop_after and stream.step >= stop_after),
+                Beside(
+                    start=start,
+                    saver=Saver(stage, checkpoints, config.checkpoint, FACTS, start or Position()),
+                    asked_to_stop=lambda: bool(stream and stop_after and stream.step >= stop_after),
+                ),
             )
         except StoppedError:
             return None

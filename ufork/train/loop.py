@@ -6,6 +6,7 @@ this rank's stage; per step: the stream's rows -> run_step -> telemetry; at last
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,18 +48,29 @@ class _Course:
         return Position(step=self.step, seconds=seconds, steps_skipped=self.steps_skipped)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What goes on beside the steps of a stage; all ranks with work agree on it."""
+
+    start: Position | None = None
+    """Where the stage goes on from; its beginning unless given."""
+    saver: Saver | None = None
+    """Saves checkpoints, where there are any."""
+    asked_to_stop: Callable[[], bool] = lambda: False
+    """Whether this rank was."""
+    draw_grid: Callable[[Weights], np.ndarray] | None = None
+    """Makes a picture of `drawing_prompts` from whole weights, every `draw_every_steps`."""
+    trace_folder: Path | None = None
+    """Where one step's trace is left (`ufork.analysis.step_trace`)."""
+
+
 def train_stage(
     stage: TrainingStage,
     config: TrainConfig,
     stream: TrainingStream | None,
     telemetry: Telemetry,
     shapes: Shapes,
-    *,
-    start: Position | None = None,
-    saver: Saver | None = None,
-    asked_to_stop: Callable[[], bool] = lambda: False,
-    draw_grid: Callable[[Weights], np.ndarray] | None = None,
-    trace_folder: Path | None = None,
+    beside: Beside | None = None,
 ) -> Weights:
     """Trains up to `config.steps` steps or `config.limit_seconds`; all ranks with work call it alike.
 
@@ -67,54 +79,69 @@ def train_stage(
         config: of the recipe's stage.
         stream: rows for this rank's replica, where it reads data.
         telemetry: speaks on the leader.
-        shapes: of the weights that are collected.
-        start: where it goes on from; its beginning unless given.
-        saver: saves checkpoints, where there are any.
-        asked_to_stop: whether this rank was.
-        draw_grid: makes a picture of `config.drawing_prompts` from whole weights, every `config.draw_every_steps`.
-        trace_folder: where one step's trace is left (`ufork.analysis.step_trace`).
-
-    Returns:
-        the weights of `shapes` by name, whole, fp32, on the leader; nothing on the other ranks.
+        shapes: of the weights that are returned: by name, whole, fp32, on the leader; none on the other ranks.
+        beside: checkpoints, drawings, a trace, and requests to stop.
 
     Raises:
-        NonFiniteError: more than `config.max_nonfinite_steps` steps had to be skipped.
-        PeerError: another rank is gone.
-        StoppedError: some rank was asked to stop.
-        StorageError: too many checkpoints could not be written.
+        UforkError: too many steps were not finite, a rank is gone, some rank was asked to stop, or too many checkpoints
+            could not be written.
     """
-    course = _Course(start or Position())
-    while (progress := _progress(course, config, asked_to_stop, stage.bridge)).share < 1 and not progress.stopping:
+    beside = beside or Beside()
+    course = _Course(beside.start or Position())
+    while (progress := _progress(course, config, beside, stage.bridge)).share < 1 and not progress.stopping:
         rate = learning_rate(config, progress.share)
-        stage.tracer.on = trace_folder is not None and course.step == min(TRACED_STEP, config.steps - 1)
-        rows = stream.next_step() if stream else {}
-        result = run_step(stage, rows, rate, before_update=saver.before_update if saver else None)
-        if not result.is_finite:
-            course.steps_skipped += 1
-            _tolerate(result, course, config, stage.bridge)
+        result = _take_step(stage, config, stream, course, beside, rate)
         telemetry.record(course.step, result, rate)
         course.step += 1
-        if saver:
-            saver.after_step(course.position, stream, result.losses)
-        if draw_grid and config.draw_every_steps and course.step % config.draw_every_steps == 0:
-            weights = whole_weights(stage, shapes)
-            if stage.bridge.is_leader:
-                telemetry.show(course.step, draw_grid(weights))
-    if saver:
-        saver.save(course.position, stream)
-        saver.finish()
-    if progress.share < 1:
-        raise StoppedError(f"stopped by a signal after step {course.step}; the same command goes on from there")
+        if beside.saver:
+            beside.saver.after_step(course.position, stream, result.losses)
+        _draw(stage, config, telemetry, shapes, course, beside)
+    _save_last(course, stream, beside, finished=progress.share >= 1)
     weights = whole_weights(stage, shapes)
-    if trace_folder:
-        _save_trace(stage, trace_folder)
+    if beside.trace_folder:
+        _save_trace(stage, beside.trace_folder)
     stage.engine.close()
     return weights
 
 
-def _progress(course: _Course, config: TrainConfig, asked_to_stop: Callable[[], bool], bridge: Bridge) -> Progress:
+def _progress(course: _Course, config: TrainConfig, beside: Beside, bridge: Bridge) -> Progress:
     now = course.position
-    return progress_of(config, steps=now.step, seconds=now.seconds, asked_to_stop=asked_to_stop(), ranks=bridge)
+    return progress_of(config, steps=now.step, seconds=now.seconds, asked_to_stop=beside.asked_to_stop(), ranks=bridge)
+
+
+def _take_step(
+    stage: TrainingStage,
+    config: TrainConfig,
+    stream: TrainingStream | None,
+    course: _Course,
+    beside: Beside,
+    rate: float,
+) -> StepResult:
+    stage.tracer.on = beside.trace_folder is not None and course.step == min(TRACED_STEP, config.steps - 1)
+    rows = stream.next_step() if stream else {}
+    result = run_step(stage, rows, rate, before_update=beside.saver.before_update if beside.saver else None)
+    if not result.is_finite:
+        course.steps_skipped += 1
+        _tolerate(result, course, config, stage.bridge)
+    return result
+
+
+def _draw(
+    stage: TrainingStage, config: TrainConfig, telemetry: Telemetry, shapes: Shapes, course: _Course, beside: Beside
+) -> None:
+    if beside.draw_grid and config.draw_every_steps and course.step % config.draw_every_steps == 0:
+        weights = whole_weights(stage, shapes)
+        if stage.bridge.is_leader:
+            telemetry.show(course.step, beside.draw_grid(weights))
+
+
+def _save_last(course: _Course, stream: TrainingStream | None, beside: Beside, *, finished: bool) -> None:
+    """Leaves a checkpoint of the stage's end, or of where it was stopped."""
+    if beside.saver:
+        beside.saver.save(course.position, stream)
+        beside.saver.finish()
+    if not finished:
+        raise StoppedError(f"stopped by a signal after step {course.step}; the same command goes on from there")
 
 
 def whole_weights(stage: TrainingStage, shapes: Shapes) -> Weights:
