@@ -60,8 +60,8 @@ class RunStatus:
     @property
     def stage(self) -> StageStatus | None:
         """The one that is trained, or the last."""
-        begun = [stage for stage in self.stages if not stage.finished]
-        return next(iter(begun), self.stages[-1] if self.stages else None)
+        unfinished = (stage for stage in self.stages if not stage.finished)
+        return next(unfinished, self.stages[-1] if self.stages else None)
 
     @property
     def restarts(self) -> int:
@@ -86,7 +86,7 @@ def read_status(run: Path, environment: Mapping[str, str], *, ended: int | None 
     faults: list[str] = []
     stages = [_stage(run, name, train, faults) for name, train in _trained(run, faults).items()]
     jobs = read_jobs(run, environment)
-    state = _state(stages, jobs) if ended is None else _state_after(ended, stages)
+    state = _state(stages, jobs) if ended is None else _state_after(ended, stages, jobs)
     status = RunStatus(str(run), state, stages, jobs.jobs, faults=faults + jobs.faults)
     if state is State.FAILED or ended is not None:
         job = jobs.newest
@@ -122,8 +122,7 @@ def _state(stages: list[StageStatus], jobs: Jobs) -> State:
     if job is None:
         return _state_by_files(stages)
     if job.event == "ended":
-        waiting = any(each.event == "submitted" and each.slurm not in OVER for each in jobs.jobs)
-        return State.QUEUED if job.exit_code == 0 and waiting else _state_after(job.exit_code, stages)
+        return _state_after(job.exit_code, stages, jobs)
     if job.slurm in OVER:  # it ended without telling so itself
         return State.STOPPED if job.slurm == "CANCELLED" else State.FAILED
     if job.event != "started" or job.slurm == "PENDING":
@@ -132,13 +131,16 @@ def _state(stages: list[StageStatus], jobs: Jobs) -> State:
     return State.RESUMING if job.restart and last_sign < job.time else State.RUNNING
 
 
-def _state_after(exit_code: int | None, stages: list[StageStatus]) -> State:
+def _state_after(exit_code: int | None, stages: list[StageStatus], jobs: Jobs) -> State:
     """Of a run whose job has ended; one of a chain ends well before all stages are finished."""
     if exit_code == StoppedError.exit_code:
         return State.STOPPED
     if exit_code != 0:
         return State.FAILED
-    return State.FINISHED if all(stage.finished for stage in stages) else State.STOPPED
+    if all(stage.finished for stage in stages):
+        return State.FINISHED
+    waiting = any(job.event == "submitted" and job.slurm not in OVER for job in jobs.jobs)
+    return State.QUEUED if waiting else State.STOPPED
 
 
 def _state_by_files(stages: list[StageStatus]) -> State:

@@ -4,7 +4,6 @@ config.yaml (steps) + metrics.jsonl + checkpoints/ + quarantine/ + weights/ -> S
 """
 
 import json
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -124,10 +123,7 @@ def _read_quarantine(status: StageStatus, folder: Path) -> None:
 
 def _json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The mappings of a file of JSON lines, and how many of its whole lines are none."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({os.strerror(error.errno or 0)})") from None
+    text = path.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1].splitlines()
     found = []
     for line in whole:

@@ -46,7 +46,7 @@ def ask(command: list[str], around: Surroundings) -> str:
     try:
         said, complaint = asked.communicate(timeout=around.timeout_seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(asked.pid, signal.SIGKILL)
+        os.killpg(asked.pid, signal.SIGKILL)  # and not waited for: what hangs in a driver does not end
         raise NoAnswer(f"{command[0]} did not answer within {around.timeout_seconds:g} s") from None
     if asked.returncode:
         raise NoAnswer(_reason(command[0], asked.returncode, complaint or said))

@@ -99,8 +99,8 @@ def gpus(around: Surroundings) -> Finding:
         return Finding(
             name="GPUs",
             mark=Mark.ABSENT,
-            found="no nvidia-smi, so no NVIDIA driver",
-            instead="trains on the CPU",
+            found="no nvidia-smi on the PATH",
+            instead="takes those that torch can use" if around.has_gpu else "trains on the CPU",
             remedy="a machine with NVIDIA GPUs and their driver",
         )
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]

@@ -34,7 +34,7 @@ def torch(around: Surroundings) -> Finding:
     try:
         return torch_finding(ask_python("torch", around), has_gpu=around.has_gpu)
     except NoAnswer as reason:
-        return _broken("torch", "torch", str(reason))
+        return _broken("torch", str(reason))
 
 
 def torch_finding(told: Mapping[str, Any], *, has_gpu: bool) -> Finding:
@@ -116,8 +116,8 @@ def simplejpeg(around: Surroundings) -> Finding:
 
 def data_preparation(around: Surroundings) -> Finding:
     """The packages that only some sources want."""
-    missing = [package for package in PREPARATION if not _version(package)]
-    found = ", ".join(f"{package} {_version(package)}" for package in PREPARATION if package not in missing)
+    missing = [package for package in PREPARATION if not installed_version(package)]
+    found = ", ".join(f"{package} {installed_version(package)}" for package in PREPARATION if package not in missing)
     if not missing:
         return Finding(name="data preparation", found=found)
     return Finding(
@@ -133,13 +133,13 @@ def _importable(probe: str, package: str, around: Surroundings) -> Finding:
     try:
         return Finding(name=package, found=ask_python(probe, around)["version"], required=True)
     except NoAnswer as reason:
-        return _broken(package, package, str(reason))
+        return _broken(package, str(reason))
 
 
-def _broken(name: str, package: str, reason: str) -> Finding:
-    installed = _version(package)
+def _broken(package: str, reason: str) -> Finding:
+    installed = installed_version(package)
     return Finding(
-        name=name,
+        name=package,
         mark=Mark.PROBLEM if installed else Mark.ABSENT,
         found=f"{installed}, but: {reason}" if installed else "not installed",
         remedy=f"pip install -c constraints.txt {package}",
@@ -147,7 +147,8 @@ def _broken(name: str, package: str, reason: str) -> Finding:
     )
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """As its distribution says; None where there is none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

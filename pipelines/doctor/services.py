@@ -1,12 +1,12 @@
 """Checks of what stands around training: compilers, Slurm, Weights & Biases."""
 
-import importlib.util
 import netrc
 import re
 from pathlib import Path
 
 from pipelines.doctor.ask import NoAnswer, ask, ask_python, has_program
 from pipelines.doctor.finding import Finding, Mark, Surroundings
+from pipelines.doctor.packages import installed_version
 
 WANDB_HOST = "api.wandb.ai"
 
@@ -71,26 +71,26 @@ def slurm(around: Surroundings) -> Finding:
 
 def wandb(around: Surroundings) -> Finding:
     """Whether runs can be reported, and whether there is a key to send them with; never which."""
-    if importlib.util.find_spec("wandb") is None:
-        remedy = "pip install wandb"
+    version = installed_version("wandb")
+    if version is None:
         return Finding(
             name="wandb",
             mark=Mark.ABSENT,
             found="not installed",
             instead="trains with train.wandb.mode=disabled alone",
-            remedy=remedy,
+            remedy="pip install wandb",
         )
     mode = around.environment.get("WANDB_MODE")
     told = f"; WANDB_MODE={mode} is set, and train.wandb.mode counts" if mode else ""
     if _has_key(around):
         return Finding(
             name="wandb",
-            found=f"installed, with a key{told}",
+            found=f"{version}, with a key{told}",
             instead="reports as train.wandb.mode says, offline by default",
         )
     return Finding(
         name="wandb",
-        found=f"installed, without a key{told}",
+        found=f"{version}, without a key{told}",
         instead="reports offline, the default; wandb sync RUN/stages/NAME/wandb/offline-run-* sends it later",
         remedy="wandb login, or WANDB_API_KEY, for train.wandb.mode=online",
     )
