@@ -130,12 +130,21 @@ def diagnose(exit_code: int | None, lines: Sequence[str], *, slurm_state: str = 
             Failure.STOPPED, f"exit code {exit_code}: a signal asked it to stop, and it has saved", _RESUME
         )
     if exit_code == ConfigError.exit_code:
-        told = next((line for line in reversed(lines) if re.match(r"ufork \w+: ", line)), f"exit code {exit_code}")
-        return Diagnosis(Failure.CONFIGURATION, told.strip(), "mend the recipe or the option that is named")
+        told = _last_word(lines) or f"exit code {exit_code}"
+        return Diagnosis(Failure.CONFIGURATION, told, "mend the recipe or the option that is named")
     if slurm_state in _BY_STATE:
         failure, advice = _BY_STATE[slurm_state]
         return Diagnosis(failure, f"Slurm: {slurm_state}", advice)
-    return next(_told(lines), None) or _by_exit_code(exit_code)
+    if found := next(_told(lines), None):
+        return found
+    if word := _last_word(lines):
+        return Diagnosis(Failure.OTHER, word, "do what the line says, or read the logs from their end")
+    return _by_exit_code(exit_code)
+
+
+def _last_word(lines: Sequence[str]) -> str | None:
+    """The last error that ufork printed."""
+    return next((line.strip() for line in reversed(lines) if re.match(r"ufork \w+: ", line)), None)
 
 
 def _told(lines: Sequence[str]) -> Iterator[Diagnosis]:

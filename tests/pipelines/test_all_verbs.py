@@ -140,6 +140,7 @@ def test_training_evaluation_and_report_follow(encoded, path, capsys):
         [sys.executable, "-m", "pipelines.cli", "train", str(path)], capture_output=True, text=True, check=False
     )
     assert trained.returncode == 0, trained.stderr
+    assert trained.stderr.startswith("machine: "), "what the machine has heads the log"
     folder = encoded.run_folder
     assert Image.open(folder.stage("joint") / "drawings" / "step-000004.png").size == (2 * 64 + 6, 64 + 4)
     assert cli.main(["evaluate", str(path)]) == 0

@@ -59,6 +59,7 @@ DISK = "ufork train: the checkpoint after step 12 could not be written (whole/dp
         (1, SHARD, Failure.DATA),
         (1, DAMAGED, Failure.DATA),
         (1, SKIPPED, Failure.OTHER),
+        (1, "ufork train: rank 1: died by SIGSEGV", Failure.OTHER),
         (1, DISK, Failure.OTHER),
         (75, "ufork train: stopped by a signal after step 308; the same command goes on from there", Failure.STOPPED),
         (2, "ufork train: one.yaml: 1 value(s) refused\n  train.stepz: unknown key", Failure.CONFIGURATION),
@@ -72,6 +73,10 @@ def test_class_of_what_was_printed(exit_code, log, failure):
     found = diagnose(exit_code, log.splitlines())
     assert found.failure == failure, found
     assert found.line and found.advice
+
+
+def test_an_error_of_no_class_is_told_in_its_own_words():
+    assert diagnose(1, ["align 1/12", "ufork train: rank 1: died by SIGSEGV", ""]).line.endswith("died by SIGSEGV")
 
 
 @pytest.mark.parametrize("consequence", [LOST_PEER, GLOO_TIME_OUT, WATCHDOG, REMOTE])
