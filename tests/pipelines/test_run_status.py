@@ -14,8 +14,6 @@ from pipelines.run_status import SILENT_SECONDS, State, read_status
 from ufork.errors import ConfigError
 from ufork.train.checkpoint import CheckpointFolder
 
-NOW = int(time.time())
-
 
 def make_run(folder, *, steps=100, reports=(10, 20, 30), second_finished=False):
     """Two stages: the first is finished, the second has reported after `reports` steps, each of two seconds."""
@@ -37,17 +35,20 @@ def make_run(folder, *, steps=100, reports=(10, 20, 30), second_finished=False):
 
 
 def tell(run, *events):
+    """Each as of now, or so many seconds `after`."""
     folder = run.path / "slurm"
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     base = {"job": 17, "stage": None, "restart": 0, "nodes": "n[1-2]", "exit_code": None, "reason": ""}
     with open(folder / "jobs.jsonl", "a") as file:
         for event in events:
-            file.write(json.dumps({**base, "time": NOW, **event}) + "\n")
+            values = {**base, "time": int(time.time()), **event}
+            values["time"] += values.pop("after", 0)
+            file.write(json.dumps(values) + "\n")
 
 
 def silent_for(run, seconds):
     for path in run.path.rglob("*"):
-        os.utime(path, (NOW - seconds, NOW - seconds))
+        os.utime(path, (time.time() - seconds,) * 2)
 
 
 def status_of(run, **more):
@@ -77,9 +78,9 @@ def test_step_speed_time_left_and_loss_are_those_of_the_stage_that_trains(tmp_pa
     ("events", "state"),
     [
         ([{"event": "submitted"}], State.QUEUED),
-        ([{"event": "submitted"}, {"event": "started", "time": NOW - 60}], State.RUNNING),
+        ([{"event": "submitted"}, {"event": "started", "after": -60}], State.RUNNING),
         ([{"event": "started"}, {"event": "requeued"}], State.QUEUED),
-        ([{"event": "requeued"}, {"event": "started", "restart": 2, "time": NOW + 60}], State.RESUMING),
+        ([{"event": "requeued"}, {"event": "started", "restart": 2, "after": 60}], State.RESUMING),
         ([{"event": "started"}, {"event": "ended", "exit_code": 1}], State.FAILED),
         ([{"event": "started"}, {"event": "ended", "exit_code": 75}], State.STOPPED),
         (
@@ -122,14 +123,14 @@ def scontrol(tmp_path, script):
 )
 def test_slurm_knows_of_jobs_that_could_not_tell_their_end(tmp_path, script, state):
     run = make_run(tmp_path / "run")
-    tell(run, {"event": "started", "time": NOW - 60})
+    tell(run, {"event": "started", "after": -60})
     assert read_status(run.path, scontrol(tmp_path, script)).state == state
 
 
 def test_a_slurm_that_does_not_answer_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.job_events.SLURM_SECONDS", 0.3)
     run = make_run(tmp_path / "run")
-    tell(run, {"event": "started", "time": NOW - 60})
+    tell(run, {"event": "started", "after": -60})
     status = read_status(run.path, scontrol(tmp_path, "sleep 60"))
     assert status.state == State.RUNNING
     assert "did not answer" in status.faults[0]
