@@ -112,15 +112,18 @@ def encode_all_shards(recipe: Recipe) -> None:
 
     folder = recipe.run_folder
     codec = ImageCodec.load(folder.vision_tokenizer)
-    for split in ("train", "heldout"):
-        for source in _source_folders(folder, split):
-            encode_shards(codec, source, folder.codes / source.relative_to(folder.shards))
+    for source in _source_folders(folder, "*"):
+        encode_shards(codec, source, folder.codes / source.relative_to(folder.shards))
 
 
 def _source_folders(folder: RunFolder, split: str) -> list[Path]:
+    """Of the finished sources; `split` may be `*`."""
     found = sorted(path.parent for path in folder.shards.glob(f"*/{split}/manifest.json"))
     if not found:
-        raise ShardError(f"{folder.shards}: no finished source with a split {split!r}; run `ufork prepare` first")
+        raise ShardError(
+            f"{folder.shards / '*' / split}: no finished source; run `ufork prepare` first, or `ufork shard` on data of"
+            " your own"
+        )
     return found
 
 
