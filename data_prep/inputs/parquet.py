@@ -6,6 +6,7 @@ place     -> ParquetImages -> bytes; the last row group is kept, so that neighbo
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,10 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, int,
     with _opened(path) as file:
         for group in range(file.num_row_groups):
             row = 0
-            try:
-                batches = file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False)
-                for batch in batches:
-                    for values in python_rows(batch):
-                        yield group, row, values
-                        row += 1
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{path}: row group {group} cannot be read ({error})") from None
+            for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False):
+                for values in python_rows(batch):
+                    yield group, row, values
+                    row += 1
 
 
 class ParquetImages:
@@ -85,7 +82,7 @@ class ParquetImages:
         where = f"{self._files[file]}: row {row} of group {group}"
         try:
             value = self._group(file, group)[row]
-        except (pa.ArrowException, OSError, IndexError, InputError) as error:
+        except (IndexError, InputError) as error:
             raise SampleError(f"{where}: cannot be read ({error})") from None
         return image_or_path(value, max_bytes=self._max_image_bytes, where=where)
 
@@ -94,8 +91,11 @@ class ParquetImages:
             return opened.read_row_group(group, columns=[self._column], use_threads=False).column(0)
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """The file `path`; whatever is found to be damaged while it is open raises InputError."""
     try:
-        return pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+            yield file
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as parquet ({error})") from None

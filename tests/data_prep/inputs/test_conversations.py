@@ -3,9 +3,13 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_prep.inputs.config import ConversationsConfig, open_input
+from data_prep.inputs.dialogue import read_dialogue
 from data_prep.inputs.record import Dropped, Record
+from data_prep.source import SkippedInput
 from ufork.errors import InputError, SampleError
 
 
@@ -90,6 +94,31 @@ def test_what_cannot_be_used_is_dropped_with_the_reason(tmp_path, bad, reason):
     records = read(tmp_path / "a.json", good, bad, good, max_text_chars=1000)
     assert records[1] == Dropped("a.json:1", reason)
     assert [record.id for record in records] == ["a.json:0", "a.json:1", "a.json:2"]
+
+
+SCALARS = (
+    st.none() | st.integers() | st.text() | st.sampled_from(["human", "gpt", "system", "text", "image", "<image>"])
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["from", "value", "role", "content", "type", "text", "image"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(messages=VALUES)
+def test_whatever_messages_are_they_are_turns_or_have_a_reason(messages):
+    try:
+        turns = read_dialogue(messages, max_chars=100).turns
+    except SkippedInput as skip:
+        assert skip.reason
+    else:
+        assert turns and all(question.strip() and answer.strip() for question, answer in turns)
 
 
 def test_files_of_a_folder_in_order_and_ids_that_repeat(tmp_path):

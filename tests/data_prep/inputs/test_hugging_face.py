@@ -131,6 +131,23 @@ def test_no_script_is_run_and_no_network_asked(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_row_whose_length_is_damaged_is_left_out_alone(tmp_path):
+    texts = [f"caption number {number}" for number in range(5)]
+    save(tmp_path, {"image": encoded(*[b"x"] * 5), "text": texts}, image=IMAGE)
+    (arrow,) = tmp_path.glob("*.arrow")
+    ends = np.cumsum([len(text) for text in texts]).astype("<i4").tobytes()
+    damaged = np.frombuffer(ends, "<i4").copy()
+    damaged[2] = 2**30
+    contents = arrow.read_bytes()
+    assert contents.count(ends) == 1
+    arrow.unlink()
+    arrow.write_bytes(contents.replace(ends, damaged.tobytes()))
+    reader, records = read(tmp_path, caption_column="text")
+    reasons = [getattr(record, "reason", "") for record in records]
+    assert reasons == ["", "", "row that is damaged", "row that is damaged", ""]
+    assert reader.image(records[4]) == b"x"
+
+
 def test_damaged_folders_are_refused(tmp_path):
     save(tmp_path, {"image": encoded(b"1"), "text": ["a"]}, image=IMAGE)
     state = json.loads((tmp_path / "state.json").read_text())
