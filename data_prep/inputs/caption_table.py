@@ -1,13 +1,15 @@
 """Tables of images and captions.
 
-X.csv, X.tsv, X.jsonl    rows of texts, images by path          place: (path below `images`,)
-X.parquet                the same, or images in the table       place: (file, row group, row in it)
-    ->  Record(caption, image)
+    X.csv, X.tsv, X.jsonl    rows of texts, images by path          place: (path below `images`,)
+    X.parquet                the same, or images in the table       place: (file, row group, row in it)
+        ->  Record(caption, image)
+
+Parquet is read by pyarrow, which is imported for it alone.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.inputs.config import CaptionsConfig
 from data_prep.inputs.delimited import delimited_rows
@@ -18,7 +20,11 @@ from data_prep.inputs.text import licence_of, usable_caption
 from data_prep.source import SkippedInput
 from ufork.errors import InputError, SampleError
 
-_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+if TYPE_CHECKING:
+    from data_prep.inputs.parquet import ParquetImages
+
+_JSON_SUFFIXES = (".json", ".jsonl")
+_SUFFIXES = (".parquet", ".csv", ".tsv", *_JSON_SUFFIXES)
 _URL_COLUMNS = {"url", "image_url", "img_url"}
 _URL_STARTS = ("http://", "https://")
 _URL_REASON = "image is a URL"
@@ -73,7 +79,7 @@ class CaptionTable:
             raise SampleError(f"{record.id}: its image is the file {path}; set input.images to the folder of images")
         return self._images.read(str(path))
 
-    def _embedded_images(self) -> Any:
+    def _embedded_images(self) -> "ParquetImages | None":
         if not any(path.suffix.lower() == ".parquet" for path in self._files.values()):
             return None
         from data_prep.inputs.parquet import ParquetImages
@@ -86,7 +92,7 @@ class CaptionTable:
         if suffix == ".parquet":
             yield from self._parquet_rows(path)
             return
-        if suffix in (".json", ".jsonl"):
+        if suffix in _JSON_SUFFIXES:
             rows: Iterator[Mapping[str, Any] | SkippedInput] = json_entries(path)
         else:
             rows = delimited_rows(path, self._config.column_names)
@@ -96,7 +102,8 @@ class CaptionTable:
                 yield row
                 continue
             if not checked:
-                self._check_columns(path, row)
+                # What an object has not, is as if it were null: an id or a licence may be missing.
+                self._check_columns(path, row, self._columns()[: 2 if suffix in _JSON_SUFFIXES else None])
                 checked = True
             yield _Row(row)
 
@@ -105,21 +112,22 @@ class CaptionTable:
         from data_prep.inputs.parquet import check_row_groups, parquet_rows, parquet_schema
 
         schema, image = parquet_schema(path), self._config.image_column
-        self._check_columns(path, schema.names)
+        self._check_columns(path, schema.names, self._columns())
         embedded = holds_images(schema.field(image).type)
-        check_row_groups(path, self._columns(), self._config.max_row_group_mb)
+        check_row_groups(path, self._config.max_row_group_mb)
         columns = [name for name in self._columns() if not (embedded and name == image)]
         for group, row, values in parquet_rows(path, columns):
             yield _Row(values, (group, row) if embedded else None)
 
     def _columns(self) -> list[str]:
+        """Image and caption first."""
         config = self._config
         names = (config.image_column, config.caption_column, config.id_column, config.licence_column)
         return [name for name in names if name is not None]
 
-    def _check_columns(self, path: Path, names: Iterable[str]) -> None:
+    def _check_columns(self, path: Path, names: Iterable[str], wanted: Iterable[str]) -> None:
         names = list(names)
-        for name in self._columns():
+        for name in wanted:
             if name not in names:
                 urls = f"; {_DOWNLOAD}" if _URL_COLUMNS & {known.lower() for known in names} else ""
                 raise InputError(

@@ -80,7 +80,7 @@ class CaptionsConfig(ImageFilesConfig):
     column_names: tuple[str, ...] | None = None
     """Of a CSV or TSV file whose first line is an entry already, as in Conceptual Captions."""
     max_row_group_mb: PositiveFloat = 1024
-    """Images in parquet are read a row group at a time; files with more in one column of a row group are refused."""
+    """Images in parquet are read a row group at a time; files with larger ones are refused."""
 
 
 class TarsConfig(CollectionConfig):

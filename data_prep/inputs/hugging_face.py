@@ -41,18 +41,8 @@ class HuggingFaceDataset:
 
     def records(self) -> Iterator[Record | Dropped]:
         """As `Input`: row by row."""
-        columns = list(dict.fromkeys([*self._text_columns, *self._image_columns()]))
-        number = 0
-        for table in self._dataset.select_columns(columns).iter(_ROWS_AT_ONCE):
-            for part in _sound_parts(table):
-                if part is None:
-                    yield Dropped(entry_id("row", number), "row that is damaged")
-                    number += 1
-                    continue
-                rows = python_rows(part.select(self._text_columns))
-                for row, num_images in zip(rows, self._num_images(part), strict=True):
-                    yield self._record(number, row, num_images)
-                    number += 1
+        for number, row in enumerate(self._rows()):
+            yield Dropped(entry_id("row", number), "row that is damaged") if row is None else self._record(number, *row)
 
     def image(self, record: Record) -> bytes:
         """As `Input`."""
@@ -72,6 +62,16 @@ class HuggingFaceDataset:
 
     def _image_columns(self) -> list[str]:
         return [self._config.image_column] if self._config.image_column is not None else []
+
+    def _rows(self) -> Iterator[tuple[dict[str, Any], int] | None]:
+        """Texts and number of images; None for a row that is damaged."""
+        columns = list(dict.fromkeys([*self._text_columns, *self._image_columns()]))
+        for table in self._dataset.select_columns(columns).iter(_ROWS_AT_ONCE):
+            for part in _sound_parts(table):
+                if part is None:
+                    yield None
+                else:
+                    yield from zip(python_rows(part.select(self._text_columns)), self._num_images(part), strict=True)
 
     def _num_images(self, table: pa.Table) -> list[int]:
         for name in self._image_columns():

@@ -116,6 +116,13 @@ def test_several_captions_a_row(tmp_path):
     assert every[0].image == every[1].image
 
 
+def test_an_object_without_a_licence_has_none(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"image": "1.jpg", "caption": "a"}\n{"image": "2.jpg", "caption": "b", "licence": "CC0"}\n')
+    _, records = read(path, images=tmp_path, licence_column="licence")
+    assert [record.licence for record in records] == ["", "CC0"]
+
+
 @pytest.mark.parametrize(
     ("image", "caption", "reason"),
     [

@@ -75,6 +75,13 @@ def test_conversations_with_one_image_none_and_several(tmp_path):
     assert reader.image(records[0]) == b"1"
 
 
+def test_text_alone_has_no_image_column(tmp_path):
+    messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
+    save(tmp_path, {"messages": [messages]})
+    _, records = read(tmp_path, image_column=None, conversations_column="messages")
+    assert records == [Record(id="row:0", turns=(("What?", "That."),))]
+
+
 def test_rows_that_cannot_be_used_are_dropped(tmp_path):
     columns = {"image": encoded(b"1", None, b"3", b"4"), "text": ["a", "b", "", None], "label": [0, 0, 0, 0]}
     save(tmp_path, columns, image=IMAGE)
