@@ -13,6 +13,7 @@ from slurm_cluster import Cluster, Unavailable, require_available
 
 ROOT = Path(__file__).parent.parent.parent
 RESUMED_WITHIN_SECONDS = 120
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 
 
 @pytest.fixture(scope="session")
@@ -54,17 +55,15 @@ class Jobs:
         deadline = time.monotonic() + seconds
         while not ready():
             assert time.monotonic() < deadline, f"no {what} after {seconds} s\n{self.logs()}"
-            time.sleep(0.1)
+            time.sleep(0.2)
 
-    def wait_for_state(self, job, state):
-        self.wait(f"{state} of job {job}", lambda: self.field(job, "JobState") == state)
+    def wait_for_state(self, job, state, restarts=None):
+        def reached():
+            now = self.field(job, "JobState")
+            assert now == state or now not in ENDED, f"job {job}: {now}\n{self.logs()}"
+            return now == state and restarts in (None, int(self.field(job, "Restarts")))
 
-    def wait_for_restart(self, job, number):
-        def restarted():
-            assert self.field(job, "JobState") not in ("FAILED", "COMPLETED"), self.logs()
-            return self.field(job, "Restarts") == str(number) and self.field(job, "JobState") == "RUNNING"
-
-        self.wait(f"restart {number} of job {job}", restarted)
+        self.wait(f"{state} of job {job}", reached)
 
     def wait_for_step(self, stage, step):
         """Of the start that writes now."""

@@ -45,21 +45,20 @@ def test_a_job_goes_on_after_the_time_limit_s_signal_preemption_and_a_lost_node(
 
     jobs.wait_for_step("all", 5)
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))
-    jobs.wait_for_restart(job, 1)
+    jobs.wait_for_state(job, "RUNNING", restarts=1)
 
     jobs.wait_for_step("all", 20)
     urgent = cluster.run("sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 2")
-    jobs.wait_for_restart(job, 2)
+    jobs.wait_for_state(job, "RUNNING", restarts=2)
     jobs.wait_for_state(urgent, "COMPLETED")
 
     jobs.wait_for_step("all", 40)
     lost = jobs.field(job, "NodeList").strip("]")[-1]
     cluster.kill_node(f"node{lost}")
-    jobs.wait_for_restart(job, 3)
+    jobs.wait_for_state(job, "RUNNING", restarts=3)
 
     jobs.wait_for_state(job, "COMPLETED")
     assert_equal(run, undisturbed)
-    print(jobs.events(), jobs.logs())
 
 
 @pytest.mark.proof
@@ -73,7 +72,7 @@ def test_what_is_left_over_on_a_lost_node_can_write_nothing(tmp_path, undisturbe
     lost = jobs.field(job, "NodeList")
     cluster.run_on(lost, "bash", "-c", "kill -STOP -1")
     cluster.kill_slurmd(lost)
-    jobs.wait_for_restart(job, 1)
+    jobs.wait_for_state(job, "RUNNING", restarts=1)
     holder = run.checkpoints("all") / "holder"
     jobs.wait("second start", lambda: holder.read_text() == "2")
     cluster.run_on(lost, "bash", "-c", "kill -CONT -1")
@@ -92,11 +91,13 @@ def test_a_chain_runs_in_order_and_away_from_an_unfit_node(tmp_path, cluster, jo
     small = tmp_path / "small"
     small.mkdir()
     cluster.run_on("node1", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small))
-    third = "stages.generation={train: {steps: 2, trainable: [generation]}}"
+    rows = "{understanding: 0, generation: 2}"
+    third = f"stages.generation={{train: {{steps: 2, trainable: [generation], rows_per_step: {rows}}}}}"
     chain = ("--nodes", "1", "--ranks-per-node", "1", "--chain", "align,all,generation")
     started = jobs.submit(recipe, third, "stages.all.train.steps=2", *chain, TMPDIR=str(small))
-    jobs.wait_for_state(started[-1], "COMPLETED")
+    jobs.wait_for_state(started[0], "RUNNING", restarts=1)
     cluster.run_on("node1", "umount", str(small))
+    jobs.wait_for_state(started[-1], "COMPLETED")
     told = [(event["event"], event["job"], event["stage"], event["nodes"]) for event in jobs.events()]
     ended = [event[1:3] for event in told if event[0] == "ended"]
     assert ended == list(zip(started, ("align", "all", "generation"), strict=True))

@@ -1,0 +1,93 @@
+"""How slurm/train.sbatch ends or begins again; its ranks are shell commands that stand in for `ufork train`."""
+
+import pytest
+
+PYTHON = """#!/bin/bash
+[[ $3 != train ]] || eval "$RANK"
+"""
+SAVES = "trap 'exit 75' USR1 TERM; echo ready ${SLURM_RESTART_COUNT:-0}; sleep 100 & wait"
+ONCE = "((SLURM_RESTART_COUNT == 0)) || exit 0; echo ready ${SLURM_RESTART_COUNT:-0};"
+
+
+@pytest.fixture
+def start(tmp_path, cluster, jobs_of):
+    """Submits one rank on each of two nodes."""
+    python = tmp_path / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    jobs = jobs_of(tmp_path)
+
+    def submit(rank, *options, max_restarts=3):
+        values = {
+            "RANK": rank,
+            "UFORK_RUN": str(tmp_path),
+            "UFORK_PYTHON": str(python),
+            "UFORK_CHECK_NODES": "0",
+            "UFORK_MAX_RESTARTS": str(max_restarts),
+        }
+        layout = ("--nodes=2", "--ntasks-per-node=1", f"--output={tmp_path}/slurm/logs/%j.log", *options)
+        set_values = [f"{name}={value}" for name, value in values.items()]
+        (tmp_path / "slurm" / "logs").mkdir(parents=True, exist_ok=True)
+        job = cluster.run("env", *set_values, "sbatch", "--parsable", *layout, "slurm/train.sbatch", "recipe.yaml")
+        return job
+
+    submit.jobs = jobs
+    return submit
+
+
+def wait_for_ranks(start, job, restart=0):
+    log = start.jobs.run / "slurm" / "logs" / f"{job}-0.log"
+    start.jobs.wait("ranks", lambda: log.exists() and f"ready {restart}\n" in log.read_text())
+
+
+def told(jobs):
+    return [(event["event"], event["restart"], event["exit_code"], event["reason"]) for event in jobs.events()]
+
+
+@pytest.mark.proof
+def test_a_failure_is_the_job_s_and_ends_what_depends_on_it(start, cluster):
+    job = start("exit 3")
+    after = cluster.run(
+        "sbatch", "--parsable", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", "--wrap=true"
+    )
+    start.jobs.wait_for_state(job, "FAILED")
+    assert start.jobs.field(job, "ExitCode") == "3:0"
+    assert told(start.jobs)[-1][:3] == ("ended", 0, 3)
+    start.jobs.wait_for_state(after, "CANCELLED")
+
+
+@pytest.mark.proof
+def test_the_budget_of_restarts_ends_the_job(start, cluster):
+    job = start(SAVES, max_restarts=1)
+    for restart in (0, 1):
+        wait_for_ranks(start, job, restart)
+        cluster.run("scancel", "--batch", "--signal=USR1", job)
+    start.jobs.wait_for_state(job, "FAILED")
+    assert told(start.jobs)[-1] == ("ended", 1, 75, "stopped by a signal; all 1 restarts are used up")
+
+
+@pytest.mark.proof
+def test_a_cancelled_job_is_told_as_ended(start, cluster):
+    job = start(SAVES)
+    wait_for_ranks(start, job)
+    cluster.run("scancel", job)
+    start.jobs.wait("end", lambda: told(start.jobs)[-1] == ("ended", 0, 75, "cancelled, or out of time"))
+
+
+@pytest.mark.proof
+def test_a_preempted_job_is_told_as_requeued(start, cluster):
+    job = start(f"{ONCE} {SAVES}")
+    wait_for_ranks(start, job)
+    cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=true")
+    start.jobs.wait_for_state(job, "COMPLETED")
+    assert told(start.jobs)[1] == ("requeued", 0, 75, "preempted, or a node was lost")
+
+
+@pytest.mark.proof
+def test_a_node_that_is_silent_is_left_before_slurm_has_noticed(start, cluster):
+    job = start(f"{ONCE} sleep 4; exit 1")
+    wait_for_ranks(start, job)
+    cluster.kill_slurmd("node2")
+    start.jobs.wait_for_state(job, "COMPLETED")
+    assert told(start.jobs)[1] == ("requeued", 0, 1, "lost nodes: node2")
+    assert start.jobs.field(job, "NodeList") == "node[1,3]"
