@@ -1,23 +1,35 @@
 """Shards of images to shards of codes, so that training never decodes an image.
 
-    source folder with images  ->  decode, in batches  ->  ImageCodec.encode  ->  source folder with codes
+    each shard of the source, by one of several processes  ->  decode, in batches  ->  ImageCodec.encode
+                                                           ->  one shard with codes, then .work/{shard}.json
+    when all are done                                      ->  manifest
 
-Text, ids and truth stay as they are. The manifest names the codec by its digest: a folder that was finished with the
-same codec from the same images is left as it is.
+Text, ids and truth stay as they are; samples of text alone pass through. The manifest names the codec by its digest: a
+folder that was finished with the same codec from the same images is left as it is, and one that was begun goes on.
+Batches never reach beyond a shard, so that codes do not depend on who makes which.
 """
 
 import hashlib
+import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import islice
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from pydantic import PositiveInt
 
-from data_prep.writer import ShardWriter, finish_source, finished_source, start_source
-from ufork.data.manifest import Manifest
+from data_prep.progress import Progress
+from data_prep.work_folder import NAME as WORK_NAME
+from data_prep.work_folder import write_whole
+from data_prep.workers import run_jobs
+from data_prep.writer import ShardWriter, finish_source, finished_source, start_source, storage_errors
+from ufork.config import Config
+from ufork.data.manifest import Manifest, ShardEntry
 from ufork.data.sample import Sample
 from ufork.data.shards import ShardSource
 from ufork.errors import SampleError, ShardError
@@ -32,11 +44,23 @@ _MAKING = 1
 """Goes up whenever the same codec and images come to give other codes."""
 
 _BATCH_SAMPLES = 256
+_CODEC, _RECIPE = "codec", "recipe.txt"
 
 _logger = logging.getLogger(__name__)
 
 
-def encode_shards(codec: ImageCodec, source_folder: Path, target_folder: Path) -> Manifest:
+class EncodeConfig(Config):
+    """How shards are encoded."""
+
+    keep_images: bool = False
+    """Whether each image stays beside its codes; training reads the codes."""
+    num_workers: PositiveInt = 1
+    """Processes, with one thread each where there are several; codes do not depend on their number."""
+
+
+def encode_shards(
+    codec: ImageCodec, source_folder: Path, target_folder: Path, config: EncodeConfig | None = None
+) -> Manifest:
     """Writes the samples of `source_folder` with codes in place of images into `target_folder`.
 
     Samples that cannot be read or decoded are left out, counted in the manifest's `skipped` and logged.
@@ -44,38 +68,37 @@ def encode_shards(codec: ImageCodec, source_folder: Path, target_folder: Path) -
     Raises:
         ShardError: the source is missing or damaged, or holds codes already.
         StorageError: the target cannot be written.
+        WorkerError: a process died.
     """
-    origin = Manifest.load(source_folder)
+    config, origin = config or EncodeConfig(), Manifest.load(source_folder)
     if CODEC_DETAIL in origin.details:
         raise ShardError(f"{source_folder}: holds codes already; give the folder of the images they were made from")
-    recipe = hashlib.sha256(f"{_MAKING} {origin.recipe} {codec.digest}".encode()).hexdigest()
+    recipe = _recipe(origin, codec, config)
     finished = finished_source(target_folder, recipe)
     if finished is not None:
         _logger.info("%s: encoded before, kept", target_folder)
         return finished
     _logger.info("%s: encoding %s", target_folder, source_folder)
-    start_source(target_folder)
-    skipped: Counter[str] = Counter()
-    entries = []
-    for task in Task:
-        shard_samples = max((entry.samples for entry in origin.shards if entry.task == task), default=1)
-        with ShardWriter(
-            target_folder, source=origin.source, split=origin.split, task=task, shard_samples=shard_samples
-        ) as writer:
-            for sample in _encoded(codec, ShardSource(source_folder, task), skipped):
-                writer.write(sample)
-        entries += writer.entries
-    return finish_source(
+    _claim(target_folder, recipe, codec)
+    done = _encode_all(codec, source_folder, target_folder, config, len(origin.shards))
+    manifest = finish_source(
         target_folder,
         source=origin.source,
         split=origin.split,
         licence=origin.licence,
         attribution=origin.attribution,
         recipe=recipe,
-        entries=entries,
-        skipped=dict(Counter(origin.skipped) + skipped),
+        entries=[entry for shard in done for entry in shard.entries],
+        skipped=dict(sum((Counter(shard.skipped) for shard in done), Counter(origin.skipped))),
         details={**origin.details, CODEC_DETAIL: _describe(codec)},
     )
+    shutil.rmtree(target_folder / WORK_NAME)
+    return manifest
+
+
+def _recipe(origin: Manifest, codec: ImageCodec, config: EncodeConfig) -> str:
+    kept = " images kept" if config.keep_images else ""
+    return hashlib.sha256(f"{_MAKING} {origin.recipe} {codec.digest}{kept}".encode()).hexdigest()
 
 
 def _describe(codec: ImageCodec) -> dict[str, object]:
@@ -88,24 +111,132 @@ def _describe(codec: ImageCodec) -> dict[str, object]:
     }
 
 
-def _encoded(codec: ImageCodec, source: ShardSource, skipped: Counter[str]) -> Iterator[Sample]:
-    """The source's samples in order, with codes in place of images."""
-    decoded = _decoded(source, codec.config.image_px, skipped)
-    while batch := list(islice(decoded, _BATCH_SAMPLES)):
-        codes = codec.encode(np.stack([image for _, image in batch])).astype(np.uint16)
-        for (sample, _), codes_of_sample in zip(batch, codes, strict=True):
-            yield replace(sample, image=None, image_format=None, codes=codes_of_sample)
+def _claim(target: Path, recipe: str, codec: ImageCodec) -> None:
+    """Clears the target of all that was not begun by the same recipe."""
+    work = target / WORK_NAME
+    if (work / _RECIPE).exists() and (work / _RECIPE).read_text() == recipe:
+        return
+    start_source(target)
+    with storage_errors(target):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+    codec.save(work / _CODEC)
+    write_whole(work / _RECIPE, recipe)
 
 
-def _decoded(source: ShardSource, size_px: int, skipped: Counter[str]) -> Iterator[tuple[Sample, np.ndarray]]:
-    for number in range(len(source)):
+@dataclass(frozen=True)
+class _ShardDone:
+    """What became of one shard of the source."""
+
+    entries: tuple[ShardEntry, ...]
+    """One; none where no sample was left."""
+    skipped: dict[str, int]
+
+    @classmethod
+    def load(cls, target: Path, number: int) -> "_ShardDone | None":
+        """None when it is not done."""
         try:
-            sample = source[number]
-            if sample.image is None:
-                raise SampleError("has codes in place of an image")
-            image = decode_image(sample.image, size_px=size_px, purpose=sample.task)
+            values = json.loads(_done_path(target, number).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        entries = (ShardEntry(**{**entry, "task": Task(entry["task"])}) for entry in values["entries"])
+        return cls(tuple(entries), values["skipped"])
+
+
+def _done_path(target: Path, number: int) -> Path:
+    return target / WORK_NAME / f"{number:05d}.json"
+
+
+def _encode_all(
+    codec: ImageCodec, source: Path, target: Path, config: EncodeConfig, num_shards: int
+) -> list[_ShardDone]:
+    missing = [number for number in range(num_shards) if _ShardDone.load(target, number) is None]
+    start = partial(ShardEncoder, source, target, str(codec.codebook.device), config)
+    progress, reached = Progress("encode", unit="samples"), 0
+    num_workers = min(config.num_workers, max(1, len(missing)))
+    with closing(run_jobs(missing, start, num_workers=num_workers)) as results:
+        for number, (_, num_samples) in enumerate(results, start=1):
+            reached += num_samples
+            progress.reach(reached, f"{number} of {len(missing)} shards")
+    done = [_ShardDone.load(target, number) for number in range(num_shards)]
+    return [shard for shard in done if shard is not None]
+
+
+class ShardEncoder:
+    """Encodes shards by their numbers in the source's manifest; opened once a process."""
+
+    def __init__(self, source: Path, target: Path, device: str, config: EncodeConfig) -> None:
+        """Reads the codec that the target keeps while it is made."""
+        if config.num_workers > 1:
+            import torch
+
+            torch.set_num_threads(1)  # the others have the rest of the machine
+        self._target, self._config = target, config
+        self._codec = ImageCodec.load(target / WORK_NAME / _CODEC, device=device)
+        self._sources = {task: ShardSource(source, task) for task in Task}
+        self._manifest = Manifest.load(source)
+
+    def __call__(self, number: int) -> int:
+        """Encodes one shard; returns how many samples it gave.
+
+        Raises:
+            ShardError: it is damaged.
+            StorageError: it cannot be written.
+        """
+        entry = self._manifest.shards[number]
+        place = [before.task for before in self._manifest.shards[:number]].count(entry.task)
+        first = self._sources[entry.task].first_number(place)
+        skipped: Counter[str] = Counter()
+        with ShardWriter(
+            self._target,
+            source=self._manifest.source,
+            split=self._manifest.split,
+            task=entry.task,
+            shard_samples=entry.samples,
+            first_shard=place,
+            first_key=first,
+        ) as writer:
+            for sample in self._samples(entry.task, range(first, first + entry.samples), skipped):
+                writer.write(sample)
+        done = _ShardDone(tuple(writer.entries), dict(skipped))
+        write_whole(_done_path(self._target, number), json.dumps(asdict(done)))
+        return entry.samples - skipped.total()
+
+    def _samples(self, task: Task, numbers: range, skipped: Counter[str]) -> Iterator[Sample]:
+        for start in range(0, len(numbers), _BATCH_SAMPLES):
+            batch = numbers[start : start + _BATCH_SAMPLES]
+            yield from self._encoded(list(_decoded(self._sources[task], batch, self._codec.config.image_px, skipped)))
+
+    def _encoded(self, batch: list[tuple[Sample, np.ndarray | None]]) -> Iterator[Sample]:
+        """Samples in order, with codes where there is an image."""
+        images = [image for _, image in batch if image is not None]
+        codes = iter(self._codec.encode(np.stack(images)).astype(np.uint16) if images else ())
+        for sample, image in batch:
+            if image is None:
+                yield sample
+            elif self._config.keep_images:
+                yield replace(sample, codes=next(codes))
+            else:
+                yield replace(sample, codes=next(codes), image=None, image_format=None)
+
+
+def _decoded(
+    source: ShardSource, numbers: range, size_px: int, skipped: Counter[str]
+) -> Iterator[tuple[Sample, np.ndarray | None]]:
+    """Samples with their images, decoded; None for those of text alone."""
+    for number, sample in zip(numbers, source.read(numbers), strict=True):
+        try:
+            yield _with_image(sample, size_px)
         except SampleError as error:
             skipped["image cannot be decoded"] += 1
             _logger.warning("%s: sample %d left out: %s", source.storage.where(""), number, error)
-            continue
-        yield sample, image
+
+
+def _with_image(sample: Sample | SampleError, size_px: int) -> tuple[Sample, np.ndarray | None]:
+    if isinstance(sample, SampleError):
+        raise sample
+    if sample.is_text_only:
+        return sample, None
+    if sample.image is None:
+        raise SampleError("has codes in place of an image")
+    return sample, decode_image(sample.image, size_px=size_px, purpose=sample.task)

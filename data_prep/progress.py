@@ -21,15 +21,16 @@ class Progress:
         now = time.monotonic()
         if now - self._told >= _SECONDS_BETWEEN:
             self._told = now
-            _logger.info("%s", self._line(done, now - self._start, note))
+            left = (
+                f"{(self._total - done) * (now - self._start) / done / 60:.1f} min left" if self._total and done else ""
+            )
+            self._tell(done, left, note)
 
     def finish(self, done: int, note: str = "") -> None:
         """Tells how it ended."""
-        _logger.info("%s", self._line(done, time.monotonic() - self._start, note))
+        self._tell(done, "", note)
 
-    def _line(self, done: int, seconds: float, note: str) -> str:
-        rate = done / max(seconds, 1e-9)
-        line = f"{self._what}: {done:,} {self._unit}, {rate:,.0f}/s"
-        if self._total and done < self._total and rate:
-            line = f"{line}, {(self._total - done) / rate / 60:.1f} min left of {self._total:,}"
-        return f"{line}{', ' if note else ''}{note}"
+    def _tell(self, done: int, *notes: str) -> None:
+        rate = done / max(time.monotonic() - self._start, 1e-9)
+        parts = (f"{done:,} {self._unit}", f"{rate:,.0f}/s", *filter(None, notes))
+        _logger.info("%s: %s", self._what, ", ".join(parts))

@@ -3,6 +3,7 @@
 The first word is the kind of what is read, or one of these:
 
 report TARGET  tells what was kept, and draws the page and the contact sheet again
+encode SHARDS  encodes their images with an image tokenizer (--tokenizer FOLDER) into shards of codes (--to FOLDER)
 verify TARGET  holds finished shards against their manifest, sample by sample
 merge TARGET   writes the manifest when all tasks of an array are done
 write TARGET   does what is left of shards that were begun, with the same values
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from data_prep.sharding import Share
 
 KINDS = ("images", "conversations", "captions", "tars", "huggingface")
-ACTIONS = ("report", "verify", "merge", "write")
+ACTIONS = ("encode", "report", "verify", "merge", "write")
 PHASES = ("catalogue", "survey", "write", "merge")
 
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as source=pets or filters.min_side_px=128")
     parser.add_argument("--to", type=Path, metavar="TARGET", help="folder of the shards, as shards/pets/train")
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="values, as those of KEY=VALUE")
+    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="an image tokenizer's, for `encode`")
     parser.add_argument("--task", type=int, metavar="I", help="this task of an array, from 0")
     parser.add_argument("--of", type=int, metavar="N", help="tasks of the array")
     parser.add_argument("--phase", choices=PHASES, help="do this part alone")
@@ -51,6 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
             _verify(arguments.path)
         elif arguments.kind == "report":
             _report(arguments.path)
+        elif arguments.kind == "encode":
+            _encode(arguments)
         else:
             _shard(arguments, share_of(arguments, os.environ))
 
@@ -101,6 +105,18 @@ def _report(folder: Path) -> None:
 
     report_on(folder)
     print(as_text(*load_report(folder)))
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+    from data_prep.encode import EncodeConfig, encode_shards
+    from ufork.config import merge_overrides
+    from ufork.errors import ConfigError
+    from ufork.vision.codec import ImageCodec
+
+    if arguments.to is None or arguments.tokenizer is None:
+        raise ConfigError("--to, --tokenizer: name the folder that the codes go to, and that of the image tokenizer")
+    config = EncodeConfig.from_mapping(merge_overrides({}, arguments.overrides), origin="ufork shard encode")
+    encode_shards(ImageCodec.load(arguments.tokenizer), arguments.path, arguments.to, config)
 
 
 def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:

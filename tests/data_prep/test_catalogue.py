@@ -1,0 +1,92 @@
+"""Records by number after one pass."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_input import ToyConfig, ToyInput
+
+from data_prep.catalogue import NO_UNICODE, Catalogue, build_catalogue, dropped_entries
+from data_prep.inputs.record import Dropped, Record
+from ufork.errors import InputError, StorageError
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=10)
+RECORDS = st.builds(
+    Record,
+    id=TEXT,
+    image=st.none() | st.tuples(TEXT, st.integers(0, 2**40)),
+    caption=TEXT,
+    class_name=TEXT,
+    turns=st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple),
+    licence=TEXT,
+)
+ENTRIES = st.lists(RECORDS | st.builds(Dropped, TEXT, TEXT), min_size=1, max_size=20, unique_by=lambda entry: entry.id)
+
+
+class Listed:
+    def __init__(self, entries):
+        self.entries = entries
+
+    def records(self):
+        return iter(self.entries)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@given(ENTRIES.filter(lambda entries: any(isinstance(entry, Record) for entry in entries)))
+def test_records_read_back_by_number(tmp_path_factory, entries):
+    folder = tmp_path_factory.mktemp("work") / "catalogue"
+    build_catalogue(folder, Listed(entries))
+    catalogue = Catalogue(folder)
+    records = [entry for entry in entries if isinstance(entry, Record)]
+    assert len(catalogue) == len(records)
+    assert [catalogue[number] for number in range(len(records))] == records
+    assert catalogue.read([0, len(records) - 1]) == [records[0], records[-1]]
+    assert list(dropped_entries(folder)) == [entry for entry in entries if isinstance(entry, Dropped)]
+
+
+def test_built_twice_it_has_the_same_bytes_and_the_first_stays(tmp_path):
+    source = ToyInput(ToyConfig(size=50))
+    for name in ("one", "two"):
+        build_catalogue(tmp_path / name, source)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    build_catalogue(tmp_path / "one", Listed([]))
+    assert len(Catalogue(tmp_path / "one")) == 45 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_ids_that_come_twice_are_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match="1 ids come more than once in the input, as b;"):
+        build_catalogue(tmp_path / "catalogue", Listed([Record(id=name) for name in "abcb"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_input_without_entries_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no entry that can be used"):
+        build_catalogue(tmp_path / "catalogue", Listed([Dropped("a", "empty")]))
+
+
+def test_half_a_surrogate_pair_is_left_out(tmp_path):
+    build_catalogue(
+        tmp_path / "catalogue", Listed([Record(id="a"), Record(id="b", caption="\ud83d"), Dropped("\ud83d", "x")])
+    )
+    assert list(dropped_entries(tmp_path / "catalogue")) == [
+        Dropped("'b'", NO_UNICODE),
+        Dropped("'\\ud83d'", NO_UNICODE),
+    ]
+
+
+def test_a_reader_that_fails_leaves_nothing(tmp_path):
+    def failing():
+        yield Record(id="a")
+        raise InputError("a.csv: gone")
+
+    with pytest.raises(InputError, match="gone"):
+        build_catalogue(tmp_path / "catalogue", Listed(failing()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file"):
+        build_catalogue(tmp_path / "file" / "catalogue", Listed([]))

@@ -1,0 +1,83 @@
+"""Jobs by several processes: none lost, none hangs, a dead process is named."""
+
+import os
+import signal
+import time
+from contextlib import closing
+from functools import partial
+
+import pytest
+
+from data_prep.workers import run_jobs
+from ufork.errors import ShardError, WorkerError
+
+
+def start_squares(folder):
+    (folder / f"opened-{os.getpid()}").touch()
+    return square
+
+
+def square(job: int) -> int:
+    return job * job
+
+
+def start_killed():
+    return kill_self
+
+
+def kill_self(job: int) -> None:
+    if job == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_raising(error):
+    raise error
+
+
+def start_slow(folder):
+    return partial(work_slowly, folder)
+
+
+def work_slowly(folder, job: int) -> int:
+    try:
+        (folder / "draft").touch()
+        time.sleep(60 if job else 0)
+    finally:
+        (folder / "draft").unlink()
+    return os.getpid()
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_every_job_is_done_once_and_each_process_opens_once(tmp_path, num_workers):
+    done = dict(run_jobs(range(10), partial(start_squares, tmp_path), num_workers=num_workers))
+    assert done == {job: job * job for job in range(10)}
+    assert len(list(tmp_path.iterdir())) == num_workers
+
+
+def test_no_jobs_are_no_trouble(tmp_path):
+    assert list(run_jobs([], partial(start_squares, tmp_path), num_workers=2)) == []
+
+
+def test_a_killed_process_is_named_with_its_job():
+    with pytest.raises(WorkerError, match=r"worker \d \(pid \d+\): gone at job 3, exit code -9"):
+        list(run_jobs(range(6), start_killed, num_workers=2))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [(ShardError("a.tar: gone"), ShardError, "a.tar: gone"), (KeyError("x"), RuntimeError, "KeyError: 'x'")],
+)
+def test_what_a_process_raises_is_raised(error, kind, text):
+    with pytest.raises(kind, match=text):
+        list(run_jobs(range(6), partial(start_raising, error), num_workers=2))
+
+
+def test_processes_that_are_ended_tidy_up(tmp_path):
+    with closing(run_jobs([0, 1], partial(start_slow, tmp_path), num_workers=1 + 1)) as results:
+        job, pid = next(results)
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "draft").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert job == 0 and list(tmp_path.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
