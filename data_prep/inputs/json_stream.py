@@ -115,19 +115,13 @@ class _Buffer:
         """The JSON value that starts here, or _DAMAGED."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._position)
+                value, self._position = _DECODER.raw_decode(self._text, self._position)
+                return value
             except (ValueError, RecursionError):
-                pass
-            else:
-                # A number may go on in what has not been read.
-                if end < len(self._text) or not self._read(_READ_CHARS):
-                    self._position = end
-                    return value
-                continue
-            # Decoding starts anew each time: the window doubles, so that this costs no more than twice the entry.
-            rest = len(self._text) - self._position
-            if rest > MAX_ENTRY_BYTES or not self._read(max(rest, _READ_CHARS)):
-                return _DAMAGED
+                # Decoding starts anew each time: the window doubles, so that this costs no more than twice the entry.
+                rest = len(self._text) - self._position
+                if rest > MAX_ENTRY_BYTES or not self._read(max(rest, _READ_CHARS)):
+                    return _DAMAGED
 
     def _read(self, chars: int) -> bool:
         more = self._file.read(chars)

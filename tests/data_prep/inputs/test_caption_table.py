@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,6 +76,33 @@ def test_images_in_parquet_are_read_by_row_in_any_order(tmp_path, told_by_anothe
     assert [reader.image(records[row]) for row in (4, 0, 3, 1, 2)] == [data[row] for row in (4, 0, 3, 1, 2)]
     told = told_by_another_process(CaptionsConfig(path=path))
     assert told == str([(record, reader.image(record)) for record in records])
+
+
+def test_neighbours_in_parquet_cost_one_reading(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "t.parquet", row_group_size=3, image=[b"1"] * 6, caption=["a"] * 6)
+    reader, records = read(path)
+    groups = []
+    genuine = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_group",
+        lambda file, group, **more: groups.append(group) or genuine(file, group, **more),
+    )
+    assert [reader.image(record) for record in records] == [b"1"] * 6
+    assert groups == [0, 1]
+
+
+def test_a_csv_without_line_ends_takes_the_memory_of_a_piece(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"image,caption\n" + b"x" * 30_000_000)
+    tracemalloc.start()
+    try:
+        _, records = read(path, images=tmp_path)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert set(reasons(records)) == {"row that cannot be read"}
+    assert peak_bytes < 10_000_000
 
 
 def test_an_image_in_parquet_may_be_absent_a_path_or_too_large(tmp_path):

@@ -58,6 +58,15 @@ def test_messages_with_roles_and_parts(tmp_path):
     ]
 
 
+A, IMAGE, SYSTEM = {"type": "text", "text": "a?"}, {"type": "image"}, {"role": "system", "content": "x"}
+B = {"role": "assistant", "content": "b"}
+MIDDLE = "conversation without questions, or with a system prompt in its middle"
+
+
+def asked(*parts):
+    return {"role": "user", "content": list(parts)}
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -68,7 +77,7 @@ def test_messages_with_roles_and_parts(tmp_path):
         (entry("a?", "b", video="1.mp4"), "video"),
         (entry("a?"), "questions and answers that do not alternate"),
         (entry("a?", "b", "c?"), "questions and answers that do not alternate"),
-        (entry(), "conversation without questions, or with a system prompt in its middle"),
+        (entry(), MIDDLE),
         (entry("<image>", "b", image="1.jpg"), "empty question"),
         (entry("a?", " "), "empty answer"),
         (entry("a?", "b\0"), "answer that is not valid UTF-8"),
@@ -78,6 +87,10 @@ def test_messages_with_roles_and_parts(tmp_path):
         (entry("a?", [{"type": "audio"}]), "message with other parts than text and images"),
         ({"conversations": [{"from": "tool", "value": "x"}]}, "message of an unknown role"),
         ({"conversations": [{"from": ["human"], "value": "x"}]}, "message of an unknown role"),
+        ({"messages": [asked(IMAGE, A), B]}, "image marker without an image"),
+        ({"messages": [asked(IMAGE, IMAGE, A), B], "images": ["1.jpg"]}, "more than one image"),
+        ({"messages": [SYSTEM, SYSTEM, asked(A), B]}, MIDDLE),
+        ({"messages": [asked(A), SYSTEM, B]}, MIDDLE),
         ({"conversations": [3]}, "message that is not an object"),
         ({"conversations": [{"from": "human"}]}, "message without role and text"),
         ({"conversations": "hello"}, "conversation that is not a list"),

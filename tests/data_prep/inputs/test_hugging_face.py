@@ -138,21 +138,35 @@ def test_no_script_is_run_and_no_network_asked(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+def damaged(folder, values, **settings):
+    """The dataset with the third of the column `values` ending far outside of the file."""
+    (arrow,) = folder.glob("*.arrow")
+    ends = np.cumsum([len(value) for value in values]).astype("<i4")
+    wrong = np.where(np.arange(len(values)) == 2, 2**30, ends).astype("<i4")
+    contents = arrow.read_bytes()
+    assert contents.count(ends.tobytes()) == 1
+    arrow.unlink()
+    arrow.write_bytes(contents.replace(ends.tobytes(), wrong.tobytes()))
+    return read(folder, **settings)
+
+
 def test_a_row_whose_length_is_damaged_is_left_out_alone(tmp_path):
     texts = [f"caption number {number}" for number in range(5)]
     save(tmp_path, {"image": encoded(*[b"x"] * 5), "text": texts}, image=IMAGE)
-    (arrow,) = tmp_path.glob("*.arrow")
-    ends = np.cumsum([len(text) for text in texts]).astype("<i4").tobytes()
-    damaged = np.frombuffer(ends, "<i4").copy()
-    damaged[2] = 2**30
-    contents = arrow.read_bytes()
-    assert contents.count(ends) == 1
-    arrow.unlink()
-    arrow.write_bytes(contents.replace(ends, damaged.tobytes()))
-    reader, records = read(tmp_path, caption_column="text")
+    reader, records = damaged(tmp_path, texts, caption_column="text")
     reasons = [getattr(record, "reason", "") for record in records]
     assert reasons == ["", "", "row that is damaged", "row that is damaged", ""]
     assert reader.image(records[4]) == b"x"
+
+
+def test_an_image_whose_length_is_damaged_is_refused(tmp_path):
+    data = [bytes(number + 1) for number in range(5)]
+    save(tmp_path, {"image": encoded(*data), "text": ["a"] * 5}, image=IMAGE)
+    reader, records = damaged(tmp_path, data, caption_column="text")
+    assert [isinstance(record, Dropped) for record in records] == [False, False, True, True, False]
+    with pytest.raises(SampleError, match="row 2: cannot be read"):
+        reader.image(Record(id="x", image=(2,)))
+    assert reader.image(records[4]) == data[4]
 
 
 def test_damaged_folders_are_refused(tmp_path):

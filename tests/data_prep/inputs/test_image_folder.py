@@ -76,11 +76,11 @@ def test_what_is_no_image_of_a_class_is_dropped_with_the_reason(tmp_path):
 
 
 def test_links_out_of_the_folder_are_followed_only_when_told(tmp_path):
-    secret = write(tmp_path / "elsewhere/secret.jpg", b"secret")
+    secret = write(tmp_path / "images-elsewhere/secret.jpg", b"secret")
     write(tmp_path / "images/cat/1.jpg", b"one")
     (tmp_path / "images/cat/2.jpg").symlink_to(secret)
     (tmp_path / "images/cat/3.jpg").symlink_to("1.jpg")
-    (tmp_path / "images/dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images/dog").symlink_to(tmp_path / "images-elsewhere")
     reader, (folder, one, two, three) = read(tmp_path / "images")
     assert folder == Dropped("dog", "symlink to a folder")
     assert (reader.image(one), reader.image(three)) == (b"one", b"one")
