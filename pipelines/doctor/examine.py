@@ -33,7 +33,7 @@ CHECKS: Mapping[str, Sequence[Check]] = {
 }
 """By the part of the page that they stand in."""
 LIMIT_SHARE = 2.5
-"""Of one program's time-out, for a check as a whole: some ask two programs."""
+"""Of one program's time-out, for a check as a whole: some ask several programs."""
 
 
 def examine(around: Surroundings, checks: Mapping[str, Sequence[Check]]) -> dict[str, list[Finding]]:
