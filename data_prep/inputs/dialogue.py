@@ -2,7 +2,7 @@ r"""Conversations as the world writes them down, made into questions and answers
 
     {"conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]}
     {"messages": [{"role": "user", "content": "..." or [{"type": "text", "text": "..."}, {"type": "image"}]}, ...]}
-        ->  Dialogue(turns=(("What is it?", "A cat."),), images=...)
+        ->  Dialogue(turns=(("What is it?", "A cat."),), markers=1, ...)
 
 A system prompt is put before the first question, since the answers heed it. Image markers are taken out.
 """

@@ -19,7 +19,7 @@ class Record:
     """One entry of an input. Its text is here, its image is read when it is needed."""
 
     id: str
-    """As the input names it; unique in the input."""
+    """Unique in the input, as `entry_id` makes it, or the path of a file."""
     image: Place | None = None
     """None for text without an image."""
     caption: str = ""
