@@ -5,6 +5,7 @@ RUN/shards/SOURCE/SPLIT   images     RUN/codes/SOURCE/SPLIT   the same, encoded
 RUN/tokenizer/{text,vision}
 RUN/stages/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/}
 RUN/detector/ evaluation.json evaluation/ report.html
+RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/,health/}   what befell it (`submission.py`)
 """
 
 import json

@@ -54,9 +54,7 @@ class Submission:
             self.path.mkdir(parents=True)
             self.recipe.write_text(recipe.to_yaml(), encoding="utf-8")
             for package in PACKAGES:
-                shutil.copytree(
-                    SOURCE / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__", "*.so")
-                )
+                shutil.copytree(SOURCE / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__"))
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be written ({error}); permit writing there") from None
 

@@ -6,6 +6,7 @@ PYTHON = """#!/bin/bash
 [[ $3 != train ]] || eval "$RANK"
 """
 SAVES = "trap 'exit 75' USR1 TERM; echo ready ${SLURM_RESTART_COUNT:-0}; sleep 100 & wait"
+NOTHING = ("--output=/dev/null", "--wrap=true")
 ONCE = "((SLURM_RESTART_COUNT == 0)) || exit 0; echo ready ${SLURM_RESTART_COUNT:-0};"
 
 
@@ -47,9 +48,7 @@ def told(jobs):
 @pytest.mark.proof
 def test_a_failure_is_the_job_s_and_ends_what_depends_on_it(start, cluster):
     job = start("exit 3")
-    after = cluster.run(
-        "sbatch", "--parsable", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", "--wrap=true"
-    )
+    after = cluster.run("sbatch", "--parsable", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", *NOTHING)
     start.jobs.wait_for_state(job, "FAILED")
     assert start.jobs.field(job, "ExitCode") == "3:0"
     assert told(start.jobs)[-1][:3] == ("ended", 0, 3)
@@ -78,7 +77,7 @@ def test_a_cancelled_job_is_told_as_ended(start, cluster):
 def test_a_preempted_job_is_told_as_requeued(start, cluster):
     job = start(f"{ONCE} {SAVES}")
     wait_for_ranks(start, job)
-    cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=true")
+    cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", *NOTHING)
     start.jobs.wait_for_state(job, "COMPLETED")
     assert told(start.jobs)[1] == ("requeued", 0, 75, "preempted, or a node was lost")
 

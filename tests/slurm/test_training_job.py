@@ -9,6 +9,7 @@ from benchmarks.kill import losses
 
 FORKED = ("layout.kind=forked", "layout.trunk.tp=2", "model.num_kv_heads=4", "model.tie_text_head=false")
 STEPS = 60
+NAP = ("--output=/dev/null", "--wrap=sleep 2")
 OVERRIDES = (
     *FORKED,
     "train.linear=torch",
@@ -48,7 +49,7 @@ def test_a_job_goes_on_after_the_time_limit_s_signal_preemption_and_a_lost_node(
     jobs.wait_for_state(job, "RUNNING", restarts=1)
 
     jobs.wait_for_step("all", 20)
-    urgent = cluster.run("sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 2")
+    urgent = cluster.run("sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", *NAP)
     jobs.wait_for_state(job, "RUNNING", restarts=2)
     jobs.wait_for_state(urgent, "COMPLETED")
 
