@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from ufork.vocabulary import Task
 def tiny_png() -> bytes:
     """What stands behind it is not looked at."""
     stream = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(stream, "PNG")
+    Image.frombytes("L", (4, 4), bytes(range(0, 256, 16))).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -36,8 +37,8 @@ class ToyShardConfig(ShardConfig):
 
 
 class ToyInput:
-    def __init__(self, config: ToyConfig) -> None:
-        self.config = config
+    def __init__(self, config: ToyConfig, delay_seconds: float = 0.0) -> None:
+        self.config, self.delay_seconds = config, delay_seconds
 
     def records(self) -> Iterator[Record | Dropped]:
         for number in range(self.config.size):
@@ -49,6 +50,7 @@ class ToyInput:
                 yield Record(id=f"r{number}", image=("a", number), caption=f"picture {number}", licence="CC0-1.0")
 
     def image(self, record: Record) -> bytes:
+        time.sleep(self.delay_seconds)
         number = int(record.image[1])
         if number % 7 == 0:
             raise SampleError(f"{number}: gone")
@@ -76,6 +78,6 @@ def kept_ids(size: int) -> dict[Task, set[str]]:
 
 
 if __name__ == "__main__":
-    target, size, num_workers = sys.argv[1:]
-    config = toy_shard_config(int(size), num_workers=int(num_workers), shard_samples=200)
-    shard(config, Path(target), opener(config))
+    target, size, delay_seconds = sys.argv[1:]
+    config = toy_shard_config(int(size), num_workers=2, shard_samples=50)
+    shard(config, Path(target), partial(ToyInput, config.input, float(delay_seconds)))

@@ -1,12 +1,21 @@
 """Any collection becomes shards: every record once, the same bytes however it is done."""
 
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_input import kept_ids, opener, toy_shard_config
 
+from data_prep.drop_report import load_report
 from data_prep.shard_merge import merge_shards
-from data_prep.sharding import Share, make_catalogue, shard, write_shards
+from data_prep.sharding import Share, make_catalogue, shard, survey_records, write_shards
 from ufork.data.manifest import Manifest
 from ufork.data.shards import ShardSource
 from ufork.errors import ConfigError, ShardError
@@ -115,3 +124,56 @@ def test_shards_become_as_large_as_asked(tmp_path):
     manifest = run(tmp_path, size=400, shard_samples=None, shard_mb=0.05, shuffle=False)
     sizes = [entry.bytes for entry in manifest.shards if entry.task == Task.GENERATION]
     assert len(sizes) > 5 and all(30_000 < size < 60_000 for size in sizes[:-1])
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "num_near"),
+    [({"exact": True}, 0), ({"perceptual": True}, 0), ({"perceptual": True, "same_text": False}, 52)],
+)
+def test_what_is_filtered_or_repeated_is_left_out_and_counted(tmp_path, duplicates, num_near):
+    """All toy images look alike, so that they repeat the first where their text does not count."""
+    manifest = run(tmp_path, duplicates=duplicates, filters={"min_text_chars": 10})
+    unusable = {"image cannot be read": 11, "no image and no text": 10, "text below 10 characters": 6}
+    assert manifest.skipped == unusable | ({"near duplicate": num_near} if num_near else {})
+    selection, statistics = load_report(tmp_path)
+    assert selection.kept == 100 - selection.dropped.total() == 73 - num_near
+    assert statistics.num_samples == sum(entry.samples for entry in manifest.shards)
+
+
+def test_a_share_without_the_others_survey_is_told_so(tmp_path):
+    config = toy_shard_config(9000, duplicates={"exact": True})
+    make_catalogue(config, tmp_path, opener(config))
+    survey_records(config, tmp_path, opener(config), Share(0, 2))
+    with pytest.raises(ShardError, match="chunk 1 was not surveyed.*--phase survey"):
+        write_shards(config, tmp_path, opener(config), Share(0, 2))
+
+
+def start_program(folder, delay_seconds: float) -> subprocess.Popen:
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, root / "tests/toy_input.py", folder, "4000", str(delay_seconds)],
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"},
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_with_the_same_bytes(tmp_path):
+    """While it starts and after some more jobs; alone, so that its processes must end by themselves, and with them."""
+    moments, done = random.Random(0), tmp_path / "killed" / ".work" / "done"
+    counts = [0]
+    for kill in range(10):
+        with start_program(tmp_path / "killed", 0.001) as program:
+            awaited = counts[-1] + moments.choice((0, 0, 1, 3))
+            while len(list(done.glob("*.json"))) < awaited and program.poll() is None:
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.2))
+            assert program.poll() is None, "it ended before it was killed: give it more to do"
+            (os.kill if kill % 2 else os.killpg)(program.pid, signal.SIGKILL)
+        counts.append(len(list(done.glob("*.json"))))
+    assert 0 < counts[-1] < 72 and len(set(counts)) > 2, counts
+    for name in ("killed", "undisturbed"):
+        with start_program(tmp_path / name, 0) as program:
+            assert program.wait(timeout=60) == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+    assert len(contents(tmp_path / "killed")) == 2 * 2 * 72 + 3

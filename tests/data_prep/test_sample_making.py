@@ -1,0 +1,108 @@
+"""What a record becomes for each task."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_input import tiny_png
+
+from data_prep.inputs.record import Record
+from data_prep.sample_making import SampleMaker, SamplesConfig
+from ufork.data.sample import Sample
+from ufork.errors import ConfigError, SampleError
+from ufork.vocabulary import Task
+
+
+def make(record: Record, image: bytes | None = None, **config) -> dict[Task, Sample]:
+    maker = SampleMaker(
+        SamplesConfig.from_mapping(config, origin="test"), source="pets", split="train", licence="CC-BY-4.0"
+    )
+    return {sample.task: sample for sample in maker.samples(record, image)}
+
+
+def record(**fields) -> Record:
+    return Record(**{"id": "7", "image": ("a",), **fields})
+
+
+def test_a_caption_is_drawn_and_answers_a_question():
+    samples = make(record(caption="a dog", class_name="dog"), tiny_png(), caption_questions=["What?"])
+    assert samples[Task.GENERATION].prompt == "a dog" and samples[Task.GENERATION].turns == ()
+    assert samples[Task.UNDERSTANDING].turns == (("What?", "a dog"),) and samples[Task.UNDERSTANDING].prompt == ""
+    for task, sample in samples.items():
+        assert sample.id == f"pets-train-{task}-7" and sample.truth == {"class_name": "dog"}
+        assert (sample.image, sample.image_format, sample.source) == (tiny_png(), "png", "pets")
+
+
+def test_a_class_name_fills_the_template_and_answers_its_question():
+    samples = make(
+        record(class_name="{great} {0}"), tiny_png(), prompt_templates=["a {class_name}!"], class_questions=["Kind?"]
+    )
+    assert samples[Task.GENERATION].prompt == "a {great} {0}!"
+    assert samples[Task.UNDERSTANDING].turns == (("Kind?", "{great} {0}"),)
+
+
+def test_turns_come_before_a_caption_and_go_without_an_image():
+    turns = (("who?", "me"), ("why?", "so"))
+    assert make(record(caption="a dog", turns=turns), tiny_png())[Task.UNDERSTANDING].turns == turns
+    (sample,) = make(Record(id="7", turns=turns)).values()
+    assert sample.task == Task.UNDERSTANDING and sample.is_text_only and sample.to_members()
+
+
+def test_the_records_own_licence_comes_first():
+    assert make(record(caption="a", licence="CC0-1.0"), tiny_png())[Task.GENERATION].licence == "CC0-1.0"
+    assert make(record(caption="a"), tiny_png())[Task.GENERATION].licence == "CC-BY-4.0"
+
+
+def test_only_the_tasks_that_are_asked_for_are_made():
+    assert make(record(caption="a"), tiny_png(), tasks=["generation"]).keys() == {Task.GENERATION}
+
+
+@pytest.mark.parametrize("poor", [record(), Record(id="7", caption="a dog"), Record(id="7", class_name="dog")])
+def test_too_little_gives_no_sample(poor):
+    assert make(poor, tiny_png() if poor.image else None) == {}
+
+
+@given(st.text(min_size=1, max_size=5))
+def test_the_wording_is_the_ids_alone(name):
+    one, two = (make(record(id=name, class_name="dog", caption=""), image) for image in (tiny_png(), tiny_png() + b"x"))
+    assert one[Task.GENERATION].prompt == two[Task.GENERATION].prompt
+
+
+def test_all_wordings_come():
+    prompts = {make(record(id=str(n), class_name="dog"), tiny_png())[Task.GENERATION].prompt for n in range(50)}
+    assert prompts == {"dog", "a photo of dog", "a picture of dog"}
+
+
+def test_codes_that_were_made_before_stand_in_an_images_place():
+    codes = np.arange(12, dtype=np.uint16).reshape(2, 3, 2)
+    file = Sample(id="a", task=Task.GENERATION, source="a", licence="", codes=codes).to_members()["codes.npy"]
+    sample = make(record(caption="a"), file)[Task.GENERATION]
+    assert np.array_equal(sample.codes, codes) and sample.image is None
+
+
+@pytest.mark.parametrize(
+    ("start", "image_format"), [(b"\xff\xd8\xff\xe0", "jpg"), (b"RIFF0000WEBPVP8", "webp"), (tiny_png()[:8], "png")]
+)
+def test_the_format_is_told_by_the_first_bytes(start, image_format):
+    assert make(record(caption="a"), start)[Task.GENERATION].image_format == image_format
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"RIFF0000WAVE", b"\x93NUMPY\x01\x00cut"])
+def test_what_is_neither_image_nor_codes_is_refused(data):
+    with pytest.raises(SampleError, match="7"):
+        make(record(caption="a"), data)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("tasks", [], "at least one"),
+        ("class_questions", ["a", "a"], "none twice"),
+        ("prompt_templates", ["a photo"], "class_name"),
+        ("prompt_templates", ["{class_name.__class__}"], "class_name"),
+        ("prompt_templates", ["{class_name} {other}"], "class_name"),
+    ],
+)
+def test_wordings_that_cannot_be_are_refused(key, value, fault):
+    with pytest.raises(ConfigError, match=fault):
+        SamplesConfig.from_mapping({key: value}, origin="test")
