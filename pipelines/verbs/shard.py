@@ -6,7 +6,7 @@ report TARGET  tells what was kept, and draws the page and the contact sheet aga
 encode SHARDS  encodes their images with an image tokenizer (--tokenizer FOLDER) into shards of codes (--to FOLDER)
 verify TARGET  holds finished shards against their manifest, sample by sample
 merge TARGET   writes the manifest when all tasks of an array are done
-write TARGET   does what is left of shards that were begun, with the same values
+write TARGET   does what is left of shards that were begun, with the same values, and merges them
 
 As one of several tasks (--task I --of N, or in a Slurm array) it does its share, and leaves the manifest to `merge`.
 """
@@ -131,8 +131,10 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
     phase = "merge" if arguments.kind == "merge" else arguments.phase
     if phase == "merge":
         merge_shards(config, target)
+        _show(target)
     elif phase is None and share is None:
         shard(config, target, opener)
+        _show(target)
     else:
         share = share or WHOLE
         make_catalogue(config, target, opener)
@@ -140,6 +142,15 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
             survey_records(config, target, opener, share)
         if phase in ("write", None):
             write_shards(config, target, opener, share)
+
+
+def _show(target: Path) -> None:
+    """What people look at; training reads neither."""
+    from data_prep.contact_sheet import write_contact_sheet
+    from data_prep.drop_report import write_report
+
+    write_report(target)
+    write_contact_sheet(target, target / "contact-sheet.png")
 
 
 def _config_of(arguments: argparse.Namespace) -> tuple["ShardConfig", Path]:

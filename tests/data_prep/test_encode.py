@@ -1,6 +1,7 @@
 """Shards of images become shards of codes."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep.encode import encode_shards
+from data_prep.encode import EncodeConfig, encode_shards
 from data_prep.writer import ShardWriter, finish_source, start_source
 from ufork.data.manifest import Manifest
 from ufork.data.sample import Sample
@@ -61,6 +62,10 @@ def write_source(folder: Path, images: dict[Task, list[bytes]], recipe: str = "r
             for number, data in enumerate(files):
                 writer.write(make_sample(task, number, data))
         entries += writer.entries
+    finish(folder, entries, recipe)
+
+
+def finish(folder: Path, entries: list, recipe: str = "r") -> None:
     finish_source(
         folder,
         source="test",
@@ -158,3 +163,54 @@ def test_an_unwritable_target_is_a_storage_error(tmp_path, source):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="file"):
         encode_shards(make_codec(), source, tmp_path / "file" / "codes")
+
+
+def test_processes_do_not_change_the_bytes_and_images_may_stay(tmp_path, source):
+    codec = make_codec()
+    for name, num_workers in (("one", 1), ("two", 2)):
+        encode_shards(codec, source, tmp_path / name, EncodeConfig(num_workers=num_workers, keep_images=True))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    for task in Task:
+        before, after = ShardSource(source, task), ShardSource(tmp_path / "one", task)
+        assert [after[n].image for n in range(len(after))] == [before[n].image for n in range(len(before))]
+        np.testing.assert_array_equal(after[3].codes, codec.encode(picture(3)[None])[0])
+
+
+def test_whether_images_stay_is_part_of_the_recipe(tmp_path, source):
+    first = encode_shards(make_codec(), source, tmp_path / "codes", EncodeConfig(keep_images=True))
+    second = encode_shards(make_codec(), source, tmp_path / "codes", EncodeConfig(num_workers=2))
+    assert first.recipe != second.recipe
+    assert ShardSource(tmp_path / "codes", Task.GENERATION)[0].image is None
+
+
+def test_what_was_encoded_before_a_kill_is_kept(tmp_path, source, monkeypatch):
+    codec, encode = make_codec(), ImageCodec.encode
+    encode_shards(codec, source, tmp_path / "whole")
+    calls = iter([None, KeyboardInterrupt])
+
+    def interrupted(self, images):
+        if kind := next(calls, None):
+            raise kind
+        return encode(self, images)
+
+    monkeypatch.setattr(ImageCodec, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode_shards(codec, source, tmp_path / "codes")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "codes").glob("*.tar")}
+    assert len(times) == 1
+    encode_shards(codec, source, tmp_path / "codes")
+    assert contents(tmp_path / "codes") == contents(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_text_without_an_image_passes_through(tmp_path, source):
+    start_source(tmp_path / "mixed")
+    with ShardWriter(
+        tmp_path / "mixed", source="test", split="train", task=Task.UNDERSTANDING, shard_samples=4
+    ) as writer:
+        writer.write(replace(make_sample(Task.UNDERSTANDING, 0, b""), image=None, image_format=None))
+        writer.write(make_sample(Task.UNDERSTANDING, 1, png(picture(1))))
+    finish(tmp_path / "mixed", writer.entries)
+    encode_shards(make_codec(), tmp_path / "mixed", tmp_path / "codes")
+    samples = ShardSource(tmp_path / "codes", Task.UNDERSTANDING)
+    assert samples[0].is_text_only and samples[0].turns and samples[1].codes is not None

@@ -108,8 +108,11 @@ class ShardIndex:
         target = index_path(tar_path)
         # Ranks that find no index build it at the same time: each renames its own file over the same contents.
         draft = target.with_name(f"{target.name}.{os.getpid()}.part")
-        draft.write_text(json.dumps(columns, separators=(",", ":")), encoding="utf-8")
-        draft.replace(target)
+        try:
+            draft.write_text(json.dumps(columns, separators=(",", ":")), encoding="utf-8")
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def index_path(tar_path: Path) -> Path:
