@@ -3,12 +3,12 @@
 The same for all: photos (JPEG files of 256 px, taken over as they are) with a caption, and codes of 256 image positions
 with one, into tars of 2,500 samples. ufork's whole way is timed, from starting two processes, over catalogue, shuffle,
 index and checksums, to the manifest; the others write in the order that they read, from one process as they come
-(img2dataset runs one ShardWriter in each of its processes: `over_shardwriter_per_process` halves ufork's rate). Passes
-take turns, and medians are compared. Then the peak memory of all of ufork's processes is taken over a million rows of
-text, and over a tenth of them.
+(img2dataset runs one ShardWriter in each of its processes: `over_shardwriter_per_cpu` compares the processor time of a
+sample, which other programs on the machine hardly change). Passes take turns, and medians are compared. Then the peak
+memory of all of ufork's processes is taken over a million rows of text, and over a tenth of them.
 
-The last line is one JSON object: over_shardwriter, over_shardwriter_per_process, over_tarfile (each for photos and
-codes), samples_per_s, peak_memory_mb (of a million rows) and peak_memory_tenth_mb.
+The last line is one JSON object: over_shardwriter, over_shardwriter_per_cpu, over_tarfile, samples_per_s and
+cpu_us_per_sample (each for photos and codes), peak_memory_mb (of a million rows) and peak_memory_tenth_mb.
 """
 
 import argparse
@@ -102,20 +102,12 @@ def main() -> None:
     for kind, size in (("photos", arguments.photos), ("codes", arguments.codes)):
         with tempfile.TemporaryDirectory(dir=parent) as folder:
             write_input(kind, Path(folder), size)
-            add_figures(figures, kind, measure(kind, Path(folder), size, arguments.passes))
+            for figure, value in measure(kind, Path(folder), size, arguments.passes).items():
+                figures.setdefault(figure, {})[kind] = value
     for name, rows in (("peak_memory_tenth_mb", arguments.rows // 10), ("peak_memory_mb", arguments.rows)):
         with tempfile.TemporaryDirectory(dir=parent) as folder:
             figures[name] = round(peak_memory_mb(Path(folder), rows))
     print(json.dumps(figures))
-
-
-def add_figures(figures: dict[str, Any], kind: str, rates: dict[str, float]) -> None:
-    """Takes the rates of one kind in."""
-    figures.setdefault("samples_per_s", {})[kind] = {name: round(rate) for name, rate in rates.items()}
-    for name in ("shardwriter", "tarfile"):
-        figures.setdefault(f"over_{name}", {})[kind] = round(rates["ufork"] / rates[name], 2)
-    per_process = rates["ufork"] / WORKERS / rates["shardwriter"]
-    figures.setdefault("over_shardwriter_per_process", {})[kind] = round(per_process, 2)
 
 
 def write_input(kind: str, folder: Path, size: int) -> None:
@@ -158,24 +150,39 @@ def _npy_header() -> bytes:
     return stream.getvalue()
 
 
-def measure(kind: str, folder: Path, size: int, passes: int) -> dict[str, float]:
-    """Samples per second by writer, medians of passes in turn."""
+def measure(kind: str, folder: Path, size: int, passes: int) -> dict[str, Any]:
+    """Figures of one kind: medians of passes in turn."""
     writers: dict[str, Callable[[], None]] = {
         "ufork": lambda: shard_with_ufork(kind, folder, size),
         "shardwriter": lambda: write_with_shardwriter(kind, folder),
         "tarfile": lambda: write_with_tarfile(kind, folder),
     }
-    rates: dict[str, list[float]] = {name: [] for name in writers}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in writers}
     for _ in range(passes):
         for name, write in writers.items():
             (folder / "out").mkdir()
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), cpu_seconds()
             write()
-            rates[name].append(size / (time.perf_counter() - start))
+            seconds[name].append((time.perf_counter() - start, cpu_seconds() - start_cpu))
             shutil.rmtree(folder / "out")
-    for name, values in rates.items():
-        print(f"{kind} {name}: {[round(rate) for rate in values]} samples/s", file=sys.stderr)
-    return {name: statistics.median(values) for name, values in rates.items()}
+    for name, values in seconds.items():
+        print(f"{kind} {name}: {[round(size / wall) for wall, _ in values]} samples/s", file=sys.stderr)
+    walls, cpus = (
+        {name: statistics.median(value[place] for value in values) for name, values in seconds.items()}
+        for place in (0, 1)
+    )
+    return {
+        "samples_per_s": {name: round(size / wall) for name, wall in walls.items()},
+        "cpu_us_per_sample": {name: round(1e6 * cpu / size, 1) for name, cpu in cpus.items()},
+        "over_shardwriter": round(walls["shardwriter"] / walls["ufork"], 2),
+        "over_shardwriter_per_cpu": round(cpus["shardwriter"] / cpus["ufork"], 2),
+        "over_tarfile": round(walls["tarfile"] / walls["ufork"], 2),
+    }
+
+
+def cpu_seconds() -> float:
+    """Of this process and those that it has started and seen end."""
+    return sum(os.times()[:4])
 
 
 def shard_with_ufork(kind: str, folder: Path, size: int, shard_samples: int = SHARD_SAMPLES) -> None:
