@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from data_prep.prepare import PrepareConfig
+from data_prep.demo.prepare import PrepareConfig
 from pipelines.run_folder import RunFolder
 from ufork.config import Config, merge_overrides, read_mapping
 from ufork.data.config import DataConfig, TextConfig

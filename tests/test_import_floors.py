@@ -128,7 +128,7 @@ def test_import_that_leaves_the_floors_is_seen(module, text):
     [
         ("ufork.model.decoder", "from torch import Tensor\nfrom ufork.vocabulary import Task"),
         ("ufork.train.step", "from ufork.train import optimizer\nfrom ufork.model.unifork import UniFork"),
-        ("pipelines.verbs.prepare", "from data_prep.prepare import prepare"),
+        ("pipelines.verbs.prepare", "from data_prep.demo.prepare import prepare"),
         ("ufork.infer.draw", "from ..model import rq_head"),
     ],
 )

@@ -12,9 +12,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Makes the shards of the recipe's sources.
 
     Raises:
-        UforkError: as `data_prep.prepare.prepare`.
+        UforkError: as `data_prep.demo.prepare.prepare`.
     """
-    from data_prep.prepare import prepare
+    from data_prep.demo.prepare import prepare
 
     recipe = recipe_of(arguments)
     recipe.run_folder.record(recipe, ("prepare",))

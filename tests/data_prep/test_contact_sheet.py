@@ -11,8 +11,8 @@ from test_image_facts import saved
 
 from data_prep import contact_sheet
 from data_prep.contact_sheet import NUM_SAMPLES, write_contact_sheet
-from data_prep.emoji import EmojiConfig
-from data_prep.prepare import PrepareConfig, prepare
+from data_prep.demo.emoji import EmojiConfig
+from data_prep.demo.prepare import PrepareConfig, prepare
 from data_prep.writer import ShardWriter, finish_source, start_source
 from ufork.data.sample import Sample
 from ufork.errors import ShardError, StorageError

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from test_difference_hash import encoded, picture
 
 from data_prep import duplicates
+from data_prep.demo.twemoji import png_folder
 from data_prep.difference_hash import NO_PICTURE
 from data_prep.duplicates import (
     EXACT,
@@ -21,7 +22,6 @@ from data_prep.duplicates import (
     duplicates_of,
     fingerprint,
 )
-from data_prep.twemoji import png_folder
 
 PNG, JPEG, OTHER = encoded(picture(1)), encoded(picture(1), "JPEG"), encoded(picture(2))
 BOTH = {"exact": True, "perceptual": True, "max_distance": 2}

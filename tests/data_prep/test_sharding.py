@@ -176,4 +176,4 @@ def test_killed_ten_times_it_ends_with_the_same_bytes(tmp_path):
         with start_program(tmp_path / name, 0) as program:
             assert program.wait(timeout=60) == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
-    assert len(contents(tmp_path / "killed")) == 2 * 2 * 72 + 3
+    assert len(contents(tmp_path / "killed")) == 2 * 2 * 72 + 5

@@ -39,11 +39,12 @@ def start_slow(folder):
 
 
 def work_slowly(folder, job: int) -> int:
+    draft = folder / f"draft-{job}"
     try:
-        (folder / "draft").touch()
+        draft.touch()
         time.sleep(60 if job else 0)
     finally:
-        (folder / "draft").unlink()
+        draft.unlink()
     return os.getpid()
 
 
@@ -76,7 +77,7 @@ def test_processes_that_are_ended_tidy_up(tmp_path):
     with closing(run_jobs([0, 1], partial(start_slow, tmp_path), num_workers=1 + 1)) as results:
         job, pid = next(results)
         deadline = time.monotonic() + 20
-        while not (tmp_path / "draft").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "draft-1").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
     assert job == 0 and list(tmp_path.iterdir()) == []
     with pytest.raises(ProcessLookupError):

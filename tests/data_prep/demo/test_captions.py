@@ -2,9 +2,9 @@
 
 import pytest
 
-from data_prep.captions import describe
-from data_prep.scene_grammar import Group, Scene
-from data_prep.sprites import NATURAL
+from data_prep.demo.captions import describe
+from data_prep.demo.scene_grammar import Group, Scene
+from data_prep.demo.sprites import NATURAL
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
-from data_prep.twemoji import blend, load_premultiplied, png_folder
+from data_prep.demo.twemoji import blend, load_premultiplied, png_folder
 from ufork.config import Config
 
 NATURAL = "natural"

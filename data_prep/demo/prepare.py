@@ -20,10 +20,11 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
-from data_prep.emoji import EmojiConfig, EmojiSource
-from data_prep.scene_grammar import ScenesConfig
-from data_prep.scenes import SceneSource
-from data_prep.source import SPLITS, SkippedInput, Source
+from data_prep.demo.emoji import EmojiConfig, EmojiSource
+from data_prep.demo.scene_grammar import ScenesConfig
+from data_prep.demo.scenes import SceneSource
+from data_prep.demo.source import SPLITS, Source
+from data_prep.skipped_input import SkippedInput
 from data_prep.writer import ShardWriter, finish_source, finished_source, start_source, write_attribution
 from ufork.config import Config
 from ufork.data.manifest import Manifest

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import emoji as emoji_room
-from data_prep.emoji import CATEGORIES, EmojiConfig, EmojiSource
-from data_prep.emoji_concepts import read_emoji
-from data_prep.source import SkippedInput
-from data_prep.sprites import KINDS
-from data_prep.twemoji import png_folder
+from data_prep.demo import emoji as emoji_room
+from data_prep.demo.emoji import CATEGORIES, EmojiConfig, EmojiSource
+from data_prep.demo.emoji_concepts import read_emoji
+from data_prep.demo.sprites import KINDS
+from data_prep.demo.twemoji import png_folder
+from data_prep.skipped_input import SkippedInput
 from ufork.vocabulary import Task
 
 HEXCODES = {path.stem for path in png_folder().glob("*.png")}

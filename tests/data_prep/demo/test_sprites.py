@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.sprites import BACKGROUNDS, KINDS, NATURAL, TINTS, WHITE, Placed, SpriteConfig, SpriteSheet, encode_png
+from data_prep.demo.sprites import (
+    BACKGROUNDS,
+    KINDS,
+    NATURAL,
+    TINTS,
+    WHITE,
+    Placed,
+    SpriteConfig,
+    SpriteSheet,
+    encode_png,
+)
 from ufork.errors import ConfigError
 
 CONFIG = SpriteConfig(num_kinds=len(KINDS), num_tints=len(TINTS), num_backgrounds=len(BACKGROUNDS))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.scene_grammar import COMPOSITION, RELATIONS, SKILLS, ScenesConfig
-from data_prep.scenes import SceneSource
-from data_prep.sprites import Placed, SpriteSheet
+from data_prep.demo.scene_grammar import COMPOSITION, RELATIONS, SKILLS, ScenesConfig
+from data_prep.demo.scenes import SceneSource
+from data_prep.demo.sprites import Placed, SpriteSheet
 from ufork.errors import ConfigError
 from ufork.vocabulary import Task
 

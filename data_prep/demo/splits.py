@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
-from data_prep.scene_grammar import OPPOSITES, SKILLS, ScenesConfig, relations_between
-from data_prep.sprites import NATURAL, WHITE, Placed
+from data_prep.demo.scene_grammar import OPPOSITES, SKILLS, ScenesConfig, relations_between
+from data_prep.demo.sprites import NATURAL, WHITE, Placed
 
 Key = tuple[str | int, ...]
 """The skill whose combination it is, then its parts in canonical order, the background last:

@@ -4,8 +4,8 @@ Group: "a dog", "an apple", "three red apples"; two groups are joined by the rel
 than white follows: "two red apples left of a dog on a blue background". What is not named is natural, or white.
 """
 
-from data_prep.scene_grammar import COUNT_WORDS, Group, Scene
-from data_prep.sprites import KINDS, NATURAL
+from data_prep.demo.scene_grammar import COUNT_WORDS, Group, Scene
+from data_prep.demo.sprites import KINDS, NATURAL
 
 _PLURALS = {kind.name: kind.plural for kind in KINDS}
 

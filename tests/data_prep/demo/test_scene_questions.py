@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from data_prep.scene_grammar import COUNT_WORDS, SKILLS, ScenesConfig
-from data_prep.scenes import SceneSource
-from data_prep.sprites import KINDS
+from data_prep.demo.scene_grammar import COUNT_WORDS, SKILLS, ScenesConfig
+from data_prep.demo.scenes import SceneSource
+from data_prep.demo.sprites import KINDS
 from ufork.vocabulary import Task
 
 CONFIG = ScenesConfig(num_kinds=8, num_tints=4, num_train_per_task=1500, num_heldout_per_task=240)

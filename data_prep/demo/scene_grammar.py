@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from data_prep.sprites import NATURAL, WHITE, Placed, SpriteConfig
+from data_prep.demo.sprites import NATURAL, WHITE, Placed, SpriteConfig
 
 SKILLS = ("single_object", "two_objects", "counting", "colours", "position", "attribute_binding")
 COMPOSITION = "composition"

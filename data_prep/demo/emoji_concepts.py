@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data_prep.sprites import KINDS
+from data_prep.demo.sprites import KINDS
 
 _SKIN_TONES = {
     "1f3fb": "light",

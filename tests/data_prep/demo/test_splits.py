@@ -6,9 +6,9 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.scene_grammar import SKILLS, ScenesConfig
-from data_prep.splits import choose_held_out, keys_of, relation_key
-from data_prep.sprites import NATURAL, WHITE, Placed
+from data_prep.demo.scene_grammar import SKILLS, ScenesConfig
+from data_prep.demo.splits import choose_held_out, keys_of, relation_key
+from data_prep.demo.sprites import NATURAL, WHITE, Placed
 
 CONFIGS = st.builds(
     ScenesConfig,

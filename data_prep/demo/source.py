@@ -8,15 +8,6 @@ from ufork.vocabulary import Task
 SPLITS = ("train", "heldout")
 
 
-class SkippedInput(Exception):
-    """An input that cannot be used; it is counted under `reason` in the manifest and left out."""
-
-    def __init__(self, reason: str) -> None:
-        """`reason`: what is wrong with it, in the words under which such inputs are counted together."""
-        super().__init__(reason)
-        self.reason = reason
-
-
 class Source(Protocol):
     """Samples by number; any process that builds the source from the same config and seed makes the same ones."""
 

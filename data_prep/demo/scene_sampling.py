@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from data_prep.scene_grammar import (
+from data_prep.demo.scene_grammar import (
     COMPOSITION,
     OPPOSITES,
     RELATIONS,
@@ -19,8 +19,8 @@ from data_prep.scene_grammar import (
     ScenesConfig,
     relations_between,
 )
-from data_prep.splits import HeldOut, Key, choose_held_out
-from data_prep.sprites import NATURAL, WHITE, Placed
+from data_prep.demo.splits import HeldOut, Key, choose_held_out
+from data_prep.demo.sprites import NATURAL, WHITE, Placed
 
 _MOST_TRIES = 100_000
 """A scene is found after a few tries; this many mean that the config leaves none."""

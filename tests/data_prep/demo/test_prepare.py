@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from data_prep import prepare as prepare_room
-from data_prep.prepare import PrepareConfig, prepare
-from data_prep.scenes import SceneSource
-from data_prep.source import SkippedInput
+from data_prep.demo import prepare as prepare_room
+from data_prep.demo.prepare import PrepareConfig, prepare
+from data_prep.demo.scenes import SceneSource
+from data_prep.skipped_input import SkippedInput
 from data_prep.writer import ATTRIBUTION_FILE
 from ufork.data.manifest import MANIFEST_FILE
 from ufork.data.shards import ShardSource

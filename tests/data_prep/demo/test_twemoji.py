@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import twemoji
+from data_prep.demo import twemoji
 from ufork.errors import StorageError
 
 

@@ -8,13 +8,13 @@ Every sample has its own random generator, so any process can make any sample.
 from random import Random
 from typing import Any
 
-from data_prep.captions import describe
-from data_prep.questions import ask
-from data_prep.scene_grammar import RELATIONS, SKILLS, Scene, ScenesConfig
-from data_prep.scene_sampling import SceneSampler
-from data_prep.splits import HeldOut
-from data_prep.sprites import BACKGROUNDS, NATURAL, TINTS, SpriteSheet, encode_png
-from data_prep.twemoji import ATTRIBUTION, LICENCE
+from data_prep.demo.captions import describe
+from data_prep.demo.questions import ask
+from data_prep.demo.scene_grammar import RELATIONS, SKILLS, Scene, ScenesConfig
+from data_prep.demo.scene_sampling import SceneSampler
+from data_prep.demo.splits import HeldOut
+from data_prep.demo.sprites import BACKGROUNDS, NATURAL, TINTS, SpriteSheet, encode_png
+from data_prep.demo.twemoji import ATTRIBUTION, LICENCE
 from ufork.data.sample import Sample
 from ufork.vocabulary import Task
 

@@ -9,9 +9,9 @@ are the counts, and the other answers are as likely as the scenes make them.
 from dataclasses import dataclass
 from random import Random
 
-from data_prep.captions import noun, with_article
-from data_prep.scene_grammar import COUNT_WORDS, RELATIONS, Scene, ScenesConfig, relations_between
-from data_prep.sprites import NATURAL
+from data_prep.demo.captions import noun, with_article
+from data_prep.demo.scene_grammar import COUNT_WORDS, RELATIONS, Scene, ScenesConfig, relations_between
+from data_prep.demo.sprites import NATURAL
 
 YES_NO = ("yes", "no")
 

@@ -13,11 +13,12 @@ from typing import Any
 from PIL import UnidentifiedImageError
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from data_prep.emoji_concepts import Emoji, groups_of_sprites, is_held_out, read_emoji
-from data_prep.questions import Question
-from data_prep.source import SPLITS, SkippedInput
-from data_prep.sprites import encode_png
-from data_prep.twemoji import ATTRIBUTION, LICENCE, blend, load_premultiplied, png_folder
+from data_prep.demo.emoji_concepts import Emoji, groups_of_sprites, is_held_out, read_emoji
+from data_prep.demo.questions import Question
+from data_prep.demo.source import SPLITS
+from data_prep.demo.sprites import encode_png
+from data_prep.demo.twemoji import ATTRIBUTION, LICENCE, blend, load_premultiplied, png_folder
+from data_prep.skipped_input import SkippedInput
 from ufork.config import Config
 from ufork.data.sample import Sample
 from ufork.vocabulary import Task
