@@ -102,7 +102,7 @@ def test_values_may_come_from_a_file(images, tmp_path):
 @pytest.mark.parametrize(
     ("more", "fault"),
     [
-        (("sourc=pets",), "nearest known one is 'source'"),
+        (("sources=pets",), "nearest known one is 'source'"),
         (("--task", "1"), "give both or neither"),
         (("--task", "2", "--of", "2"), "task 2 of 2"),
         (("filters.min_side_px=none",), "min_side_px"),
