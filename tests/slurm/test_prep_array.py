@@ -1,32 +1,47 @@
-"""slurm/prep.sbatch as an array, and the merge after it."""
+"""slurm/prep.sbatch: four jobs, two of them arrays, leave the shards that one process makes."""
+
+import hashlib
+import random
+import sys
 
 import pytest
+from conftest import ROOT
+from PIL import Image
 
-SCRIPT = "slurm/prep.sbatch"
-SHARD = """#!/bin/bash
-[[ $1 == -m && $2 == pipelines.cli && $3 == shard ]] || exit 2
-shift 3
-if [[ $1 == merge ]]; then
-    cat "$2"/task-* >"$2"/merged
-else
-    task=$((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN))
-    echo "$1 $2 task $task of $SLURM_ARRAY_TASK_COUNT" >"$4/task-$task"
-fi
-"""
-"""Stands in for `ufork shard`."""
+from pipelines import cli
+
+SCRIPT = str(ROOT / "slurm" / "prep.sbatch")
+VALUES = ("source=pets", "licence=CC0-1.0", "shard_samples=4")
+
+
+@pytest.fixture
+def images(tmp_path):
+    for kind in ("cat", "dog"):
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        for number in range(12):
+            noise = random.Random(f"{kind}{number}").randbytes(48 * 48 * 3)
+            Image.frombytes("RGB", (48, 48), noise).save(tmp_path / "images" / kind / f"{number}.png")
+    return tmp_path / "images"
+
+
+def checksums(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}
 
 
 @pytest.mark.proof
-def test_an_array_makes_shards_and_a_dependent_job_merges_them(tmp_path, cluster, jobs_of):
-    python = tmp_path / "python"
-    python.write_text(SHARD)
-    python.chmod(0o755)
-    target = tmp_path / "target"
-    target.mkdir()
-    jobs = jobs_of(tmp_path)
-    sbatch = ("sbatch", "--parsable", f"--output={tmp_path}/%x-%A-%a.log", f"--export=ALL,UFORK_PYTHON={python}")
-    array = cluster.run(*sbatch, "--array=3-6", SCRIPT, "classes", "images", "--to", str(target))
-    after = (f"--dependency=afterok:{array}", "--kill-on-invalid-dep=yes")
-    merge = cluster.run(*sbatch, *after, SCRIPT, "merge", str(target))
+def test_arrays_survey_and_write_and_a_last_job_merges(tmp_path, images, cluster, jobs_of):
+    jobs, target = jobs_of(tmp_path), str(tmp_path / "array")
+    environment = f"--export=ALL,UFORK_PYTHON={sys.executable},PYTHONPATH={ROOT}"
+
+    def queue(*arguments):
+        options = ("--parsable", "--kill-on-invalid-dep=yes", f"--output={tmp_path}/%A-%a.log", environment)
+        return cluster.run("sbatch", *options, *arguments)
+
+    catalogue = queue(SCRIPT, "images", str(images), "--to", target, *VALUES, "--phase", "catalogue")
+    survey = queue(f"--dependency=afterok:{catalogue}", "--array=3-5", SCRIPT, "write", target, "--phase", "survey")
+    write = queue(f"--dependency=afterok:{survey}", "--array=3-5", SCRIPT, "write", target)
+    merge = queue(f"--dependency=afterok:{write}", SCRIPT, "merge", target)
     jobs.wait_for_state(merge, "COMPLETED")
-    assert (target / "merged").read_text().splitlines() == [f"classes images task {task} of 4" for task in range(4)]
+    assert cli.main(["shard", "images", str(images), "--to", str(tmp_path / "one"), *VALUES]) == 0
+    assert checksums(tmp_path / "array") == checksums(tmp_path / "one") != {}
+    assert cli.main(["shard", "verify", target]) == 0
