@@ -61,6 +61,8 @@ class Submission:
     def submit(self, requests: Sequence[JobRequest], template: str) -> list[int]:
         """Hands one job per request to Slurm, each to begin when the one before has succeeded; their numbers.
 
+        They are held until all are taken and told, so that what a job tells of itself comes after.
+
         Raises:
             ClusterError: Slurm does not take a job; those before it are cancelled.
         """
@@ -70,28 +72,23 @@ class Submission:
             script.write_text(render(request, template), encoding="utf-8")
             after = ["--dependency", f"afterok:{jobs[-1]}", "--kill-on-invalid-dep=yes"] if jobs else []
             try:
-                jobs.append(int(_slurm("sbatch", "--parsable", *after, str(script)).split(";")[0]))
+                told = _slurm("sbatch", "--parsable", "--hold", *after, str(script))
             except ClusterError:
                 for job in jobs:
                     _slurm("scancel", str(job))
                 raise
+            jobs.append(int(told.split(";")[0]))
             _tell_submitted(request, jobs[-1])
+        _slurm("scontrol", "release", ",".join(map(str, jobs)))
         return jobs
 
 
 def _tell_submitted(request: JobRequest, job: int) -> None:
     folder = request.run / "slurm"
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    event = {
-        "event": "submitted",
-        "job": job,
-        "stage": request.stage,
-        "restart": 0,
-        "nodes": "",
-        "time": int(time.time()),
-    }
+    (folder / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes none for a job's output
+    event = {"event": "submitted", "job": job, "stage": request.stage, "restart": 0, "nodes": ""}
     with open(folder / "jobs.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({**event, "exit_code": None, "reason": ""}) + "\n")
+        file.write(json.dumps({**event, "time": int(time.time()), "exit_code": None, "reason": ""}) + "\n")
 
 
 def _slurm(*command: str) -> str:

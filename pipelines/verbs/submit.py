@@ -94,7 +94,7 @@ def _require_fitting(recipe: "Recipe", arguments: argparse.Namespace) -> None:
     from ufork.errors import ConfigError
     from ufork.parallel.layout import make_layout
 
-    per_node = arguments.gpus_per_node or arguments.ranks_per_node
+    per_node = _ranks_per_node(arguments)
     if arguments.nodes < 1 or per_node < 1 or arguments.restarts < 0:
         raise ConfigError(
             f"--nodes {arguments.nodes}, {per_node} ranks per node, --restarts {arguments.restarts}: a"
@@ -111,6 +111,10 @@ def _require_fitting(recipe: "Recipe", arguments: argparse.Namespace) -> None:
             ) from None
 
 
+def _ranks_per_node(arguments: argparse.Namespace) -> int:
+    return arguments.ranks_per_node if arguments.gpus_per_node is None else arguments.gpus_per_node
+
+
 def _request(
     arguments: argparse.Namespace, recipe: "Recipe", submission: "Submission", stage: str | None
 ) -> "JobRequest":
@@ -124,7 +128,7 @@ def _request(
         code=submission.code,
         python=arguments.python or ("python3" if arguments.container else sys.executable),
         nodes=arguments.nodes,
-        ranks_per_node=arguments.gpus_per_node or arguments.ranks_per_node,
+        ranks_per_node=_ranks_per_node(arguments),
         has_gpus=arguments.gpus_per_node is not None,
         time=arguments.time,
         restarts=arguments.restarts,

@@ -116,6 +116,7 @@ def test_ranks_that_do_not_fit_the_layout_are_refused_with_the_arithmetic(capsys
         (("--chain", "joint,alignment"), "starts from the weights of the one before"),
         (("--chain", "alignment,joint"), "starts from the weights of the one before"),
         (("--restarts", "-1"), "--restarts -1"),
+        (("--gpus-per-node", "0"), "0 ranks per node"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, message, capsys):

@@ -1,4 +1,4 @@
-"""What `ufork submit` keeps and hands to Slurm; sbatch and scancel are stand-ins that note their arguments."""
+"""What `ufork submit` keeps and hands to Slurm, whose commands are stand-ins that note their arguments."""
 
 import json
 import subprocess
@@ -16,12 +16,15 @@ number=$(/usr/bin/wc -l <{folder}/asked)
 [ "$number" -le {most} ] || {{ echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }}
 echo $((40 + number))
 """
+NOTES = """#!/bin/sh
+echo "${{0##*/}} $*" >>{folder}/asked
+"""
 
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     def takes(most):
-        for name, text in (("sbatch", SBATCH), ("scancel", '#!/bin/sh\necho "scancel $*" >>{folder}/asked\n')):
+        for name, text in (("sbatch", SBATCH), ("scancel", NOTES), ("scontrol", NOTES)):
             program = tmp_path / "bin" / name
             program.parent.mkdir(exist_ok=True)
             program.write_text(text.format(folder=tmp_path, most=most))
@@ -60,8 +63,9 @@ def test_a_chain_waits_for_each_stage_and_is_told(made, slurm, capsys):
     assert submit(recipe, "--chain", "align,all") == 0
     kept = run.path / "submissions" / "001"
     assert asked() == [
-        f"sbatch --parsable {kept}/align.sbatch",
-        f"sbatch --parsable --dependency afterok:41 --kill-on-invalid-dep=yes {kept}/all.sbatch",
+        f"sbatch --parsable --hold {kept}/align.sbatch",
+        f"sbatch --parsable --hold --dependency afterok:41 --kill-on-invalid-dep=yes {kept}/all.sbatch",
+        "scontrol release 41,42",
     ]
     events = [json.loads(line) for line in (run.path / "slurm" / "jobs.jsonl").read_text().splitlines()]
     assert [(each["event"], each["job"], each["stage"]) for each in events] == [

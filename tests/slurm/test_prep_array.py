@@ -3,13 +3,14 @@
 import hashlib
 import random
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from pipelines import cli
 
+ROOT = Path(__file__).parent.parent.parent
 SCRIPT = str(ROOT / "slurm" / "prep.sbatch")
 VALUES = ("source=pets", "licence=CC0-1.0", "shard_samples=4")
 
