@@ -75,7 +75,7 @@ class Unavailable(Exception):
 
 
 class Cluster:
-    """`with Cluster(folder) as cluster`; the short `folder` must be on a disk, since Unix sockets go below it."""
+    """`with Cluster(folder) as cluster`; the path of `folder` is short, since Unix sockets go below it."""
 
     def __init__(self, folder: Path, num_nodes: int = 3) -> None:
         self.folder = folder
