@@ -87,8 +87,8 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--passes", type=int, default=3, help="of each writer")
-    parser.add_argument("--photos", type=int, default=30_000, help="how many")
-    parser.add_argument("--codes", type=int, default=100_000, help="how many")
+    parser.add_argument("--photos", type=int, default=60_000, help="how many")
+    parser.add_argument("--codes", type=int, default=200_000, help="how many")
     parser.add_argument("--rows", type=int, default=MANY_ROWS, help="of text, for the peak memory")
     parser.add_argument("--folder", type=Path, help="of the temporary files; the system's memory where it has some")
     parser.add_argument("--shard-rows", type=Path, help=argparse.SUPPRESS)

@@ -10,10 +10,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any, TypeVar
 
 from ufork.child_process import end_with_starter
@@ -136,16 +137,31 @@ def _work(start: Start[Any], connection: Connection) -> None:
     """Runs in the worker, until the starter ends it."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # sent to all processes of a job, but meant for the starter
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    signal.signal(signal.SIGTERM, _leave)
     end_with_starter()
+    with suppress(EOFError, BrokenPipeError):  # the starter asks for no more
+        for outcome in _outcomes(start, connection):
+            connection.send(outcome)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Ends the process with its drafts tidied up, once: a job's signals come from the scheduler and the starter."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(0)
+
+
+def _outcomes(start: Start[Any], connection: Connection) -> Iterator[Any]:
     try:
         work = start()
-        while True:
-            connection.send(work(connection.recv()))
-    except EOFError:
-        return
     except Exception as error:
-        connection.send(_Failed(_sendable(error)))
+        yield _Failed(_sendable(error))
+        return
+    while True:
+        job = connection.recv()
+        try:
+            yield work(job)
+        except Exception as error:
+            yield _Failed(_sendable(error))
 
 
 def _sendable(error: Exception) -> Exception:

@@ -131,10 +131,8 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
     phase = "merge" if arguments.kind == "merge" else arguments.phase
     if phase == "merge":
         merge_shards(config, target)
-        _show(target)
     elif phase is None and share is None:
         shard(config, target, opener)
-        _show(target)
     else:
         share = share or WHOLE
         make_catalogue(config, target, opener)
@@ -142,15 +140,6 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
             survey_records(config, target, opener, share)
         if phase in ("write", None):
             write_shards(config, target, opener, share)
-
-
-def _show(target: Path) -> None:
-    """What people look at; training reads neither."""
-    from data_prep.contact_sheet import write_contact_sheet
-    from data_prep.drop_report import write_report
-
-    write_report(target)
-    write_contact_sheet(target, target / "contact-sheet.png")
 
 
 def _config_of(arguments: argparse.Namespace) -> tuple["ShardConfig", Path]:

@@ -36,6 +36,14 @@ def ids(folder, task: Task) -> list[str]:
     return [source[number].id for number in range(len(source))]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_contact_sheet():
+    """Drawing takes longer than all the rest here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_prep.shard_merge.write_contact_sheet", lambda folder, out: None)
+        yield
+
+
 @settings(max_examples=25)
 @given(size=st.integers(1, 60), shard_samples=st.integers(1, 70), shuffle=st.booleans(), seed=st.integers(0, 5))
 def test_every_kept_record_comes_exactly_once_per_task(tmp_path_factory, size, shard_samples, shuffle, seed):

@@ -54,7 +54,7 @@ def test_a_folder_of_images_becomes_shards_that_verify(images, tmp_path, capsys)
     assert len(source) == 12 and "big dog" in " ".join(source[number].prompt for number in range(12))
     assert cli.main(["shard", "verify", str(target)]) == 0
     assert "as its manifest says" in capsys.readouterr().out
-    assert {"report.html", "contact-sheet.png", "ATTRIBUTION.md"} <= contents(target).keys()
+    assert {"report.html", "contact_sheet.png", "ATTRIBUTION.md"} <= contents(target).keys()
 
 
 def test_an_array_and_a_merge_make_the_same(images, tmp_path, capsys, monkeypatch):
