@@ -10,7 +10,7 @@ done/00012.json        written last: the shards of a job, with what was counted
 """
 
 import json
-import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,13 +48,14 @@ class WorkFolder:
         """Makes the folder, for this config alone.
 
         Raises:
-            ConfigError: it was begun with another one.
+            ConfigError: it was begun with another one, or holds shards that were not made here.
             StorageError: it cannot be made.
         """
         with storage_errors(self.target):
             for name in (_SURVEY, _DROPPED, _DONE):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             if not self.config.exists():
+                self._refuse_others()
                 write_whole(self.config, config.to_yaml())
         begun = type(config).from_yaml(self.config)
         if begun.digest() != config.digest():
@@ -62,6 +63,10 @@ class WorkFolder:
             raise ConfigError(
                 f"{self.target}: begun with other values ({changes}); give those, another folder, or delete this one"
             )
+
+    def _refuse_others(self) -> None:
+        if strangers := [path.name for path in self.target.glob("*.tar")][:1]:
+            raise ConfigError(f"{self.target}: holds shards of another making, as {strangers[0]}; give another folder")
 
 
 @contextmanager
@@ -71,7 +76,8 @@ def draft_of(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: it cannot be written.
     """
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # Not by the process's number: tasks of an array in containers have the same.
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     with storage_errors(path.parent):
         try:
             yield draft

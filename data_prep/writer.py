@@ -7,7 +7,7 @@ samples alone, and webdataset reads them at full speed (its own writer's fractio
 """
 
 import hashlib
-import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,7 +183,7 @@ class ShardWriter:
         path = self.folder / f"{self.task}-{self._next_shard:05d}.tar"
         with storage_errors(self.folder):
             # Another process may be at the same shard: one that is about to end, when its job was started anew.
-            draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+            draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
             try:
                 sha256 = _write_hashed(draft, self._chunks)
                 self._index.finish(self._num_bytes).save(path)

@@ -110,6 +110,12 @@ def test_finished_shards_are_kept_and_another_config_is_refused(whole):
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
 
 
+def test_a_folder_with_other_shards_is_refused(tmp_path):
+    (tmp_path / "generation-00007.tar").touch()
+    with pytest.raises(ConfigError, match="another making, as generation-00007.tar"):
+        run(tmp_path)
+
+
 def test_the_manifest_counts_what_was_left_out_and_carries_the_licence(whole):
     folder, manifest = whole
     assert manifest.skipped == {"no image and no text": 10, "image cannot be read": 11}

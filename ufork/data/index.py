@@ -8,6 +8,7 @@ same key are one sample; the key is the path up to the file name's first dot, th
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
@@ -107,7 +108,7 @@ class ShardIndex:
         }
         target = index_path(tar_path)
         # Ranks that find no index build it at the same time: each renames its own file over the same contents.
-        draft = target.with_name(f"{target.name}.{os.getpid()}.part")
+        draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
         try:
             draft.write_text(json.dumps(columns, separators=(",", ":")), encoding="utf-8")
             draft.replace(target)
