@@ -33,7 +33,8 @@ from PIL import Image
 
 from data_prep.inputs.record import Record
 from data_prep.shard_config import ShardConfig
-from data_prep.sharding import shard
+from data_prep.shard_merge import merge_shards
+from data_prep.sharding import make_catalogue, write_shards
 from ufork.config import Config
 
 SHARD_SAMPLES, WORKERS = 2500, 2
@@ -186,7 +187,7 @@ def cpu_seconds() -> float:
 
 
 def shard_with_ufork(kind: str, folder: Path, size: int, shard_samples: int = SHARD_SAMPLES) -> None:
-    """All of it."""
+    """All of it but the page and the contact sheet, which take about a second whatever the size."""
     config = BenchmarkShardConfig.from_mapping(
         {
             "input": {"kind": kind, "folder": str(folder), "size": size},
@@ -197,7 +198,10 @@ def shard_with_ufork(kind: str, folder: Path, size: int, shard_samples: int = SH
         },
         origin="benchmark",
     )
-    manifest = shard(config, folder / "out", partial(BenchmarkInput, config.input))
+    target, open_input = folder / "out", partial(BenchmarkInput, config.input)
+    make_catalogue(config, target, open_input)
+    write_shards(config, target, open_input)
+    manifest = merge_shards(config, target)
     assert sum(entry.samples for entry in manifest.shards) == size
 
 

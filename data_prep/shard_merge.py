@@ -1,6 +1,7 @@
 """The end of making shards: what all jobs wrote and counted becomes the manifest.
 
-.work/done/*.json of every job  ->  TARGET/{report.json, manifest.json, ATTRIBUTION.md, report.html, contact_sheet.png}
+.work/done/*.json of every job  --merge_shards-->  TARGET/{report.json, manifest.json, ATTRIBUTION.md}
+finished shards and report      --report_on----->  TARGET/{report.html, contact_sheet.png}
 """
 
 import logging
@@ -56,7 +57,6 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
     )
     write_attribution(target, [manifest])
     _remove_drafts(target)
-    report_on(target)
     _logger.info("%s:\n%s", target, as_text(selection, statistics))
     return manifest
 

@@ -18,7 +18,7 @@ from data_prep.catalogue import Catalogue, build_catalogue
 from data_prep.progress import Progress
 from data_prep.shard_config import ShardConfig
 from data_prep.shard_job import OpenInput, ShardJobs, load_done
-from data_prep.shard_merge import merge_shards
+from data_prep.shard_merge import merge_shards, report_on
 from data_prep.shard_plan import ShardPlan, make_plan
 from data_prep.survey import find_duplicates, survey, survey_chunks
 from data_prep.work_folder import WorkFolder
@@ -71,7 +71,9 @@ def shard(config: ShardConfig, target: Path, open_input: OpenInput) -> Manifest:
     make_catalogue(config, target, open_input)
     survey_records(config, target, open_input)
     write_shards(config, target, open_input)
-    return merge_shards(config, target)
+    manifest = merge_shards(config, target)
+    report_on(target)
+    return manifest
 
 
 def make_catalogue(config: ShardConfig, target: Path, open_input: OpenInput) -> ShardPlan:

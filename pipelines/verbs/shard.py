@@ -123,7 +123,7 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
     from functools import partial
 
     from data_prep.inputs.config import open_input
-    from data_prep.shard_merge import merge_shards
+    from data_prep.shard_merge import merge_shards, report_on
     from data_prep.sharding import WHOLE, make_catalogue, shard, survey_records, write_shards
 
     config, target = _config_of(arguments)
@@ -131,6 +131,7 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
     phase = "merge" if arguments.kind == "merge" else arguments.phase
     if phase == "merge":
         merge_shards(config, target)
+        report_on(target)
     elif phase is None and share is None:
         shard(config, target, opener)
     else:

@@ -38,9 +38,9 @@ def ids(folder, task: Task) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_contact_sheet():
-    """Drawing takes longer than all the rest here."""
+    """Drawing takes longer than all the rest here, and other tests see to it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_prep.shard_merge.write_contact_sheet", lambda folder, out: None)
+        patch.setattr("data_prep.sharding.report_on", lambda target: None)
         yield
 
 
