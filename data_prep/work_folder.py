@@ -51,11 +51,12 @@ class WorkFolder:
             ConfigError: it was begun with another one, or holds shards that were not made here.
             StorageError: it cannot be made.
         """
+        if not self.config.exists():
+            self._refuse_others()
         with storage_errors(self.target):
             for name in (_SURVEY, _DROPPED, _DONE):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             if not self.config.exists():
-                self._refuse_others()
                 write_whole(self.config, config.to_yaml())
         begun = type(config).from_yaml(self.config)
         if begun.digest() != config.digest():

@@ -114,6 +114,7 @@ def test_a_folder_with_other_shards_is_refused(tmp_path):
     (tmp_path / "generation-00007.tar").touch()
     with pytest.raises(ConfigError, match="another making, as generation-00007.tar"):
         run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["generation-00007.tar"]
 
 
 def test_the_manifest_counts_what_was_left_out_and_carries_the_licence(whole):
