@@ -71,8 +71,8 @@ def build_catalogue(folder: Path, source: Input) -> None:
     with storage_errors(folder.parent):
         draft.mkdir(parents=True)
     try:
-        _write_all(draft, source)
         with storage_errors(folder.parent):
+            _write_all(draft, source)
             if not folder.exists():
                 draft.rename(folder)
     finally:

@@ -11,6 +11,8 @@ from typing import Self
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from data_prep.writer import storage_errors
+
 _NUM_FILES = 64
 _HELD_HASHES = 1 << 16
 """In memory before they are written."""
@@ -20,8 +22,13 @@ class UniqueIds:
     """Takes in ids, and tells which may have come twice; a context manager that removes its files."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Makes a temporary folder in `parent`, or where the system has them: 8 bytes an id."""
-        self._folder = tempfile.TemporaryDirectory(prefix="ids-", dir=parent)
+        """Makes a temporary folder in `parent`, or where the system has them: 8 bytes an id.
+
+        Raises:
+            StorageError: it cannot be made; nor, later, written.
+        """
+        with storage_errors(parent or Path(tempfile.gettempdir())):
+            self._folder = tempfile.TemporaryDirectory(prefix="ids-", dir=parent)
         self._held: list[int] = []
 
     def add(self, ids: Iterable[str]) -> None:
@@ -42,9 +49,11 @@ class UniqueIds:
     def _write(self) -> None:
         hashes = np.array(self._held, np.uint64)
         files = hashes % np.uint64(_NUM_FILES)
-        for number in np.unique(files).tolist():
-            with open(Path(self._folder.name) / str(number), "ab") as file:
-                hashes[files == number].tofile(file)
+        folder = Path(self._folder.name)
+        with storage_errors(folder):
+            for number in np.unique(files).tolist():
+                with open(folder / str(number), "ab") as file:
+                    hashes[files == number].tofile(file)
         self._held = []
 
     def __enter__(self) -> Self:

@@ -1,5 +1,7 @@
 """Records by number after one pass."""
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +85,16 @@ def test_a_reader_that_fails_leaves_nothing(tmp_path):
 
     with pytest.raises(InputError, match="gone"):
         build_catalogue(tmp_path / "catalogue", Listed(failing()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "refused by the test")
+
+    monkeypatch.setattr("data_prep.catalogue.dropped_line", refuse)
+    with pytest.raises(StorageError, match=f"{tmp_path}.*refused by the test"):
+        build_catalogue(tmp_path / "catalogue", Listed([Dropped("a", "b")]))
     assert list(tmp_path.iterdir()) == []
 
 
