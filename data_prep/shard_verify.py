@@ -1,6 +1,6 @@
 """Whether shards are what their manifest says, down to the last sample; every fault is named.
 
-each shard, by several processes: size, sha256, index against the tar, each sample decoded
+each shard, by several processes: size, checksum, index against the tar, each sample decoded
 all together: ids unique, samples counted
 """
 
@@ -15,8 +15,9 @@ import numpy as np
 from data_prep.progress import Progress
 from data_prep.unique_ids import UniqueIds, ids_with
 from data_prep.workers import run_jobs
+from ufork.checksum import checksum_of
 from ufork.data.index import ShardIndex, index_path
-from ufork.data.manifest import Manifest, ShardEntry, sha256_of
+from ufork.data.manifest import Manifest, ShardEntry
 from ufork.data.sample import Sample
 from ufork.errors import SampleError, ShardError
 
@@ -97,8 +98,8 @@ def _check_shard(folder: Path, entry: ShardEntry) -> ShardFindings:
 def _file_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> Iterator[str]:
     if index.tar_bytes != entry.bytes:
         yield f"{index.tar_bytes} bytes, the manifest says {entry.bytes}"
-    if (found := sha256_of(path)) != entry.sha256:
-        yield f"its sha256 is {found}, the manifest says {entry.sha256}"
+    if (found := checksum_of(path)) != entry.checksum:
+        yield f"its checksum is {found}, the manifest says {entry.checksum}"
     if len(index) != entry.samples:
         yield f"{len(index)} samples, the manifest says {entry.samples}"
     saved = ShardIndex.load(path)

@@ -6,7 +6,6 @@ Tars are laid out by hand (USTAR headers, time 0, no owner), with the index coun
 samples alone, and webdataset reads them at full speed (its own writer's fractional times add a header to every member).
 """
 
-import hashlib
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ufork.checksum import Checksum
 from ufork.data.index import BLOCK_BYTES, IndexBuilder
 from ufork.data.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from ufork.data.sample import Sample
@@ -185,13 +185,13 @@ class ShardWriter:
             # Another process may be at the same shard: one that is about to end, when its job was started anew.
             draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
             try:
-                sha256 = _write_hashed(draft, self._chunks)
+                checksum = _write_summed(draft, self._chunks)
                 self._index.finish(self._num_bytes).save(path)
                 draft.replace(path)
             finally:
                 draft.unlink(missing_ok=True)
         self.entries.append(
-            ShardEntry(file=path.name, task=self.task, samples=self._in_shard, bytes=self._num_bytes, sha256=sha256)
+            ShardEntry(file=path.name, task=self.task, samples=self._in_shard, bytes=self._num_bytes, checksum=checksum)
         )
         self._next_shard += 1
         self._chunks, self._num_bytes, self._in_shard, self._index = [], 0, 0, IndexBuilder()
@@ -206,14 +206,14 @@ class ShardWriter:
             self._finish_shard()
 
 
-def _write_hashed(path: Path, chunks: list[bytes]) -> str:
+def _write_summed(path: Path, chunks: list[bytes]) -> str:
     """Writes one after the other: joined, they would need their memory twice."""
-    sha256 = hashlib.sha256()
+    checksum = Checksum()
     with open(path, "wb", buffering=_BUFFER_BYTES) as file:
         for chunk in chunks:
-            sha256.update(chunk)
+            checksum.update(chunk)
             file.write(chunk)
-    return sha256.hexdigest()
+    return checksum.hexdigest()
 
 
 def _ustar_header(name: str, size: int) -> bytes:

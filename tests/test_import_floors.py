@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    ["ufork.errors", "ufork.config", "ufork.vocabulary", "ufork.child_process"],
+    ["ufork.errors", "ufork.config", "ufork.vocabulary", "ufork.child_process", "ufork.checksum"],
     ["ufork.model", "ufork.vision", "ufork.data"],
     ["ufork.parallel", "ufork.convert"],
     ["ufork.train", "ufork.infer", "ufork.analysis"],

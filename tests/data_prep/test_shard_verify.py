@@ -9,8 +9,9 @@ from toy_input import opener, toy_shard_config
 
 from data_prep.shard_verify import verify_shards
 from data_prep.sharding import shard
+from ufork.checksum import checksum_of
 from ufork.data.index import ShardIndex, index_path
-from ufork.data.manifest import Manifest, sha256_of
+from ufork.data.manifest import Manifest
 from ufork.errors import ShardError
 
 
@@ -37,7 +38,7 @@ def accept(folder) -> None:
         index = ShardIndex.build(path)
         index.save(path)
         size = path.stat().st_size
-        entries.append(dataclasses.replace(entry, bytes=size, samples=len(index), sha256=sha256_of(path)))
+        entries.append(dataclasses.replace(entry, bytes=size, samples=len(index), checksum=checksum_of(path)))
     dataclasses.replace(manifest, shards=tuple(entries)).save(folder)
 
 
@@ -70,7 +71,7 @@ def test_a_changed_byte_of_an_image_is_found_by_the_checksum(folder):
     path = folder / "generation-00000.tar"
     change(path, b"IEND", b"IENE")
     (fault,) = verify_shards(folder)
-    assert "generation-00000.tar" in fault and "sha256" in fault
+    assert "generation-00000.tar" in fault and "checksum" in fault
 
 
 def test_an_index_of_another_tar_and_a_missing_one_are_named(folder):

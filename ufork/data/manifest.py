@@ -3,18 +3,18 @@
 folder/manifest.json  <->  Manifest: shards with their sizes and checksums, licence, recipe
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ufork.checksum import checksum_of
 from ufork.data.storage import LocalStorage, Storage
 from ufork.errors import ShardError
 from ufork.vocabulary import Task
 
 MANIFEST_FILE = "manifest.json"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 _REMEDY = "prepare the data again"
 
 
@@ -27,7 +27,8 @@ class ShardEntry:
     task: Task
     samples: int
     bytes: int
-    sha256: str
+    checksum: str
+    """As `ufork.checksum` takes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +94,8 @@ class Manifest:
         for entry in self.shards:
             check_size(storage, entry)
             path = storage.local_path(entry.file)
-            if deep and (found := sha256_of(path)) != entry.sha256:
-                raise ShardError(f"{path}: its sha256 is {found}, the manifest says {entry.sha256}; {_REMEDY}")
+            if deep and (found := checksum_of(path)) != entry.checksum:
+                raise ShardError(f"{path}: its checksum is {found}, the manifest says {entry.checksum}; {_REMEDY}")
 
 
 def check_size(storage: Storage, entry: ShardEntry) -> None:
@@ -107,9 +108,3 @@ def check_size(storage: Storage, entry: ShardEntry) -> None:
     if found != entry.bytes:
         kind = "truncated" if found < entry.bytes else "changed"
         raise ShardError(f"{where}: {kind}: {found} bytes, the manifest says {entry.bytes}; {_REMEDY}")
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file's contents, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,18 +22,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ufork.checksum import Checksum
 from ufork.errors import CheckpointError
 from ufork.parallel.layout import Place
 
 WEIGHT = "weight"
 """Kind of the parameters themselves, in fp32 where they train; other kinds are the optimizer's, by its own names."""
 SUFFIX = ".safetensors"
-CHECKSUM = xxhash.xxh3_128
-"""Tells damage, no forgery, and takes a twentieth of sha256's time, which would be training's."""
 _HEADER = "ufork"
 _LENGTH_BYTES = 8
 DISK_BLOCK = 4096
@@ -104,7 +102,7 @@ class FileImage:
         torch._foreach_copy_(self.places, self.sources)
 
     def write(self, path: Path) -> str:
-        """Writes the file, through to the disk; its checksum (`CHECKSUM`).
+        """Writes the file, through to the disk; its checksum.
 
         Raises:
             OSError: it cannot be written.
@@ -115,7 +113,7 @@ class FileImage:
             _write_through(file, contents)
         finally:
             os.close(file)
-        return CHECKSUM(contents).hexdigest()
+        return Checksum(contents).hexdigest()
 
 
 def _write_through(file: int, contents: memoryview) -> None:

@@ -8,7 +8,6 @@ is one to go on from, whenever the writer was stopped. What is random in trainin
 place in the stream, so there is no state of random generators to keep.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -22,11 +21,11 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, NonNegativeInt
 
+from ufork.checksum import checksum_of
 from ufork.config import Config
 from ufork.data.stream_state import StreamState
 from ufork.errors import CheckpointError, ConfigError, StorageError
 from ufork.model.linear import LinearKernel
-from ufork.parallel.shard_files import CHECKSUM
 from ufork.vocabulary import Task
 
 CHECKPOINT_VERSION = 2
@@ -44,7 +43,7 @@ class FileRecord(Config):
 
     bytes: NonNegativeInt
     checksum: str
-    """XXH3 of 128 bits, in hexadecimal."""
+    """As `ufork.checksum` takes it."""
 
 
 class Position(Config):
@@ -261,8 +260,7 @@ def require_unchanged(state: CheckpointState, fixed: Mapping[str, Any], *, origi
 
 def record_of(path: Path) -> FileRecord:
     """Size and checksum of a file."""
-    with open(path, "rb") as file:
-        return FileRecord(bytes=path.stat().st_size, checksum=hashlib.file_digest(file, CHECKSUM).hexdigest())
+    return FileRecord(bytes=path.stat().st_size, checksum=checksum_of(path))
 
 
 def _sync(folder: Path) -> None:
