@@ -9,7 +9,7 @@ Their size depends on the number of tables, bins and names, never on the number 
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Self
 
@@ -53,6 +53,7 @@ TABLES = {
 }
 
 
+@lru_cache(maxsize=2 * MAX_NAMES)
 def printable(name: str) -> str:
     """A name from outside as it can be written anywhere: cut, without control characters and half letters."""
     name = name[:_MAX_NAME_CHARS]

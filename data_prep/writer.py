@@ -29,6 +29,8 @@ _CONSTANT_SUM = sum(_MODE_AND_OWNER + _TIME + _KIND) - sum(b"\0 ") + 8 * ord(" "
 """Of a header's bytes besides name and size; the checksum itself counts as blanks."""
 
 _BUFFER_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 13
+"""Contents from this size on are written from where they are."""
 
 
 @contextmanager
@@ -151,6 +153,7 @@ class ShardWriter:
         self.entries: list[ShardEntry] = []
         self._next_shard, self._next_key = first_shard, first_key
         self._chunks: list[bytes] = []
+        self._small = bytearray()  # what follows the last chunk: many small writes and sums would cost more than copies
         self._num_bytes = 0
         self._in_shard = 0
         self._index = IndexBuilder()
@@ -164,21 +167,27 @@ class ShardWriter:
         stray = f"{sample.id} is of {sample.source}, {sample.task}: not for {self.source}/{self.split}, {self.task}"
         assert (sample.source, sample.task) == (self.source, self.task), stray
         for extension, contents in sample.to_members().items():
-            self._append(f"{self._next_key:09d}.{extension}", contents)
+            self._append(f"{self._next_key:09d}", extension, contents)
         self._next_key += 1
         self._in_shard += 1
         if self._in_shard == self.shard_samples:
             self._finish_shard()
 
-    def _append(self, name: str, contents: bytes) -> None:
+    def _append(self, key: str, extension: str, contents: bytes) -> None:
         size = len(contents)
-        self._index.add(name, self._num_bytes + BLOCK_BYTES, size, where=str(self.folder))
+        self._index.add_member(key, extension, self._num_bytes + BLOCK_BYTES, size, where=self.folder)
         padding = -size % BLOCK_BYTES
-        self._chunks += (_ustar_header(name, size), contents, _TAR_END[:padding])
+        self._small += _ustar_header(f"{key}.{extension}", size)
+        if size < _CHUNK_BYTES:
+            self._small += contents
+        else:
+            self._chunks += (bytes(self._small), contents)
+            self._small.clear()
+        self._small += _TAR_END[:padding]
         self._num_bytes += BLOCK_BYTES + size + padding
 
     def _finish_shard(self) -> None:
-        self._chunks.append(_TAR_END)
+        self._chunks.append(bytes(self._small) + _TAR_END)
         self._num_bytes += len(_TAR_END)
         path = self.folder / f"{self.task}-{self._next_shard:05d}.tar"
         with storage_errors(self.folder):
@@ -195,6 +204,7 @@ class ShardWriter:
         )
         self._next_shard += 1
         self._chunks, self._num_bytes, self._in_shard, self._index = [], 0, 0, IndexBuilder()
+        self._small.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -136,16 +136,21 @@ class IndexBuilder:
             ShardError: the sample has that member already.
         """
         key, extension = split_name(name)
-        if not key:
-            return
+        if key:
+            self.add_member(key, extension, offset, size, where=where)
+
+    def add_member(self, key: str, extension: str, offset: int, size: int, *, where: object) -> None:
+        """Likewise, of a name that is split already."""
         if not self._keys or self._keys[-1] != key:
             self._keys.append(key)
         offsets, sizes = self._offsets.setdefault(extension, []), self._sizes.setdefault(extension, [])
         if len(offsets) == len(self._keys):
             raise ShardError(f"{where}: sample {key!r} has two members .{extension}; make the shard again")
-        for column, value in ((offsets, offset), (sizes, size)):
-            column.extend([_ABSENT] * (len(self._keys) - 1 - len(column)))
-            column.append(value)
+        if missing := len(self._keys) - 1 - len(offsets):
+            offsets.extend([_ABSENT] * missing)
+            sizes.extend([_ABSENT] * missing)
+        offsets.append(offset)
+        sizes.append(size)
 
     def finish(self, tar_bytes: int) -> ShardIndex:
         """The index of all members added; `tar_bytes` is the whole tar's size."""
