@@ -14,10 +14,7 @@ OVERRIDES = (
     *FORKED,
     "train.linear=torch",
     "train.timeout_seconds=40",
-    "stages.align.train.steps=2",
-    f"stages.all.train.steps={STEPS}",
-    "stages.all.train.draw_every_steps=0",
-    "stages.all.train.checkpoint.every_steps=4",
+    f"stages={{all: {{train: {{steps: {STEPS}, checkpoint: {{every_steps: 4}}}}}}}}",
 )
 TWO_NODES = ("--nodes", "2", "--ranks-per-node", "2", "--time", "10:00")
 
