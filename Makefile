@@ -2,7 +2,7 @@
 #             other values: make demo SET="run.name=mine train.steps=500"; other than 2 ranks: RANKS=1;
 #             trunk and branches on ranks of their own: LAYOUT=forked, as many ranks as the recipe's layout needs)
 # make test   the tests
-# make proofs the tests that take a minute or more: a run killed again and again, a hundred histories of a stream
+# make proofs the slow tests: a run killed again and again, a hundred histories of a stream, jobs on a real Slurm
 # make check  what must hold before a commit: format, lint, types, spelling, import floors
 # make docs   check the links and commands that the pages name
 #

@@ -118,10 +118,12 @@ def check_path(name: str) -> None:
 def _read_plain(path: str, max_bytes: int) -> bytes:
     # A pipe that nobody writes to would block for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SampleError(f"{path}: not a plain file")
         if status.st_size > max_bytes:
             raise SampleError(f"{path}: {status.st_size} bytes, more than input.max_image_mb allows")
-        return file.read(max_bytes)
+        return os.read(descriptor, status.st_size)  # by a file object it takes twice as long
+    finally:
+        os.close(descriptor)

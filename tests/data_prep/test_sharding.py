@@ -172,7 +172,7 @@ def start_program(folder, delay_seconds: float) -> subprocess.Popen:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_killed_ten_times_it_ends_with_the_same_bytes(tmp_path):
     """While it starts and after some more jobs; alone, so that its processes must end by themselves, and with them."""
     moments, done = random.Random(0), tmp_path / "killed" / ".work" / "done"

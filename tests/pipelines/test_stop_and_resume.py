@@ -58,7 +58,14 @@ def assert_as_undisturbed(run, undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.proof),
+        pytest.param(signal.SIGUSR2, marks=pytest.mark.proof),
+    ],
+)
 def test_a_stop_is_agreed_saved_and_told_by_the_exit_code(number, tmp_path, undisturbed):
     """The signal goes to every process, loaders included, as schedulers send it; rows are made ahead by other numbers
     of processes before and after."""
