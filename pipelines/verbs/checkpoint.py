@@ -5,8 +5,8 @@ verify  reads each to the last byte and names what is at fault; exit code 1 if a
 prune   removes all but each stage's newest --keep; damaged ones do not count
 export  takes one checkpoint (RUN/stages/NAME/checkpoints/step-N) and leaves its whole weights, with the tokenizers, in
         --output: to draw and answer with, or for another run
-
-There is nothing to reshape: any layout goes on from any other's checkpoint as it is.
+reshape takes one checkpoint and leaves it in --output as --ranks colocated ranks would have written it, to keep or to
+        move in few files; no job needs it: any layout goes on from any other's checkpoint as it is
 """
 
 import argparse
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what to do, and the run."""
-    parser.add_argument("action", choices=("list", "verify", "prune", "export"), help="as told below")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder; for export, that of one checkpoint")
+    parser.add_argument("action", choices=("list", "verify", "prune", "export", "reshape"), help="as told below")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="a run's folder; for export and reshape, that of one checkpoint"
+    )
     parser.add_argument("--keep", type=int, default=1, metavar="N", help="of each stage, for prune")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for export")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for export and reshape")
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="for reshape (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -33,8 +36,14 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from ufork.errors import ConfigError
 
-    if arguments.action == "export":
-        _export(arguments.run, arguments.output)
+    if arguments.action in ("export", "reshape"):
+        if arguments.output is None:
+            raise ConfigError(f"checkpoint {arguments.action}: --output FOLDER is missing")
+        if arguments.action == "export":
+            _export(arguments.run, arguments.output)
+        else:
+            _reshape(arguments.run, arguments.output, arguments.ranks)
+        print(arguments.output)
         return
     folders = _folders(arguments.run)
     if arguments.keep < 1:
@@ -52,20 +61,22 @@ def _folders(run: Path) -> list["CheckpointFolder"]:
     return found
 
 
-def _export(checkpoint: Path, output: Path | None) -> None:
+def _reshape(checkpoint: Path, output: Path, num_ranks: int) -> None:
+    from ufork.train.reshape import reshape
+
+    reshape(checkpoint, output, num_ranks=num_ranks)
+
+
+def _export(checkpoint: Path, output: Path) -> None:
     from pipelines.run_folder import RunFolder
     from ufork.data.text_tokenizer import TextTokenizer
-    from ufork.errors import ConfigError
     from ufork.infer.model import save_trained
     from ufork.train.export import checkpoint_weights
     from ufork.vision.codec import ImageCodec
 
-    if output is None:
-        raise ConfigError("checkpoint export: --output FOLDER is missing")
     run = RunFolder(checkpoint.resolve().parents[3])
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
     save_trained(output, *checkpoint_weights(checkpoint), tokenizer, codec)
-    print(output)
 
 
 def _list(folders: list["CheckpointFolder"]) -> None:

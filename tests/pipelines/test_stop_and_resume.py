@@ -112,7 +112,7 @@ def test_a_finished_run_is_not_trained_again_unless_asked_to(tmp_path):
 
 
 @pytest.mark.slow
-def test_checkpoints_are_listed_exported_begun_from_verified_and_pruned(tmp_path, capsys):
+def test_checkpoints_are_listed_exported_reshaped_begun_from_verified_and_pruned(tmp_path, capsys):
     recipe, run = make_run(tmp_path, "run")
     train(recipe, *OVERRIDES)
     newest, older = (run.checkpoints("all") / f"step-{step:08d}" for step in (30, 28))
@@ -121,9 +121,11 @@ def test_checkpoints_are_listed_exported_begun_from_verified_and_pruned(tmp_path
     exported = tmp_path / "exported"
     assert cli.main(["checkpoint", "export", str(newest), "--output", str(exported)]) == 0
     assert_equal(load_file(exported / "model.safetensors"), load_file(run.weights("all") / "model.safetensors"))
+    reshaped = tmp_path / "reshaped"
+    assert cli.main(["checkpoint", "reshape", str(older), "--ranks", "3", "--output", str(reshaped)]) == 0
     other, other_run = make_run(tmp_path, "other")
-    said = train(other, *OVERRIDES, f"stages.all.train.resume={older}")
-    assert f"resumed: {older}, after step 28 of 30" in said
+    said = train(other, *OVERRIDES, f"stages.all.train.resume={reshaped}")
+    assert f"resumed: {reshaped}, after step 28 of 30" in said
     other_weights = load_file(other_run.weights("all") / "model.safetensors")
     assert_equal(other_weights, load_file(run.weights("all") / "model.safetensors"))
     (shards,) = older.glob("*/*.safetensors")

@@ -14,16 +14,17 @@ from tiny import DIMENSIONS, shallow_config, tiny_tokenizer, write_codes_source
 
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
-from ufork.errors import StoppedError, StorageError
+from ufork.errors import ConfigError, StoppedError, StorageError
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import make_layout, num_ranks_of
 from ufork.parallel.shard_files import WEIGHT, FileImage, ShardFiles
 from ufork.parallel.stage_part import collected_shapes
 from ufork.parallel.world import join_world
-from ufork.train.checkpoint import CheckpointFolder, Position, read_state
+from ufork.train.checkpoint import CheckpointFolder, Position, read_state, verify
 from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig, WandbConfig
 from ufork.train.loop import Beside, train_stage
+from ufork.train.reshape import reshape
 from ufork.train.resume import find_checkpoint, resume
 from ufork.train.saver import Saver
 from ufork.train.telemetry import Telemetry
@@ -210,6 +211,20 @@ def test_in_another_layout_to_rounding(first, then, undisturbed, folder):
     _, whole = undisturbed(first, config)
     resumed_in(LAYOUTS[then], config, folder, whole)
     torch.testing.assert_close(figures(folder)[:, :2], figures(whole)[:, :2], rtol=CLOSE, atol=0)
+
+
+@pytest.mark.parametrize(("name", "num_ranks"), [("forked tp2", 3), ("dp2", 1)])
+def test_a_reshaped_checkpoint_is_gone_on_from_bit_for_bit(name, num_ranks, undisturbed, folder):
+    config = config_of("fp32", "adamw")
+    expected, whole = undisturbed(name, config)
+    checkpoint = Path("checkpoints") / f"step-{STOPPED_AFTER:08d}"
+    reshape(whole / checkpoint, folder / "reshaped" / checkpoint, num_ranks=num_ranks)
+    assert len(verify(folder / "reshaped" / checkpoint, deep=True).files) == num_ranks
+    shutil.copy(whole / "metrics.jsonl", folder / "reshaped")
+    weights = resumed_in(LAYOUTS[name], config, folder, folder / "reshaped")
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+    with pytest.raises(ConfigError, match="a folder that is not there"):
+        reshape(whole / checkpoint, folder / "reshaped" / checkpoint, num_ranks=1)
 
 
 def test_a_save_without_space_leaves_the_others_and_the_run_alone(folder):

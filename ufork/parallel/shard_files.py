@@ -198,6 +198,17 @@ class ShardFiles:
         """What there is of parameters."""
         return {key.partition(":")[0] for _, _, keys in self._files for key in keys}
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every parameter that any rank holds a part of, whole."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for header, _, keys in self._files:
+            for name in (key.partition(":")[2] for key in keys):
+                shape = list(header["shapes"][name])
+                if (dim := header["sliced_dims"].get(name)) is not None:
+                    shape[dim] *= header["tp"]
+                shapes[name] = tuple(shape)
+        return dict(sorted(shapes.items()))
+
     def whole(self, kind: str, name: str) -> Tensor | None:
         """The parts of all ranks as one tensor in the parameter's shape; None where no rank holds any.
 

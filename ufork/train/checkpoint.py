@@ -160,12 +160,7 @@ class CheckpointFolder:
         """
         folder = self.unfinished(state.position.step)
         self._require_held()
-        with open(folder / STATE_FILE, "w", encoding="utf-8") as file:
-            file.write(state.model_dump_json(indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        for inside in (*{folder / Path(name).parent for name in state.files}, folder):
-            _sync(inside)
+        write_state(folder, state)
         self._require_held()
         target = folder.rename(self.at(state.position.step))
         _sync(self.path)
@@ -204,6 +199,20 @@ class CheckpointFolder:
             with suppress(CheckpointError):  # a damaged one is nobody's best
                 losses[step] = read_state(self.at(step)).losses.get(task, math.inf)
         return sorted((step for step in losses if math.isfinite(losses[step])), key=losses.__getitem__)
+
+
+def write_state(folder: Path, state: CheckpointState) -> None:
+    """Makes the files in `folder` a checkpoint, through to the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with open(folder / STATE_FILE, "w", encoding="utf-8") as file:
+        file.write(state.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    for inside in (*{folder / Path(name).parent for name in state.files}, folder):
+        _sync(inside)
 
 
 def read_state(path: Path) -> CheckpointState:
