@@ -213,6 +213,7 @@ def test_in_another_layout_to_rounding(first, then, undisturbed, folder):
     torch.testing.assert_close(figures(folder)[:, :2], figures(whole)[:, :2], rtol=CLOSE, atol=0)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(("name", "num_ranks"), [("forked tp2", 3), ("dp2", 1)])
 def test_a_reshaped_checkpoint_is_gone_on_from_bit_for_bit(name, num_ranks, undisturbed, folder):
     config = config_of("fp32", "adamw")
