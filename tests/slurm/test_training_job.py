@@ -61,7 +61,7 @@ def test_a_job_goes_on_after_the_time_limit_s_signal_preemption_and_a_lost_node(
 
 @pytest.mark.proof
 def test_what_is_left_over_on_a_lost_node_can_write_nothing(tmp_path, undisturbed, cluster, jobs_of):
-    """The node is lost to Slurm alone. All that runs there sleeps until the restarted job trains, and wakes up."""
+    """The node is lost to Slurm alone. What runs there sleeps until the restarted job trains, and wakes up."""
     recipe, run = make_run(tmp_path, "run")
     jobs = jobs_of(run.path)
     one_node = ("--nodes", "1", "--ranks-per-node", "4", "--no-node-check", "train.timeout_seconds=300")
@@ -73,7 +73,8 @@ def test_what_is_left_over_on_a_lost_node_can_write_nothing(tmp_path, undisturbe
     jobs.wait_for_state(job, "RUNNING", restarts=1)
     holder = run.checkpoints("all") / "holder"
     jobs.wait("second start", lambda: holder.read_text() == "2")
-    cluster.run_on(lost, "bash", "-c", "kill -CONT -1")
+    # Not srun: awake it would have Slurm cancel step 0 of the job, which is the restarted one's by now.
+    cluster.run_on(lost, "bash", "-c", "pkill -KILL -x srun; kill -CONT -1")
     jobs.wait_for_state(job, "COMPLETED")
     leader = (run.path / "slurm" / "logs" / f"{job}-0.log").read_text()
     assert "a newer job (start 2 of this run, this is start 1) has taken over" in leader
