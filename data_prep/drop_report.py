@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_prep.sample_statistics import TABLES, Statistics
 from data_prep.selection import Selection
-from data_prep.writer import storage_errors
+from data_prep.writer import write_whole
 from ufork.errors import ShardError
 from ufork.eval.page import page, panel, tile, track
 
@@ -32,7 +32,7 @@ def save_report(folder: Path, selection: Selection, statistics: Statistics) -> N
         StorageError: it cannot be written.
     """
     values = {"version": _VERSION, "records": selection.to_dict(), "samples": statistics.to_dict()}
-    _write(folder / REPORT_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    write_whole(folder / REPORT_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def load_report(folder: Path) -> tuple[Selection, Statistics]:
@@ -68,7 +68,7 @@ def write_report(folder: Path, title: str) -> Path:
         head=_tiles(selection, statistics),
         footer="Made by ufork.",
     )
-    _write(folder / PAGE_FILE, html)
+    write_whole(folder / PAGE_FILE, html)
     return folder / PAGE_FILE
 
 
@@ -168,10 +168,3 @@ def _bytes(number: float) -> str:
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def _write(path: Path, text: str) -> None:
-    with storage_errors(path.parent):
-        draft = path.with_name(f"{path.name}.part")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)

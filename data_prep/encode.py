@@ -25,9 +25,8 @@ from pydantic import PositiveInt
 
 from data_prep.progress import Progress
 from data_prep.work_folder import NAME as WORK_NAME
-from data_prep.work_folder import write_whole
 from data_prep.workers import run_jobs
-from data_prep.writer import ShardWriter, finish_source, finished_source, start_source, storage_errors
+from data_prep.writer import ShardWriter, finish_source, finished_source, start_source, storage_errors, write_whole
 from ufork.config import Config
 from ufork.data.manifest import Manifest, ShardEntry
 from ufork.data.sample import Sample
@@ -139,8 +138,7 @@ class _ShardDone:
             values = json.loads(_done_path(target, number).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        entries = (ShardEntry(**{**entry, "task": Task(entry["task"])}) for entry in values["entries"])
-        return cls(tuple(entries), values["skipped"])
+        return cls(tuple(map(ShardEntry.from_dict, values["entries"])), values["skipped"])
 
 
 def _done_path(target: Path, number: int) -> Path:

@@ -24,12 +24,11 @@ from data_prep.selection import Selection
 from data_prep.shard_config import ShardConfig
 from data_prep.shard_plan import ShardPlan
 from data_prep.survey import REASONS
-from data_prep.work_folder import WorkFolder, write_whole
-from data_prep.writer import ShardWriter
+from data_prep.work_folder import WorkFolder
+from data_prep.writer import ShardWriter, write_whole
 from ufork.data.manifest import ShardEntry
 from ufork.data.sample import Sample
 from ufork.errors import SampleError
-from ufork.vocabulary import Task
 
 OpenInput = Callable[[], Input]
 """Importable by name: each process opens the input for itself."""
@@ -55,7 +54,7 @@ class JobDone:
     def load(cls, path: Path) -> "JobDone":
         """What was declared at `path`."""
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        shards = tuple(ShardEntry(**{**entry, "task": Task(entry["task"])}) for entry in values["shards"])
+        shards = tuple(map(ShardEntry.from_dict, values["shards"]))
         return cls(shards, Selection.from_dict(values["records"]), Statistics.from_dict(values["samples"]))
 
 

@@ -14,7 +14,7 @@ from data_prep.inputs.record import Input
 from data_prep.sample_making import SampleMaker
 from data_prep.shard_config import ShardConfig
 from data_prep.shuffle import Shuffle
-from data_prep.work_folder import write_whole
+from data_prep.writer import write_whole
 from ufork.data.index import BLOCK_BYTES
 from ufork.errors import SampleError, ShardError
 

@@ -20,8 +20,9 @@ from data_prep.inputs.record import Input, Record
 from data_prep.progress import Progress
 from data_prep.record_judge import RecordJudge
 from data_prep.shard_config import ShardConfig
-from data_prep.work_folder import WorkFolder, draft_of
+from data_prep.work_folder import WorkFolder
 from data_prep.workers import run_jobs
+from data_prep.writer import draft_of
 from ufork.errors import ShardError
 
 CHUNK_RECORDS = 4096

@@ -10,13 +10,10 @@ done/00012.json        written last: the shards of a job, with what was counted
 """
 
 import json
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.shard_config import ShardConfig
-from data_prep.writer import storage_errors
+from data_prep.writer import storage_errors, write_whole
 from ufork.errors import ConfigError
 
 NAME = ".work"
@@ -68,33 +65,6 @@ class WorkFolder:
     def _refuse_others(self) -> None:
         if strangers := [path.name for path in self.target.glob("*.tar")][:1]:
             raise ConfigError(f"{self.target}: holds shards of another making, as {strangers[0]}; give another folder")
-
-
-@contextmanager
-def draft_of(path: Path) -> Iterator[Path]:
-    """A name to write under; the file gets its own when the block is left well, and is removed otherwise.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    # Not by the process's number: tasks of an array in containers have the same.
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with storage_errors(path.parent):
-        try:
-            yield draft
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes the file whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    with draft_of(path) as draft:
-        draft.write_text(text, encoding="utf-8")
 
 
 def _changes(before: ShardConfig, after: ShardConfig) -> str:

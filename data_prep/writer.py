@@ -44,6 +44,33 @@ def storage_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """A name to write under; the file gets its own when the block is left well, and is removed otherwise.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    # Not by the process's number: tasks of an array in containers have the same.
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    with storage_errors(path.parent):
+        try:
+            yield draft
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes the file whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with draft_of(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
 def finished_source(folder: Path, recipe: str) -> Manifest | None:
     """The manifest in `folder` when its source was finished from the same `recipe` and its shards are all there."""
     try:
@@ -190,15 +217,10 @@ class ShardWriter:
         self._chunks.append(bytes(self._small) + _TAR_END)
         self._num_bytes += len(_TAR_END)
         path = self.folder / f"{self.task}-{self._next_shard:05d}.tar"
-        with storage_errors(self.folder):
-            # Another process may be at the same shard: one that is about to end, when its job was started anew.
-            draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-            try:
-                checksum = _write_summed(draft, self._chunks)
-                self._index.finish(self._num_bytes).save(path)
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
+        # Another process may be at the same shard: one that is about to end, when its job was started anew.
+        with draft_of(path) as draft:
+            checksum = _write_summed(draft, self._chunks)
+            self._index.finish(self._num_bytes).save(path)
         self.entries.append(
             ShardEntry(file=path.name, task=self.task, samples=self._in_shard, bytes=self._num_bytes, checksum=checksum)
         )

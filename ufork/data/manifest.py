@@ -30,6 +30,17 @@ class ShardEntry:
     checksum: str
     """As `ufork.checksum` takes it."""
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ShardEntry":
+        """Of what `dataclasses.asdict` gave, by way of JSON.
+
+        Raises:
+            ValueError: the task is none.
+            KeyError: there is no task.
+            TypeError: another value is missing or unknown.
+        """
+        return cls(**{**values, "task": Task(values["task"])})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -65,7 +76,7 @@ class Manifest:
             values = json.loads(contents)
             if values["version"] != MANIFEST_VERSION:
                 raise ShardError(f"{where}: version {values['version']}, expected {MANIFEST_VERSION}; {_REMEDY}")
-            values["shards"] = tuple(ShardEntry(**{**entry, "task": Task(entry["task"])}) for entry in values["shards"])
+            values["shards"] = tuple(map(ShardEntry.from_dict, values["shards"]))
             return cls(**{name.name: values[name.name] for name in fields(cls)})
         except (ValueError, KeyError, TypeError) as error:
             raise ShardError(f"{where}: not a manifest of ufork's ({error!r}); {_REMEDY}") from None
