@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 from pipelines.launch import prepare_environment, process_context
 from pipelines.local_ranks import start_local_ranks
 from pipelines.machine_rates import measure_machine
-from ufork.analysis.memory import rank_memory
-from ufork.analysis.step_time import estimate_step
-from ufork.analysis.workload import Workload
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, make_layout
 from ufork.parallel.trunk_order import rows_in_flight
+from ufork.planning.memory import rank_memory
+from ufork.planning.step_time import estimate_step
+from ufork.planning.workload import Workload
 from ufork.train.config import RowsPerStep, TrainConfig
 from ufork.vocabulary import Task
 

@@ -17,8 +17,8 @@ from ufork.parallel.address import RankAddress
 if TYPE_CHECKING:
     import torch
 
-    from ufork.analysis.machine import MachineProfile
-    from ufork.analysis.workload import Workload
+    from ufork.planning.machine import MachineProfile
+    from ufork.planning.workload import Workload
 
 PRODUCT = (2048, 512, 1024)
 """Rows, inputs, outputs of the product that is timed."""
@@ -34,7 +34,7 @@ def measure_machine(workload: "Workload") -> "MachineProfile":
     Raises:
         PeerError: a rank failed.
     """
-    from ufork.analysis.machine import MachineProfile
+    from ufork.planning.machine import MachineProfile
 
     by_rank = start_local_ranks(_rates_on_rank, 2, workload, context=process_context())
     rates = {name: sum(rates[name] for rates in by_rank) / len(by_rank) for name in by_rank[0]}

@@ -11,8 +11,8 @@ from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
-    from ufork.analysis.planner import Plan
-    from ufork.analysis.workload import Workload
+    from ufork.planning.planner import Plan
+    from ufork.planning.workload import Workload
 
 SHOWN = 8
 """Layouts in the table."""
@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     recipe = recipe_of(arguments)
 
-    from ufork.analysis.machine import profile_of
-    from ufork.analysis.planner import make_plan
+    from ufork.planning.machine import profile_of
+    from ufork.planning.planner import make_plan
 
     workload = workload_of(recipe, arguments.stage)
     if arguments.measure:
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     plan = make_plan(workload, machine, num_devices=arguments.gpus)
     print(_table(plan, workload))
     if arguments.scaling:
-        from ufork.analysis.weak_scaling import draw_scaling, weak_scaling
+        from ufork.planning.weak_scaling import draw_scaling, weak_scaling
 
         draw_scaling(weak_scaling(workload, machine, most_devices=arguments.gpus), arguments.scaling)
         print(f"scaling: {arguments.scaling}")
@@ -63,9 +63,9 @@ def workload_of(recipe: "Recipe", stage: str | None) -> "Workload":
     Raises:
         ConfigError: the recipe has no such stage.
     """
-    from ufork.analysis.workload import Workload
     from ufork.errors import ConfigError
     from ufork.model.config import Dimensions
+    from ufork.planning.workload import Workload
 
     if stage is not None and stage not in recipe.stages:
         raise ConfigError(f"--stage {stage}: the recipe's stages are {', '.join(recipe.stages)}")

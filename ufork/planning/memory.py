@@ -6,10 +6,10 @@ activations of rows in flight are whole (over dp; tensor parallelism divides the
 
 from dataclasses import dataclass, fields
 
-from ufork.analysis.workload import Workload
 from ufork.model.cross_entropy import SLICE_ENTRIES
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS, StageShape
 from ufork.parallel.layout import BRANCHES, Stage
+from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
 
 FP32_BYTES = 4

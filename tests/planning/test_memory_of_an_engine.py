@@ -6,12 +6,12 @@ from ranks import run_on_ranks
 from stages import open_stage
 from tiny import DIMENSIONS, packed_row, tiny_config
 
-from ufork.analysis.memory import rank_memory
-from ufork.analysis.workload import Workload
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Stage, num_ranks_of
 from ufork.parallel.world import join_world
+from ufork.planning.memory import rank_memory
+from ufork.planning.workload import Workload
 from ufork.train.config import RowsPerStep, TrainConfig
 from ufork.train.step import run_step
 from ufork.vocabulary import Task

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from ufork.analysis.memory import rank_memory
-from ufork.analysis.workload import Workload
 from ufork.model.attention import PackedAttention
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork
 from ufork.parallel.config import StageShape
 from ufork.parallel.layout import Stage
+from ufork.planning.memory import rank_memory
+from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
 
 CLOSE = 0.15

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ufork.analysis.machine import MachineProfile
-from ufork.analysis.planner import make_plan
-from ufork.analysis.workload import Workload
 from ufork.errors import StorageError
+from ufork.planning.machine import MachineProfile
+from ufork.planning.planner import make_plan
+from ufork.planning.workload import Workload
 
 FIRST_DEVICES = 8
 SIZE, MARGIN = (900, 520), 70

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from itertools import product
 from math import gcd
 
-from ufork.analysis.machine import MachineProfile
-from ufork.analysis.memory import RankMemory, rank_memory
-from ufork.analysis.step_time import StepEstimate, estimate_step
-from ufork.analysis.workload import Workload
 from ufork.errors import ConfigError
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Layout, Stage, make_layout, num_ranks_of
 from ufork.parallel.trunk_order import rows_in_flight
+from ufork.planning.machine import MachineProfile
+from ufork.planning.memory import RankMemory, rank_memory
+from ufork.planning.step_time import StepEstimate, estimate_step
+from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
 
 TENSOR_SIZES = (1, 2, 4, 8)

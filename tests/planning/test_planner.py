@@ -11,16 +11,16 @@ from tiny import DIMENSIONS, tiny_config, tiny_model
 from pipelines import cli
 from pipelines.recipe import read_recipe
 from pipelines.verbs.plan import workload_of
-from ufork.analysis.machine import PROFILES, MachineProfile, profile_of
-from ufork.analysis.memory import rank_memory
-from ufork.analysis.planner import make_plan
-from ufork.analysis.step_time import estimate_step, stage_times
-from ufork.analysis.weak_scaling import draw_scaling, weak_scaling
-from ufork.analysis.workload import Workload
 from ufork.errors import ConfigError
 from ufork.model.cost import row_cost
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Stage, make_layout
+from ufork.planning.machine import PROFILES, MachineProfile, profile_of
+from ufork.planning.memory import rank_memory
+from ufork.planning.planner import make_plan
+from ufork.planning.step_time import estimate_step, stage_times
+from ufork.planning.weak_scaling import draw_scaling, weak_scaling
+from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
 
 H100 = PROFILES["h100"]

@@ -6,8 +6,6 @@ workload, machine, layout -> StageTimes -> make_schedule -> simulate -> seconds,
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ufork.analysis.machine import MachineProfile
-from ufork.analysis.workload import Workload
 from ufork.model.cost import BACKWARD_OVER_FORWARD
 from ufork.parallel.actions import Pass, StageTimes
 from ufork.parallel.config import LayoutConfig, StageShape
@@ -15,6 +13,8 @@ from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.schedule import make_schedule
 from ufork.parallel.simulation import simulate
 from ufork.parallel.trunk_order import rows_in_flight
+from ufork.planning.machine import MachineProfile
+from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
 
 GB = 1e9

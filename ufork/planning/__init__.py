@@ -1,0 +1,1 @@
+"""Estimates what a layout costs before it runs: memory, step time, scaling."""
