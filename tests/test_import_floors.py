@@ -12,7 +12,7 @@ FLOORS = [
     ["ufork.run_folder"],
     ["ufork.model", "ufork.vision", "ufork.data"],
     ["ufork.infer", "ufork.parallel"],
-    ["ufork.checkpoint", "ufork.planning", "ufork.eval", "ufork.analysis"],
+    ["ufork.checkpoint", "ufork.planning", "ufork.eval"],
     ["ufork.report", "data_prep"],
     ["ufork.train"],
     ["pipelines"],

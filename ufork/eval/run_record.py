@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from ufork.analysis.step_trace import BUBBLE_FILE, PICTURE_FILE
 from ufork.errors import UforkError
+from ufork.parallel.tracing.step_trace import BUBBLE_FILE, PICTURE_FILE
 
 Metrics = dict[str, float]
 """One line of metrics.jsonl: numbers by name; what is no number, or not finite, is left out."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ufork.errors import ConfigError
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
-from ufork.parallel.trace import Tracer
+from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.world import World
 from ufork.parallel.zero_shards import ZeroShards
 

@@ -18,7 +18,7 @@ from ufork.parallel.actions import Action, Pass
 from ufork.parallel.bridge import Transfer
 from ufork.parallel.engine import Engine
 from ufork.parallel.link import Link, ReceiveQueue, SendQueue
-from ufork.parallel.trace import Tracer
+from ufork.parallel.tracing.trace import Tracer
 from ufork.vocabulary import PackedSequence, Task
 
 Rows = Mapping[Task, Sequence[PackedSequence]]

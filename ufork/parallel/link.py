@@ -24,7 +24,7 @@ from ufork.parallel.actions import Action
 from ufork.parallel.bridge import Bridge, Channel, Transfer
 from ufork.parallel.layout import BRANCHES, Place, Stage
 from ufork.parallel.row_format import RowFormat
-from ufork.parallel.trace import Tracer
+from ufork.parallel.tracing.trace import Tracer
 from ufork.vocabulary import PackedSequence
 
 RECEIVES_AHEAD = 2

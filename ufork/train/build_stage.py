@@ -24,7 +24,7 @@ from ufork.parallel.schedule import make_schedule
 from ufork.parallel.stage_part import stage_flops
 from ufork.parallel.tied_embedding import NAMES as TIED_STAGES
 from ufork.parallel.tied_embedding import TiedEmbedding
-from ufork.parallel.trace import Tracer
+from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.trunk_order import rows_in_flight
 from ufork.parallel.world import World
 from ufork.train.config import TrainConfig

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ufork.analysis.step_trace import PICTURE_FILE, StepTrace, as_json
 from ufork.data.stream import TrainingStream
 from ufork.errors import NonFiniteError, StoppedError
 from ufork.parallel.bridge import Bridge
 from ufork.parallel.collect_weights import Shapes, collect_weights
+from ufork.parallel.tracing.step_trace import PICTURE_FILE, StepTrace, as_json
 from ufork.train.checkpoint import Position
 from ufork.train.config import TrainConfig
 from ufork.train.learning_rate import learning_rate
@@ -61,7 +61,7 @@ class Beside:
     draw_grid: Callable[[Weights], np.ndarray] | None = None
     """Makes a picture of `drawing_prompts` from whole weights, every `draw_every_steps`."""
     trace_folder: Path | None = None
-    """Where one step's trace is left (`ufork.analysis.step_trace`)."""
+    """Where one step's trace is left (`ufork.parallel.tracing.step_trace`)."""
 
 
 def train_stage(

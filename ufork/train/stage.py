@@ -17,7 +17,7 @@ from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.link import Link
 from ufork.parallel.row_format import RowFormat
 from ufork.parallel.tied_embedding import TiedEmbedding
-from ufork.parallel.trace import Tracer
+from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.world import World
 from ufork.vocabulary import Task
 

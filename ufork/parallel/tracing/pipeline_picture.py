@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ufork.parallel.trace import Span
+from ufork.parallel.tracing.trace import Span
 from ufork.vocabulary import Task
 
 WIDTH, LANE_HEIGHT, LABEL_WIDTH, MARGIN = 1400, 44, 330, 16

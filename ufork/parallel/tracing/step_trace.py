@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ufork.analysis.pipeline_picture import draw_pipeline
 from ufork.errors import StorageError
 from ufork.parallel.layout import Layout
-from ufork.parallel.trace import Span
+from ufork.parallel.tracing.pipeline_picture import draw_pipeline
+from ufork.parallel.tracing.trace import Span
 
 TRACE_FILE, PICTURE_FILE, BUBBLE_FILE = "trace.json", "pipeline.png", "bubble.json"
 PASSES = ("forward", "backward")

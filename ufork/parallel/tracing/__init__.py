@@ -1,0 +1,1 @@
+"""Records what each rank of a step does, and draws it."""
