@@ -25,7 +25,7 @@ from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, make_layout
-from ufork.parallel.trunk_order import rows_in_flight
+from ufork.parallel.schedule.trunk_order import rows_in_flight
 from ufork.planning.memory import rank_memory
 from ufork.planning.step_time import estimate_step
 from ufork.planning.workload import Workload

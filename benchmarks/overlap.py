@@ -14,10 +14,10 @@ import os
 from benchmarks.layouts import example_workload, measure_step
 from benchmarks.sleeping_stages import Transport, measure
 from pipelines.launch import prepare_environment
-from ufork.parallel.actions import Pass, StageTimes
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import BRANCHES, Stage, make_layout
-from ufork.parallel.schedule import make_schedule
+from ufork.parallel.schedule.actions import Pass, StageTimes
+from ufork.parallel.schedule.schedule import make_schedule
 from ufork.vocabulary import Task
 
 FORWARD_SECONDS, BACKWARD_SECONDS = 0.005, 0.010

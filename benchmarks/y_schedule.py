@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 from benchmarks.sleeping_stages import Transport, measure
 from pipelines.launch import prepare_environment
-from ufork.parallel.actions import Action, Pass, StageTimes
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import BRANCHES, Layout, Stage, make_layout
-from ufork.parallel.schedule import make_schedule, task_order
-from ufork.parallel.simulation import floor_seconds
+from ufork.parallel.schedule.actions import Action, Pass, StageTimes
+from ufork.parallel.schedule.schedule import make_schedule, task_order
+from ufork.parallel.schedule.simulation import floor_seconds
 from ufork.vocabulary import Task
 
 TRUNK_MS = (10, 20)

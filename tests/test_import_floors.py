@@ -28,10 +28,9 @@ NO_TORCH = [
     "ufork/config.py",
     "ufork/vocabulary.py",
     "ufork/child_process.py",
-    *(
-        f"ufork/parallel/{name}.py"
-        for name in ("address", "layout", "actions", "schedule", "trunk_order", "simulation")
-    ),
+    "ufork/parallel/address.py",
+    "ufork/parallel/layout.py",
+    *(f"ufork/parallel/schedule/{name}.py" for name in ("actions", "schedule", "trunk_order", "simulation")),
     "pipelines/cli.py",
 ]
 """Files importable in an instant, besides every config.py."""

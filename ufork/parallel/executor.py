@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ufork.errors import PeerError, UforkError
-from ufork.parallel.actions import Action, Pass
 from ufork.parallel.bridge import Transfer
 from ufork.parallel.engine import Engine
 from ufork.parallel.link import Link, ReceiveQueue, SendQueue
+from ufork.parallel.schedule.actions import Action, Pass
 from ufork.parallel.tracing.trace import Tracer
 from ufork.vocabulary import PackedSequence, Task
 

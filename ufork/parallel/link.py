@@ -20,10 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ufork.errors import ConfigError
-from ufork.parallel.actions import Action
 from ufork.parallel.bridge import Bridge, Channel, Transfer
 from ufork.parallel.layout import BRANCHES, Place, Stage
 from ufork.parallel.row_format import RowFormat
+from ufork.parallel.schedule.actions import Action
 from ufork.parallel.tracing.trace import Tracer
 from ufork.vocabulary import PackedSequence
 

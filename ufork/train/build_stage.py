@@ -13,19 +13,19 @@ from ufork.model.decoder import DecoderLayer
 from ufork.model.linear import LinearKernel, fastest_linear, use_linear
 from ufork.model.rq_head import DepthBlock
 from ufork.model.unifork import UniFork
-from ufork.parallel.actions import Action, Pass, StageTimes
 from ufork.parallel.bridge import Bridge
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.engine import Engine, Precision, engine_config
 from ufork.parallel.layout import TASK_OF, Layout, Stage
 from ufork.parallel.link import Link, Wire
 from ufork.parallel.row_format import RowFormat
-from ufork.parallel.schedule import make_schedule
+from ufork.parallel.schedule.actions import Action, Pass, StageTimes
+from ufork.parallel.schedule.schedule import make_schedule
+from ufork.parallel.schedule.trunk_order import rows_in_flight
 from ufork.parallel.stage_part import stage_flops
 from ufork.parallel.tied_embedding import NAMES as TIED_STAGES
 from ufork.parallel.tied_embedding import TiedEmbedding
 from ufork.parallel.tracing.trace import Tracer
-from ufork.parallel.trunk_order import rows_in_flight
 from ufork.parallel.world import World
 from ufork.train.config import TrainConfig
 from ufork.train.optimizer import build_optimizer

@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 
 from ufork.model.linear import LinearKernel
-from ufork.parallel.actions import Action
 from ufork.parallel.bridge import Bridge
 from ufork.parallel.engine import Engine
 from ufork.parallel.executor import BranchRunner, Rows, Runner, TrunkRunner, WholeRunner
 from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.link import Link
 from ufork.parallel.row_format import RowFormat
+from ufork.parallel.schedule.actions import Action
 from ufork.parallel.tied_embedding import TiedEmbedding
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.world import World

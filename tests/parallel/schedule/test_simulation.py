@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from y_shapes import G, U, stage_times, whole_layout, y_layout, y_layouts, y_times
 
-from ufork.parallel.actions import Action, Pass, inputs_of
 from ufork.parallel.layout import Stage
-from ufork.parallel.schedule import make_schedule
-from ufork.parallel.simulation import floor_seconds, most_in_flight, simulate
-from ufork.parallel.trunk_order import enough_in_flight
+from ufork.parallel.schedule.actions import Action, Pass, inputs_of
+from ufork.parallel.schedule.schedule import make_schedule
+from ufork.parallel.schedule.simulation import floor_seconds, most_in_flight, simulate
+from ufork.parallel.schedule.trunk_order import enough_in_flight
 
 F, B = Pass.FORWARD, Pass.BACKWARD
 PAGE = Path(__file__).parents[2] / "docs" / "schedule.md"

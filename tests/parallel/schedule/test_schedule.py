@@ -12,11 +12,11 @@ from row_channels import execute
 from y_shapes import G, U, stage_times, whole_layout, y_layout, y_layouts, y_times
 
 from ufork.errors import ConfigError
-from ufork.parallel.actions import Action, Pass
 from ufork.parallel.layout import BRANCHES, TASK_OF, Stage
-from ufork.parallel.schedule import make_schedule, task_order
-from ufork.parallel.simulation import floor_seconds, most_in_flight, simulate
-from ufork.parallel.trunk_order import enough_in_flight, least_in_flight
+from ufork.parallel.schedule.actions import Action, Pass
+from ufork.parallel.schedule.schedule import make_schedule, task_order
+from ufork.parallel.schedule.simulation import floor_seconds, most_in_flight, simulate
+from ufork.parallel.schedule.trunk_order import enough_in_flight, least_in_flight
 from ufork.vocabulary import Task
 
 F, B = Pass.FORWARD, Pass.BACKWARD

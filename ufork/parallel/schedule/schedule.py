@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from math import gcd
 
 from ufork.errors import ConfigError
-from ufork.parallel.actions import Action, Pass, StageTimes
 from ufork.parallel.layout import BRANCHES, Layout, Stage
-from ufork.parallel.trunk_order import least_in_flight, trunk_order
+from ufork.parallel.schedule.actions import Action, Pass, StageTimes
+from ufork.parallel.schedule.trunk_order import least_in_flight, trunk_order
 from ufork.vocabulary import Task
 
 

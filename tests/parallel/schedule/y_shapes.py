@@ -4,9 +4,9 @@ from math import lcm
 
 from hypothesis import strategies as st
 
-from ufork.parallel.actions import Pass, StageTimes
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import BRANCHES, Layout, Stage, make_layout
+from ufork.parallel.schedule.actions import Pass, StageTimes
 from ufork.vocabulary import Task
 
 U, G = Task.UNDERSTANDING, Task.GENERATION

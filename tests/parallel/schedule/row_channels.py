@@ -3,8 +3,8 @@
 from collections import defaultdict, deque
 from random import Random
 
-from ufork.parallel.actions import Action, Pass, Schedule
 from ufork.parallel.layout import BRANCHES, Layout, Stage
+from ufork.parallel.schedule.actions import Action, Pass, Schedule
 from ufork.vocabulary import Task
 
 Replica = tuple[Stage, int]

@@ -6,8 +6,8 @@ schedule + layout + seconds of each pass -> begin and end of every action
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ufork.parallel.actions import Action, Pass, Schedule, StageTimes, inputs_of, room_for
 from ufork.parallel.layout import BRANCHES, Layout, Stage
+from ufork.parallel.schedule.actions import Action, Pass, Schedule, StageTimes, inputs_of, room_for
 from ufork.vocabulary import Task
 
 

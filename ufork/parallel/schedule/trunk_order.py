@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import product
 
-from ufork.parallel.actions import Pass, StageTimes
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import BRANCHES, Layout, Stage
+from ufork.parallel.schedule.actions import Pass, StageTimes
 from ufork.vocabulary import Task
 
 _SAME = 1e-9
