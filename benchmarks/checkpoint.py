@@ -58,7 +58,7 @@ def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
     import torch
 
     from benchmarks.stages import open_stage
-    from ufork.parallel.world import join_world
+    from ufork.parallel.transport.stage_world import join_world
     from ufork.train.checkpoint import CheckpointFolder, Position
     from ufork.train.resume import resume
     from ufork.train.saver import Saver

@@ -33,7 +33,7 @@ from ufork.train.config import RowsPerStep, TrainConfig
 from ufork.vocabulary import Task
 
 if TYPE_CHECKING:
-    from ufork.parallel.world import World
+    from ufork.parallel.transport.stage_world import World
 
 MODEL = ModelConfig(
     width=256,
@@ -131,7 +131,7 @@ def _layout(config: LayoutConfig, workload: Workload) -> Layout:
 
 def _run_seconds(address: RankAddress, workload: Workload, config: LayoutConfig, steps: int) -> list[float] | None:
     """Of each step after two; nothing from a rank without work."""
-    from ufork.parallel.world import join_world
+    from ufork.parallel.transport.stage_world import join_world
 
     with join_world(address, config, timeout_seconds=120) as world:
         if not _has_work(world, workload, config):
@@ -149,7 +149,7 @@ def _run_bytes(address: RankAddress, workload: Workload, config: LayoutConfig) -
     """The most that was allocated at once; nothing from a rank without work."""
     import torch
 
-    from ufork.parallel.world import join_world
+    from ufork.parallel.transport.stage_world import join_world
 
     with join_world(address, config, timeout_seconds=120) as world, tempfile.TemporaryDirectory() as folder:
         if not _has_work(world, workload, config):

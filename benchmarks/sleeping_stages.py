@@ -75,9 +75,9 @@ def _run_rank(
 
     from ufork.parallel import link as links
     from ufork.parallel.executor import BranchRunner, TrunkRunner, run_actions
-    from ufork.parallel.row_format import RowFormat
     from ufork.parallel.tracing.trace import Tracer
-    from ufork.parallel.world import join_world
+    from ufork.parallel.transport.packed_sequence_format import RowFormat
+    from ufork.parallel.transport.stage_world import join_world
 
     torch.set_num_threads(1)
     if transport.receives_ahead is not None:

@@ -3,9 +3,9 @@
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.initialization import initialize
 from ufork.parallel.config import LayoutConfig
+from ufork.parallel.engine.stage_part import build_part
 from ufork.parallel.layout import make_layout
-from ufork.parallel.stage_part import build_part
-from ufork.parallel.world import World
+from ufork.parallel.transport.stage_world import World
 from ufork.train.build_stage import build_stage
 from ufork.train.config import TrainConfig
 from ufork.train.stage import TrainingStage

@@ -59,7 +59,7 @@ def _rates_on_rank(address: RankAddress, workload: "Workload") -> dict[str, floa
     """Operations per second, bytes per second, seconds of the smallest transfer and sum."""
     import torch
 
-    from ufork.parallel.world import join_world
+    from ufork.parallel.transport.stage_world import join_world
 
     torch.set_num_threads(1)
     with join_world(address, timeout_seconds=120):

@@ -13,7 +13,7 @@ from ufork.model.config import ModelConfig, RqHeadConfig
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Stage, num_ranks_of
-from ufork.parallel.world import join_world
+from ufork.parallel.transport.stage_world import join_world
 from ufork.train import build_stage as stage_builder
 from ufork.train.config import PerTask, RowsPerStep, TrainConfig
 from ufork.train.learning_rate import learning_rate

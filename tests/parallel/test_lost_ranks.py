@@ -14,7 +14,7 @@ from pipelines import local_ranks
 from ufork.errors import PeerError
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
-from ufork.parallel.world import join_world
+from ufork.parallel.transport.stage_world import join_world
 from ufork.train.config import RowsPerStep, TrainConfig
 from ufork.train.step import run_step
 from ufork.vocabulary import Task

@@ -9,7 +9,7 @@ from tiny import DIMENSIONS, packed_row, tiny_config
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Stage, num_ranks_of
-from ufork.parallel.world import join_world
+from ufork.parallel.transport.stage_world import join_world
 from ufork.planning.memory import rank_memory
 from ufork.planning.workload import Workload
 from ufork.train.config import RowsPerStep, TrainConfig

@@ -10,7 +10,7 @@ from tiny import packed_row, shallow_config, tiny_model
 
 from ufork.errors import NonFiniteError
 from ufork.parallel.address import RankAddress
-from ufork.parallel.world import World, join_world
+from ufork.parallel.transport.stage_world import World, join_world
 from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig
 from ufork.train.loop import train_stage
 from ufork.train.step import run_step

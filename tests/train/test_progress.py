@@ -11,7 +11,7 @@ from stages import open_stage
 from tiny import packed_row, shallow_config
 
 from ufork.parallel.address import RankAddress
-from ufork.parallel.world import join_world
+from ufork.parallel.transport.stage_world import join_world
 from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig
 from ufork.train.loop import train_stage
 from ufork.train.progress import progress_of

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ufork.errors import PeerError, UforkError
-from ufork.parallel.bridge import Transfer
-from ufork.parallel.engine import Engine
-from ufork.parallel.link import Link, ReceiveQueue, SendQueue
+from ufork.parallel.engine.zero import Engine
 from ufork.parallel.schedule.actions import Action, Pass
 from ufork.parallel.tracing.trace import Tracer
+from ufork.parallel.transport.bridge import Transfer
+from ufork.parallel.transport.link import Link, ReceiveQueue, SendQueue
 from ufork.vocabulary import PackedSequence, Task
 
 Rows = Mapping[Task, Sequence[PackedSequence]]

@@ -8,8 +8,8 @@ import torch
 
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.cost import RowCost, nominal_cost
+from ufork.parallel.engine.stage_part import build_part, stage_flops
 from ufork.parallel.layout import BRANCHES, Stage
-from ufork.parallel.stage_part import build_part, stage_flops
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 BYTES = {"fp32": 4, "bf16": 2}

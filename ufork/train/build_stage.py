@@ -13,20 +13,20 @@ from ufork.model.decoder import DecoderLayer
 from ufork.model.linear import LinearKernel, fastest_linear, use_linear
 from ufork.model.rq_head import DepthBlock
 from ufork.model.unifork import UniFork
-from ufork.parallel.bridge import Bridge
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.engine import Engine, Precision, engine_config
+from ufork.parallel.engine.stage_part import stage_flops
+from ufork.parallel.engine.tied_embedding import NAMES as TIED_STAGES
+from ufork.parallel.engine.tied_embedding import TiedEmbedding
+from ufork.parallel.engine.zero import Engine, Precision, engine_config
 from ufork.parallel.layout import TASK_OF, Layout, Stage
-from ufork.parallel.link import Link, Wire
-from ufork.parallel.row_format import RowFormat
 from ufork.parallel.schedule.actions import Action, Pass, StageTimes
 from ufork.parallel.schedule.schedule import make_schedule
 from ufork.parallel.schedule.trunk_order import rows_in_flight
-from ufork.parallel.stage_part import stage_flops
-from ufork.parallel.tied_embedding import NAMES as TIED_STAGES
-from ufork.parallel.tied_embedding import TiedEmbedding
 from ufork.parallel.tracing.trace import Tracer
-from ufork.parallel.world import World
+from ufork.parallel.transport.bridge import Bridge
+from ufork.parallel.transport.link import Link, Wire
+from ufork.parallel.transport.packed_sequence_format import RowFormat
+from ufork.parallel.transport.stage_world import World
 from ufork.train.config import TrainConfig
 from ufork.train.optimizer import build_optimizer
 from ufork.train.parts import freeze_except, part_trains, stage_trains
@@ -141,7 +141,7 @@ def _chosen_linear(config: TrainConfig, bridge: Bridge, world: World, dtype: tor
 def _divide(model: UniFork, world: World, by_tokens: bool) -> dict[str, int]:
     if world.tp_group.size() == 1:
         return {}
-    from ufork.parallel.tensor_parallel import divide  # megatron-core takes seconds to import
+    from ufork.parallel.engine.tensor_parallel import divide  # megatron-core takes seconds to import
 
     dims = divide(model, world.tp_group, sequence_parallel=by_tokens)
     return {MODEL_PREFIX + name: dim for name, dim in dims.items()}

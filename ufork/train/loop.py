@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ufork.data.stream import TrainingStream
 from ufork.errors import NonFiniteError, StoppedError
-from ufork.parallel.bridge import Bridge
-from ufork.parallel.collect_weights import Shapes, collect_weights
 from ufork.parallel.tracing.step_trace import PICTURE_FILE, StepTrace, as_json
+from ufork.parallel.transport.bridge import Bridge
+from ufork.parallel.transport.collect_weights import Shapes, collect_weights
 from ufork.train.checkpoint import Position
 from ufork.train.config import TrainConfig
 from ufork.train.learning_rate import learning_rate

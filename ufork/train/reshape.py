@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ufork.errors import CheckpointError, ConfigError, StorageError
+from ufork.parallel.engine.state_files import Part, RankShards, ShardFiles, shard_path
 from ufork.parallel.layout import Place, Stage
-from ufork.parallel.shard_files import Part, RankShards, ShardFiles, shard_path
 from ufork.train.checkpoint import CheckpointState, FileRecord, verify, write_state
 
 

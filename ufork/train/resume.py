@@ -14,8 +14,8 @@ from torch import Tensor
 from ufork.data.stream import TrainingStream
 from ufork.errors import CheckpointError
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
-from ufork.parallel.bridge import Bridge
-from ufork.parallel.shard_files import WEIGHT, Part, ShardFiles
+from ufork.parallel.engine.state_files import WEIGHT, Part, ShardFiles
+from ufork.parallel.transport.bridge import Bridge
 from ufork.train.checkpoint import STATE_FILE, CheckpointFolder, Position, read_state, require_unchanged, verify
 from ufork.train.config import TrainConfig
 from ufork.train.stage import MODEL_PREFIX, TrainingStage

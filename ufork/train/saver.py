@@ -21,7 +21,7 @@ from typing import Any
 from ufork.data.stream import TrainingStream
 from ufork.data.stream_state import StreamState, join_states
 from ufork.errors import StorageError
-from ufork.parallel.shard_files import FileImage, shard_path
+from ufork.parallel.engine.state_files import FileImage, shard_path
 from ufork.train.checkpoint import CheckpointFolder, CheckpointState, FileRecord, Position
 from ufork.train.config import CheckpointConfig
 from ufork.train.stage import TrainingStage

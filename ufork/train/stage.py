@@ -9,16 +9,16 @@ import torch
 import torch.distributed as dist
 
 from ufork.model.linear import LinearKernel
-from ufork.parallel.bridge import Bridge
-from ufork.parallel.engine import Engine
+from ufork.parallel.engine.tied_embedding import TiedEmbedding
+from ufork.parallel.engine.zero import Engine
 from ufork.parallel.executor import BranchRunner, Rows, Runner, TrunkRunner, WholeRunner
 from ufork.parallel.layout import Layout, Stage
-from ufork.parallel.link import Link
-from ufork.parallel.row_format import RowFormat
 from ufork.parallel.schedule.actions import Action
-from ufork.parallel.tied_embedding import TiedEmbedding
 from ufork.parallel.tracing.trace import Tracer
-from ufork.parallel.world import World
+from ufork.parallel.transport.bridge import Bridge
+from ufork.parallel.transport.link import Link
+from ufork.parallel.transport.packed_sequence_format import RowFormat
+from ufork.parallel.transport.stage_world import World
 from ufork.vocabulary import Task
 
 MODEL_PREFIX = "model."

@@ -31,7 +31,7 @@ from ufork.model.decoder import Attention, DecoderLayer, SwiGLU
 from ufork.model.rq_head import DepthAttention, DepthBlock, RqHead
 from ufork.model.text_head import TextHead
 from ufork.model.unifork import DecoderStack, UniFork
-from ufork.parallel.vocabulary_parallel import VocabularySlice
+from ufork.parallel.engine.vocabulary_parallel import VocabularySlice
 
 BLOCKS: dict[type[nn.Module], dict[str, str]] = {
     Attention: {"query": "column", "key": "column", "value": "column", "out": "row"},

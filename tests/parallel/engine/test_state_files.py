@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufork.errors import CheckpointError
+from ufork.parallel.engine.state_files import WEIGHT, Part, RankShards, ShardFiles, shard_path
 from ufork.parallel.layout import Place, Stage
-from ufork.parallel.shard_files import WEIGHT, Part, RankShards, ShardFiles, shard_path
 
 
 def write_shards(folder, tensors, sliced_dims, *, dp, tp, stage=Stage.TRUNK, steps=7):

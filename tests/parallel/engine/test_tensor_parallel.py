@@ -11,7 +11,7 @@ from ufork.model.attention import PackedAttention
 from ufork.model.unifork import UniFork
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.world import join_world
+from ufork.parallel.transport.stage_world import join_world
 from ufork.vocabulary import Task
 
 CONFIG = tiny_config(num_kv_heads=4)
@@ -39,7 +39,7 @@ def joined(part: torch.Tensor, dim: int | None, group: dist.ProcessGroup) -> tor
 
 def run_divided(address: RankAddress, tied: bool):
     """Losses of both tasks, all gradients, and all weights of the divided model, put together."""
-    from ufork.parallel.tensor_parallel import divide
+    from ufork.parallel.engine.tensor_parallel import divide
 
     torch.set_num_threads(1)
     with join_world(address, LayoutConfig(colocated_tp=address.world_size), timeout_seconds=60) as world:
@@ -83,7 +83,7 @@ def run_by_tokens(address: RankAddress):
 
     megatron-core makes its buffers on the current CUDA device; here that is the CPU.
     """
-    from ufork.parallel.tensor_parallel import divide
+    from ufork.parallel.engine.tensor_parallel import divide
 
     torch.cuda.current_device = lambda: "cpu"
     torch.set_num_threads(1)
@@ -117,7 +117,7 @@ def test_sequence_parallelism_computes_the_same():
 
 
 def run_refused(address: RankAddress):
-    from ufork.parallel.tensor_parallel import divide
+    from ufork.parallel.engine.tensor_parallel import divide
 
     with join_world(address, LayoutConfig(colocated_tp=2), timeout_seconds=60) as world:
         with pytest.raises(ConfigError, match=r"tp=2 does not divide model\.num_kv_heads=1"):

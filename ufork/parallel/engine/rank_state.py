@@ -15,8 +15,8 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from ufork.parallel.shard_files import WEIGHT, Part, RankShards
-from ufork.parallel.world import World
+from ufork.parallel.engine.state_files import WEIGHT, Part, RankShards
+from ufork.parallel.transport.stage_world import World
 
 
 class ZeroShards:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import DIMENSIONS, packed_row
 
-from ufork.parallel.row_format import RowFormat
+from ufork.parallel.transport.packed_sequence_format import RowFormat
 from ufork.vocabulary import Task
 
 FORMAT = RowFormat(row_tokens=64, codes_per_position=DIMENSIONS.codes_per_position)

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ufork.parallel.bridge import Bridge, Channel
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import make_layout
+from ufork.parallel.transport.bridge import Bridge, Channel
 from ufork.vocabulary import Task
 
 

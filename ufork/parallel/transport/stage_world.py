@@ -23,9 +23,9 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from ufork.errors import PeerError
 from ufork.parallel.address import RankAddress
-from ufork.parallel.bridge import Bridge
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, Place, place_ranks, ranks_of, stage_shapes
+from ufork.parallel.transport.bridge import Bridge
 
 POLL_SECONDS = 5.0
 """How often a rank without work looks whether the others have finished."""

@@ -4,7 +4,7 @@ import pytest
 
 from ufork.errors import ConfigError
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
-from ufork.parallel.engine import OWNED_KEYS, engine_config
+from ufork.parallel.engine.zero import OWNED_KEYS, engine_config
 
 
 def test_an_experts_keys_are_merged():

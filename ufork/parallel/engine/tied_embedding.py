@@ -10,10 +10,10 @@ Shapes: V rows of the vocabulary, D width.
 import torch
 
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
-from ufork.parallel.bridge import Bridge
-from ufork.parallel.engine import Engine
+from ufork.parallel.engine.zero import Engine
 from ufork.parallel.layout import Stage
-from ufork.parallel.world import World
+from ufork.parallel.transport.bridge import Bridge
+from ufork.parallel.transport.stage_world import World
 
 NAMES = {Stage.TRUNK: TOKEN_EMBEDDING, Stage.UNDERSTANDING: TIED_HEAD}
 """The weight's name in either stage."""

@@ -12,7 +12,7 @@ from ufork.errors import ConfigError, PeerError
 from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import make_layout
-from ufork.parallel.world import World, join_world
+from ufork.parallel.transport.stage_world import World, join_world
 from ufork.vocabulary import Task
 
 FORKED = LayoutConfig(kind="forked", trunk=StageShape(tp=2), generation=StageShape(dp=2))

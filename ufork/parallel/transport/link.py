@@ -20,11 +20,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ufork.errors import ConfigError
-from ufork.parallel.bridge import Bridge, Channel, Transfer
 from ufork.parallel.layout import BRANCHES, Place, Stage
-from ufork.parallel.row_format import RowFormat
 from ufork.parallel.schedule.actions import Action
 from ufork.parallel.tracing.trace import Tracer
+from ufork.parallel.transport.bridge import Bridge, Channel, Transfer
+from ufork.parallel.transport.packed_sequence_format import RowFormat
 from ufork.vocabulary import PackedSequence
 
 RECEIVES_AHEAD = 2

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from ufork.errors import ConfigError
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
+from ufork.parallel.engine.rank_state import ZeroShards
 from ufork.parallel.tracing.trace import Tracer
-from ufork.parallel.world import World
-from ufork.parallel.zero_shards import ZeroShards
+from ufork.parallel.transport.stage_world import World
 
 Precision = Literal["fp32", "bf16"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ufork.parallel.bridge import Bridge, Channel
 from ufork.parallel.layout import Stage
+from ufork.parallel.transport.bridge import Bridge, Channel
 
 Shapes = Mapping[Stage, Mapping[str, torch.Size]]
 """By stage, the name and shape of every parameter that is collected from it."""

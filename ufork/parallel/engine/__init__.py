@@ -1,0 +1,1 @@
+"""Turns a plain model into a rank's trainable part: tensor parallelism, then DeepSpeed ZeRO-3."""
