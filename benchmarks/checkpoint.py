@@ -23,7 +23,7 @@ from pipelines.launch import prepare_environment, process_context
 from pipelines.local_ranks import start_local_ranks
 from ufork.data.stream_state import StreamState
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 from ufork.planning.workload import Workload
 from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig
 from ufork.vocabulary import PackedSequence, Task

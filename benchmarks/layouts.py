@@ -22,9 +22,9 @@ from pipelines.launch import prepare_environment, process_context
 from pipelines.local_ranks import start_local_ranks
 from pipelines.machine_rates import measure_machine
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
-from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, make_layout
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.schedule.trunk_order import rows_in_flight
 from ufork.planning.memory import rank_memory
 from ufork.planning.step_time import estimate_step

@@ -11,9 +11,9 @@ from typing import Any
 
 from pipelines.launch import process_context
 from pipelines.local_ranks import start_local_ranks
-from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, Stage
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.schedule.actions import Action, Pass, StageTimes
 from ufork.vocabulary import Task
 

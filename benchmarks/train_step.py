@@ -26,7 +26,7 @@ from ufork.data.packing import pack_row  # noqa: E402
 from ufork.data.prompts import EncodedSample  # noqa: E402
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig  # noqa: E402
 from ufork.model.cost import row_cost  # noqa: E402
-from ufork.parallel.address import RankAddress  # noqa: E402
+from ufork.parallel.rank_environment import RankAddress  # noqa: E402
 from ufork.parallel.transport.stage_world import World, join_world  # noqa: E402
 from ufork.train.config import RowsPerStep, TrainConfig  # noqa: E402
 from ufork.train.stage import TrainingStage  # noqa: E402

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.local_ranks import free_port, start_local_ranks
 from ufork.errors import ConfigError
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 
 SLURM_FIRST_PORT, SLURM_NUM_PORTS = 15_000, 15_000
 """Below the ports that Linux hands out by itself (from 32768)."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.launch import process_context
 from pipelines.local_ranks import start_local_ranks
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from ufork.errors import PeerError
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 
 ALL_REDUCE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 REPEATS = 5

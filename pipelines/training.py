@@ -28,9 +28,9 @@ from ufork.model.config import Dimensions
 from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, load_weights, put_weights, select_weights
-from ufork.parallel.address import RankAddress
 from ufork.parallel.engine.stage_part import build_part, collected_shapes
 from ufork.parallel.layout import Layout, Stage, make_layout
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.train.build_stage import build_stage, precision_of
 from ufork.train.checkpoint import (

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.launch import PRELOADED_MODULES, process_context
 from pipelines.local_ranks import RankFailedError, start_local_ranks
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 
 
 def run_on_ranks(function: Callable[..., Any], num_ranks: int, *args: Any, timeout_seconds: float = 180) -> list[Any]:

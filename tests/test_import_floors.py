@@ -28,7 +28,7 @@ NO_TORCH = [
     "ufork/config.py",
     "ufork/vocabulary.py",
     "ufork/child_process.py",
-    "ufork/parallel/address.py",
+    "ufork/parallel/rank_environment.py",
     "ufork/parallel/layout.py",
     *(f"ufork/parallel/schedule/{name}.py" for name in ("actions", "schedule", "trunk_order", "simulation")),
     "pipelines/cli.py",

@@ -12,7 +12,7 @@ from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
-    from ufork.parallel.address import RankAddress
+    from ufork.parallel.rank_environment import RankAddress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,9 @@ from stages import open_stage, weights_of
 from tiny import packed_row, shallow_config
 
 from ufork.model.config import ModelConfig, RqHeadConfig
-from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Stage, num_ranks_of
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
 from ufork.train import build_stage as stage_builder
 from ufork.train.config import PerTask, RowsPerStep, TrainConfig

@@ -12,8 +12,8 @@ from tiny import packed_row, shallow_config
 
 from pipelines import local_ranks
 from ufork.errors import PeerError
-from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
 from ufork.train.config import RowsPerStep, TrainConfig
 from ufork.train.step import run_step

@@ -10,7 +10,7 @@ import pytest
 from pipelines import launch
 from pipelines.launch import joined_address, prepare_environment, run_ranks
 from ufork.errors import ConfigError
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 SRUN = {

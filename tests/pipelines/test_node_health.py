@@ -8,7 +8,7 @@ from pipelines import cli, node_health
 from pipelines.launch import free_port
 from pipelines.nodes_meeting import meet
 from ufork.errors import PeerError
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 
 IDLE = "NVIDIA H100 80GB HBM3, 4, 0, 0"
 

@@ -6,9 +6,9 @@ from ranks import run_on_ranks
 from stages import open_stage
 from tiny import DIMENSIONS, packed_row, tiny_config
 
-from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Stage, num_ranks_of
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
 from ufork.planning.memory import rank_memory
 from ufork.planning.workload import Workload

@@ -11,7 +11,7 @@ from tiny import shallow_config, tiny_tokenizer, write_codes_source
 
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
 from ufork.train.config import PerTask, RowsPerStep, TrainConfig
 from ufork.train.learning_rate import learning_rate

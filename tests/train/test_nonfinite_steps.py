@@ -9,7 +9,7 @@ from stages import open_stage, weights_of
 from tiny import packed_row, shallow_config, tiny_model
 
 from ufork.errors import NonFiniteError
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig
 from ufork.train.loop import train_stage

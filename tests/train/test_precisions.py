@@ -6,7 +6,7 @@ from ranks import run_on_ranks
 from stages import open_stage, weights_of
 from tiny import packed_row, shallow_config, tiny_model
 
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
 from ufork.train.config import RowsPerStep, TrainConfig
 from ufork.train.step import run_step

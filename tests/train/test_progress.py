@@ -10,7 +10,7 @@ from ranks import run_on_ranks
 from stages import open_stage
 from tiny import packed_row, shallow_config
 
-from ufork.parallel.address import RankAddress
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
 from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig
 from ufork.train.loop import train_stage

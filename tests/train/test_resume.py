@@ -15,11 +15,11 @@ from tiny import DIMENSIONS, shallow_config, tiny_tokenizer, write_codes_source
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
 from ufork.errors import ConfigError, StoppedError, StorageError
-from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.engine.stage_part import collected_shapes
 from ufork.parallel.engine.state_files import WEIGHT, FileImage, ShardFiles
 from ufork.parallel.layout import make_layout, num_ranks_of
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
 from ufork.train.checkpoint import CheckpointFolder, Position, read_state, verify
 from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig, WandbConfig

@@ -9,8 +9,8 @@ from tiny import packed_row, tiny_config, tiny_model
 from ufork.errors import ConfigError
 from ufork.model.attention import PackedAttention
 from ufork.model.unifork import UniFork
-from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
 from ufork.vocabulary import Task
 

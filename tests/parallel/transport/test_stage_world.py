@@ -9,9 +9,9 @@ import torch.distributed as dist
 from ranks import run_on_ranks
 
 from ufork.errors import ConfigError, PeerError
-from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import make_layout
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.vocabulary import Task
 

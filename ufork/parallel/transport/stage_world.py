@@ -22,9 +22,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from ufork.errors import PeerError
-from ufork.parallel.address import RankAddress
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, Place, place_ranks, ranks_of, stage_shapes
+from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.bridge import Bridge
 
 POLL_SECONDS = 5.0
