@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data_prep.writer import ShardWriter, finish_source, start_source
 from pipelines.launch import process_context
 from ufork.data.loader import load_ahead
 from ufork.data.mixture import Mixture
-from ufork.data.sample import Sample
-from ufork.data.shards import ShardSource
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.source import ShardSource
+from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 

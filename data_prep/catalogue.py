@@ -20,7 +20,7 @@ import numpy as np
 from data_prep.inputs.record import Dropped, Input, Record
 from data_prep.progress import Progress
 from data_prep.unique_ids import UniqueIds, ids_with
-from data_prep.writer import storage_errors
+from ufork.data.shards.writer import storage_errors
 from ufork.errors import InputError
 
 RECORDS_FILE, OFFSETS_FILE, DROPPED_FILE = "records.jsonl", "offsets.u64", "dropped.jsonl"

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.writer import storage_errors
-from ufork.data.manifest import Manifest
-from ufork.data.sample import Sample
-from ufork.data.shards import ShardSource
+from ufork.data.shards.manifest import Manifest
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.source import ShardSource
+from ufork.data.shards.writer import storage_errors
 from ufork.errors import SampleError
 from ufork.vision.images import decode_image
 from ufork.vocabulary import Task

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_prep.sample_statistics import TABLES, Statistics
 from data_prep.selection import Selection
-from data_prep.writer import write_whole
+from ufork.data.shards.writer import write_whole
 from ufork.errors import ShardError
 from ufork.eval.page import page, panel, tile, track
 

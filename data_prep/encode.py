@@ -26,11 +26,18 @@ from pydantic import PositiveInt
 from data_prep.progress import Progress
 from data_prep.work_folder import NAME as WORK_NAME
 from data_prep.workers import run_jobs
-from data_prep.writer import ShardWriter, finish_source, finished_source, start_source, storage_errors, write_whole
 from ufork.config import Config
-from ufork.data.manifest import Manifest, ShardEntry
-from ufork.data.sample import Sample
-from ufork.data.shards import ShardSource
+from ufork.data.shards.manifest import Manifest, ShardEntry
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.source import ShardSource
+from ufork.data.shards.writer import (
+    ShardWriter,
+    finish_source,
+    finished_source,
+    start_source,
+    storage_errors,
+    write_whole,
+)
 from ufork.errors import SampleError, ShardError
 from ufork.vision.codec import ImageCodec
 from ufork.vision.images import decode_image

@@ -14,7 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 from data_prep.inputs.record import Record
 from ufork.config import Config
-from ufork.data.sample import Sample, read_codes
+from ufork.data.shards.sample import Sample, read_codes
 from ufork.errors import SampleError
 from ufork.vocabulary import Task
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 from data_prep.image_facts import ImageFacts
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 
 MAX_NAMES = 100
 """Names that a table holds, lest licences that are different for each image fill it; what comes later is OTHERS."""

@@ -25,9 +25,9 @@ from data_prep.shard_config import ShardConfig
 from data_prep.shard_plan import ShardPlan
 from data_prep.survey import REASONS
 from data_prep.work_folder import WorkFolder
-from data_prep.writer import ShardWriter, write_whole
-from ufork.data.manifest import ShardEntry
-from ufork.data.sample import Sample
+from ufork.data.shards.manifest import ShardEntry
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.writer import ShardWriter, write_whole
 from ufork.errors import SampleError
 
 OpenInput = Callable[[], Input]

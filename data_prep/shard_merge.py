@@ -17,8 +17,8 @@ from data_prep.shard_config import ShardConfig
 from data_prep.shard_job import JobDone, load_done
 from data_prep.shard_plan import ShardPlan
 from data_prep.work_folder import WorkFolder
-from data_prep.writer import finish_source, storage_errors, write_attribution
-from ufork.data.manifest import Manifest, ShardEntry
+from ufork.data.shards.manifest import Manifest, ShardEntry
+from ufork.data.shards.writer import finish_source, storage_errors, write_attribution
 from ufork.errors import ShardError
 
 CONTACT_SHEET_FILE = "contact_sheet.png"

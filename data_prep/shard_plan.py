@@ -14,8 +14,8 @@ from data_prep.inputs.record import Input
 from data_prep.sample_making import SampleMaker
 from data_prep.shard_config import ShardConfig
 from data_prep.shuffle import Shuffle
-from data_prep.writer import write_whole
-from ufork.data.index import BLOCK_BYTES
+from ufork.data.shards.index import BLOCK_BYTES
+from ufork.data.shards.writer import write_whole
 from ufork.errors import SampleError, ShardError
 
 _MEASURED_RECORDS = 1000

@@ -16,9 +16,9 @@ from data_prep.progress import Progress
 from data_prep.unique_ids import UniqueIds, ids_with
 from data_prep.workers import run_jobs
 from ufork.checksum import checksum_of
-from ufork.data.index import ShardIndex, index_path
-from ufork.data.manifest import Manifest, ShardEntry
-from ufork.data.sample import Sample
+from ufork.data.shards.index import ShardIndex, index_path
+from ufork.data.shards.manifest import Manifest, ShardEntry
+from ufork.data.shards.sample import Sample
 from ufork.errors import SampleError, ShardError
 
 _NAMED_SAMPLES = 5

@@ -22,7 +22,7 @@ from data_prep.record_judge import RecordJudge
 from data_prep.shard_config import ShardConfig
 from data_prep.work_folder import WorkFolder
 from data_prep.workers import run_jobs
-from data_prep.writer import draft_of
+from ufork.data.shards.writer import draft_of
 from ufork.errors import ShardError
 
 CHUNK_RECORDS = 4096

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from data_prep.shard_config import ShardConfig
-from data_prep.writer import storage_errors, write_whole
+from ufork.data.shards.writer import storage_errors, write_whole
 from ufork.errors import ConfigError
 
 NAME = ".work"

@@ -17,9 +17,9 @@ import numpy as np
 
 from pipelines.recipe import Recipe
 from pipelines.run_folder import RunFolder
-from ufork.data.manifest import Manifest
 from ufork.data.prompts import generation_prompt, question_prompt
-from ufork.data.shards import ShardSource
+from ufork.data.shards.manifest import Manifest
+from ufork.data.shards.source import ShardSource
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError, ShardError, StorageError
 from ufork.vocabulary import Task

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.writer import ShardWriter, finish_source, start_source
 from ufork.data.packing import pack_row
 from ufork.data.prompts import EncodedSample
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.model.initialization import initialize

@@ -20,7 +20,7 @@ from data_prep.demo.sprites import encode_png
 from data_prep.demo.twemoji import ATTRIBUTION, LICENCE, blend, load_premultiplied, png_folder
 from data_prep.skipped_input import SkippedInput
 from ufork.config import Config
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.vocabulary import Task
 
 _MAKING = 1

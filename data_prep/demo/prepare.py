@@ -25,10 +25,10 @@ from data_prep.demo.scene_grammar import ScenesConfig
 from data_prep.demo.scenes import SceneSource
 from data_prep.demo.source import SPLITS, Source
 from data_prep.skipped_input import SkippedInput
-from data_prep.writer import ShardWriter, finish_source, finished_source, start_source, write_attribution
 from ufork.config import Config
-from ufork.data.manifest import Manifest
-from ufork.data.sample import Sample
+from ufork.data.shards.manifest import Manifest
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.writer import ShardWriter, finish_source, finished_source, start_source, write_attribution
 from ufork.vocabulary import Task
 
 _CHUNK_SAMPLES = 250

@@ -15,7 +15,7 @@ from data_prep.demo.scene_sampling import SceneSampler
 from data_prep.demo.splits import HeldOut
 from data_prep.demo.sprites import BACKGROUNDS, NATURAL, TINTS, SpriteSheet, encode_png
 from data_prep.demo.twemoji import ATTRIBUTION, LICENCE
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.vocabulary import Task
 
 _MAKING = 2

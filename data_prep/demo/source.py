@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.vocabulary import Task
 
 SPLITS = ("train", "heldout")

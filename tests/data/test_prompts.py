@@ -14,7 +14,7 @@ from ufork.data.prompts import (
     generation_prompt,
     question_prompt,
 )
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError
 from ufork.vocabulary import DROPPED_PROMPT, IGNORED_LABEL, TURN_END, Task

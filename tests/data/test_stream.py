@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny import tiny_tokenizer, write_codes_source
 
-from data_prep.writer import ShardWriter, finish_source, start_source
 from ufork.data.config import SKIPPED_BEFORE_LIMIT, DataConfig, SourceConfig
-from ufork.data.manifest import Manifest
-from ufork.data.sample import Sample
+from ufork.data.shards.manifest import Manifest
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.data.stream import TrainingStream
 from ufork.errors import ConfigError, SampleError, ShardError
 from ufork.vocabulary import DROPPED_PROMPT, Task

@@ -13,8 +13,8 @@ from data_prep import contact_sheet
 from data_prep.contact_sheet import NUM_SAMPLES, write_contact_sheet
 from data_prep.demo.emoji import EmojiConfig
 from data_prep.demo.prepare import PrepareConfig, prepare
-from data_prep.writer import ShardWriter, finish_source, start_source
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.errors import ShardError, StorageError
 from ufork.vocabulary import Task
 

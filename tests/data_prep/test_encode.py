@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from data_prep.encode import EncodeConfig, encode_shards
-from data_prep.writer import ShardWriter, finish_source, start_source
-from ufork.data.manifest import Manifest
-from ufork.data.sample import Sample
-from ufork.data.shards import ShardSource
+from ufork.data.shards.manifest import Manifest
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.source import ShardSource
+from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.errors import ShardError, StorageError
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec

@@ -8,7 +8,7 @@ from toy_input import tiny_png
 
 from data_prep.inputs.record import Record
 from data_prep.sample_making import SampleMaker, SamplesConfig
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.errors import ConfigError, SampleError
 from ufork.vocabulary import Task
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_prep.image_facts import ImageFacts
 from data_prep.sample_statistics import MAX_NAMES, OTHERS, TABLES, Statistics
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.vocabulary import Task
 
 

@@ -10,8 +10,8 @@ from toy_input import opener, toy_shard_config
 from data_prep.shard_verify import verify_shards
 from data_prep.sharding import shard
 from ufork.checksum import checksum_of
-from ufork.data.index import ShardIndex, index_path
-from ufork.data.manifest import Manifest
+from ufork.data.shards.index import ShardIndex, index_path
+from ufork.data.shards.manifest import Manifest
 from ufork.errors import ShardError
 
 

@@ -16,8 +16,8 @@ from toy_input import kept_ids, opener, toy_shard_config
 from data_prep.drop_report import load_report
 from data_prep.shard_merge import merge_shards
 from data_prep.sharding import Share, make_catalogue, shard, survey_records, write_shards
-from ufork.data.manifest import Manifest
-from ufork.data.shards import ShardSource
+from ufork.data.shards.manifest import Manifest
+from ufork.data.shards.source import ShardSource
 from ufork.errors import ConfigError, ShardError
 from ufork.vocabulary import Task
 

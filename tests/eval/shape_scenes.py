@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep.writer import ShardWriter, finish_source, start_source
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.eval.config import DetectorConfig
 from ufork.eval.skills import SKILLS
 from ufork.vocabulary import Task

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import shape_scenes
 
-from ufork.data.shards import ShardSource
+from ufork.data.shards.source import ShardSource
 from ufork.errors import ShardError, StorageError
 from ufork.eval.config import EvaluateConfig
 from ufork.eval.evaluate import evaluate

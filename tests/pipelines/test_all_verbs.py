@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines import cli
 from pipelines.recipe import read_recipe
 from pipelines.tokenizers import _heldout_images
-from ufork.data.shards import ShardSource
+from ufork.data.shards.source import ShardSource
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.vocabulary import Task
 

@@ -14,8 +14,8 @@ from toy_input import tiny_png
 
 from pipelines import cli
 from pipelines.verbs.shard import share_of
-from ufork.data.manifest import Manifest
-from ufork.data.shards import ShardSource
+from ufork.data.shards.manifest import Manifest
+from ufork.data.shards.source import ShardSource
 from ufork.errors import ConfigError
 from ufork.vocabulary import Task
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ufork.data.sample import Sample
-from ufork.data.shards import ShardSource
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.source import ShardSource
 from ufork.errors import ConfigError, SampleError
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError
 from ufork.vocabulary import DROPPED_PROMPT, IGNORED_LABEL, TURN_END, TURN_START, Task

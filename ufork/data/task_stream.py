@@ -10,7 +10,7 @@ from ufork.data.config import DataConfig
 from ufork.data.mixture import Draw, Mixture
 from ufork.data.packing import pack_row
 from ufork.data.prompts import EncodedSample, drops_prompt, encode_sample, row_seed
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError
 from ufork.vocabulary import PackedSequence, Task

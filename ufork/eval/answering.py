@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.errors import SampleError
 from ufork.eval.evaluation import AnswerExample
 from ufork.eval.model import EvaluatedModel

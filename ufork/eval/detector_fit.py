@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ufork.data.manifest import Manifest
-from ufork.data.sample import Sample
-from ufork.data.shards import ShardSource
+from ufork.data.shards.manifest import Manifest
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.source import ShardSource
 from ufork.errors import CheckpointError, SampleError, ShardError
 from ufork.eval.config import DetectorConfig
 from ufork.eval.detector import CELL_PX, CellLogits, Detector, DetectorNetwork, DetectorWords

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.eval.config import EvaluateConfig
 from ufork.eval.detector import Detector
 from ufork.eval.evaluation import DrawingExample, FrechetScore

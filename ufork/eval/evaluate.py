@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ufork.data.sample import Sample
-from ufork.data.shards import ShardSource
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.source import ShardSource
 from ufork.errors import SampleError, ShardError
 from ufork.eval.answering import NO_ANSWERS, Answers, ask
 from ufork.eval.config import EvaluateConfig

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ufork.data.sample import Sample
+from ufork.data.shards.sample import Sample
 from ufork.errors import SampleError, StorageError
 
 

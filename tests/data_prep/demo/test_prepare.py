@@ -8,9 +8,9 @@ from data_prep.demo import prepare as prepare_room
 from data_prep.demo.prepare import PrepareConfig, prepare
 from data_prep.demo.scenes import SceneSource
 from data_prep.skipped_input import SkippedInput
-from data_prep.writer import ATTRIBUTION_FILE
-from ufork.data.manifest import MANIFEST_FILE
-from ufork.data.shards import ShardSource
+from ufork.data.shards.manifest import MANIFEST_FILE
+from ufork.data.shards.source import ShardSource
+from ufork.data.shards.writer import ATTRIBUTION_FILE
 from ufork.errors import ConfigError, StorageError
 from ufork.vocabulary import Task
 

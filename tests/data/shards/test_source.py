@@ -7,10 +7,10 @@ import shutil
 import pytest
 import webdataset
 
-from ufork.data.index import index_path
-from ufork.data.manifest import MANIFEST_FILE, Manifest, ShardEntry
-from ufork.data.sample import Sample
-from ufork.data.shards import ShardSource
+from ufork.data.shards.index import index_path
+from ufork.data.shards.manifest import MANIFEST_FILE, Manifest, ShardEntry
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.source import ShardSource
 from ufork.errors import SampleError, ShardError
 from ufork.vocabulary import Task
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ufork.data.sample import IMAGE_MEMBERS, Sample
+from ufork.data.shards.sample import IMAGE_MEMBERS, Sample
 from ufork.errors import SampleError
 from ufork.vocabulary import Task
 

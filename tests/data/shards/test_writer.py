@@ -6,11 +6,11 @@ import tarfile
 import pytest
 import webdataset
 
-from data_prep.writer import ShardWriter, finish_source, finished_source, start_source
-from ufork.data.index import ShardIndex
-from ufork.data.manifest import Manifest
-from ufork.data.sample import Sample
-from ufork.data.shards import ShardSource
+from ufork.data.shards.index import ShardIndex
+from ufork.data.shards.manifest import Manifest
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.source import ShardSource
+from ufork.data.shards.writer import ShardWriter, finish_source, finished_source, start_source
 from ufork.errors import StorageError
 from ufork.vocabulary import Task
 

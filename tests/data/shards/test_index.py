@@ -9,7 +9,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ufork.data.index import ShardIndex, index_path
+from ufork.data.shards.index import ShardIndex, index_path
 from ufork.errors import ShardError
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

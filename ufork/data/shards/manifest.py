@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ufork.checksum import checksum_of
-from ufork.data.storage import LocalStorage, Storage
+from ufork.data.shards.storage import LocalStorage, Storage
 from ufork.errors import ShardError
 from ufork.vocabulary import Task
 

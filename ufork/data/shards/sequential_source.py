@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ufork.data.sample import Sample
-from ufork.data.shards import SamplePlace, ShardSource
-from ufork.data.storage import Storage
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.source import SamplePlace, ShardSource
+from ufork.data.shards.storage import Storage
 from ufork.errors import SampleError, ShardError
 from ufork.vocabulary import Task
 

@@ -6,9 +6,9 @@ import fsspec
 import pytest
 from tiny import write_codes_source
 
-from ufork.data.shards import ShardSource
-from ufork.data.storage import Span, open_storage
-from ufork.data.streamed_source import StreamedSource
+from ufork.data.shards.sequential_source import StreamedSource
+from ufork.data.shards.source import ShardSource
+from ufork.data.shards.storage import Span, open_storage
 from ufork.errors import ConfigError, ShardError
 from ufork.vocabulary import Task
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import webdataset
 
-from data_prep.writer import ShardWriter, finish_source, start_source
-from ufork.data import streamed_source
-from ufork.data.sample import Sample
-from ufork.data.shards import ShardSource
-from ufork.data.streamed_source import StreamedSource
+from ufork.data.shards import sequential_source as streamed_source
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.sequential_source import StreamedSource
+from ufork.data.shards.source import ShardSource
+from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.errors import ShardError
 from ufork.vocabulary import Task
 

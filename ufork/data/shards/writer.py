@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from ufork.checksum import Checksum
-from ufork.data.index import BLOCK_BYTES, IndexBuilder
-from ufork.data.manifest import MANIFEST_FILE, Manifest, ShardEntry
-from ufork.data.sample import Sample
+from ufork.data.shards.index import BLOCK_BYTES, IndexBuilder
+from ufork.data.shards.manifest import MANIFEST_FILE, Manifest, ShardEntry
+from ufork.data.shards.sample import Sample
 from ufork.errors import ShardError, StorageError
 from ufork.vocabulary import Task
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ufork.data.index import ShardIndex, index_path
-from ufork.data.manifest import Manifest, check_size
-from ufork.data.sample import Sample
-from ufork.data.storage import Span, Storage, open_storage
+from ufork.data.shards.index import ShardIndex, index_path
+from ufork.data.shards.manifest import Manifest, check_size
+from ufork.data.shards.sample import Sample
+from ufork.data.shards.storage import Span, Storage, open_storage
 from ufork.errors import SampleError, ShardError
 from ufork.vocabulary import Task
 

@@ -1,0 +1,1 @@
+"""The on-disk format of datasets: samples, shards, index, manifest, and their reader and writer."""
