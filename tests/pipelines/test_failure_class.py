@@ -6,9 +6,9 @@ import pytest
 
 from pipelines.failure_class import Failure, diagnose
 from ufork.config import Config
-from ufork.data.quarantine import Quarantine
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.storage import open_storage
+from ufork.data.skipped_samples import Quarantine
 from ufork.errors import ConfigError, LoaderError, SampleError, ShardError, UforkError
 
 KEY_ERROR = """ufork train: rank 1: KeyError: 'width'

@@ -18,10 +18,10 @@ import torch
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.loader import load_ahead
 from ufork.data.mixture import Mixture
-from ufork.data.quarantine import Quarantine
 from ufork.data.shards.sequential_source import StreamedSource
 from ufork.data.shards.source import ShardSource
 from ufork.data.shards.storage import is_url
+from ufork.data.skipped_samples import Quarantine
 from ufork.data.stream_state import SourceState, StreamState
 from ufork.data.task_stream import SkippedSample, TaskStream
 from ufork.data.text_tokenizer import TextTokenizer
