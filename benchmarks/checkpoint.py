@@ -21,11 +21,12 @@ from typing import Any
 
 from pipelines.launch import prepare_environment, process_context
 from pipelines.local_ranks import start_local_ranks
+from ufork.checkpoint.config import CheckpointConfig
 from ufork.data.stream_state import StreamState
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.rank_environment import RankAddress
 from ufork.planning.workload import Workload
-from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig
+from ufork.train.config import RowsPerStep, TrainConfig
 from ufork.vocabulary import PackedSequence, Task
 
 MODEL = ModelConfig(
@@ -71,7 +72,15 @@ def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
 
         checkpoints = CheckpointFolder(folder)
         checkpoints.take()
-        saver = Saver(stage, checkpoints, CheckpointConfig(), {"fixed": {}, "layout": "", "versions": {}}, Position())
+        saver = Saver(
+            stage.engine.shards,
+            stage.bridge,
+            stage.world.place,
+            checkpoints,
+            CheckpointConfig(),
+            facts={"fixed": {}, "layout": "", "versions": {}},
+            start=Position(),
+        )
         numbers = itertools.count(1)
         stream: Any = _NoStream()
 
@@ -103,7 +112,7 @@ def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
             stall[threads] = statistics.median(saving) - statistics.median(quiet)
         newest = checkpoints.at(checkpoints.steps()[-1])
         num_bytes = sum(file.stat().st_size for file in newest.rglob("*"))
-        loading = _seconds(lambda: resume(stage, None, newest))
+        loading = _seconds(lambda: resume(stage.engine.shards, None, newest))
         writing = _seconds(lambda: _write_through(folder / "plain", num_bytes))
         return {
             "stall_share": round(stall[all_cores] / waited[all_cores], 4),

@@ -53,7 +53,6 @@ RECIPE: dict[str, Any] = {
     "layout": {"kind": "forked", "trunk": {"tp": 2}},
     "train": {
         "precision": "fp32",
-        "linear": "torch",
         "log_every_steps": 1,
         "checkpoint": {"every_steps": 7},
         "rows_per_step": {"understanding": 2, "generation": 2},

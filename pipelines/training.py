@@ -39,7 +39,6 @@ from ufork.train.checkpoint import (
     FIXED_START,
     CheckpointFolder,
     Position,
-    read_state,
     record_of,
 )
 from ufork.train.config import TrainConfig
@@ -190,7 +189,7 @@ def _open_stage(job: _Job, name: str, world: World, layout: Layout) -> _OpenedSt
     bridge = world.open_bridge(layout, name)
     checkpoints = CheckpointFolder(recipe.run_folder.checkpoints(name))
     facts = _facts(job, config.train, previous) if bridge.is_leader else {}
-    resumed = find_checkpoint(checkpoints, config.train, facts, bridge)
+    resumed = find_checkpoint(checkpoints, config.train.resume, facts, bridge)
     dtype = torch.bfloat16 if precision_of(config.train, world.device) == "bf16" else torch.float32
     stage = build_stage(
         job.starting_part(world.place.stage, choose_attention_kernel(world.device, dtype), previous),
@@ -199,12 +198,19 @@ def _open_stage(job: _Job, name: str, world: World, layout: Layout) -> _OpenedSt
         world,
         bridge,
         row_tokens=config.data.row_tokens,
-        linear=read_state(resumed).linear if resumed else None,
     )
     seed = recipe.run.seed + list(recipe.stages).index(name)  # each stage reads in an order of its own
     stream = _stream(job, name, stage, seed=seed)
-    start = resume(stage, stream, resumed) if resumed else Position()
-    return _OpenedStage(stage, stream, start, Saver(stage, checkpoints, config.train.checkpoint, facts, start))
+    start = resume(stage.engine.shards, stream, resumed) if resumed else Position()
+    return _OpenedStage(stage, stream, start, _saver(stage, checkpoints, config.train, facts, start))
+
+
+def _saver(
+    stage: TrainingStage, folder: CheckpointFolder, config: TrainConfig, facts: dict[str, Any], start: Position
+) -> Saver:
+    return Saver(
+        stage.engine.shards, stage.bridge, stage.world.place, folder, config.checkpoint, facts=facts, start=start
+    )
 
 
 def _previous_weights(recipe: Recipe, name: str) -> Path | None:

@@ -5,7 +5,6 @@ from tiny import DIMENSIONS, tiny_config
 
 from ufork.model.config import ModelConfig
 from ufork.model.initialization import initialize
-from ufork.model.linear import LinearKernel
 from ufork.model.unifork import UniFork
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.engine.stage_part import build_part, collected_shapes
@@ -26,14 +25,13 @@ def open_stage(
     layout: LayoutConfig | None = None,
     row_tokens: int = 64,
     name: str = "test",
-    linear: LinearKernel | None = None,
 ) -> TrainingStage:
     """This rank's stage, of the `model`'s part that it holds; `name` tells it from others in the same world."""
     layout = layout or LayoutConfig()
     rows = {task: getattr(config.rows_per_step, task) for task in Task}
     bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, rows_per_step=rows), name)
     part = model if isinstance(model, UniFork) else _part(model or tiny_config(), world)
-    return build_stage(part, config, layout, world, bridge, row_tokens=row_tokens, linear=linear)
+    return build_stage(part, config, layout, world, bridge, row_tokens=row_tokens)
 
 
 def _part(config: ModelConfig, world: World) -> UniFork:

@@ -1,11 +1,10 @@
-"""Linear layers by oneDNN are torch's own, forward and backward, and are chosen only where they are faster."""
+"""Linear layers by oneDNN are torch's own, forward and backward."""
 
 import pytest
 import torch
 from torch import nn
 
-from ufork.model import linear
-from ufork.model.linear import OneDnnLinear, fastest_linear, use_linear
+from ufork.model.linear import OneDnnLinear, default_linear, use_linear
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -27,16 +26,14 @@ def test_results_and_gradients_are_those_of_torch(shape, bias):
         torch.testing.assert_close(mine.grad, other.grad)
 
 
-@pytest.mark.parametrize(("onednn_gflops", "expected"), [(300.0, OneDnnLinear), (100.0, nn.Linear)])
-def test_the_faster_one_is_used(monkeypatch, caplog, onednn_gflops, expected):
-    monkeypatch.setattr(linear, "_gflops", lambda: (100.0, onednn_gflops))
+@pytest.mark.parametrize(("capability", "expected"), [("AVX512", OneDnnLinear), ("AVX2", nn.Linear)])
+def test_fp32_takes_onednn_with_avx512_only(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
-    with caplog.at_level("INFO"):
-        use_linear(model, fastest_linear(torch.device("cpu"), torch.float32))
+    use_linear(model, default_linear(torch.device("cpu"), torch.float32))
     assert type(model[0]) is expected
-    assert "100 GFLOP/s" in caplog.text
 
 
 def test_other_precisions_are_left_alone(monkeypatch):
-    monkeypatch.setattr(linear, "_gflops", lambda: pytest.fail("nothing to choose"))
-    assert fastest_linear(torch.device("cpu"), torch.bfloat16) == "torch"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert default_linear(torch.device("cpu"), torch.bfloat16) == "torch"

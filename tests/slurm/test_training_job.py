@@ -12,7 +12,6 @@ STEPS = 60
 NAP = ("--output=/dev/null", "--wrap=sleep 2")
 OVERRIDES = (
     *FORKED,
-    "train.linear=torch",
     "train.timeout_seconds=40",
     f"stages={{all: {{train: {{steps: {STEPS}, checkpoint: {{every_steps: 4}}}}}}}}",
 )

@@ -29,7 +29,6 @@ def state_after(step: int, records, losses=None) -> CheckpointState:
         position=Position(step=step),
         fixed={"train.optimizer": "adamw", "model": {"width": 32}},
         layout="colocated, tp 1",
-        linear="torch",
         stream=STREAM,
         versions={},
         files=records,

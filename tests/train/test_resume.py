@@ -12,6 +12,7 @@ from ranks import run_on_ranks
 from stages import open_stage
 from tiny import DIMENSIONS, shallow_config, tiny_tokenizer, write_codes_source
 
+from ufork.checkpoint.config import CheckpointConfig
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
 from ufork.errors import ConfigError, StoppedError, StorageError
@@ -21,8 +22,8 @@ from ufork.parallel.engine.state_files import WEIGHT, FileImage, ShardFiles
 from ufork.parallel.layout import make_layout, num_ranks_of
 from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
-from ufork.train.checkpoint import CheckpointFolder, Position, read_state, verify
-from ufork.train.config import CheckpointConfig, RowsPerStep, TrainConfig, WandbConfig
+from ufork.train.checkpoint import CheckpointFolder, Position, verify
+from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig
 from ufork.train.loop import Beside, train_stage
 from ufork.train.reshape import reshape
 from ufork.train.resume import find_checkpoint, resume
@@ -47,7 +48,6 @@ def config_of(precision: str, optimizer: str) -> TrainConfig:
         learning_rate=1e-3 if optimizer == "adamw" else 0.1,
         weight_decay=0.1,
         precision=precision,
-        linear="torch",  # what is fastest may change from run to run
         loss_weighting="uncertainty",
         log_every_steps=1,
         wandb=WandbConfig(mode="disabled"),
@@ -62,14 +62,13 @@ def run_stage(address: RankAddress, layout: LayoutConfig, config: TrainConfig, f
     checkpoints = CheckpointFolder(folder / "checkpoints")
     with join_world(address, layout, timeout_seconds=60) as world:
         bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, rows_per_step=rows), "finding")
-        found = find_checkpoint(checkpoints, config, FACTS, bridge)
-        linear = read_state(found).linear if found else None
-        stage = open_stage(world, config, model=MODEL, layout=layout, row_tokens=192, linear=linear)
+        found = find_checkpoint(checkpoints, config.resume, FACTS, bridge)
+        stage = open_stage(world, config, model=MODEL, layout=layout, row_tokens=192)
         stream = None
         if stage.reads_data:
             place = dict(replica=world.place.dp_rank, num_replicas=world.dp_group.size())
             stream = TrainingStream(DATA, tiny_tokenizer(), rows_per_step=rows, folder=folder, seed=3, **place)
-        start = resume(stage, stream, found) if found else None
+        start = resume(stage.engine.shards, stream, found) if found else None
         telemetry = Telemetry(config, folder, stage="s", run_config={}, speaks=stage.bridge.is_leader, start=start)
         try:
             return train_stage(
@@ -80,7 +79,15 @@ def run_stage(address: RankAddress, layout: LayoutConfig, config: TrainConfig, f
                 collected_shapes(MODEL, DIMENSIONS, stage.layout),
                 Beside(
                     start=start,
-                    saver=Saver(stage, checkpoints, config.checkpoint, FACTS, start or Position()),
+                    saver=Saver(
+                        stage.engine.shards,
+                        stage.bridge,
+                        stage.world.place,
+                        checkpoints,
+                        config.checkpoint,
+                        facts=FACTS,
+                        start=start or Position(),
+                    ),
                     asked_to_stop=lambda: bool(stream and stop_after and stream.step >= stop_after),
                 ),
             )

@@ -1,45 +1,28 @@
-"""The fastest fp32 matrix product that torch has on this CPU, put under a model's linear layers.
+"""Which library computes a model's fp32 matrix products on a CPU: torch's default (MKL), or oneDNN.
 
-MKL, which torch calls for fp32, runs far below its peak on some CPUs that oneDNN runs well on. Both are timed once, and
-oneDNN is used where it is clearly faster. In bf16 torch calls oneDNN by itself, and on a GPU there is no choice.
+With AVX-512 oneDNN is the faster one: 407 against 111 to 179 GFLOP/s at 2048 x 256 x 1024 on two cores of an AMD EPYC
+with AVX512-BF16 (`python -m benchmarks.gemm`). With AVX2 only they are equal, and torch's backward pass needs no
+transposed copies. In bf16 torch calls oneDNN by itself, and on a GPU there is no choice.
 """
 
-import functools
-import logging
-import math
-import time
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-log = logging.getLogger(__name__)
-
-TIMED_SHAPE = (2048, 256, 1024)
-"""Rows, inputs, outputs of the product that is timed."""
-TIMED_REPEATS = 15
-WORTHWHILE = 1.5
-"""How much faster oneDNN must be: its backward pass has to turn its operands over, and noise should not decide."""
-
-
 LinearKernel = Literal["torch", "onednn"]
-"""Their results differ by rounding: a run that is to be repeated to the last bit keeps to one."""
+"""Their results differ by rounding: a run that is to be repeated to the last bit names one."""
 
 
-def fastest_linear(device: torch.device, dtype: torch.dtype) -> LinearKernel:
-    """What computes products of `dtype` on `device` fastest; logs the choice and both rates."""
-    if device.type != "cpu" or dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-        return "torch"
-    standard, onednn = _gflops()
-    chosen: LinearKernel = "onednn" if onednn > WORTHWHILE * standard else "torch"
-    log.info("linear layers: %s (oneDNN %.0f, torch's MKL %.0f GFLOP/s)", chosen, onednn, standard)
-    return chosen
+def default_linear(device: torch.device, dtype: torch.dtype) -> LinearKernel:
+    """The kernel that `train.linear=auto` stands for: oneDNN for fp32 on a CPU with AVX-512, else torch's own."""
+    has_choice = device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return "onednn" if has_choice and torch.backends.cpu.get_cpu_capability() == "AVX512" else "torch"
 
 
 def use_linear(model: nn.Module, kernel: LinearKernel) -> None:
-    """Has the `nn.Linear` layers of `model` compute by `kernel`."""
+    """Makes the `nn.Linear` layers of `model` compute by `kernel`."""
     for module in model.modules():
         if kernel == "onednn" and type(module) is nn.Linear:
             module.__class__ = OneDnnLinear
@@ -77,25 +60,3 @@ class _OneDnnLinear(torch.autograd.Function):
             onednn_product(gradient_RO.T.contiguous(), x_RI.T.contiguous()) if wants_weight else None,
             gradient_RO.sum(0) if wants_bias else None,
         )
-
-
-@functools.cache
-def _gflops() -> tuple[float, float]:
-    """The best rates of MKL and oneDNN, timed once a process, so that all its models compute alike.
-
-    They take turns: what else the machine does then slows both.
-    """
-    rows, inputs, outputs = TIMED_SHAPE
-    x_RI, weight_OI = torch.randn(rows, inputs), torch.randn(outputs, inputs)
-    standard, onednn = math.inf, math.inf
-    for _ in range(TIMED_REPEATS):
-        standard = min(standard, _seconds(F.linear, x_RI, weight_OI))
-        onednn = min(onednn, _seconds(onednn_product, x_RI, weight_OI))
-    flops = 2 * rows * inputs * outputs
-    return flops / standard / 1e9, flops / onednn / 1e9
-
-
-def _seconds(product: Any, x_RI: Tensor, weight_OI: Tensor) -> float:
-    start = time.perf_counter()
-    product(x_RI, weight_OI)
-    return time.perf_counter() - start

@@ -13,6 +13,8 @@ from ufork.errors import CheckpointError, ConfigError, StorageError
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
 
+MODEL_PREFIX = "model."
+"""Prefix of the model's parameter names inside a training module, and so inside checkpoints."""
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 
 

@@ -10,9 +10,10 @@ import torch
 from ufork.errors import ConfigError
 from ufork.model.cost import BACKWARD_OVER_FORWARD, nominal_cost
 from ufork.model.decoder import DecoderLayer
-from ufork.model.linear import LinearKernel, fastest_linear, use_linear
+from ufork.model.linear import default_linear, use_linear
 from ufork.model.rq_head import DepthBlock
 from ufork.model.unifork import UniFork
+from ufork.model.weights import MODEL_PREFIX
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.engine.stage_part import stage_flops
 from ufork.parallel.engine.tied_embedding import NAMES as TIED_STAGES
@@ -30,7 +31,7 @@ from ufork.parallel.transport.stage_world import World
 from ufork.train.config import TrainConfig
 from ufork.train.optimizer import build_optimizer
 from ufork.train.parts import freeze_except, part_trains, stage_trains
-from ufork.train.stage import MODEL_PREFIX, TrainingStage
+from ufork.train.stage import TrainingStage
 from ufork.train.stage_module import StageModule
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,6 @@ def build_stage(
     bridge: Bridge,
     *,
     row_tokens: int,
-    linear: LinearKernel | None = None,
 ) -> TrainingStage:
     """Freezes what the recipe's stage leaves alone, divides and shards the rest, and schedules it.
 
@@ -55,7 +55,6 @@ def build_stage(
         world: the rank's.
         bridge: the job's, for this stage of the recipe.
         row_tokens: length of a packed row.
-        linear: what computes matrix products in a stage that is resumed; else as `config` says.
 
     Raises:
         ConfigError: nothing trains, or sizes and layout do not go together.
@@ -73,7 +72,8 @@ def build_stage(
         dtype=_wire_dtype(layout_config, dtype),
         trunk_is_sliced=by_tokens,
     )
-    linear = linear or _chosen_linear(config, bridge, world, dtype)
+    linear = default_linear(world.device, dtype) if config.linear == "auto" else config.linear
+    log.info("linear layers: %s (train.linear is %s)", linear, config.linear)
     use_linear(model, linear)
     engine = _build_engine(model, config, precision, world, bridge, sliced_dims)
     engine.trace_gathers(tracer)
@@ -87,7 +87,6 @@ def build_stage(
         trunk_trains=stage_trains(Stage.TRUNK, config.trainable),
         reduce_each_backward=layout_config.reduce_each_backward,
         dtype=dtype,
-        linear=linear,
         link=None if world.place.stage is Stage.WHOLE else Link(bridge, wire, world.place, world.tp_group, tracer),
         tied=_tie(engine, model, config, bridge, world),
         tracer=tracer,
@@ -130,12 +129,6 @@ def _actions(
     times = nominal_times(bridge.layout, model, row_tokens, recompute=config.activation_checkpointing)
     in_flight, trunk_trains = rows_in_flight(layout_config, bridge.layout), stage_trains(Stage.TRUNK, config.trainable)
     return make_schedule(bridge.layout, times, in_flight=in_flight, trunk_trains=trunk_trains)[world.place.stage]
-
-
-def _chosen_linear(config: TrainConfig, bridge: Bridge, world: World, dtype: torch.dtype) -> LinearKernel:
-    if config.linear != "auto":
-        return config.linear
-    return bridge.gather(fastest_linear(world.device, dtype) if bridge.is_leader else "")[0]
 
 
 def _divide(model: UniFork, world: World, by_tokens: bool) -> dict[str, int]:

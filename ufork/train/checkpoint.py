@@ -25,10 +25,9 @@ from ufork.checksum import checksum_of
 from ufork.config import Config
 from ufork.data.stream_state import StreamState
 from ufork.errors import CheckpointError, ConfigError, StorageError
-from ufork.model.linear import LinearKernel
 from ufork.vocabulary import Task
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 STATE_FILE = "state.json"
 HOLDER_FILE = "holder"
 FIXED_MODEL, FIXED_SIZES = "model", "sizes by the tokenizers"
@@ -66,8 +65,6 @@ class CheckpointState(Config):
     """What may not change between two starts, by the recipe's name for it."""
     layout: str
     """In words: it may change."""
-    linear: LinearKernel
-    """What computed matrix products: it goes on to do so."""
     stream: StreamState
     versions: Mapping[str, str]
     files: Mapping[str, FileRecord]

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from ufork.checkpoint.config import CheckpointConfig
 from ufork.config import Config
 from ufork.vocabulary import Task
 
@@ -43,23 +44,6 @@ class WandbConfig(Config):
     project: str = "ufork"
 
 
-class CheckpointConfig(Config):
-    """What a stage keeps to go on from."""
-
-    every_steps: PositiveInt = 500
-    """How often one is saved, besides the stage's last step and a stop by signal."""
-    keep: PositiveInt = 2
-    """The newest so many stay."""
-    keep_every_steps: NonNegativeInt = 0
-    """Those after a multiple of it stay for good; 0 for none."""
-    keep_best: NonNegativeInt = 0
-    """So many with the lowest `best_by` stay besides."""
-    best_by: Task = Task.GENERATION
-    """Whose mean loss, over the steps since the save before, tells which are best."""
-    max_failed: NonNegativeInt = 3
-    """Saves that may fail, on a full disk say, before the run ends with an error."""
-
-
 class TrainConfig(Config):
     """One stage of training."""
 
@@ -86,8 +70,8 @@ class TrainConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16` keeps fp32 master weights; `auto` takes it where the device computes it natively."""
     linear: Literal["auto", "torch", "onednn"] = "auto"
-    """What computes matrix products: on CPUs in fp32 `auto` takes the faster, elsewhere torch's own. Their results
-    differ by rounding; a resumed stage keeps what it began with."""
+    """Library for fp32 matrix products on CPUs. `auto` is oneDNN with AVX-512, torch's own (MKL) otherwise. Their
+    results differ by rounding: name one to resume bit for bit on another kind of CPU."""
     activation_checkpointing: bool = False
     """Keep each decoder layer's input only, and compute the layer again in the backward pass."""
     loss_weights: PerTask = PerTask()

@@ -14,23 +14,21 @@ from torch import Tensor
 from ufork.data.stream import TrainingStream
 from ufork.errors import CheckpointError
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
+from ufork.model.weights import MODEL_PREFIX
+from ufork.parallel.engine.rank_state import ZeroShards
 from ufork.parallel.engine.state_files import WEIGHT, Part, ShardFiles
 from ufork.parallel.transport.bridge import Bridge
 from ufork.train.checkpoint import STATE_FILE, CheckpointFolder, Position, read_state, require_unchanged, verify
-from ufork.train.config import TrainConfig
-from ufork.train.stage import MODEL_PREFIX, TrainingStage
 
 log = logging.getLogger(__name__)
 
 
-def find_checkpoint(
-    folder: CheckpointFolder, config: TrainConfig, facts: Mapping[str, Any], bridge: Bridge
-) -> Path | None:
+def find_checkpoint(folder: CheckpointFolder, resume: str, facts: Mapping[str, Any], bridge: Bridge) -> Path | None:
     """The checkpoint to go on from, as the leader decides; None to start anew. Takes the folder for this job.
 
     Args:
         folder: of the stage.
-        config: `resume` tells whether to look at all.
+        resume: `auto`, `never`, or the path of a checkpoint, as `TrainConfig.resume`.
         facts: on the leader, what the checkpoints of this job will say (`CheckpointState`).
         bridge: all ranks with work call.
 
@@ -39,26 +37,26 @@ def find_checkpoint(
         StorageError: the folder cannot be written.
         PeerError: a rank is gone.
     """
-    found = _decide(folder, config, facts) if bridge.is_leader else None
+    found = _decide(folder, resume, facts) if bridge.is_leader else None
     chosen, folder.restart = bridge.gather([str(found) if found else None, folder.restart])[0]
     return Path(chosen) if chosen else None
 
 
-def _decide(folder: CheckpointFolder, config: TrainConfig, facts: Mapping[str, Any]) -> Path | None:
+def _decide(folder: CheckpointFolder, resume: str, facts: Mapping[str, Any]) -> Path | None:
     folder.take()
-    if config.resume == "never":
+    if resume == "never":
         for step in folder.prune(keep=0):
             log.info("train.resume=never: %s removed", folder.at(step))
         return None
     found = folder.newest_valid()
     for step, fault in found.passed_over.items():
         log.warning("checkpoint passed over: %s; it is %s now", fault, folder.set_aside(step))
-    path = found.path or _named(config.resume)
+    path = found.path or _named(resume)
     if path is None:
         return None
     state = read_state(path)
     require_unchanged(state, facts["fixed"], origin=path)
-    log.info("resumed: %s, after step %d of %d", path, state.position.step, config.steps)
+    log.info("resumed: %s, after step %d", path, state.position.step)
     if state.layout != facts["layout"]:
         log.info("its layout was %s, this one is %s", state.layout, facts["layout"])
     return path
@@ -78,17 +76,17 @@ def _named(resume: str) -> Path | None:
     return Path(resume)
 
 
-def resume(stage: TrainingStage, stream: TrainingStream | None, path: Path) -> Position:
+def resume(shards: ZeroShards | None, stream: TrainingStream | None, path: Path) -> Position:
     """Puts this rank where the checkpoint at `path` was; how far that is.
 
     Raises:
         CheckpointError: a file is missing, or the data has changed.
     """
     state = read_state(path)
-    if stage.engine.shards:
+    if shards:
         with ShardFiles(path) as files:
             kept = files.kinds() - {WEIGHT}
-            stage.engine.shards.restore(partial(_part, files), kept, files.optimizer_steps)
+            shards.restore(partial(_part, files), kept, files.optimizer_steps)
     if stream:
         stream.restore(state.stream, origin=str(path / STATE_FILE))
     return state.position

@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ufork.checkpoint.config import CheckpointConfig
 from ufork.data.stream import TrainingStream
 from ufork.data.stream_state import StreamState, join_states
 from ufork.errors import StorageError
+from ufork.parallel.engine.rank_state import ZeroShards
 from ufork.parallel.engine.state_files import FileImage, shard_path
+from ufork.parallel.layout import Place
+from ufork.parallel.transport.bridge import Bridge
 from ufork.train.checkpoint import CheckpointFolder, CheckpointState, FileRecord, Position
-from ufork.train.config import CheckpointConfig
-from ufork.train.stage import TrainingStage
 from ufork.vocabulary import Task
 
 log = logging.getLogger(__name__)
@@ -53,15 +55,28 @@ class Saver:
 
     def __init__(
         self,
-        stage: TrainingStage,
+        shards: ZeroShards | None,
+        bridge: Bridge,
+        place: Place,
         folder: CheckpointFolder,
         config: CheckpointConfig,
+        *,
         facts: Mapping[str, Any],
         start: Position,
     ):
-        """`facts`, on the leader, are what `CheckpointState` says of the recipe and the job; `start` is the stage's."""
-        self.stage, self.folder, self.config, self.facts = stage, folder, config, facts
-        self.bridge = stage.bridge
+        """Prepares to save this rank's part.
+
+        Args:
+            shards: this rank's part of weights and optimizer state; None if its stage trains nothing.
+            bridge: connects all ranks with work.
+            place: of this rank in its stage.
+            folder: of the phase's checkpoints, held by this job.
+            config: how often to save, and what to keep.
+            facts: on the leader, what `CheckpointState` says of the recipe and the job.
+            start: where training began.
+        """
+        self.shards, self.bridge, self.place = shards, bridge, place
+        self.folder, self.config, self.facts = folder, config, facts
         self._writing: _Writing | None = None
         self._image: FileImage | None = None
         self._pruning: threading.Thread | None = None
@@ -111,12 +126,12 @@ class Saver:
         places = [StreamState.model_validate(each) for each in told if each]
         self._writing = _Writing(position, join_states(places), _means(self._losses))
         self._losses = []
-        if shards := self.stage.engine.shards:
-            self._image = shards.read().image(self._image.memory if self._image else None)
+        if self.shards:
+            self._image = self.shards.read().image(self._image.memory if self._image else None)
         self._writing.thread = self._in_background(self._writing, self._image)
 
     def _in_background(self, writing: _Writing, image: FileImage | None) -> threading.Thread:
-        path = shard_path(self.folder.unfinished(writing.position.step), self.stage.world.place)
+        path = shard_path(self.folder.unfinished(writing.position.step), self.place)
 
         def write() -> None:
             try:
@@ -160,7 +175,7 @@ class Saver:
 
     def _conclude(self, writing: _Writing) -> None:
         self._writing = None
-        path = shard_path(Path(), self.stage.world.place)
+        path = shard_path(Path(), self.place)
         told = self.bridge.gather([str(path), writing.record and writing.record.model_dump(), writing.fault])
         faults = [fault for _, _, fault in told if fault]
         if self.bridge.is_leader and not faults:
@@ -182,7 +197,6 @@ class Saver:
         path = self.folder.finish(
             CheckpointState(
                 position=writing.position,
-                linear=self.stage.linear,
                 stream=writing.stream,
                 files=files,
                 losses=writing.losses,

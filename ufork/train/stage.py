@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from ufork.model.linear import LinearKernel
 from ufork.parallel.engine.tied_embedding import TiedEmbedding
 from ufork.parallel.engine.zero import Engine
 from ufork.parallel.executor import BranchRunner, Rows, Runner, TrunkRunner, WholeRunner
@@ -20,9 +19,6 @@ from ufork.parallel.transport.link import Link
 from ufork.parallel.transport.packed_sequence_format import RowFormat
 from ufork.parallel.transport.stage_world import World
 from ufork.vocabulary import Task
-
-MODEL_PREFIX = "model."
-"""Before the model's own names in those of the stage's module."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +34,6 @@ class TrainingStage:
     trunk_trains: bool
     reduce_each_backward: bool
     dtype: torch.dtype
-    linear: LinearKernel
     link: Link | None
     """None where one stage holds everything."""
     tied: TiedEmbedding | None

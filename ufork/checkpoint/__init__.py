@@ -1,0 +1,1 @@
+"""Saves training state, and resumes from it under any layout."""
