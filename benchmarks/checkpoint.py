@@ -59,10 +59,10 @@ def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
     import torch
 
     from benchmarks.stages import open_stage
+    from ufork.checkpoint.folder import CheckpointFolder, Position
+    from ufork.checkpoint.resume import resume
+    from ufork.checkpoint.saver import Saver
     from ufork.parallel.transport.stage_world import join_world
-    from ufork.train.checkpoint import CheckpointFolder, Position
-    from ufork.train.resume import resume
-    from ufork.train.saver import Saver
     from ufork.train.step import run_step
 
     config = TrainConfig(precision="auto", rows_per_step=RowsPerStep(understanding=0, generation=1))

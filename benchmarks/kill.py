@@ -24,8 +24,8 @@ from typing import Any
 
 import yaml
 
+from ufork.checkpoint.folder import verify
 from ufork.errors import CheckpointError
-from ufork.train.checkpoint import verify
 
 RECIPE: dict[str, Any] = {
     "prepare": {

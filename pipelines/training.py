@@ -20,6 +20,16 @@ from pipelines.launch import has_cuda_device, process_context
 from pipelines.recipe import Recipe
 from pipelines.run_folder import versions_in_use
 from pipelines.stop_signals import StopRequest, handled
+from ufork.checkpoint.folder import (
+    FIXED_MODEL,
+    FIXED_SIZES,
+    FIXED_START,
+    CheckpointFolder,
+    Position,
+    record_of,
+)
+from ufork.checkpoint.resume import find_checkpoint, resume
+from ufork.checkpoint.saver import Saver
 from ufork.data.stream import TrainingStream
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.model import TrainedModel, save_trained
@@ -33,18 +43,8 @@ from ufork.parallel.layout import Layout, Stage, make_layout
 from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.train.build_stage import build_stage, precision_of
-from ufork.train.checkpoint import (
-    FIXED_MODEL,
-    FIXED_SIZES,
-    FIXED_START,
-    CheckpointFolder,
-    Position,
-    record_of,
-)
 from ufork.train.config import TrainConfig
 from ufork.train.loop import Beside, Weights, train_stage
-from ufork.train.resume import find_checkpoint, resume
-from ufork.train.saver import Saver
 from ufork.train.stage import TrainingStage
 from ufork.train.telemetry import Telemetry
 from ufork.vision.codec import ImageCodec

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ufork.train.checkpoint import CheckpointFolder
+    from ufork.checkpoint.folder import CheckpointFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _folders(run: Path) -> list["CheckpointFolder"]:
+    from ufork.checkpoint.folder import CheckpointFolder
     from ufork.errors import CheckpointError
-    from ufork.train.checkpoint import CheckpointFolder
 
     found = [CheckpointFolder(path) for path in sorted(run.glob("stages/*/checkpoints"))]
     if not found:
@@ -62,16 +62,16 @@ def _folders(run: Path) -> list["CheckpointFolder"]:
 
 
 def _reshape(checkpoint: Path, output: Path, num_ranks: int) -> None:
-    from ufork.train.reshape import reshape
+    from ufork.checkpoint.reshape import reshape
 
     reshape(checkpoint, output, num_ranks=num_ranks)
 
 
 def _export(checkpoint: Path, output: Path) -> None:
     from pipelines.run_folder import RunFolder
+    from ufork.checkpoint.export import checkpoint_weights
     from ufork.data.text_tokenizer import TextTokenizer
     from ufork.infer.model import save_trained
-    from ufork.train.export import checkpoint_weights
     from ufork.vision.codec import ImageCodec
 
     run = RunFolder(checkpoint.resolve().parents[3])
@@ -80,8 +80,8 @@ def _export(checkpoint: Path, output: Path) -> None:
 
 
 def _list(folders: list["CheckpointFolder"]) -> None:
+    from ufork.checkpoint.folder import read_state
     from ufork.errors import CheckpointError
-    from ufork.train.checkpoint import read_state
 
     for folder in folders:
         for step in folder.steps():
@@ -94,8 +94,8 @@ def _list(folders: list["CheckpointFolder"]) -> None:
 
 
 def _verify(folders: list["CheckpointFolder"]) -> None:
+    from ufork.checkpoint.folder import verify
     from ufork.errors import CheckpointError
-    from ufork.train.checkpoint import verify
 
     num_damaged = 0
     for folder in folders:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ufork.checkpoint.folder import Position
 from ufork.errors import StorageError
-from ufork.train.checkpoint import Position
 from ufork.train.config import TrainConfig, WandbConfig
 from ufork.train.step import StepResult
 from ufork.train.telemetry import Telemetry

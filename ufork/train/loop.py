@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ufork.checkpoint.folder import Position
+from ufork.checkpoint.saver import Saver
 from ufork.data.stream import TrainingStream
 from ufork.errors import NonFiniteError, StoppedError
 from ufork.model.weights import MODEL_PREFIX
 from ufork.parallel.tracing.step_trace import PICTURE_FILE, StepTrace, as_json
 from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.collect_weights import Shapes, collect_weights
-from ufork.train.checkpoint import Position
 from ufork.train.config import TrainConfig
 from ufork.train.learning_rate import learning_rate
 from ufork.train.progress import Progress, progress_of
-from ufork.train.saver import Saver
 from ufork.train.stage import TrainingStage
 from ufork.train.step import StepResult, run_step
 from ufork.train.telemetry import Telemetry

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ufork.checkpoint.folder import Position
 from ufork.errors import StorageError
-from ufork.train.checkpoint import Position
 from ufork.train.config import TrainConfig
 from ufork.train.step import StepResult
 

@@ -6,9 +6,7 @@ import shutil
 import pytest
 
 from pipelines import cli
-from ufork.data.stream_state import StreamState
-from ufork.errors import CheckpointError, StorageError
-from ufork.train.checkpoint import (
+from ufork.checkpoint.folder import (
     STATE_FILE,
     CheckpointFolder,
     CheckpointState,
@@ -17,6 +15,8 @@ from ufork.train.checkpoint import (
     require_unchanged,
     verify,
 )
+from ufork.data.stream_state import StreamState
+from ufork.errors import CheckpointError, StorageError
 from ufork.vocabulary import Task
 
 FILES = {"trunk/dp0-tp0.safetensors": b"weights of the trunk", "generation/dp0-tp0.safetensors": b"of the branch"}

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ufork.checkpoint.folder import STATE_FILE, CheckpointFolder, Position, read_state, require_unchanged, verify
 from ufork.data.stream import TrainingStream
 from ufork.errors import CheckpointError
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
@@ -18,7 +19,6 @@ from ufork.model.weights import MODEL_PREFIX
 from ufork.parallel.engine.rank_state import ZeroShards
 from ufork.parallel.engine.state_files import WEIGHT, Part, ShardFiles
 from ufork.parallel.transport.bridge import Bridge
-from ufork.train.checkpoint import STATE_FILE, CheckpointFolder, Position, read_state, require_unchanged, verify
 
 log = logging.getLogger(__name__)
 

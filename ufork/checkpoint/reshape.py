@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ufork.checkpoint.folder import CheckpointState, FileRecord, verify, write_state
 from ufork.errors import CheckpointError, ConfigError, StorageError
 from ufork.parallel.engine.state_files import Part, RankShards, ShardFiles, shard_path
 from ufork.parallel.layout import Place, Stage
-from ufork.train.checkpoint import CheckpointState, FileRecord, verify, write_state
 
 
 def reshape(path: Path, output: Path, *, num_ranks: int) -> CheckpointState:

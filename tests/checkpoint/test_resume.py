@@ -13,6 +13,10 @@ from stages import open_stage
 from tiny import DIMENSIONS, shallow_config, tiny_tokenizer, write_codes_source
 
 from ufork.checkpoint.config import CheckpointConfig
+from ufork.checkpoint.folder import CheckpointFolder, Position, verify
+from ufork.checkpoint.reshape import reshape
+from ufork.checkpoint.resume import find_checkpoint, resume
+from ufork.checkpoint.saver import Saver
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
 from ufork.errors import ConfigError, StoppedError, StorageError
@@ -22,12 +26,8 @@ from ufork.parallel.engine.state_files import WEIGHT, FileImage, ShardFiles
 from ufork.parallel.layout import make_layout, num_ranks_of
 from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
-from ufork.train.checkpoint import CheckpointFolder, Position, verify
 from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig
 from ufork.train.loop import Beside, train_stage
-from ufork.train.reshape import reshape
-from ufork.train.resume import find_checkpoint, resume
-from ufork.train.saver import Saver
 from ufork.train.telemetry import Telemetry
 from ufork.vocabulary import Task
 

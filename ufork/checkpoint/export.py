@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ufork.checkpoint.folder import FIXED_MODEL, FIXED_SIZES, FIXED_START, CheckpointState, record_of, verify
 from ufork.errors import CheckpointError
 from ufork.model.unifork import UniFork
 from ufork.model.weights import MODEL_PREFIX, WEIGHTS_NAME, WeightsConfig, load_weights
 from ufork.parallel.engine.state_files import WEIGHT, ShardFiles
-from ufork.train.checkpoint import FIXED_MODEL, FIXED_SIZES, FIXED_START, CheckpointState, record_of, verify
 
 
 def checkpoint_weights(path: Path) -> tuple[dict[str, Tensor], WeightsConfig]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ufork.checkpoint.config import CheckpointConfig
+from ufork.checkpoint.folder import CheckpointFolder, CheckpointState, FileRecord, Position
 from ufork.data.stream import TrainingStream
 from ufork.data.stream_state import StreamState, join_states
 from ufork.errors import StorageError
@@ -26,7 +27,6 @@ from ufork.parallel.engine.rank_state import ZeroShards
 from ufork.parallel.engine.state_files import FileImage, shard_path
 from ufork.parallel.layout import Place
 from ufork.parallel.transport.bridge import Bridge
-from ufork.train.checkpoint import CheckpointFolder, CheckpointState, FileRecord, Position
 from ufork.vocabulary import Task
 
 log = logging.getLogger(__name__)
