@@ -1,8 +1,8 @@
 """A rank's training stage with a tiny model, for tests that run on ranks."""
 
 import torch
-from tiny import DIMENSIONS, tiny_config
 
+from tests.tiny import DIMENSIONS, tiny_config
 from ufork.model.config import ModelConfig
 from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork

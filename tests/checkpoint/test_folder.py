@@ -70,10 +70,10 @@ DAMAGES = {
     "a missing file": (lambda path: (path / "trunk/dp0-tp0.safetensors").unlink(), "cannot be read"),
     "a missing folder": (lambda path: shutil.rmtree(path / "generation"), "generation/dp0.* cannot be read"),
     "no state": (lambda path: (path / STATE_FILE).unlink(), "not finished"),
-    "half a state": (lambda path: (path / STATE_FILE).write_text('{"version": 2, "posi'), "damaged"),
+    "half a state": (lambda path: (path / STATE_FILE).write_text('{"version": 3, "posi'), "damaged"),
     "no mapping": (lambda path: (path / STATE_FILE).write_text("[1]"), "damaged"),
-    "an unknown key": (lambda path: (path / STATE_FILE).write_text('{"version": 2, "color": 2}'), "damaged.*color"),
-    "another version": (lambda path: (path / STATE_FILE).write_text('{"version": 99}'), "version 99, expected 2"),
+    "an unknown key": (lambda path: (path / STATE_FILE).write_text('{"version": 3, "color": 2}'), "damaged.*color"),
+    "another version": (lambda path: (path / STATE_FILE).write_text('{"version": 99}'), "version 99, expected 3"),
 }
 
 

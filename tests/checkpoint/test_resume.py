@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from stages import open_stage
-from tiny import DIMENSIONS, shallow_config, tiny_tokenizer, write_codes_source
 
+from tests.ranks import run_on_ranks
+from tests.stages import open_stage
+from tests.tiny import DIMENSIONS, shallow_config, tiny_tokenizer, write_codes_source
 from ufork.checkpoint.config import CheckpointConfig
 from ufork.checkpoint.folder import CheckpointFolder, Position, verify
 from ufork.checkpoint.reshape import reshape

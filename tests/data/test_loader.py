@@ -9,8 +9,8 @@ from itertools import islice
 
 import pytest
 import torch
-from tiny import tiny_tokenizer, write_codes_source
 
+from tests.tiny import tiny_tokenizer, write_codes_source
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.loader import IGNORED_SIGNALS, load_ahead
 from ufork.data.stream import TrainingStream

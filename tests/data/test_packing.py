@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import encoded_sample
 
+from tests.tiny import encoded_sample
 from ufork.data.packing import pack_row
 from ufork.vocabulary import IGNORED_LABEL, Task
 

@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_tokenizer, write_codes_source
 
+from tests.tiny import tiny_tokenizer, write_codes_source
 from ufork.data.config import SKIPPED_BEFORE_LIMIT, DataConfig, SourceConfig
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.sample import Sample

@@ -9,8 +9,8 @@ from itertools import cycle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_tokenizer, write_codes_source
 
+from tests.tiny import tiny_tokenizer, write_codes_source
 from ufork.data import stream
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream

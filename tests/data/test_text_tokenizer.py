@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import TEXTS, tiny_tokenizer
 from tokenizers import Tokenizer, models
 
 from pipelines.verbs.plan import QWEN_VOCABULARY
+from tests.tiny import TEXTS, tiny_tokenizer
 from ufork.data.text_tokenizer import FILE_NAME, TextTokenizer
 from ufork.errors import StorageError, TokenizerError
 from ufork.vocabulary import SPECIAL_TOKENS, TURN_END

@@ -5,10 +5,10 @@ import errno
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_input import ToyConfig, ToyInput
 
 from data_prep.catalogue import NO_UNICODE, Catalogue, build_catalogue, dropped_entries
 from data_prep.inputs.record import Dropped, Record
+from tests.toy_input import ToyConfig, ToyInput
 from ufork.errors import InputError, StorageError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=10)

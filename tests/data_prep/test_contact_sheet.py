@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_image_facts import saved
 
 from data_prep import contact_sheet
 from data_prep.contact_sheet import NUM_SAMPLES, write_contact_sheet
 from data_prep.demo.emoji import EmojiConfig
 from data_prep.demo.prepare import PrepareConfig, prepare
+from tests.data_prep.test_image_facts import saved
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.errors import ShardError, StorageError

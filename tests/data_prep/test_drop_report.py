@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
-from test_sample_statistics import counted, facts, sample
-from test_selection import selected
 
 from data_prep.drop_report import as_text, load_report, save_report, write_report
 from data_prep.sample_statistics import Statistics
 from data_prep.selection import Selection
+from tests.data_prep.test_sample_statistics import counted, facts, sample
+from tests.data_prep.test_selection import selected
 from ufork.errors import ShardError, StorageError
 
 DROPPED = selected([("a.jpg", "image below 64 px")] * 3 + [("b <script>.jpg", "no text")], kept=12)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from test_difference_hash import encoded, picture
 
 from data_prep import duplicates
 from data_prep.demo.twemoji import png_folder
@@ -22,6 +21,7 @@ from data_prep.duplicates import (
     duplicates_of,
     fingerprint,
 )
+from tests.data_prep.test_difference_hash import encoded, picture
 
 PNG, JPEG, OTHER = encoded(picture(1)), encoded(picture(1), "JPEG"), encoded(picture(2))
 BOTH = {"exact": True, "perceptual": True, "max_distance": 2}

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_input import tiny_png
 
 from data_prep.inputs.record import Record
 from data_prep.sample_making import SampleMaker, SamplesConfig
+from tests.toy_input import tiny_png
 from ufork.data.shards.sample import Sample
 from ufork.errors import ConfigError, SampleError
 from ufork.vocabulary import Task

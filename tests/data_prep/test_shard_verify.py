@@ -5,10 +5,10 @@ import json
 import shutil
 
 import pytest
-from toy_input import opener, toy_shard_config
 
 from data_prep.shard_verify import verify_shards
 from data_prep.sharding import shard
+from tests.toy_input import opener, toy_shard_config
 from ufork.checksum import checksum_of
 from ufork.data.shards.index import ShardIndex, index_path
 from ufork.data.shards.manifest import Manifest

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_input import kept_ids, opener, toy_shard_config
 
 from data_prep.drop_report import load_report
 from data_prep.shard_merge import merge_shards
 from data_prep.sharding import Share, make_catalogue, shard, survey_records, write_shards
+from tests.toy_input import kept_ids, opener, toy_shard_config
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.source import ShardSource
 from ufork.errors import ConfigError, ShardError

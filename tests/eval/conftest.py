@@ -1,8 +1,8 @@
 """What the tests of evaluation share: sources of plain shapes, and a detector fitted on them once."""
 
 import pytest
-import shape_scenes
 
+from tests.eval import shape_scenes
 from ufork.eval.detector_fit import detector_for
 
 

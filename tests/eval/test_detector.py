@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import shape_scenes
-from shape_scenes import SMALL_DETECTOR
 
+from tests.eval import shape_scenes
+from tests.eval.shape_scenes import SMALL_DETECTOR
 from ufork.errors import CheckpointError, SampleError, ShardError
 from ufork.eval.detector import CELL_PX, Detector
 from ufork.eval.detector_fit import detector_for, fit_detector

@@ -5,8 +5,8 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-import shape_scenes
 
+from tests.eval import shape_scenes
 from ufork.data.shards.source import ShardSource
 from ufork.errors import ShardError, StorageError
 from ufork.eval.config import EvaluateConfig

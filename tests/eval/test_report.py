@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import shape_scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.eval import shape_scenes
 from ufork.errors import StorageError
 from ufork.eval.charts import Curve, confusion_chart, line_chart, nice_ticks, short_number
 from ufork.eval.config import EvaluateConfig

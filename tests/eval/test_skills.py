@@ -3,10 +3,10 @@
 from itertools import permutations
 
 import pytest
-import shape_scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.eval import shape_scenes
 from ufork.eval.skills import RELATIONS, SKILLS, Detection, FoundObject, holds, satisfies, score_drawings
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+
+from tests.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")

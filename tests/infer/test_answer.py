@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tiny import DIMENSIONS
 
+from tests.tiny import DIMENSIONS
 from ufork.data.packing import pack_row
 from ufork.data.prompts import EncodedSample, question_prompt
 from ufork.infer.answer import answer_questions

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny import DIMENSIONS, tiny_config, tiny_model, tiny_tokenizer
 
+from tests.tiny import DIMENSIONS, tiny_config, tiny_model, tiny_tokenizer
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError, ConfigError, TokenizerError
 from ufork.infer.config import AnswerConfig, DrawConfig

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
 from ufork.model.cost import attention_flops, row_cost
 from ufork.vocabulary import Task
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from tests.tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
 from ufork.model.attention import PackedAttention, sdpa_attention
 from ufork.vocabulary import Task
 

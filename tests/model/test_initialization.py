@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tiny import DIMENSIONS, tiny_config
 
+from tests.tiny import DIMENSIONS, tiny_config
 from ufork.model.config import RqHeadConfig
 from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import DIMENSIONS, tiny_config
 
+from tests.tiny import DIMENSIONS, tiny_config
 from ufork.model.image_embedding import CodeEmbedding
 from ufork.model.rq_head import RqHead
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
 
+from tests.tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
 from ufork.errors import ConfigError
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.vocabulary import Task

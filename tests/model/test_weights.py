@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tiny import DIMENSIONS, tiny_config, tiny_model
 
+from tests.tiny import DIMENSIONS, tiny_config, tiny_model
 from ufork.errors import CheckpointError, StorageError
 from ufork.model.weights import CONFIG_NAME, WEIGHTS_NAME, WeightsConfig, load_weights, put_weights, save_weights
 

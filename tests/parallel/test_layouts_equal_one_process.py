@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from stages import open_stage, weights_of
-from tiny import packed_row, shallow_config
 
+from tests.ranks import run_on_ranks
+from tests.stages import open_stage, weights_of
+from tests.tiny import packed_row, shallow_config
 from ufork.model.config import ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Stage, num_ranks_of

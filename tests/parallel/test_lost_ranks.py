@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from stages import open_stage
-from tiny import packed_row, shallow_config
 
 from pipelines import local_ranks
+from tests.ranks import run_on_ranks
+from tests.stages import open_stage
+from tests.tiny import packed_row, shallow_config
 from ufork.errors import PeerError
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.rank_environment import RankAddress

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 import torch.distributed
-from ranks import run_on_ranks
 
+from tests.ranks import run_on_ranks
 from ufork.errors import PeerError, ShardError
 
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from toy_input import tiny_png
 
 from pipelines import cli
 from pipelines.verbs.shard import share_of
+from tests.toy_input import tiny_png
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.source import ShardSource
 from ufork.errors import ConfigError

@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import make_run, train
 
 from benchmarks.kill import kill_until_done, losses
 from pipelines import cli
+from tests.tiny_run import make_run, train
 
 OVERRIDES = (
     "stages.align.train.steps=2",

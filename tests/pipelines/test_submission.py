@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from tiny_run import make_run
 
 from pipelines import cli
 from pipelines.recipe import read_recipe
+from tests.tiny_run import make_run
 
 SBATCH = """#!/bin/sh
 echo "sbatch $*" >>{folder}/asked

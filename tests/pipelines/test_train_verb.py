@@ -8,9 +8,9 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import make_run, train
 
 from pipelines import cli
+from tests.tiny_run import make_run, train
 
 
 def losses(run, stage):

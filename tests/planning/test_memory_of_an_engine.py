@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from stages import open_stage
-from tiny import DIMENSIONS, packed_row, tiny_config
 
+from tests.ranks import run_on_ranks
+from tests.stages import open_stage
+from tests.tiny import DIMENSIONS, packed_row, tiny_config
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Stage, num_ranks_of
 from ufork.parallel.rank_environment import RankAddress

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from tiny import DIMENSIONS, tiny_config, tiny_model
 
 from pipelines import cli
 from pipelines.recipe import read_recipe
 from pipelines.verbs.plan import workload_of
+from tests.tiny import DIMENSIONS, tiny_config, tiny_model
 from ufork.errors import ConfigError
 from ufork.model.cost import row_cost
 from ufork.parallel.config import LayoutConfig, StageShape

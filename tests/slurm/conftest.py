@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, Unavailable, require_available
+
+from tests.slurm.slurm_cluster import Cluster, Unavailable, require_available
 
 ROOT = Path(__file__).parent.parent.parent
 RESUMED_WITHIN_SECONDS = 120

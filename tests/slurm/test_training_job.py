@@ -3,9 +3,9 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import make_run, train
 
 from benchmarks.kill import losses
+from tests.tiny_run import make_run, train
 
 FORKED = ("layout.kind=forked", "layout.trunk.tp=2", "model.num_kv_heads=4", "model.tie_text_head=false")
 STEPS = 60

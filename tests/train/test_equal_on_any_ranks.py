@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from stages import open_stage, weights_of
-from tiny import shallow_config, tiny_tokenizer, write_codes_source
 
+from tests.ranks import run_on_ranks
+from tests.stages import open_stage, weights_of
+from tests.tiny import shallow_config, tiny_tokenizer, write_codes_source
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
 from ufork.parallel.rank_environment import RankAddress

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from stages import open_stage, weights_of
-from tiny import packed_row, shallow_config, tiny_model
 
+from tests.ranks import run_on_ranks
+from tests.stages import open_stage, weights_of
+from tests.tiny import packed_row, shallow_config, tiny_model
 from ufork.errors import NonFiniteError
 from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import World, join_world

@@ -5,9 +5,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from tiny import tiny_config, tiny_model
 from torch import nn
 
+from tests.tiny import tiny_config, tiny_model
 from ufork.train.config import TrainConfig
 from ufork.train.optimizer import build_optimizer
 from ufork.train.parts import freeze_except

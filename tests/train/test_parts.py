@@ -1,8 +1,8 @@
 """Parts are a partition of the parameters, and a stage trains the parts it names."""
 
 import pytest
-from tiny import tiny_config, tiny_model
 
+from tests.tiny import tiny_config, tiny_model
 from ufork.train.config import TrainConfig
 from ufork.train.parts import PREFIXES, freeze_except, part_of, stage_trains
 from ufork.train.stage_module import StageModule

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from stages import open_stage
-from tiny import packed_row, shallow_config
 
+from tests.ranks import run_on_ranks
+from tests.stages import open_stage
+from tests.tiny import packed_row, shallow_config
 from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import join_world
 from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ufork.model.attention import PackedAttention
 from ufork.model.unifork import UniFork
 from ufork.train.config import TrainConfig
-from ufork.train.loss_weighting import TaskLoss
+from ufork.train.objectives.cross_entropy import TaskLoss
 from ufork.vocabulary import PackedSequence, Task
 
 

@@ -4,8 +4,8 @@ import uuid
 
 import fsspec
 import pytest
-from tiny import write_codes_source
 
+from tests.tiny import write_codes_source
 from ufork.data.shards.sequential_source import StreamedSource
 from ufork.data.shards.source import ShardSource
 from ufork.data.shards.storage import Span, open_storage

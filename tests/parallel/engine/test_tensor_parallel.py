@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_on_ranks
-from tiny import packed_row, tiny_config, tiny_model
 
+from tests.ranks import run_on_ranks
+from tests.tiny import packed_row, tiny_config, tiny_model
 from ufork.errors import ConfigError
 from ufork.model.attention import PackedAttention
 from ufork.model.unifork import UniFork

@@ -8,9 +8,9 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_channels import execute
-from y_shapes import G, U, stage_times, whole_layout, y_layout, y_layouts, y_times
 
+from tests.parallel.schedule.row_channels import execute
+from tests.parallel.schedule.y_shapes import G, U, stage_times, whole_layout, y_layout, y_layouts, y_times
 from ufork.errors import ConfigError
 from ufork.parallel.layout import BRANCHES, TASK_OF, Stage
 from ufork.parallel.schedule.actions import Action, Pass

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from y_shapes import G, U, stage_times, whole_layout, y_layout, y_layouts, y_times
 
+from tests.parallel.schedule.y_shapes import G, U, stage_times, whole_layout, y_layout, y_layouts, y_times
 from ufork.parallel.layout import Stage
 from ufork.parallel.schedule.actions import Action, Pass, inputs_of
 from ufork.parallel.schedule.schedule import make_schedule

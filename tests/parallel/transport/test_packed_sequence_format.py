@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import DIMENSIONS, packed_row
 
+from tests.tiny import DIMENSIONS, packed_row
 from ufork.parallel.transport.packed_sequence_format import RowFormat
 from ufork.vocabulary import Task
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch.distributed as dist
-from ranks import run_on_ranks
 
+from tests.ranks import run_on_ranks
 from ufork.errors import ConfigError, PeerError
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import make_layout

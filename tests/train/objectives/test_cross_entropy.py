@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import packed_row, tiny_model
 
+from tests.tiny import packed_row, tiny_model
 from ufork.train.config import PerTask, TrainConfig
 from ufork.train.stage_module import StageModule
 from ufork.vocabulary import Task
