@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     folder = recipe.run_folder
     checkpoint = arguments.checkpoint or folder.weights(list(recipe.stages)[-1])
 
-    from ufork.eval.detector_fit import detector_for
     from ufork.eval.evaluate import evaluate
+    from ufork.eval.scenes.detector_fit import detector_for
     from ufork.infer.model import TrainedModel
 
     folder.record(recipe, ("evaluate",))

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.eval import shape_scenes
-from ufork.eval.detector_fit import detector_for
+from ufork.eval.scenes.detector_fit import detector_for
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from ufork.errors import ShardError, StorageError
 from ufork.eval.config import EvaluateConfig
 from ufork.eval.evaluate import evaluate
 from ufork.eval.pictures import read_picture
-from ufork.eval.skills import SKILLS
+from ufork.eval.scenes.skills import SKILLS
 from ufork.vocabulary import Task
 
 SMALL = EvaluateConfig(questions_per_skill=15, drawings_per_skill=8, examples_per_skill=2)

@@ -15,7 +15,7 @@ from ufork.errors import SampleError
 from ufork.eval.evaluation import AnswerExample
 from ufork.eval.model import EvaluatedModel
 from ufork.eval.pictures import read_picture, write_picture
-from ufork.eval.questions import AnsweredQuestion, AnswerScore, normalise, score_answers
+from ufork.eval.scenes.questions import AnsweredQuestion, AnswerScore, normalise, score_answers
 from ufork.infer.config import AnswerConfig
 
 

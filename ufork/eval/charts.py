@@ -9,7 +9,7 @@ from html import escape
 from itertools import accumulate, pairwise
 from math import ceil, floor, log10
 
-from ufork.eval.questions import OTHER
+from ufork.eval.scenes.questions import OTHER
 
 MAX_POINTS = 240
 """Longer curves are drawn through the means of neighbours."""

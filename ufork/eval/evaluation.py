@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ufork.errors import StorageError
-from ufork.eval.questions import AnswerScore
-from ufork.eval.skills import SKILLS, DrawingScore
+from ufork.eval.scenes.questions import AnswerScore
+from ufork.eval.scenes.skills import SKILLS, DrawingScore
 
 VERSION = 1
 """Of the layout of evaluation.json."""

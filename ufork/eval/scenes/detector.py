@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ufork.errors import CheckpointError, StorageError
-from ufork.eval.skills import Detection, FoundObject
+from ufork.eval.scenes.skills import Detection, FoundObject
 
 CELL_PX = 8
 """The grid's pitch: three convolutions of stride 2. Corners between two cells count as the upper left one's."""

@@ -25,8 +25,8 @@ from ufork.data.shards.sample import Sample
 from ufork.data.shards.source import ShardSource
 from ufork.errors import CheckpointError, SampleError, ShardError
 from ufork.eval.config import DetectorConfig
-from ufork.eval.detector import CELL_PX, CellLogits, Detector, DetectorNetwork, DetectorWords
 from ufork.eval.pictures import read_picture
+from ufork.eval.scenes.detector import CELL_PX, CellLogits, Detector, DetectorNetwork, DetectorWords
 from ufork.vocabulary import Task
 
 EMPTY = -1

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.eval import shape_scenes
-from ufork.eval.skills import RELATIONS, SKILLS, Detection, FoundObject, holds, satisfies, score_drawings
+from ufork.eval.scenes.skills import RELATIONS, SKILLS, Detection, FoundObject, holds, satisfies, score_drawings
 
 
 def found(*objects, background="white"):

@@ -6,9 +6,9 @@ import pytest
 from tests.eval import shape_scenes
 from tests.eval.shape_scenes import SMALL_DETECTOR
 from ufork.errors import CheckpointError, SampleError, ShardError
-from ufork.eval.detector import CELL_PX, Detector
-from ufork.eval.detector_fit import detector_for, fit_detector
-from ufork.eval.skills import Detection
+from ufork.eval.scenes.detector import CELL_PX, Detector
+from ufork.eval.scenes.detector_fit import detector_for, fit_detector
+from ufork.eval.scenes.skills import Detection
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_is_fitted_anew_only_for_other_renders_seed_or_config(sources, detector_
     def refuse(*args, **options):
         raise AssertionError("fitted anew")
 
-    monkeypatch.setattr("ufork.eval.detector_fit.fit_detector", refuse)
+    monkeypatch.setattr("ufork.eval.scenes.detector_fit.fit_detector", refuse)
     detector_for(sources / "train", SMALL_DETECTOR, folder=detector_folder, seed=3)
     for folder, seed in (("train", 4), ("heldout", 3)):
         with pytest.raises(AssertionError, match="fitted anew"):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ufork.eval.questions import OTHER, AnsweredQuestion, blind_accuracy, score_answers
+from ufork.eval.scenes.questions import OTHER, AnsweredQuestion, blind_accuracy, score_answers
 
 YES_NO = ("yes", "no")
 

@@ -1,0 +1,1 @@
+"""The demo's benchmark: questions about scenes, and drawings judged by a detector."""
