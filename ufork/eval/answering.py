@@ -12,9 +12,9 @@ import numpy as np
 
 from ufork.data.shards.sample import Sample
 from ufork.errors import SampleError
-from ufork.eval.evaluation import AnswerExample
 from ufork.eval.model import EvaluatedModel
 from ufork.eval.pictures import read_picture, write_picture
+from ufork.eval.record import AnswerExample
 from ufork.eval.scenes.questions import AnsweredQuestion, AnswerScore, normalise, score_answers
 from ufork.infer.config import AnswerConfig
 

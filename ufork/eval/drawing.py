@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ufork.data.shards.sample import Sample
 from ufork.eval.config import EvaluateConfig
-from ufork.eval.evaluation import DrawingExample, FrechetScore
-from ufork.eval.frechet import frechet_distance
+from ufork.eval.metrics.frechet import frechet_distance
 from ufork.eval.model import EvaluatedModel
 from ufork.eval.pictures import read_picture, write_picture
+from ufork.eval.record import DrawingExample, FrechetScore
 from ufork.eval.scenes.detector import Detector
 from ufork.eval.scenes.skills import Detection, DrawingScore, satisfies, score_drawings
 

@@ -19,8 +19,8 @@ from ufork.errors import SampleError, ShardError
 from ufork.eval.answering import NO_ANSWERS, Answers, ask
 from ufork.eval.config import EvaluateConfig
 from ufork.eval.drawing import NO_DRAWINGS, draw_emoji, draw_scenes
-from ufork.eval.evaluation import EmojiScore, Evaluation
 from ufork.eval.model import EvaluatedModel
+from ufork.eval.record import EmojiScore, Evaluation
 from ufork.eval.scenes.detector import Detector
 from ufork.eval.scenes.skills import SKILLS
 from ufork.vocabulary import Task

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ufork.eval.frechet import frechet_distance
+from ufork.eval.metrics.frechet import frechet_distance
 
 
 def test_distance_of_a_shift_is_its_square():

@@ -1,0 +1,1 @@
+"""Metrics that do not depend on a benchmark."""
