@@ -14,7 +14,7 @@ from data_prep.sample_statistics import TABLES, Statistics
 from data_prep.selection import Selection
 from ufork.data.shards.writer import write_whole
 from ufork.errors import ShardError
-from ufork.eval.page import page, panel, tile, track
+from ufork.report.page import page, panel, tile, track
 
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from pipelines.doctor.head import log_head
-from pipelines.grid import grid_of
 from pipelines.launch import has_cuda_device, process_context
 from pipelines.recipe import Recipe
 from pipelines.run_folder import versions_in_use
@@ -42,6 +41,7 @@ from ufork.parallel.engine.stage_part import build_part, collected_shapes
 from ufork.parallel.layout import Layout, Stage, make_layout
 from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import World, join_world
+from ufork.report.grid import grid_of
 from ufork.train.build_stage import build_stage, precision_of
 from ufork.train.config import TrainConfig
 from ufork.train.loop import Beside, Weights, train_stage

@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UforkError: the weights, a prompt or a value is at fault, or the picture cannot be written.
     """
-    from pipelines.grid import write_grid
     from ufork.infer.config import DrawConfig
+    from ufork.report.grid import write_grid
 
     chosen = {key: value for key, value in vars(arguments).items() if key in SAMPLING}
     config = DrawConfig.from_mapping(chosen, origin="options")

@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace) -> None:
         UforkError: the recipe is at fault, or the page cannot be written.
     """
     from pipelines.recipe import read_recipe
-    from ufork.eval.report import write_report
+    from ufork.report.run_report import write_report
 
     folder = arguments.run
     if not folder.is_dir():

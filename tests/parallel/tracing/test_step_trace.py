@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ufork.eval.report import write_report
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import make_layout
 from ufork.parallel.tracing.pipeline_picture import LABEL_WIDTH, MARGIN, PASS_COLOURS, WIDTH
 from ufork.parallel.tracing.step_trace import StepTrace, as_json
 from ufork.parallel.tracing.trace import Span, Tracer
+from ufork.report.run_report import write_report
 from ufork.vocabulary import Task
 
 LAYOUT = make_layout(

@@ -5,8 +5,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ufork.eval.charts import confusion_chart
-from ufork.eval.page import panel, picture, sign, track
+from ufork.report.charts import confusion_chart
+from ufork.report.page import panel, picture, sign, track
 
 
 def drawings(evaluation: Mapping[str, Any], folder: Path) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ufork.errors import StorageError
-from ufork.eval.charts import Curve, line_chart, short_number
-from ufork.eval.page import page, panel, picture, tile
-from ufork.eval.report_results import answers, confusions, drawings, emoji, scores
-from ufork.eval.run_record import RunRecord, StageRecord, read_run
+from ufork.report.charts import Curve, line_chart, short_number
+from ufork.report.page import page, panel, picture, tile
+from ufork.report.results import answers, confusions, drawings, emoji, scores
+from ufork.report.run_record import RunRecord, StageRecord, read_run
 
 REPORT_FILE = "report.html"
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.grid import GAP_PX, grid_of, write_grid
 from ufork.errors import StorageError
+from ufork.report.grid import GAP_PX, grid_of, write_grid
 
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 5))

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from tests.eval import shape_scenes
 from ufork.errors import StorageError
-from ufork.eval.charts import Curve, confusion_chart, line_chart, nice_ticks, short_number
 from ufork.eval.config import EvaluateConfig
 from ufork.eval.evaluate import evaluate
 from ufork.eval.pictures import write_picture
-from ufork.eval.report import MAX_FRAMES, write_report
-from ufork.eval.run_record import ReportError, read_run
+from ufork.report.charts import Curve, confusion_chart, line_chart, nice_ticks, short_number
+from ufork.report.run_record import ReportError, read_run
+from ufork.report.run_report import MAX_FRAMES, write_report
 from ufork.vocabulary import Task
 
 CONFIG = """

@@ -1,0 +1,1 @@
+"""Writes a run's HTML report from its files; needs no model."""
