@@ -10,18 +10,16 @@ RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/,health/}  
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import yaml
 
 from ufork import __version__
 from ufork.errors import StorageError
-
-if TYPE_CHECKING:
-    from pipelines.recipe import Recipe
 
 REPORTED_PACKAGES = (
     "torch",
@@ -103,7 +101,7 @@ class RunFolder:
         """The samples that a stage left out, by name."""
         return self.stage(stage) / "quarantine"
 
-    def record(self, recipe: "Recipe", sections: tuple[str, ...]) -> None:
+    def record(self, resolved: Mapping[str, Any], sections: tuple[str, ...]) -> None:
         """Writes `sections` of the resolved recipe into the run's config, and the versions in use.
 
         Other sections keep the values that their own verb last ran with.
@@ -111,7 +109,6 @@ class RunFolder:
         Raises:
             StorageError: the folder cannot be written.
         """
-        resolved = yaml.safe_load(recipe.to_yaml())
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             recorded = yaml.safe_load(self.config.read_text(encoding="utf-8")) if self.config.exists() else {}
@@ -122,7 +119,7 @@ class RunFolder:
         except OSError as error:
             raise StorageError(
                 f"{self.path}: cannot be written ({error.strerror}); free space or permit writing there, or choose"
-                f" another folder by run.folder={recipe.run.folder}"
+                f" another folder by run.folder (now {self.path.parent})"
             ) from None
 
 

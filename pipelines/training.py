@@ -114,7 +114,7 @@ def train_on_rank(address: RankAddress, recipe: Recipe, stages: list[str], *, tr
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of DeepSpeed's calls
     layouts = {name: _layout(recipe, name, address.world_size) for name in stages}
     if address.rank == 0:
-        recipe.run_folder.record(recipe, ("text", "model", "data", "layout", "train", "stages"))
+        recipe.run_folder.record(recipe.model_dump(mode="json"), ("text", "model", "data", "layout", "train", "stages"))
         log_head(recipe.run_folder.path, has_gpu=has_cuda_device())
     job = _Job.of(recipe)
     timeout_seconds = max(recipe.stages[name].train.timeout_seconds for name in stages)

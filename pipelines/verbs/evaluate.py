@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ufork.eval.scenes.detector_fit import detector_for
     from ufork.infer.model import TrainedModel
 
-    folder.record(recipe, ("evaluate",))
+    folder.record(recipe.model_dump(mode="json"), ("evaluate",))
     model = TrainedModel.load(checkpoint)
     scenes, emoji = folder.shards / "scenes", folder.shards / "emoji"
     detector = detector_for(scenes / "train", recipe.evaluate.detector, folder=folder.detector, seed=recipe.run.seed)

@@ -17,5 +17,5 @@ def run(arguments: argparse.Namespace) -> None:
     from data_prep.demo.prepare import prepare
 
     recipe = recipe_of(arguments)
-    recipe.run_folder.record(recipe, ("prepare",))
+    recipe.run_folder.record(recipe.model_dump(mode="json"), ("prepare",))
     prepare(recipe.prepare, recipe.run_folder.shards, recipe.run.seed)

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
         UforkError: a value, shard or folder is at fault.
     """
     recipe = recipe_of(arguments)
-    recipe.run_folder.record(recipe, SECTIONS[arguments.action])
+    recipe.run_folder.record(recipe.model_dump(mode="json"), SECTIONS[arguments.action])
 
     from pipelines.tokenizers import encode_all_shards, fit_image_tokenizer, make_text_tokenizer
 

@@ -74,7 +74,7 @@ def test_folder_that_cannot_be_written_is_named(path, tmp_path):
     (tmp_path / "file").touch()
     recipe = read_recipe(path, [f"run.folder={tmp_path / 'file'}"])
     with pytest.raises(StorageError, match="file/tiny: cannot be written"):
-        recipe.run_folder.record(recipe, ())
+        recipe.run_folder.record(recipe.model_dump(mode="json"), ())
 
 
 trees = st.recursive(
