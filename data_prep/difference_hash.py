@@ -13,8 +13,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data_prep.image_facts import read_image_facts
 from ufork.errors import SampleError
+from ufork.vision.image_header import read_image_facts
 from ufork.vision.images import FORMATS
 
 NO_PICTURE = 0

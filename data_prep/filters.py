@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from data_prep.image_facts import ImageFacts, read_image_facts
 from data_prep.inputs.record import Record
 from ufork.config import Config
 from ufork.errors import ConfigError, SampleError
+from ufork.vision.image_header import ImageFacts, read_image_facts
 from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 

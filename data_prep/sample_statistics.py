@@ -13,8 +13,8 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Self
 
-from data_prep.image_facts import ImageFacts
 from ufork.data.shards.sample import Sample
+from ufork.vision.image_header import ImageFacts
 
 MAX_NAMES = 100
 """Names that a table holds, lest licences that are different for each image fill it; what comes later is OTHERS."""

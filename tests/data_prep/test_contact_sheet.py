@@ -12,7 +12,7 @@ from data_prep import contact_sheet
 from data_prep.contact_sheet import NUM_SAMPLES, write_contact_sheet
 from data_prep.demo.emoji import EmojiConfig
 from data_prep.demo.prepare import PrepareConfig, prepare
-from tests.data_prep.test_image_facts import saved
+from tests.vision.test_image_header import saved
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.errors import ShardError, StorageError

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.difference_hash import NO_PICTURE, difference_hash
-from tests.data_prep.test_image_facts import SAVED, png_header, saved
+from tests.vision.test_image_header import SAVED, png_header, saved
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_prep.filters import FilterConfig, Filters, Verdict, text_of
 from data_prep.inputs.record import Record
-from tests.data_prep.test_image_facts import SAVED, png_header, saved, webp_header
+from tests.vision.test_image_header import SAVED, png_header, saved, webp_header
 from ufork.errors import ConfigError
 
 PNG = saved("png", 60, 20)

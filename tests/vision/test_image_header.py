@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.image_facts import ImageFacts, read_image_facts
 from ufork.errors import SampleError
+from ufork.vision.image_header import ImageFacts, read_image_facts
 from ufork.vision.images import MAX_PIXELS
 
 SAVED = {
