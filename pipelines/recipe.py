@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import Field
 
 from data_prep.demo.prepare import PrepareConfig
-from pipelines.run_folder import RunFolder
 from ufork.config import Config, merge_overrides, read_mapping
 from ufork.data.config import DataConfig, TextConfig
 from ufork.eval.config import EvaluateConfig
 from ufork.model.config import ModelConfig
 from ufork.parallel.config import LayoutConfig
+from ufork.run_folder import RunFolder
 from ufork.train.config import TrainConfig
 from ufork.vision.config import VisionConfig
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from pipelines.failure_class import Diagnosis, diagnose
 from pipelines.job_events import Jobs, JobStatus, ends_of_logs, read_jobs
-from pipelines.run_folder import RunFolder
 from pipelines.stage_status import StageStatus, read_stage
 from ufork.config import read_mapping
 from ufork.errors import ConfigError, StoppedError, UforkError
+from ufork.run_folder import RunFolder
 
 SILENT_SECONDS = 600.0
 """After which a run that nobody else tells of is taken to have ended."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.run_folder import RunFolder
 from ufork.checkpoint.folder import HOLDER_FILE, STATE_FILE, CheckpointFolder, verify
 from ufork.errors import CheckpointError
 from ufork.model.weights import WEIGHTS_NAME
+from ufork.run_folder import RunFolder
 
 RECENT_SECONDS = 300.0
 """Over which speed is told."""

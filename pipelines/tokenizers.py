@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.recipe import Recipe
-from pipelines.run_folder import RunFolder
 from ufork.data.prompts import generation_prompt, question_prompt
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.source import ShardSource
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError, ShardError, StorageError
+from ufork.run_folder import RunFolder
 from ufork.vocabulary import Task
 
 NUM_HELDOUT_IMAGES = 512

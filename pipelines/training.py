@@ -17,7 +17,6 @@ import torch
 from pipelines.doctor.head import log_head
 from pipelines.launch import has_cuda_device, process_context
 from pipelines.recipe import Recipe
-from pipelines.run_folder import versions_in_use
 from pipelines.stop_signals import StopRequest, handled
 from ufork.checkpoint.folder import (
     FIXED_MODEL,
@@ -42,6 +41,7 @@ from ufork.parallel.layout import Layout, Stage, make_layout
 from ufork.parallel.rank_environment import RankAddress
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.report.grid import grid_of
+from ufork.run_folder import versions_in_use
 from ufork.train.build_stage import build_stage, precision_of
 from ufork.train.config import TrainConfig
 from ufork.train.loop import Beside, Weights, train_stage

@@ -6,8 +6,8 @@ import sys
 import torch
 import yaml
 
-from pipelines.run_folder import RunFolder
 from tests.tiny import DIMENSIONS, tiny_config, tiny_tokenizer, write_codes_source
+from ufork.run_folder import RunFolder
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec
 from ufork.vision.config import VisionConfig

@@ -9,7 +9,7 @@ from pipelines.doctor.examine import examine
 from pipelines.doctor.finding import Finding, Mark, Surroundings
 from pipelines.doctor.packages import torch_finding
 from pipelines.doctor.probes import torch_probe
-from pipelines.run_folder import versions_in_use
+from ufork.run_folder import versions_in_use
 
 log = logging.getLogger(__name__)
 

@@ -68,10 +68,10 @@ def _reshape(checkpoint: Path, output: Path, num_ranks: int) -> None:
 
 
 def _export(checkpoint: Path, output: Path) -> None:
-    from pipelines.run_folder import RunFolder
     from ufork.checkpoint.export import checkpoint_weights
     from ufork.data.text_tokenizer import TextTokenizer
     from ufork.infer.model import save_trained
+    from ufork.run_folder import RunFolder
     from ufork.vision.codec import ImageCodec
 
     run = RunFolder(checkpoint.resolve().parents[3])

@@ -9,10 +9,10 @@ import yaml
 
 from pipelines import cli
 from pipelines.failure_class import Failure
-from pipelines.run_folder import RunFolder
 from pipelines.run_status import SILENT_SECONDS, State, read_status
 from ufork.checkpoint.folder import CheckpointFolder
 from ufork.errors import ConfigError
+from ufork.run_folder import RunFolder
 
 
 def make_run(folder, *, steps=100, reports=(10, 20, 30), second_finished=False):
