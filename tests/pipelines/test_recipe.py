@@ -62,9 +62,9 @@ def test_resolved_recipe_reads_back_to_the_same(path, tmp_path):
 
 def test_record_keeps_what_another_verb_ran_with(path, tmp_path):
     changed = read_recipe(path, [f"run.folder={tmp_path}", "train.steps=5", "text.vocabulary_size=600"])
-    changed.run_folder.record(changed, ("text",))
+    changed.run_folder.record(changed.model_dump(mode="json"), ("text",))
     later = read_recipe(path, [f"run.folder={tmp_path}"])
-    later.run_folder.record(later, ("train", "stages"))
+    later.run_folder.record(later.model_dump(mode="json"), ("train", "stages"))
     recorded = yaml.safe_load((tmp_path / "tiny" / "config.yaml").read_text())
     assert list(recorded) == ["run", "text", "train", "stages"]
     assert (recorded["text"]["vocabulary_size"], recorded["train"]["steps"]) == (600, 30)
