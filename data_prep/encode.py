@@ -25,7 +25,6 @@ from pydantic import PositiveInt
 
 from data_prep.progress import Progress
 from data_prep.work_folder import NAME as WORK_NAME
-from data_prep.workers import run_jobs
 from ufork.config import Config
 from ufork.data.shards.manifest import Manifest, ShardEntry
 from ufork.data.shards.sample import Sample
@@ -39,6 +38,7 @@ from ufork.data.shards.writer import (
     write_whole,
 )
 from ufork.errors import SampleError, ShardError
+from ufork.processes.worker_pool import run_jobs
 from ufork.vision.codec import ImageCodec
 from ufork.vision.images import decode_image
 from ufork.vocabulary import Task

@@ -14,12 +14,12 @@ import numpy as np
 
 from data_prep.progress import Progress
 from data_prep.unique_ids import UniqueIds, ids_with
-from data_prep.workers import run_jobs
-from ufork.checksum import checksum_of
 from ufork.data.shards.index import ShardIndex, index_path
 from ufork.data.shards.manifest import Manifest, ShardEntry
 from ufork.data.shards.sample import Sample
 from ufork.errors import SampleError, ShardError
+from ufork.files import checksum_of
+from ufork.processes.worker_pool import run_jobs
 
 _NAMED_SAMPLES = 5
 """Of each shard; the rest is counted."""

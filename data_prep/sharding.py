@@ -22,10 +22,10 @@ from data_prep.shard_merge import merge_shards, report_on
 from data_prep.shard_plan import ShardPlan, make_plan
 from data_prep.survey import find_duplicates, survey, survey_chunks
 from data_prep.work_folder import WorkFolder
-from data_prep.workers import run_jobs
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.writer import finished_source
 from ufork.errors import ConfigError
+from ufork.processes.worker_pool import run_jobs
 
 _logger = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from data_prep.progress import Progress
 from data_prep.record_judge import RecordJudge
 from data_prep.shard_config import ShardConfig
 from data_prep.work_folder import WorkFolder
-from data_prep.workers import run_jobs
 from ufork.data.shards.writer import draft_of
 from ufork.errors import ShardError
+from ufork.processes.worker_pool import run_jobs
 
 CHUNK_RECORDS = 4096
 REASONS = (None, EXACT, NEAR)

@@ -23,9 +23,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pipelines.stop_signals import handled
-from ufork.child_process import end_with_starter
 from ufork.errors import PeerError, UforkError
 from ufork.parallel.rank_environment import RankAddress
+from ufork.processes.child import end_with_starter
 
 CONSEQUENCE_SECONDS = 0.3
 """How long after the first failure others are still heard: a rank that was killed says nothing itself, and what its

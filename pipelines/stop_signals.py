@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ufork.child_process import STOP_SIGNALS
+from ufork.processes.child import STOP_SIGNALS
 
 log = logging.getLogger(__name__)
 

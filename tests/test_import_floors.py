@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["ufork.errors", "ufork.config", "ufork.vocabulary"],
-    ["ufork.files", "ufork.processes", "ufork.checksum", "ufork.child_process"],
+    ["ufork.files", "ufork.processes"],
     ["ufork.run_folder"],
     ["ufork.model", "ufork.vision", "ufork.data"],
     ["ufork.infer", "ufork.parallel"],
@@ -27,7 +27,7 @@ NO_TORCH = [
     "ufork/errors.py",
     "ufork/config.py",
     "ufork/vocabulary.py",
-    "ufork/child_process.py",
+    "ufork/processes/child.py",
     "ufork/parallel/rank_environment.py",
     "ufork/parallel/layout.py",
     *(f"ufork/parallel/schedule/{name}.py" for name in ("actions", "schedule", "trunk_order", "simulation")),

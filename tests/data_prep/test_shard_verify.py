@@ -9,10 +9,10 @@ import pytest
 from data_prep.shard_verify import verify_shards
 from data_prep.sharding import shard
 from tests.toy_input import opener, toy_shard_config
-from ufork.checksum import checksum_of
 from ufork.data.shards.index import ShardIndex, index_path
 from ufork.data.shards.manifest import Manifest
 from ufork.errors import ShardError
+from ufork.files import checksum_of
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-from ufork.checksum import checksum_of
 from ufork.config import Config
 from ufork.data.stream_state import StreamState
 from ufork.errors import CheckpointError, ConfigError, StorageError
+from ufork.files import checksum_of
 from ufork.vocabulary import Task
 
 CHECKPOINT_VERSION = 3
@@ -42,7 +42,7 @@ class FileRecord(Config):
 
     bytes: NonNegativeInt
     checksum: str
-    """As `ufork.checksum` takes it."""
+    """As `ufork.files` takes it."""
 
 
 class Position(Config):

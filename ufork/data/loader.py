@@ -21,8 +21,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
-from ufork.child_process import STOP_SIGNALS, end_with_starter
 from ufork.errors import LoaderError, UforkError
+from ufork.processes.child import STOP_SIGNALS, end_with_starter
 
 Item = TypeVar("Item")
 Make = Callable[[int, int], Iterator[Item]]

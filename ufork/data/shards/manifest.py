@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ufork.checksum import checksum_of
 from ufork.data.shards.storage import LocalStorage, Storage
 from ufork.errors import ShardError
+from ufork.files import checksum_of
 from ufork.vocabulary import Task
 
 MANIFEST_FILE = "manifest.json"
@@ -28,7 +28,7 @@ class ShardEntry:
     samples: int
     bytes: int
     checksum: str
-    """As `ufork.checksum` takes it."""
+    """As `ufork.files` takes it."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ShardEntry":

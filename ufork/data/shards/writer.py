@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ufork.checksum import Checksum
 from ufork.data.shards.index import BLOCK_BYTES, IndexBuilder
 from ufork.data.shards.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from ufork.data.shards.sample import Sample
 from ufork.errors import ShardError, StorageError
+from ufork.files import Checksum
 from ufork.vocabulary import Task
 
 ATTRIBUTION_FILE = "ATTRIBUTION.md"

@@ -25,8 +25,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ufork.checksum import Checksum
 from ufork.errors import CheckpointError
+from ufork.files import Checksum
 from ufork.parallel.layout import Place
 
 WEIGHT = "weight"

@@ -17,8 +17,8 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, TypeVar
 
-from ufork.child_process import end_with_starter
 from ufork.errors import UforkError, WorkerError
+from ufork.processes.child import end_with_starter
 
 Result = TypeVar("Result")
 Start = Callable[[], Callable[[int], Result]]

@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from data_prep.workers import run_jobs
 from ufork.errors import ShardError, WorkerError
+from ufork.processes.worker_pool import run_jobs
 
 
 def start_squares(folder):

@@ -1,0 +1,1 @@
+"""Child processes: starting them, noticing their death, carrying their errors over."""
