@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.launch import prepare_environment, process_context
-from pipelines.local_ranks import start_local_ranks
+from pipelines.launch.local_ranks import start_local_ranks
+from pipelines.launch.ranks import prepare_environment, process_context
 from ufork.checkpoint.config import CheckpointConfig
 from ufork.data.stream_state import StreamState
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig

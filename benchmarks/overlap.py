@@ -13,7 +13,7 @@ import os
 
 from benchmarks.layouts import example_workload, measure_step
 from benchmarks.sleeping_stages import Transport, measure
-from pipelines.launch import prepare_environment
+from pipelines.launch.ranks import prepare_environment
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import BRANCHES, Stage, make_layout
 from ufork.parallel.schedule.actions import Pass, StageTimes

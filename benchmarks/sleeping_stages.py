@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.launch import process_context
-from pipelines.local_ranks import start_local_ranks
+from pipelines.launch.local_ranks import start_local_ranks
+from pipelines.launch.ranks import process_context
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.rank_environment import RankAddress

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.launch import process_context
+from pipelines.launch.ranks import process_context
 from ufork.data.loader import load_ahead
 from ufork.data.mixture import Mixture
 from ufork.data.shards.sample import Sample

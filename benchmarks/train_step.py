@@ -12,7 +12,7 @@ import statistics
 import time
 from typing import Any
 
-from pipelines.launch import prepare_environment
+from pipelines.launch.ranks import prepare_environment
 
 prepare_environment(os.environ, num_local_ranks=1)
 
@@ -21,7 +21,7 @@ import torch  # noqa: E402
 
 from benchmarks.gemm import best_gemm_gflops  # noqa: E402
 from benchmarks.stages import open_stage  # noqa: E402
-from pipelines.local_ranks import free_port  # noqa: E402
+from pipelines.launch.local_ranks import free_port  # noqa: E402
 from ufork.data.packing import pack_row  # noqa: E402
 from ufork.data.prompts import EncodedSample  # noqa: E402
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig  # noqa: E402

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipelines.launch import process_context
-from pipelines.local_ranks import start_local_ranks
+from pipelines.launch.local_ranks import start_local_ranks
+from pipelines.launch.ranks import process_context
 from ufork.parallel.rank_environment import RankAddress
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from pipelines.doctor.head import log_head
-from pipelines.launch import has_cuda_device, process_context
+from pipelines.launch.ranks import has_cuda_device, process_context
+from pipelines.launch.stop_signals import StopRequest, handled
 from pipelines.recipe import Recipe
-from pipelines.stop_signals import StopRequest, handled
 from ufork.checkpoint.folder import (
     FIXED_MODEL,
     FIXED_SIZES,

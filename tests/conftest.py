@@ -4,7 +4,7 @@ import os
 
 from hypothesis import settings
 
-from pipelines.launch import prepare_environment
+from pipelines.launch.ranks import prepare_environment
 
 prepare_environment(os.environ, num_local_ranks=os.cpu_count() or 1)
 os.environ.setdefault("WANDB_MODE", "offline")

@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.launch import PRELOADED_MODULES, process_context
-from pipelines.local_ranks import RankFailedError, start_local_ranks
+from pipelines.launch.local_ranks import RankFailedError, start_local_ranks
+from pipelines.launch.ranks import PRELOADED_MODULES, process_context
 from ufork.parallel.rank_environment import RankAddress
 
 

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     from pipelines.doctor.examine import CHECKS, examine
     from pipelines.doctor.finding import Surroundings
     from pipelines.doctor.page import as_values, render
-    from pipelines.launch import has_cuda_device
+    from pipelines.launch.ranks import has_cuda_device
     from ufork import __version__
     from ufork.errors import MachineError
 

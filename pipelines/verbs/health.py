@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _examined(arguments: argparse.Namespace, nodes: list[str]) -> "NodeReport":
-    from pipelines.launch import joined_address
+    from pipelines.launch.ranks import joined_address
     from pipelines.node_health import CLOCK_SECONDS, NodeReport, free_gb, gpu_faults
     from pipelines.nodes_meeting import meet
     from ufork.errors import PeerError

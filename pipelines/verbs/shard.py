@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UforkError: a value or file is at fault, a process died, or a signal came.
     """
-    from pipelines.stop_signals import handled
+    from pipelines.launch.stop_signals import handled
 
     with handled(_stop):
         if arguments.kind == "verify":

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     stages = _stages_to_train(recipe, arguments.stage)
 
-    from pipelines.launch import run_ranks
+    from pipelines.launch.ranks import run_ranks
     from ufork.parallel.layout import num_ranks_of
 
     run_ranks(_train_on_rank, arguments.ranks or num_ranks_of(recipe.layout), recipe, stages, arguments.trace)

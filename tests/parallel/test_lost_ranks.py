@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import local_ranks
+from pipelines.launch import local_ranks
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage
 from tests.tiny import packed_row, shallow_config

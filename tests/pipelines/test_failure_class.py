@@ -13,7 +13,7 @@ from ufork.errors import ConfigError, LoaderError, SampleError, ShardError, Ufor
 
 KEY_ERROR = """ufork train: rank 1: KeyError: 'width'
 Traceback (most recent call last):
-  File "pipelines/local_ranks.py", line 244, in _be_rank
+  File "pipelines/launch/local_ranks.py", line 244, in _be_rank
     message = pickle.dumps((function(address, *args),))
 KeyError: 'width'"""
 GLOO_TIME_OUT = """Traceback (most recent call last):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pipelines import cli, node_health
-from pipelines.launch import free_port
+from pipelines.launch.ranks import free_port
 from pipelines.nodes_meeting import meet
 from ufork.errors import PeerError
 from ufork.parallel.rank_environment import RankAddress

@@ -12,7 +12,7 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
-from pipelines.local_ranks import free_port, start_local_ranks
+from pipelines.launch.local_ranks import free_port, start_local_ranks
 from ufork.errors import ConfigError
 from ufork.parallel.rank_environment import RankAddress
 

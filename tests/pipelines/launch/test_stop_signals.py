@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from pipelines import stop_signals
-from pipelines.stop_signals import SAME_REQUEST_SECONDS, StopRequest, handled
+from pipelines.launch import stop_signals
+from pipelines.launch.stop_signals import SAME_REQUEST_SECONDS, StopRequest, handled
 
 
 @pytest.fixture

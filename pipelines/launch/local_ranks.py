@@ -22,7 +22,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from pipelines.stop_signals import handled
+from pipelines.launch.stop_signals import handled
 from ufork.errors import PeerError, UforkError
 from ufork.parallel.rank_environment import RankAddress
 from ufork.processes.child import end_with_starter

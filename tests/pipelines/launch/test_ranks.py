@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import launch
-from pipelines.launch import joined_address, prepare_environment, run_ranks
+from pipelines.launch import ranks as launch
+from pipelines.launch.ranks import joined_address, prepare_environment, run_ranks
 from ufork.errors import ConfigError
 from ufork.parallel.rank_environment import RankAddress
 
@@ -25,7 +25,7 @@ SRUN = {
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from pipelines import launch
+from pipelines.launch import ranks as launch
 
 def run(address, folder, failing):
     (Path(folder) / str(address.rank)).write_text(str(__import__("os").getpid()))
