@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipelines.node_health import NodeReport
+    from pipelines.cluster.node_health import NodeReport
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    from pipelines.node_health import judge
+    from pipelines.cluster.node_health import judge
     from ufork.errors import StorageError
 
     nodes = arguments.nodes.split(",")
@@ -51,9 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _examined(arguments: argparse.Namespace, nodes: list[str]) -> "NodeReport":
+    from pipelines.cluster.node_health import CLOCK_SECONDS, NodeReport, free_gb, gpu_faults
+    from pipelines.cluster.rendezvous import meet
     from pipelines.launch.ranks import joined_address
-    from pipelines.node_health import CLOCK_SECONDS, NodeReport, free_gb, gpu_faults
-    from pipelines.nodes_meeting import meet
     from ufork.errors import PeerError
 
     gpus, faults = gpu_faults(arguments.gpus)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 
 if TYPE_CHECKING:
+    from pipelines.cluster.slurm_job import JobRequest
+    from pipelines.cluster.submission import Submission
     from pipelines.recipe import Recipe
-    from pipelines.slurm_job import JobRequest
-    from pipelines.submission import Submission
 
 SBATCH_OPTIONS = ("partition", "account", "qos", "exclude", "reservation", "constraint", "cpus-per-task")
 """Handed to sbatch as they are."""
@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     stages = _stages(recipe, arguments.chain)
     _require_fitting(recipe, arguments)
 
-    from pipelines.slurm_job import TEMPLATE, render
-    from pipelines.submission import Submission
+    from pipelines.cluster.slurm_job import TEMPLATE, render
+    from pipelines.cluster.submission import Submission
     from ufork.errors import ConfigError
 
     if not TEMPLATE.exists():
@@ -118,7 +118,7 @@ def _ranks_per_node(arguments: argparse.Namespace) -> int:
 def _request(
     arguments: argparse.Namespace, recipe: "Recipe", submission: "Submission", stage: str | None
 ) -> "JobRequest":
-    from pipelines.slurm_job import JobRequest
+    from pipelines.cluster.slurm_job import JobRequest
 
     given = {option: getattr(arguments, option.replace("-", "_")) for option in SBATCH_OPTIONS}
     here = Path.cwd()

@@ -128,7 +128,7 @@ def test_slurm_knows_of_jobs_that_could_not_tell_their_end(tmp_path, script, sta
 
 
 def test_a_slurm_that_does_not_answer_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.job_events.SLURM_SECONDS", 0.3)
+    monkeypatch.setattr("pipelines.cluster.job_events.SLURM_SECONDS", 0.3)
     run = make_run(tmp_path / "run")
     tell(run, {"event": "started", "after": -60})
     status = read_status(run.path, scontrol(tmp_path, "sleep 60"))

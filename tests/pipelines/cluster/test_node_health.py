@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from pipelines import cli, node_health
+from pipelines import cli
+from pipelines.cluster import node_health
+from pipelines.cluster.rendezvous import meet
 from pipelines.launch.ranks import free_port
-from pipelines.nodes_meeting import meet
 from ufork.errors import PeerError
 from ufork.parallel.rank_environment import RankAddress
 

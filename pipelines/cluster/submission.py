@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.cluster.slurm_job import JobRequest, render
 from pipelines.recipe import Recipe
-from pipelines.slurm_job import JobRequest, render
 from ufork.errors import ClusterError, StorageError
 
 PACKAGES = ("ufork", "pipelines", "data_prep")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.slurm_job import TEMPLATE, JobRequest, render
+from pipelines.cluster.slurm_job import TEMPLATE, JobRequest, render
 
 RECIPE = Path(__file__).parent.parent.parent / "pipelines" / "recipes" / "unifork_0.5b.yaml"
 H100S = (
