@@ -22,8 +22,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: there is no such folder.
     """
-    from pipelines.run_status import read_status
-    from pipelines.status_page import as_values, render
+    from pipelines.status.run_status import read_status
+    from pipelines.status.status_page import as_values, render
 
     status = read_status(arguments.run, os.environ, ended=arguments.ended)
     print(json.dumps(as_values(status), indent=1) if arguments.json else render(status))

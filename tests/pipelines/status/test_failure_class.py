@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from pipelines.failure_class import Failure, diagnose
+from pipelines.status.failure_class import Failure, diagnose
 from ufork.config import Config
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.storage import open_storage

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipelines import cli
-from pipelines.failure_class import Failure
-from pipelines.run_status import SILENT_SECONDS, State, read_status
+from pipelines.status.failure_class import Failure
+from pipelines.status.run_status import SILENT_SECONDS, State, read_status
 from ufork.checkpoint.folder import CheckpointFolder
 from ufork.errors import ConfigError
 from ufork.run_folder import RunFolder

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.job_events import Jobs, JobStatus, ends_of_logs, read_jobs
-from pipelines.failure_class import Diagnosis, diagnose
-from pipelines.stage_status import StageStatus, read_stage
+from pipelines.status.failure_class import Diagnosis, diagnose
+from pipelines.status.phase_status import StageStatus, read_stage
 from ufork.config import read_mapping
 from ufork.errors import ConfigError, StoppedError, UforkError
 from ufork.run_folder import RunFolder

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.run_status import RunStatus
-from pipelines.stage_status import RECENT_SECONDS, StageStatus
+from pipelines.status.phase_status import RECENT_SECONDS, StageStatus
+from pipelines.status.run_status import RunStatus
 
 LABEL_WIDTH = 12
 NAMED_REASONS = 3

@@ -1,0 +1,1 @@
+"""Reports where a run is, or why it ended."""
