@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.doctor.machine_rates import measure_machine
 from pipelines.launch.local_ranks import start_local_ranks
 from pipelines.launch.ranks import prepare_environment, process_context
-from pipelines.machine_rates import measure_machine
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, make_layout

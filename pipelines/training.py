@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.doctor.head import log_head
+from pipelines.doctor.banner import log_head
 from pipelines.launch.ranks import has_cuda_device, process_context
 from pipelines.launch.stop_signals import StopRequest, handled
 from pipelines.recipe import Recipe

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.doctor.ask import NoAnswer, ask, has_program
+from pipelines.commands import NoAnswer, ask, has_program
 from pipelines.doctor.finding import Surroundings
 
 SLURM_SECONDS = 5.0

@@ -8,7 +8,7 @@ import resource
 import shutil
 from pathlib import Path
 
-from pipelines.doctor.ask import NoAnswer, ask, has_program
+from pipelines.commands import NoAnswer, ask, has_program
 from pipelines.doctor.finding import Finding, Mark, Surroundings
 
 GB = 2**30

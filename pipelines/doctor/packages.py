@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from pipelines.doctor.ask import NoAnswer, ask_python
+from pipelines.commands import NoAnswer, ask_python
 from pipelines.doctor.finding import Finding, Mark, Surroundings
 
 PREPARATION = ("pyarrow", "datasets", "py3langid")

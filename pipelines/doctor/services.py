@@ -4,7 +4,7 @@ import netrc
 import re
 from pathlib import Path
 
-from pipelines.doctor.ask import NoAnswer, ask, ask_python, has_program
+from pipelines.commands import NoAnswer, ask, ask_python, has_program
 from pipelines.doctor.finding import Finding, Mark, Surroundings
 from pipelines.doctor.packages import installed_version
 

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     workload = workload_of(recipe, arguments.stage)
     if arguments.measure:
-        from pipelines.machine_rates import measure_machine
+        from pipelines.doctor.machine_rates import measure_machine
 
         machine = measure_machine(workload)
         Path("machine.yaml").write_text(machine.to_yaml(), encoding="utf-8")

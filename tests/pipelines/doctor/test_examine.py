@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pipelines import cli
+from pipelines.commands import NoAnswer, ask
 from pipelines.doctor import packages
-from pipelines.doctor.ask import NoAnswer, ask
 from pipelines.doctor.examine import CHECKS, examine
 from pipelines.doctor.finding import Finding, Mark
 from pipelines.doctor.page import WIDTH, as_values, render
