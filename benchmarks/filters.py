@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from data_prep.duplicates import FINGERPRINT_DTYPE, DuplicatesConfig, duplicates_of, fingerprint
-from data_prep.filters import FilterConfig, Filters
+from data_prep.filtering.duplicates import FINGERPRINT_DTYPE, DuplicatesConfig, duplicates_of, fingerprint
+from data_prep.filtering.filters import FilterConfig, Filters
 from data_prep.inputs.record import Record
 
 SIZE = (640, 480)

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from data_prep.duplicates import DuplicatesConfig
-from data_prep.filters import FilterConfig
+from data_prep.filtering.duplicates import DuplicatesConfig
+from data_prep.filtering.filters import FilterConfig
 from data_prep.inputs.config import InputConfig
 from data_prep.sample_making import SamplesConfig
 from ufork.config import Config

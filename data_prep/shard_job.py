@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.catalogue import Catalogue, dropped_line
+from data_prep.filtering.record_filter import UNREADABLE, RecordJudge
 from data_prep.inputs.record import Dropped, Input, Record
-from data_prep.record_judge import UNREADABLE, RecordJudge
 from data_prep.sample_making import SampleMaker
 from data_prep.sample_statistics import Statistics
 from data_prep.selection import Selection

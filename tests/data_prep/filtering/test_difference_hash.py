@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.difference_hash import NO_PICTURE, difference_hash
+from data_prep.filtering.difference_hash import NO_PICTURE, difference_hash
 from tests.vision.test_image_header import SAVED, png_header, saved
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_prep import duplicates
 from data_prep.demo.twemoji import png_folder
-from data_prep.difference_hash import NO_PICTURE
-from data_prep.duplicates import (
+from data_prep.filtering import duplicates
+from data_prep.filtering.difference_hash import NO_PICTURE
+from data_prep.filtering.duplicates import (
     EXACT,
     FINGERPRINT_DTYPE,
     NEAR,
@@ -21,7 +21,7 @@ from data_prep.duplicates import (
     duplicates_of,
     fingerprint,
 )
-from tests.data_prep.test_difference_hash import encoded, picture
+from tests.data_prep.filtering.test_difference_hash import encoded, picture
 
 PNG, JPEG, OTHER = encoded(picture(1)), encoded(picture(1), "JPEG"), encoded(picture(2))
 BOTH = {"exact": True, "perceptual": True, "max_distance": 2}

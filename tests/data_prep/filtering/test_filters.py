@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_prep.filters import FilterConfig, Filters, Verdict, text_of
+from data_prep.filtering.filters import FilterConfig, Filters, Verdict, text_of
 from data_prep.inputs.record import Record
 from tests.vision.test_image_header import SAVED, png_header, saved, webp_header
 from ufork.errors import ConfigError

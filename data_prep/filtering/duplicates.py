@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 from pydantic import Field
 
-from data_prep.difference_hash import NO_PICTURE, difference_hash
+from data_prep.filtering.difference_hash import NO_PICTURE, difference_hash
 from ufork.config import Config
 
 FINGERPRINT_DTYPE = np.dtype([("exact_high", "<u8"), ("exact_low", "<u8"), ("looks", "<u8"), ("text", "<u8")])
@@ -88,7 +88,7 @@ def fingerprint(image: bytes | None, text: str, config: DuplicatesConfig) -> Fin
 
     Args:
         image: the file's bytes; None for a record without one.
-        text: all that is said, as `data_prep.filters.text_of` gives it.
+        text: all that is said, as `data_prep.filtering.filters.text_of` gives it.
         config: decides whether the image is decoded, and whether the text counts.
     """
     words = text.encode(errors="surrogatepass")

@@ -5,7 +5,7 @@ Record  ->  Input.image  ->  Filters.judge  ->  Judged: image, verdict
 
 from dataclasses import dataclass
 
-from data_prep.filters import FilterConfig, Filters, Verdict
+from data_prep.filtering.filters import FilterConfig, Filters, Verdict
 from data_prep.inputs.record import Input, Record
 from data_prep.sample_making import holds_codes
 from ufork.errors import SampleError

@@ -1,0 +1,1 @@
+"""Decides which records become samples: filters and duplicate detection."""
