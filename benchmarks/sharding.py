@@ -32,9 +32,9 @@ import numpy as np
 from PIL import Image
 
 from data_prep.inputs.record import Record
-from data_prep.shard_config import ShardConfig
-from data_prep.shard_merge import merge_shards
-from data_prep.sharding import make_catalogue, write_shards
+from data_prep.sharding.config import ShardConfig
+from data_prep.sharding.merge import merge_shards
+from data_prep.sharding.run import make_catalogue, write_shards
 from ufork.config import Config
 
 SHARD_SAMPLES, WORKERS = 2500, 2

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import PositiveInt
 
-from data_prep.progress import Progress
-from data_prep.work_folder import NAME as WORK_NAME
+from data_prep.sharding.progress import Progress
+from data_prep.sharding.work_folder import NAME as WORK_NAME
 from ufork.config import Config
 from ufork.data.shards.manifest import Manifest, ShardEntry
 from ufork.data.shards.sample import Sample

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from data_prep.inputs.record import Dropped, Record
-from data_prep.shard_config import ShardConfig
-from data_prep.sharding import shard
+from data_prep.sharding.config import ShardConfig
+from data_prep.sharding.run import shard
 from ufork.config import Config
 from ufork.errors import SampleError
 from ufork.vocabulary import Task

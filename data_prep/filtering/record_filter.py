@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from data_prep.filtering.filters import FilterConfig, Filters, Verdict
 from data_prep.inputs.record import Input, Record
-from data_prep.sample_making import holds_codes
+from data_prep.sharding.sample_making import holds_codes
 from ufork.errors import SampleError
 
 UNREADABLE = "image cannot be read"

@@ -17,7 +17,7 @@ from data_prep.inputs.files import ImageFiles, check_path, entries_of, matching_
 from data_prep.inputs.json_stream import json_entries
 from data_prep.inputs.record import Dropped, Place, Record, entry_id
 from data_prep.inputs.text import licence_of, usable_caption
-from data_prep.skipped_input import SkippedInput
+from data_prep.sharding.skipped_input import SkippedInput
 from ufork.errors import InputError, SampleError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_prep.shard_config import ShardConfig
-    from data_prep.sharding import Share
+    from data_prep.sharding.config import ShardConfig
+    from data_prep.sharding.run import Share
 
 KINDS = ("images", "conversations", "captions", "tars", "huggingface")
 ACTIONS = ("encode", "report", "verify", "merge", "write")
@@ -65,7 +65,7 @@ def share_of(arguments: argparse.Namespace, environment: Mapping[str, str]) -> "
     Raises:
         ConfigError: only one of --task and --of was given, or they do not fit.
     """
-    from data_prep.sharding import Share
+    from data_prep.sharding.run import Share
     from ufork.errors import ConfigError
 
     if (arguments.task is None) != (arguments.of is None):
@@ -90,7 +90,7 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _verify(folder: Path) -> None:
-    from data_prep.shard_verify import verify_shards
+    from data_prep.sharding.verify import verify_shards
     from ufork.errors import ShardError
 
     faults = verify_shards(folder, num_workers=len(os.sched_getaffinity(0)))
@@ -101,7 +101,7 @@ def _verify(folder: Path) -> None:
 
 def _report(folder: Path) -> None:
     from data_prep.drop_report import as_text, load_report
-    from data_prep.shard_merge import report_on
+    from data_prep.sharding.merge import report_on
 
     report_on(folder)
     print(as_text(*load_report(folder)))
@@ -123,8 +123,8 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
     from functools import partial
 
     from data_prep.inputs.config import open_input
-    from data_prep.shard_merge import merge_shards, report_on
-    from data_prep.sharding import WHOLE, make_catalogue, shard, survey_records, write_shards
+    from data_prep.sharding.merge import merge_shards, report_on
+    from data_prep.sharding.run import WHOLE, make_catalogue, shard, survey_records, write_shards
 
     config, target = _config_of(arguments)
     opener = partial(open_input, config.input)
@@ -145,8 +145,8 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
 
 def _config_of(arguments: argparse.Namespace) -> tuple["ShardConfig", Path]:
     """The config and the target: of shards that were begun, or as the arguments say."""
-    from data_prep.shard_config import ShardConfig
-    from data_prep.work_folder import WorkFolder
+    from data_prep.sharding.config import ShardConfig
+    from data_prep.sharding.work_folder import WorkFolder
     from ufork.config import merge_overrides, read_mapping
     from ufork.errors import ConfigError
 

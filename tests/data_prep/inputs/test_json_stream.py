@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_prep.inputs import json_stream
 from data_prep.inputs.json_stream import json_entries
-from data_prep.skipped_input import SkippedInput
+from data_prep.sharding.skipped_input import SkippedInput
 from ufork.errors import InputError
 
 VALUES = st.recursive(

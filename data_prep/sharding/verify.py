@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.progress import Progress
-from data_prep.unique_ids import UniqueIds, ids_with
+from data_prep.sharding.progress import Progress
+from data_prep.sharding.unique_ids import UniqueIds, ids_with
 from ufork.data.shards.index import ShardIndex, index_path
 from ufork.data.shards.manifest import Manifest, ShardEntry
 from ufork.data.shards.sample import Sample

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.catalogue import Catalogue
 from data_prep.filtering.duplicates import EXACT, FINGERPRINT_DTYPE, NEAR, duplicates_of, fingerprint
 from data_prep.filtering.filters import text_of
 from data_prep.filtering.record_filter import RecordJudge
 from data_prep.inputs.record import Input, Record
-from data_prep.progress import Progress
-from data_prep.shard_config import ShardConfig
-from data_prep.work_folder import WorkFolder
+from data_prep.sharding.config import ShardConfig
+from data_prep.sharding.progress import Progress
+from data_prep.sharding.record_index import Catalogue
+from data_prep.sharding.work_folder import WorkFolder
 from ufork.data.shards.writer import draft_of
 from ufork.errors import ShardError
 from ufork.processes.worker_pool import run_jobs

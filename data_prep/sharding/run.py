@@ -3,7 +3,7 @@
     catalogue   one pass over the input's text, and the plan of jobs       any task, whichever comes first
     survey      fingerprints of all records, to find duplicates by        shared out among the tasks
     write       a shard of each task per job                              shared out among the tasks
-    merge       data_prep/shard_merge.py: manifest and attribution        once, when all jobs are done
+    merge       data_prep/sharding/merge.py: manifest and attribution        once, when all jobs are done
 
 The bytes follow from config and input alone: not from workers, tasks, or how often it was killed.
 """
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_prep.catalogue import Catalogue, build_catalogue
-from data_prep.progress import Progress
-from data_prep.shard_config import ShardConfig
-from data_prep.shard_job import OpenInput, ShardJobs, load_done
-from data_prep.shard_merge import merge_shards, report_on
-from data_prep.shard_plan import ShardPlan, make_plan
-from data_prep.survey import find_duplicates, survey, survey_chunks
-from data_prep.work_folder import WorkFolder
+from data_prep.sharding.config import ShardConfig
+from data_prep.sharding.fingerprints import find_duplicates, survey, survey_chunks
+from data_prep.sharding.job import OpenInput, ShardJobs, load_done
+from data_prep.sharding.merge import merge_shards, report_on
+from data_prep.sharding.plan import ShardPlan, make_plan
+from data_prep.sharding.progress import Progress
+from data_prep.sharding.record_index import Catalogue, build_catalogue
+from data_prep.sharding.work_folder import WorkFolder
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.writer import finished_source
 from ufork.errors import ConfigError

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from data_prep.shard_verify import verify_shards
-from data_prep.sharding import shard
+from data_prep.sharding.run import shard
+from data_prep.sharding.verify import verify_shards
 from tests.toy_input import opener, toy_shard_config
 from ufork.data.shards.index import ShardIndex, index_path
 from ufork.data.shards.manifest import Manifest

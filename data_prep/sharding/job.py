@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.catalogue import Catalogue, dropped_line
 from data_prep.filtering.record_filter import UNREADABLE, RecordJudge
 from data_prep.inputs.record import Dropped, Input, Record
-from data_prep.sample_making import SampleMaker
 from data_prep.sample_statistics import Statistics
 from data_prep.selection import Selection
-from data_prep.shard_config import ShardConfig
-from data_prep.shard_plan import ShardPlan
-from data_prep.survey import REASONS
-from data_prep.work_folder import WorkFolder
+from data_prep.sharding.config import ShardConfig
+from data_prep.sharding.fingerprints import REASONS
+from data_prep.sharding.plan import ShardPlan
+from data_prep.sharding.record_index import Catalogue, dropped_line
+from data_prep.sharding.sample_making import SampleMaker
+from data_prep.sharding.work_folder import WorkFolder
 from ufork.data.shards.manifest import ShardEntry
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.writer import ShardWriter, write_whole

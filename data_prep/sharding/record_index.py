@@ -18,8 +18,8 @@ from typing import IO, Any
 import numpy as np
 
 from data_prep.inputs.record import Dropped, Input, Record
-from data_prep.progress import Progress
-from data_prep.unique_ids import UniqueIds, ids_with
+from data_prep.sharding.progress import Progress
+from data_prep.sharding.unique_ids import UniqueIds, ids_with
 from ufork.data.shards.writer import storage_errors
 from ufork.errors import InputError
 

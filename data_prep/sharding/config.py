@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from data_prep.filtering.duplicates import DuplicatesConfig
 from data_prep.filtering.filters import FilterConfig
 from data_prep.inputs.config import InputConfig
-from data_prep.sample_making import SamplesConfig
+from data_prep.sharding.sample_making import SamplesConfig
 from ufork.config import Config
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.catalogue import NO_UNICODE, Catalogue, build_catalogue, dropped_entries
 from data_prep.inputs.record import Dropped, Record
+from data_prep.sharding.record_index import NO_UNICODE, Catalogue, build_catalogue, dropped_entries
 from tests.toy_input import ToyConfig, ToyInput
 from ufork.errors import InputError, StorageError
 
@@ -92,7 +92,7 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise OSError(errno.ENOSPC, "refused by the test")
 
-    monkeypatch.setattr("data_prep.catalogue.dropped_line", refuse)
+    monkeypatch.setattr("data_prep.sharding.record_index.dropped_line", refuse)
     with pytest.raises(StorageError, match=f"{tmp_path}.*refused by the test"):
         build_catalogue(tmp_path / "catalogue", Listed([Dropped("a", "b")]))
     assert list(tmp_path.iterdir()) == []

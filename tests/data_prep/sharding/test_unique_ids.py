@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep import unique_ids
-from data_prep.unique_ids import UniqueIds, ids_with
+from data_prep.sharding import unique_ids
+from data_prep.sharding.unique_ids import UniqueIds, ids_with
 
 
 @given(st.lists(st.text(max_size=2), max_size=60))

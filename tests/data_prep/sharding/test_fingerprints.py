@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import survey as survey_module
 from data_prep.drop_report import load_report
 from data_prep.inputs.config import open_input
-from data_prep.shard_config import ShardConfig
-from data_prep.shard_merge import merge_shards
-from data_prep.sharding import Share, make_catalogue, shard, survey_records, write_shards
+from data_prep.sharding import fingerprints as survey_module
+from data_prep.sharding.config import ShardConfig
+from data_prep.sharding.merge import merge_shards
+from data_prep.sharding.run import Share, make_catalogue, shard, survey_records, write_shards
 from ufork.errors import ShardError
 
 EACH = 6

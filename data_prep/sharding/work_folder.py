@@ -1,9 +1,9 @@
 """What is kept beside shards while they are made, so that making them can go on at any time: TARGET/.work.
 
 config.yaml            what they are made by; another config is refused
-catalogue/             data_prep/catalogue.py
+catalogue/             data_prep/sharding/record_index.py
 plan.json              how the records are divided into jobs
-survey/00012.npy       data_prep/survey.py: fingerprints of one chunk of records
+survey/00012.npy       data_prep/sharding/fingerprints.py: fingerprints of one chunk of records
 duplicates.npy         which records repeat another
 dropped/00012.jsonl    what a job left out, and why
 done/00012.json        written last: the shards of a job, with what was counted
@@ -12,7 +12,7 @@ done/00012.json        written last: the shards of a job, with what was counted
 import json
 from pathlib import Path
 
-from data_prep.shard_config import ShardConfig
+from data_prep.sharding.config import ShardConfig
 from ufork.data.shards.writer import storage_errors, write_whole
 from ufork.errors import ConfigError
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.drop_report import load_report
-from data_prep.shard_merge import merge_shards
-from data_prep.sharding import Share, make_catalogue, shard, survey_records, write_shards
+from data_prep.sharding.merge import merge_shards
+from data_prep.sharding.run import Share, make_catalogue, shard, survey_records, write_shards
 from tests.toy_input import kept_ids, opener, toy_shard_config
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.source import ShardSource
@@ -40,7 +40,7 @@ def ids(folder, task: Task) -> list[str]:
 def no_contact_sheet():
     """Drawing takes longer than all the rest here, and other tests see to it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_prep.sharding.report_on", lambda target: None)
+        patch.setattr("data_prep.sharding.run.report_on", lambda target: None)
         yield
 
 

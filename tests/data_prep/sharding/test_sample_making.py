@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.inputs.record import Record
-from data_prep.sample_making import SampleMaker, SamplesConfig
+from data_prep.sharding.sample_making import SampleMaker, SamplesConfig
 from tests.toy_input import tiny_png
 from ufork.data.shards.sample import Sample
 from ufork.errors import ConfigError, SampleError

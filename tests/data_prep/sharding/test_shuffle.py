@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.shuffle import Shuffle
+from data_prep.sharding.shuffle import Shuffle
 
 
 @given(st.integers(1, 5000), st.integers(0, 9))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.catalogue import Catalogue
 from data_prep.inputs.record import Input
-from data_prep.sample_making import SampleMaker
-from data_prep.shard_config import ShardConfig
-from data_prep.shuffle import Shuffle
+from data_prep.sharding.config import ShardConfig
+from data_prep.sharding.record_index import Catalogue
+from data_prep.sharding.sample_making import SampleMaker
+from data_prep.sharding.shuffle import Shuffle
 from ufork.data.shards.index import BLOCK_BYTES
 from ufork.data.shards.writer import write_whole
 from ufork.errors import SampleError, ShardError

@@ -8,15 +8,15 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.catalogue import dropped_entries
 from data_prep.contact_sheet import write_contact_sheet
 from data_prep.drop_report import as_text, save_report, write_report
 from data_prep.sample_statistics import Statistics
 from data_prep.selection import Selection
-from data_prep.shard_config import ShardConfig
-from data_prep.shard_job import JobDone, load_done
-from data_prep.shard_plan import ShardPlan
-from data_prep.work_folder import WorkFolder
+from data_prep.sharding.config import ShardConfig
+from data_prep.sharding.job import JobDone, load_done
+from data_prep.sharding.plan import ShardPlan
+from data_prep.sharding.record_index import dropped_entries
+from data_prep.sharding.work_folder import WorkFolder
 from ufork.data.shards.manifest import Manifest, ShardEntry
 from ufork.data.shards.writer import finish_source, storage_errors, write_attribution
 from ufork.errors import ShardError

@@ -1,0 +1,1 @@
+"""Turns a collection of images and text into dataset shards."""
