@@ -17,8 +17,8 @@ import numpy as np
 
 from data_prep.filtering.record_filter import UNREADABLE, RecordJudge
 from data_prep.inputs.record import Dropped, Input, Record
-from data_prep.sample_statistics import Statistics
-from data_prep.selection import Selection
+from data_prep.report.selection import Selection
+from data_prep.report.statistics import Statistics
 from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.fingerprints import REASONS
 from data_prep.sharding.plan import ShardPlan

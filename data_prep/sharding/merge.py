@@ -8,10 +8,10 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.contact_sheet import write_contact_sheet
-from data_prep.drop_report import as_text, save_report, write_report
-from data_prep.sample_statistics import Statistics
-from data_prep.selection import Selection
+from data_prep.report.contact_sheet import write_contact_sheet
+from data_prep.report.drop_report import as_text, save_report, write_report
+from data_prep.report.selection import Selection
+from data_prep.report.statistics import Statistics
 from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.job import JobDone, load_done
 from data_prep.sharding.plan import ShardPlan

@@ -100,7 +100,7 @@ def _verify(folder: Path) -> None:
 
 
 def _report(folder: Path) -> None:
-    from data_prep.drop_report import as_text, load_report
+    from data_prep.report.drop_report import as_text, load_report
     from data_prep.sharding.merge import report_on
 
     report_on(folder)

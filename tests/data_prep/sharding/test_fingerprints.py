@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.drop_report import load_report
 from data_prep.inputs.config import open_input
+from data_prep.report.drop_report import load_report
 from data_prep.sharding import fingerprints as survey_module
 from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.merge import merge_shards

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.drop_report import load_report
+from data_prep.report.drop_report import load_report
 from data_prep.sharding.merge import merge_shards
 from data_prep.sharding.run import Share, make_catalogue, shard, survey_records, write_shards
 from tests.toy_input import kept_ids, opener, toy_shard_config

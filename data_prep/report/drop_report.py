@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from data_prep.sample_statistics import TABLES, Statistics
-from data_prep.selection import Selection
+from data_prep.report.selection import Selection
+from data_prep.report.statistics import TABLES, Statistics
 from ufork.data.shards.writer import write_whole
 from ufork.errors import ShardError
 from ufork.report.page import page, panel, tile, track

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.sample_statistics import MAX_NAMES, OTHERS, TABLES, Statistics
+from data_prep.report.statistics import MAX_NAMES, OTHERS, TABLES, Statistics
 from ufork.data.shards.sample import Sample
 from ufork.vision.image_header import ImageFacts
 from ufork.vocabulary import Task

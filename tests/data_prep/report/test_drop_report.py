@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from data_prep.drop_report import as_text, load_report, save_report, write_report
-from data_prep.sample_statistics import Statistics
-from data_prep.selection import Selection
-from tests.data_prep.test_sample_statistics import counted, facts, sample
-from tests.data_prep.test_selection import selected
+from data_prep.report.drop_report import as_text, load_report, save_report, write_report
+from data_prep.report.selection import Selection
+from data_prep.report.statistics import Statistics
+from tests.data_prep.report.test_selection import selected
+from tests.data_prep.report.test_statistics import counted, facts, sample
 from ufork.errors import ShardError, StorageError
 
 DROPPED = selected([("a.jpg", "image below 64 px")] * 3 + [("b <script>.jpg", "no text")], kept=12)

@@ -5,8 +5,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.sample_statistics import MAX_NAMES, OTHERS
-from data_prep.selection import MAX_EXAMPLES, Selection
+from data_prep.report.selection import MAX_EXAMPLES, Selection
+from data_prep.report.statistics import MAX_NAMES, OTHERS
 
 
 def selected(drops: list[tuple[str, str]], kept: int = 0) -> Selection:

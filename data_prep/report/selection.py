@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from data_prep.sample_statistics import count, printable
+from data_prep.report.statistics import count, printable
 
 MAX_EXAMPLES = 5
 """Records that are named for each reason: the first ones."""

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep import contact_sheet
-from data_prep.contact_sheet import NUM_SAMPLES, write_contact_sheet
 from data_prep.demo.emoji import EmojiConfig
 from data_prep.demo.prepare import PrepareConfig, prepare
+from data_prep.report import contact_sheet
+from data_prep.report.contact_sheet import NUM_SAMPLES, write_contact_sheet
 from tests.vision.test_image_header import saved
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.writer import ShardWriter, finish_source, start_source

@@ -1,0 +1,1 @@
+"""Reports what happened to a collection: drop counts, statistics, contact sheet."""
