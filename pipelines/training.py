@@ -31,9 +31,9 @@ from ufork.checkpoint.saver import Saver
 from ufork.data.stream import TrainingStream
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.model import TrainedModel, save_trained
-from ufork.model.attention import AttentionKernel, choose_attention_kernel, sdpa_attention
 from ufork.model.config import Dimensions
 from ufork.model.initialization import initialize
+from ufork.model.layers.attention import AttentionKernel, choose_attention_kernel, sdpa_attention
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, load_weights, put_weights, select_weights
 from ufork.parallel.engine.stage_part import build_part, collected_shapes

@@ -39,7 +39,7 @@ def flash_attention_probe() -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         return {"version": version, "ran": False}
-    from ufork.model.attention import flash_attention
+    from ufork.model.layers.attention import flash_attention
 
     heads_THW = torch.randn(8, 2, 64, device="cuda", dtype=torch.bfloat16)
     starts_S1 = torch.tensor([0, 3, 8], device="cuda", dtype=torch.int32)
@@ -50,7 +50,7 @@ def flash_attention_probe() -> dict[str, Any]:
 
 def apex_probe() -> dict[str, Any]:
     """Which of the kernels that ufork would use the package named apex has, and whether it is NVIDIA's at all."""
-    from ufork.model.apex import FUSED_ADAM, RMS_NORM, find_apex_kernel
+    from ufork.model.layers.apex import FUSED_ADAM, RMS_NORM, find_apex_kernel
 
     kernels = [kernel.name for kernel in (RMS_NORM, FUSED_ADAM) if find_apex_kernel(kernel)]
     return {

@@ -8,7 +8,7 @@ from tests.tiny import DIMENSIONS
 from ufork.data.packing import pack_row
 from ufork.data.prompts import EncodedSample, question_prompt
 from ufork.infer.answer import answer_questions
-from ufork.model.attention import PackedAttention
+from ufork.model.layers.attention import PackedAttention
 from ufork.vocabulary import IGNORED_LABEL, Task
 
 QUESTIONS = ["what is this?", "how many red apples are there?"]

@@ -10,7 +10,7 @@ from ufork.data.prompts import EncodedSample, dropped_prompt, generation_prompt
 from ufork.infer.config import DrawConfig
 from ufork.infer.draw import draw_codes
 from ufork.infer.sampling import guided
-from ufork.model.attention import PackedAttention
+from ufork.model.layers.attention import PackedAttention
 from ufork.vocabulary import IGNORED_LABEL, Task
 
 PROMPTS = ["a red dog", "x", "three green stars and a house"]

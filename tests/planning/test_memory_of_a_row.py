@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ufork.model.attention import PackedAttention
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.model.initialization import initialize
+from ufork.model.layers.attention import PackedAttention
 from ufork.model.unifork import UniFork
 from ufork.parallel.config import StageShape
 from ufork.parallel.layout import Stage

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ufork.model.attention import AttentionKernel, PackedAttention
+from ufork.model.layers.attention import AttentionKernel, PackedAttention
 from ufork.vocabulary import PackedSequence
 
 

@@ -15,8 +15,8 @@ from ufork.errors import CheckpointError, ConfigError
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import draw_codes
-from ufork.model.attention import choose_attention_kernel
 from ufork.model.config import Dimensions
+from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig, load_weights, put_weights, save_weights
 from ufork.vision.codec import ImageCodec

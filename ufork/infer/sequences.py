@@ -11,7 +11,7 @@ from torch import Tensor
 from ufork.data.packing import pack_row
 from ufork.data.prompts import EncodedSample
 from ufork.infer.cache import Extend, KeyValueCache, Prefill
-from ufork.model.attention import Attend
+from ufork.model.layers.attention import Attend
 from ufork.model.unifork import Branch, UniFork
 from ufork.vocabulary import Task
 

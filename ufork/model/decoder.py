@@ -6,10 +6,10 @@ Shapes: T tokens, D width, H query heads, G key and value heads, W features of a
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ufork.model.attention import Attend
 from ufork.model.config import ModelConfig
-from ufork.model.normalization import RMSNorm
-from ufork.model.rotary import Rotary
+from ufork.model.layers.attention import Attend
+from ufork.model.layers.normalization import RMSNorm
+from ufork.model.layers.rotary import Rotary
 
 
 class Attention(nn.Module):

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ufork.model.causal import causal_attention
 from ufork.model.config import Dimensions, RqHeadConfig
-from ufork.model.cross_entropy import WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
-from ufork.model.dropout import SeededDropout
+from ufork.model.layers.causal import causal_attention
+from ufork.model.layers.cross_entropy import WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
+from ufork.model.layers.dropout import SeededDropout
 
 
 class DepthAttention(nn.Module):

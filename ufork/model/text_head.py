@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ufork.model.cross_entropy import WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
+from ufork.model.layers.cross_entropy import WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
 from ufork.vocabulary import IGNORED_LABEL
 
 

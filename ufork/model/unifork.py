@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ufork.model.attention import Attend, AttentionKernel, PackedAttention, sdpa_attention
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.decoder import DecoderLayer
 from ufork.model.image_embedding import BEGIN_MARK, END_MARK, CodeEmbedding, ImageProjector
-from ufork.model.normalization import RMSNorm
-from ufork.model.rotary import Rotary
+from ufork.model.layers.attention import Attend, AttentionKernel, PackedAttention, sdpa_attention
+from ufork.model.layers.normalization import RMSNorm
+from ufork.model.layers.rotary import Rotary
 from ufork.model.rq_head import RqHead
 from ufork.model.text_head import TextHead
 from ufork.vocabulary import PackedSequence, Task

@@ -6,7 +6,7 @@ activations of rows in flight are whole (over dp; tensor parallelism divides the
 
 from dataclasses import dataclass, fields
 
-from ufork.model.cross_entropy import SLICE_ENTRIES
+from ufork.model.layers.cross_entropy import SLICE_ENTRIES
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS, StageShape
 from ufork.parallel.layout import BRANCHES, Stage
 from ufork.planning.workload import Workload

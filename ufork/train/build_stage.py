@@ -10,7 +10,7 @@ import torch
 from ufork.errors import ConfigError
 from ufork.model.cost import BACKWARD_OVER_FORWARD, nominal_cost
 from ufork.model.decoder import DecoderLayer
-from ufork.model.linear import default_linear, use_linear
+from ufork.model.layers.linear import default_linear, use_linear
 from ufork.model.rq_head import DepthBlock
 from ufork.model.unifork import UniFork
 from ufork.model.weights import MODEL_PREFIX

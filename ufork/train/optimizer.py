@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import nn
 
-from ufork.model.apex import FUSED_ADAM, find_apex_kernel
+from ufork.model.layers.apex import FUSED_ADAM, find_apex_kernel
 from ufork.model.unifork import TIED_HEAD
 from ufork.train.config import TrainConfig
 from ufork.train.stage_module import StageModule

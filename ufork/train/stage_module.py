@@ -10,7 +10,7 @@ Shapes: T tokens, D width.
 import torch
 from torch import Tensor, nn
 
-from ufork.model.attention import PackedAttention
+from ufork.model.layers.attention import PackedAttention
 from ufork.model.unifork import UniFork
 from ufork.train.config import TrainConfig
 from ufork.train.objectives.cross_entropy import TaskLoss

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from tests.ranks import run_on_ranks
 from tests.tiny import packed_row, tiny_config, tiny_model
 from ufork.errors import ConfigError
-from ufork.model.attention import PackedAttention
+from ufork.model.layers.attention import PackedAttention
 from ufork.model.unifork import UniFork
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.rank_environment import RankAddress

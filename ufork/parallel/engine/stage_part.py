@@ -2,9 +2,9 @@
 
 import torch
 
-from ufork.model.attention import AttentionKernel, sdpa_attention
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.cost import RowCost
+from ufork.model.layers.attention import AttentionKernel, sdpa_attention
 from ufork.model.unifork import TIED_HEAD, UniFork
 from ufork.parallel.layout import BRANCHES, TASK_OF, Layout, Stage
 from ufork.parallel.transport.collect_weights import Shapes

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class VocabularySlice:
-    """`ufork.model.cross_entropy.Vocabulary` of a weight that holds the rows from `first_row` on."""
+    """`ufork.model.layers.cross_entropy.Vocabulary` of a weight that holds the rows from `first_row` on."""
 
     def __init__(self, group: dist.ProcessGroup, first_row: int):
         self.group, self.first_row = group, first_row

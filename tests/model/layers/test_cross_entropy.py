@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ufork.model import cross_entropy
-from ufork.model.cross_entropy import sum_cross_entropy
+from ufork.model.layers import cross_entropy
+from ufork.model.layers.cross_entropy import sum_cross_entropy
 from ufork.model.text_head import TextHead
 from ufork.vocabulary import IGNORED_LABEL
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ufork.model.apex import RMS_NORM, find_apex_kernel
+from ufork.model.layers.apex import RMS_NORM, find_apex_kernel
 
 log = logging.getLogger(__name__)
 

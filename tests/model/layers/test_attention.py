@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny import packed_row, tiny_config, tiny_model
-from ufork.model.attention import Segments, choose_attention_kernel, flash_attention, sdpa_attention
-from ufork.model.causal import LONGEST_BY_FORMULA, attention_by_formula, causal_attention
+from ufork.model.layers.attention import Segments, choose_attention_kernel, flash_attention, sdpa_attention
+from ufork.model.layers.causal import LONGEST_BY_FORMULA, attention_by_formula, causal_attention
 from ufork.vocabulary import Task
 
 CUDA = torch.device("cuda")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ufork.model.linear import OneDnnLinear, default_linear, use_linear
+from ufork.model.layers.linear import OneDnnLinear, default_linear, use_linear
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 

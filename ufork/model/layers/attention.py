@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ufork.model.causal import causal_attention
+from ufork.model.layers.causal import causal_attention
 from ufork.vocabulary import PackedSequence
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ufork.model.normalization import find_apex_rms_norm, rms_norm
+from ufork.model.layers.normalization import find_apex_rms_norm, rms_norm
 
 
 def by_formula(hidden, weight, eps):
