@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.inputs.config import CaptionsConfig
-from data_prep.inputs.delimited import delimited_rows
 from data_prep.inputs.files import ImageFiles, check_path, entries_of, matching_files
-from data_prep.inputs.json_stream import json_entries
+from data_prep.inputs.readers.delimited import delimited_rows
+from data_prep.inputs.readers.json_stream import json_entries
 from data_prep.inputs.record import Dropped, Place, Record, entry_id
 from data_prep.inputs.text import licence_of, usable_caption
 from data_prep.sharding.skipped_input import SkippedInput
 from ufork.errors import InputError, SampleError
 
 if TYPE_CHECKING:
-    from data_prep.inputs.parquet import ParquetImages
+    from data_prep.inputs.readers.parquet import ParquetImages
 
 _JSON_SUFFIXES = (".json", ".jsonl")
 _SUFFIXES = (".parquet", ".csv", ".tsv", *_JSON_SUFFIXES)
@@ -82,7 +82,7 @@ class CaptionTable:
     def _embedded_images(self) -> "ParquetImages | None":
         if not any(path.suffix.lower() == ".parquet" for path in self._files.values()):
             return None
-        from data_prep.inputs.parquet import ParquetImages
+        from data_prep.inputs.readers.parquet import ParquetImages
 
         config = self._config
         return ParquetImages(self._files, config.image_column, max_image_bytes=config.max_image_bytes)
@@ -108,8 +108,8 @@ class CaptionTable:
             yield _Row(row)
 
     def _parquet_rows(self, path: Path) -> Iterator[_Row]:
-        from data_prep.inputs.arrow_values import holds_images
-        from data_prep.inputs.parquet import check_row_groups, parquet_rows, parquet_schema
+        from data_prep.inputs.readers.arrow_values import holds_images
+        from data_prep.inputs.readers.parquet import check_row_groups, parquet_rows, parquet_schema
 
         schema, image = parquet_schema(path), self._config.image_column
         self._check_columns(path, schema.names, self._columns())

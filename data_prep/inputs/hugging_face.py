@@ -13,11 +13,11 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.inputs.arrow_values import holds_images, image_or_path, python_rows
 from data_prep.inputs.class_names import first_name
 from data_prep.inputs.config import HuggingFaceConfig
 from data_prep.inputs.dialogue import read_dialogue
 from data_prep.inputs.files import ImageFiles
+from data_prep.inputs.readers.arrow_values import holds_images, image_or_path, python_rows
 from data_prep.inputs.record import Dropped, Record, entry_id
 from data_prep.inputs.text import licence_of, usable_caption, usable_text
 from data_prep.sharding.skipped_input import SkippedInput

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.inputs import json_stream
-from data_prep.inputs.json_stream import json_entries
+from data_prep.inputs.readers import json_stream
+from data_prep.inputs.readers.json_stream import json_entries
 from data_prep.sharding.skipped_input import SkippedInput
 from ufork.errors import InputError
 

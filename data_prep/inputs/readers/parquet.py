@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.inputs.arrow_values import image_or_path, python_rows
 from data_prep.inputs.config import MEBIBYTE
+from data_prep.inputs.readers.arrow_values import image_or_path, python_rows
 from ufork.errors import InputError, SampleError
 
 _ROWS_AT_ONCE = 1024
