@@ -30,7 +30,7 @@ from ufork.parallel.transport.packed_sequence_format import RowFormat
 from ufork.parallel.transport.stage_world import World
 from ufork.train.config import TrainConfig
 from ufork.train.optimizer import build_optimizer
-from ufork.train.parts import freeze_except, part_trains, stage_trains
+from ufork.train.parameter_groups import freeze_except, part_trains, stage_trains
 from ufork.train.stage import TrainingStage
 from ufork.train.stage_module import StageModule
 

@@ -11,7 +11,7 @@ from ufork.vocabulary import Task
 Part = Literal[
     "token_embedding", "projector", "trunk", "understanding", "generation", "text_head", "rq_head", "loss_weights"
 ]
-"""Names for the parts of the model that a stage may train; see `ufork.train.parts`."""
+"""Names for the parts of the model that a stage may train; see `ufork.train.parameter_groups`."""
 
 
 class PerTask(Config):

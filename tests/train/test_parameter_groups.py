@@ -4,7 +4,7 @@ import pytest
 
 from tests.tiny import tiny_config, tiny_model
 from ufork.train.config import TrainConfig
-from ufork.train.parts import PREFIXES, freeze_except, part_of, stage_trains
+from ufork.train.parameter_groups import PREFIXES, freeze_except, part_of, stage_trains
 from ufork.train.stage_module import StageModule
 from ufork.vocabulary import Task
 
