@@ -1,6 +1,7 @@
 """Imports point downwards only. The floors, from the ground up, as docs/architecture.md draws them."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,16 @@ NO_TORCH = [
 SOURCES = sorted(
     path for room in ("ufork", "pipelines", "data_prep", "benchmarks") for path in (ROOT / room).rglob("*.py")
 )
+MOST_LOOSE_FILES = 15
+"""In one folder, besides its __init__.py: more need a room of their own."""
 
 
 def module_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path) for path in SOURCES}
 
 
 def room_of(module: str) -> str | None:
@@ -94,9 +100,29 @@ def imported_at_once(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+def import_graph() -> dict[str, set[str]]:
+    """Each module with those of the project that it imports anywhere in it."""
+    graph = {}
+    for path in SOURCES:
+        names = imports_of(path.read_text(), module_of(path), is_package=path.name == "__init__.py")
+        modules = {name if name in MODULES else name.rpartition(".")[0] for name in names}
+        graph[module_of(path)] = (modules & MODULES) - {module_of(path)}
+    return graph
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_imports_point_downwards(path):
     assert not faults(path.read_text(), module_of(path), is_package=path.name == "__init__.py")
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    order = graphlib.TopologicalSorter(import_graph())
+    order.prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_folder_holds_no_more_than_one_can_look_through(folder):
+    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST_LOOSE_FILES
 
 
 def test_every_room_of_ufork_has_its_floor():

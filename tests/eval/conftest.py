@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.eval import shape_scenes
+from tests.eval.scenes import shape_scenes
 from ufork.eval.scenes.detector_fit import detector_for
 
 

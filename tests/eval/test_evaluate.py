@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from tests.eval import shape_scenes
+from tests.eval.scenes import shape_scenes
 from ufork.data.shards.source import ShardSource
 from ufork.errors import ShardError, StorageError
 from ufork.eval.config import EvaluateConfig

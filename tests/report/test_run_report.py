@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.eval import shape_scenes
+from tests.eval.scenes import shape_scenes
 from ufork.errors import StorageError
 from ufork.eval.config import EvaluateConfig
 from ufork.eval.evaluate import evaluate

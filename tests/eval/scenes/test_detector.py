@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.eval import shape_scenes
-from tests.eval.shape_scenes import SMALL_DETECTOR
+from tests.eval.scenes import shape_scenes
+from tests.eval.scenes.shape_scenes import SMALL_DETECTOR
 from ufork.errors import CheckpointError, SampleError, ShardError
 from ufork.eval.scenes.detector import CELL_PX, Detector
 from ufork.eval.scenes.detector_fit import detector_for, fit_detector

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.eval import shape_scenes
+from tests.eval.scenes import shape_scenes
 from ufork.eval.scenes.skills import RELATIONS, SKILLS, Detection, FoundObject, holds, satisfies, score_drawings
 
 
