@@ -1,8 +1,8 @@
 # make demo   train, evaluate and report pipelines/recipes/demo.yaml (another one: make demo RECIPE=path;
 #             other values: make demo SET="run.name=mine train.steps=500"; other than 2 ranks: RANKS=1;
 #             trunk and branches on ranks of their own: LAYOUT=forked, as many ranks as the recipe's layout needs)
-# make test   the tests
-# make proofs the slow tests: a run killed again and again, a hundred histories of a stream, jobs on a real Slurm
+# make test   the tests that take seconds
+# make test-slow the slow ones: layouts, stop and resume, a run killed again and again, a hundred histories of a stream, jobs on a real Slurm
 # make check  what must hold before a commit: format, lint, types, spelling, import floors
 # make docs   check the links and commands that the pages name
 #
@@ -17,10 +17,10 @@ SET ?=
 LAYOUT ?= colocated
 RANKS ?= 2
 # Four ranks on two cores are slower: a forked demo takes all its steps, in as long as that lasts
-ALL_STEPS := $(foreach stage,joint generation understanding,stages.$(stage).train.limit_seconds=null)
+ALL_STEPS := $(foreach phase,joint generation understanding,phases.$(phase).train.limit_seconds=null)
 LAID_OUT := layout.kind=$(LAYOUT) $(if $(filter colocated,$(LAYOUT)),--ranks $(RANKS),$(ALL_STEPS))
 
-.PHONY: demo test proofs check docs
+.PHONY: demo test test-slow check docs
 .DEFAULT_GOAL := check
 
 # The constraints hold in pip's build environments too, which PIP_CONSTRAINT reaches and -c does not.
@@ -39,10 +39,10 @@ demo: $(STAMP)
 	$(BIN)/ufork report $(RECIPE) $(SET)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not proof"
+	$(BIN)/python -m pytest -m "not slow"
 
-proofs: $(STAMP)
-	$(BIN)/python -m pytest -m proof
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

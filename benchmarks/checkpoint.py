@@ -2,7 +2,7 @@
 
 One rank trains; saves are taken with training waiting for them, and in the background. The stall of the latter is what
 some steps take longer with a save than without, in turns, by their medians: with training on every core, and with one
-core left over, as a machine with GPUs has many. Beside it, what the disk itself does with as many bytes.
+core left over, as a machine with GPUs has many. Hooks it, what the disk itself does with as many bytes.
 
 The last line is one JSON object: the stall as a share of a save that is waited for, both ways, and MB/s of saving, of
 loading and of the disk.
@@ -24,23 +24,23 @@ from pipelines.launch.ranks import prepare_environment, process_context
 from ufork.checkpoint.config import CheckpointConfig
 from ufork.data.stream_state import StreamState
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.planning.workload import Workload
-from ufork.train.config import RowsPerStep, TrainConfig
+from ufork.train.config import GlobalBatchSize, TrainConfig
 from ufork.vocabulary import PackedSequence, Task
 
 MODEL = ModelConfig(
-    width=512,
-    mlp_width=1536,
-    num_heads=8,
-    num_kv_heads=8,
+    hidden_size=512,
+    intermediate_size=1536,
+    num_attention_heads=8,
+    num_key_value_heads=8,
     trunk_layers=8,
     understanding_layers=4,
     generation_layers=4,
-    rq_head=RqHeadConfig(width=512, attention_width=512, num_heads=8, num_blocks=1, dropout=0.0),
+    rq_head=RqHeadConfig(hidden_size=512, attention_size=512, num_attention_heads=8, num_blocks=1, dropout=0.0),
 )
-DIMENSIONS = Dimensions(vocabulary_size=8192, codebook_size=512, code_width=64, codes_per_position=4)
-ROW_TOKENS = 256
+DIMENSIONS = Dimensions(vocab_size=8192, codebook_size=512, code_width=64, codes_per_position=4)
+SEQ_LEN = 256
 STEPS, REPEATS = 4, 7
 
 
@@ -55,42 +55,42 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def _run_rank(address: RankAddress, folder: Path) -> dict[str, float]:
+def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
     import torch
 
     from benchmarks.stages import open_stage
-    from ufork.checkpoint.folder import CheckpointFolder, Position
+    from ufork.checkpoint.folder import CheckpointFolder, TrainState
     from ufork.checkpoint.resume import resume
     from ufork.checkpoint.saver import Saver
     from ufork.parallel.transport.stage_world import join_world
     from ufork.train.step import run_step
 
-    config = TrainConfig(precision="auto", rows_per_step=RowsPerStep(understanding=0, generation=1))
-    with join_world(address, timeout_seconds=120) as world:
-        stage = open_stage(world, MODEL, DIMENSIONS, config, row_tokens=ROW_TOKENS)
-        row = _row()
+    config = TrainConfig(precision="auto", global_batch_size=GlobalBatchSize(understanding=0, generation=1))
+    with join_world(rank_env, timeout_seconds=120) as world:
+        stage = open_stage(world, MODEL, DIMENSIONS, config, seq_len=SEQ_LEN)
+        sequence = _sequence()
 
         checkpoints = CheckpointFolder(folder)
         checkpoints.take()
         saver = Saver(
             stage.engine.shards,
             stage.bridge,
-            stage.world.place,
+            stage.world.coordinate,
             checkpoints,
             CheckpointConfig(),
             facts={"fixed": {}, "layout": "", "versions": {}},
-            start=Position(),
+            start=TrainState(),
         )
         numbers = itertools.count(1)
         stream: Any = _NoStream()
 
         def steps() -> None:
             for _ in range(STEPS):
-                run_step(stage, {Task.GENERATION: [row]}, 1e-4, before_update=saver.before_update)
+                run_step(stage, {Task.GENERATION: [sequence]}, 1e-4, before_update=saver.before_update)
                 saver.poll()
 
         def save() -> None:
-            saver.save(Position(step=next(numbers)), stream)
+            saver.save(TrainState(step=next(numbers)), stream)
 
         def with_a_save() -> None:
             save()
@@ -130,19 +130,19 @@ class _NoStream:
 
     def state(self) -> StreamState:
         """As `TrainingStream.state`."""
-        return StreamState(seed=0, num_lanes=1, step=0, first_row={}, sources={}, taken={})
+        return StreamState(seed=0, num_lanes=1, step=0, first_sequence={}, sources={}, taken={})
 
 
-def _row() -> PackedSequence:
+def _sequence() -> PackedSequence:
     workload = Workload(
         model=MODEL,
         dimensions=DIMENSIONS,
-        rows_per_step={Task.GENERATION: 1},
-        row_tokens=ROW_TOKENS,
+        global_batch_size={Task.GENERATION: 1},
+        seq_len=SEQ_LEN,
         precision="bf16",
         recompute=False,
     )
-    return workload.row(Task.GENERATION)
+    return workload.sequence(Task.GENERATION)
 
 
 def _write_through(path: Path, num_bytes: int) -> None:

@@ -30,7 +30,7 @@ def main() -> None:
     torch.set_num_threads(parser.parse_args().threads)
     model = UniFork(MODEL, DIMENSIONS).eval()
     initialize(model, 0)
-    tokenizer = TextTokenizer.train(["a red dog left of a cat"], vocabulary_size=300)
+    tokenizer = TextTokenizer.train(["a red dog left of a cat"], vocab_size=300)
     rates = {str(batch): round(_positions_per_s(model, tokenizer, batch), 1) for batch in BATCHES}
     print(json.dumps({"positions_per_s": rates, "guidance": DrawConfig().guidance}))
 

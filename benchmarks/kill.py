@@ -33,19 +33,19 @@ RECIPE: dict[str, Any] = {
         "emoji": {"skin_tones": False},
     },
     "vision": {"fit": {"steps": 20}},
-    "text": {"vocabulary_size": 400},
+    "text": {"vocab_size": 400},
     "model": {
-        "width": 32,
-        "mlp_width": 64,
-        "num_heads": 4,
-        "num_kv_heads": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
         "trunk_layers": 1,
         "understanding_layers": 1,
         "generation_layers": 1,
-        "rq_head": {"width": 16, "attention_width": 16, "num_heads": 2, "num_blocks": 1, "dropout": 0.0},
+        "rq_head": {"hidden_size": 16, "attention_size": 16, "num_attention_heads": 2, "num_blocks": 1, "dropout": 0.0},
     },
     "data": {
-        "row_tokens": 512,
+        "seq_len": 512,
         "num_lanes": 4,
         "understanding": [{"folder": "codes/scenes/train"}],
         "generation": [{"folder": "codes/scenes/train"}],
@@ -55,10 +55,10 @@ RECIPE: dict[str, Any] = {
         "precision": "fp32",
         "log_every_steps": 1,
         "checkpoint": {"every_steps": 7},
-        "rows_per_step": {"understanding": 2, "generation": 2},
+        "global_batch_size": {"understanding": 2, "generation": 2},
         "wandb": {"mode": "disabled"},
     },
-    "stages": {"joint": {}},
+    "phases": {"joint": {}},
 }
 STEPS_PER_KILL = 8
 """Of the whole run; a start must get so far on average that it ends after the kills."""
@@ -83,8 +83,8 @@ def main() -> None:
         for part in ("codes", "tokenizer"):
             (killed / part).symlink_to(undisturbed / part)
         command = ["train", str(recipe), "run.name=killed"]
-        figures = kill_until_done(command, killed / "stages" / "joint", log, kills=arguments.kills, seed=arguments.seed)
-        undisturbed, killed = (run / "stages" / "joint" for run in (undisturbed, killed))
+        figures = kill_until_done(command, killed / "phases" / "joint", log, kills=arguments.kills, seed=arguments.seed)
+        undisturbed, killed = (run / "phases" / "joint" for run in (undisturbed, killed))
         same_losses = losses(killed) == losses(undisturbed)
         same_weights = _weights(killed) == _weights(undisturbed)
         print(f"losses equal: {same_losses}, weights equal: {same_weights}")
@@ -92,12 +92,12 @@ def main() -> None:
         print(json.dumps(figures))
 
 
-def kill_until_done(command: list[str], stage: Path, log: Path, *, kills: int, seed: int) -> dict[str, int | bool]:
+def kill_until_done(command: list[str], phase: Path, log: Path, *, kills: int, seed: int) -> dict[str, int | bool]:
     """Gives `command` until it ends by itself, and kills it `kills` times before.
 
     Args:
         command: of `ufork`.
-        stage: folder of the stage that is trained.
+        phase: folder of the phase that is trained.
         log: where the command's words are left.
         kills: every other one while a checkpoint is written.
         seed: of the moments.
@@ -109,10 +109,10 @@ def kill_until_done(command: list[str], stage: Path, log: Path, *, kills: int, s
     figures: dict[str, int | bool] = dict.fromkeys(("kills", "resumes", "steps_repeated", "corrupt_taken"), 0)
     reached = 0
     while True:
-        valid = _valid_checkpoints(stage)
+        valid = _valid_checkpoints(phase)
         process = _start(command, log)
         if figures["kills"] < kills:
-            _wait_for_the_moment(process, stage, chance, while_saving=figures["kills"] % 2 == 1)
+            _wait_for_the_moment(process, phase, chance, while_saving=figures["kills"] % 2 == 1)
         else:
             process.wait()
         ended = process.poll() == 0
@@ -121,11 +121,11 @@ def kill_until_done(command: list[str], stage: Path, log: Path, *, kills: int, s
             figures["kills"] += 1
         process.wait()
         said = log.read_text(encoding="utf-8", errors="replace")
-        if resumed := re.search(rf"resumed: {re.escape(str(stage))}/.*(step-(\d+)), after", said):
+        if resumed := re.search(rf"resumed: {re.escape(str(phase))}/.*(step-(\d+)), after", said):
             figures["resumes"] += 1
             figures["steps_repeated"] += max(reached - int(resumed[2]), 0)
             figures["corrupt_taken"] += resumed[1] not in valid
-        reached = len(losses(stage))
+        reached = len(losses(phase))
         print(f"{figures}, {reached} steps")
         if ended:
             return figures
@@ -140,39 +140,39 @@ def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _wait_for_the_moment(
-    process: subprocess.Popen[bytes], stage: Path, chance: random.Random, *, while_saving: bool
+    process: subprocess.Popen[bytes], phase: Path, chance: random.Random, *, while_saving: bool
 ) -> None:
     """After some reports of steps by this start; if wanted, once files of a checkpoint are being written."""
-    reported = len(losses(stage))
+    reported = len(losses(phase))
     steps = chance.randint(1, 2 * RECIPE["train"]["checkpoint"]["every_steps"])
     while process.poll() is None and steps:
         time.sleep(0.02)
-        steps -= (now := len(losses(stage))) != reported
+        steps -= (now := len(losses(phase))) != reported
         reported = now
-    while while_saving and process.poll() is None and not list(stage.glob("checkpoints/*.unfinished/*/*")):
+    while while_saving and process.poll() is None and not list(phase.glob("checkpoints/*.unfinished/*/*")):
         time.sleep(0.0005)
 
 
-def _valid_checkpoints(stage: Path) -> set[str]:
+def _valid_checkpoints(phase: Path) -> set[str]:
     valid = set()
-    for path in stage.glob("checkpoints/step-????????"):
+    for path in phase.glob("checkpoints/step-????????"):
         with contextlib.suppress(CheckpointError):
             verify(path, deep=True)
             valid.add(path.name)
     return valid
 
 
-def losses(stage: Path) -> list[tuple[float, float]]:
+def losses(phase: Path) -> list[tuple[float, float]]:
     """Of both tasks, as far as they were reported."""
-    path = stage / "metrics.jsonl"
+    path = phase / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
     lines = [json.loads(line) for line in whole]
     return [(line["loss/understanding"], line["loss/generation"]) for line in lines]
 
 
-def _weights(stage: Path) -> bytes:
-    return (stage / "weights" / "model.safetensors").read_bytes()
+def _weights(phase: Path) -> bytes:
+    return (phase / "weights" / "model.safetensors").read_bytes()
 
 
 if __name__ == "__main__":

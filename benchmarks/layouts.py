@@ -24,30 +24,30 @@ from pipelines.launch.ranks import prepare_environment, process_context
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, make_layout
-from ufork.parallel.rank_environment import RankAddress
-from ufork.parallel.schedule.trunk_order import rows_in_flight
+from ufork.parallel.rank_environment import RankEnvironment
+from ufork.parallel.schedule.trunk_order import sequences_in_flight
 from ufork.planning.memory import rank_memory
 from ufork.planning.step_time import estimate_step
 from ufork.planning.workload import Workload
-from ufork.train.config import RowsPerStep, TrainConfig
+from ufork.train.config import GlobalBatchSize, TrainConfig
 from ufork.vocabulary import Task
 
 if TYPE_CHECKING:
     from ufork.parallel.transport.stage_world import World
 
 MODEL = ModelConfig(
-    width=256,
-    mlp_width=768,
-    num_heads=4,
-    num_kv_heads=4,
+    hidden_size=256,
+    intermediate_size=768,
+    num_attention_heads=4,
+    num_key_value_heads=4,
     trunk_layers=8,
     understanding_layers=4,
     generation_layers=4,
-    tie_text_head=False,
-    rq_head=RqHeadConfig(width=256, attention_width=256, num_heads=4, num_blocks=1, dropout=0.0),
+    tie_word_embeddings=False,
+    rq_head=RqHeadConfig(hidden_size=256, attention_size=256, num_attention_heads=4, num_blocks=1, dropout=0.0),
 )
-DIMENSIONS = Dimensions(vocabulary_size=1024, codebook_size=512, code_width=64, codes_per_position=4)
-ROWS, ROW_TOKENS = 4, 512
+DIMENSIONS = Dimensions(vocab_size=1024, codebook_size=512, code_width=64, codes_per_position=4)
+SEQUENCES, SEQ_LEN = 4, 512
 LAYOUTS = {
     "colocated dp 2": LayoutConfig(),
     "colocated tp 2": LayoutConfig(colocated_tp=2),
@@ -93,8 +93,8 @@ def example_workload(precision: str) -> Workload:
     return Workload(
         model=MODEL,
         dimensions=DIMENSIONS,
-        rows_per_step={Task.UNDERSTANDING: 0, Task.GENERATION: ROWS},
-        row_tokens=ROW_TOKENS,
+        global_batch_size={Task.UNDERSTANDING: 0, Task.GENERATION: SEQUENCES},
+        seq_len=SEQ_LEN,
         precision=precision,
         recompute=False,
     )
@@ -113,27 +113,29 @@ def measure_bytes(config: LayoutConfig, workload: Workload) -> int:
 
 def _on_ranks(run: Callable[..., Any], config: LayoutConfig, workload: Workload, *arguments: int) -> list[Any]:
     """What the ranks that have work give."""
-    ranks = len(_layout(config, workload).places)
+    ranks = len(_layout(config, workload).coordinates)
     by_rank = start_local_ranks(run, ranks, workload, config, *arguments, context=process_context())
     return [result for result in by_rank if result is not None]
 
 
 def _planned_bytes(workload: Workload, config: LayoutConfig, layout: Layout) -> int:
-    in_flight = rows_in_flight(config, layout)
+    in_flight = sequences_in_flight(config, layout)
     stages = layout.shapes.items()
     return max(rank_memory(workload, stage, shape, in_flight=in_flight).total for stage, shape in stages)
 
 
 def _layout(config: LayoutConfig, workload: Workload) -> Layout:
     """The forked one has a third rank, understanding's, that idles."""
-    return make_layout(config, num_ranks=3 if config.kind == "forked" else 2, rows_per_step=workload.rows_per_step)
+    return make_layout(
+        config, num_ranks=3 if config.kind == "forked" else 2, global_batch_size=workload.global_batch_size
+    )
 
 
-def _run_seconds(address: RankAddress, workload: Workload, config: LayoutConfig, steps: int) -> list[float] | None:
+def _run_seconds(rank_env: RankEnvironment, workload: Workload, config: LayoutConfig, steps: int) -> list[float] | None:
     """Of each step after two; nothing from a rank without work."""
     from ufork.parallel.transport.stage_world import join_world
 
-    with join_world(address, config, timeout_seconds=120) as world:
+    with join_world(rank_env, config, timeout_seconds=120) as world:
         if not _has_work(world, workload, config):
             return None
         step = _build_step(world, workload, config)
@@ -145,13 +147,13 @@ def _run_seconds(address: RankAddress, workload: Workload, config: LayoutConfig,
         return seconds[2:]
 
 
-def _run_bytes(address: RankAddress, workload: Workload, config: LayoutConfig) -> int | None:
+def _run_bytes(rank_env: RankEnvironment, workload: Workload, config: LayoutConfig) -> int | None:
     """The most that was allocated at once; nothing from a rank without work."""
     import torch
 
     from ufork.parallel.transport.stage_world import join_world
 
-    with join_world(address, config, timeout_seconds=120) as world, tempfile.TemporaryDirectory() as folder:
+    with join_world(rank_env, config, timeout_seconds=120) as world, tempfile.TemporaryDirectory() as folder:
         if not _has_work(world, workload, config):
             return None
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -179,12 +181,12 @@ def _build_step(world: "World", workload: Workload, config: LayoutConfig) -> Cal
     train = TrainConfig(
         precision=workload.precision,
         learning_rate=1e-4,
-        rows_per_step=RowsPerStep(understanding=0, generation=ROWS),
+        global_batch_size=GlobalBatchSize(understanding=0, generation=SEQUENCES),
     )
-    stage = open_stage(world, workload.model, workload.dimensions, train, row_tokens=ROW_TOKENS, layout=config)
-    number = _layout(config, workload).num_micro_batches(world.place.stage)[Task.GENERATION]
-    rows = {Task.GENERATION: [workload.row(Task.GENERATION)] * number} if stage.reads_data else {}
-    return lambda: run_step(stage, rows, 1e-4)
+    stage = open_stage(world, workload.model, workload.dimensions, train, seq_len=SEQ_LEN, layout=config)
+    number = _layout(config, workload).num_micro_batches(world.coordinate.stage)[Task.GENERATION]
+    sequences = {Task.GENERATION: [workload.sequence(Task.GENERATION)] * number} if stage.reads_data else {}
+    return lambda: run_step(stage, sequences, 1e-4)
 
 
 if __name__ == "__main__":

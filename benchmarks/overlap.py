@@ -1,6 +1,6 @@
 """What hiding transfers behind work gains, each means by itself: `python -m benchmarks.overlap`.
 
-Receives posted ahead and the precision on the wire: a forked step of sleeping stages (`sleeping_stages.py`) whose
+Receives posted ahead and the precision of transfers: a forked step of sleeping stages (`sleeping_stages.py`) whose
 hidden states are as large as a real model's, so that only their transfer costs anything. One reduction of gradients a
 step against one per backward pass: a real ZeRO-3 engine over two replicas.
 
@@ -31,25 +31,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=16, help="per step, half of each task")
     parser.add_argument("--row-tokens", type=int, default=2048)
-    parser.add_argument("--width", type=int, default=896, help="of the hidden states")
+    parser.add_argument("--hidden-size", type=int, default=896, help="width of the hidden states")
     parser.add_argument("--steps", type=int, default=7)
     arguments = parser.parse_args()
     prepare_environment(os.environ, num_local_ranks=3)
-    size = {"row_tokens": arguments.row_tokens, "width": arguments.width}
+    size = {"seq_len": arguments.seq_len, "hidden_size": arguments.hidden_size}
     ahead = {
         str(number): _sleeping_step(Transport(**size, receives_ahead=number), arguments) for number in RECEIVES_AHEAD
     }
-    wire = {dtype: _sleeping_step(Transport(**size, dtype=dtype), arguments) for dtype in WIRE_DTYPES}
+    transfer_format = {dtype: _sleeping_step(Transport(**size, dtype=dtype), arguments) for dtype in WIRE_DTYPES}
     reductions = {
         name: _milliseconds(measure_step(LayoutConfig(reduce_each_backward=each), example_workload("fp32"), steps=5))
         for name, each in (("once a step", False), ("each backward", True))
     }
-    print(json.dumps({"receives_ahead_ms": ahead, "wire_ms": wire, "reductions_ms": reductions}))
+    print(json.dumps({"receives_ahead_ms": ahead, "p2p_ms": transfer_format, "reductions_ms": reductions}))
 
 
 def _sleeping_step(transport: Transport, arguments: argparse.Namespace) -> float:
     layout = make_layout(
-        LayoutConfig(kind="forked"), num_ranks=3, rows_per_step=dict.fromkeys(Task, arguments.rows // 2)
+        LayoutConfig(kind="forked"), num_ranks=3, global_batch_size=dict.fromkeys(Task, arguments.sequences // 2)
     )
     times = _times()
     schedule = make_schedule(layout, times, in_flight=4)

@@ -1,11 +1,12 @@
 """Samples per second into shards, beside webdataset's ShardWriter and plain tarfile: `python -m benchmarks.sharding`.
 
-The same for all: photos (JPEG files of 256 px, taken over as they are) with a caption, and codes of 256 image positions
-with one, into tars of 2,500 samples. ufork's whole way is timed, from starting two processes, over catalogue, shuffle,
-index and checksums, to the manifest; the others write in the order that they read, from one process as they come
-(img2dataset runs one ShardWriter in each of its processes: `over_shardwriter_per_cpu` compares the processor time of a
-sample, which other programs on the machine hardly change). Passes take turns, and medians are compared. Then the peak
-memory of all of ufork's processes is taken over a million rows of text, and over a tenth of them.
+The same for all: photos (JPEG files of 256 px, taken over as they are) with a caption, and codes of 256 image
+positions with one, into tars of 2,500 samples. ufork's whole way is timed, from starting two processes, over record
+index and shuffle, to index, checksums and manifest; the others write in the order that they read, from one process as
+they come (img2dataset runs one ShardWriter in each of its processes: `over_shardwriter_per_cpu` compares the
+processor time of a sample, which other programs on the machine hardly change). Passes take turns, and medians are
+compared. Then the peak memory of all of ufork's processes is taken over a million rows of text, and over a tenth of
+them.
 
 The last line is one JSON object: over_shardwriter, over_shardwriter_per_cpu, over_tarfile, samples_per_s and
 cpu_us_per_sample (each for photos and codes), peak_memory_mb (of a million rows) and peak_memory_tenth_mb.
@@ -34,7 +35,7 @@ from PIL import Image
 from data_prep.inputs.record import Record
 from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.merge import merge_shards
-from data_prep.sharding.run import make_catalogue, write_shards
+from data_prep.sharding.run import make_record_index, write_shards
 from ufork.config import Config
 
 SHARD_SAMPLES, WORKERS = 2500, 2
@@ -202,7 +203,7 @@ def shard_with_ufork(kind: str, folder: Path, size: int, shard_samples: int = SH
         origin="benchmark",
     )
     target, open_input = folder / "out", partial(BenchmarkInput, config.input)
-    make_catalogue(config, target, open_input)
+    make_record_index(config, target, open_input)
     write_shards(config, target, open_input)
     manifest = merge_shards(config, target)
     assert sum(entry.samples for entry in manifest.shards) == size

@@ -13,7 +13,7 @@ from pipelines.launch.local_ranks import start_local_ranks
 from pipelines.launch.ranks import process_context
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, Stage
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.schedule.actions import Action, Pass, StageTimes
 from ufork.vocabulary import Task
 
@@ -22,7 +22,7 @@ from ufork.vocabulary import Task
 class Transport:
     """What is sent between stages, and how."""
 
-    row_tokens: int = 256
+    seq_len: int = 256
     width: int = 256
     dtype: str = "float32"
     receives_ahead: int | None = None
@@ -34,7 +34,7 @@ def measure(
 ) -> float:
     """Median seconds of a step in which each stage runs its list."""
     by_rank = start_local_ranks(
-        _run_rank, len(layout.places), actions, layout, times, transport, steps, context=process_context()
+        _run_rank, len(layout.coordinates), actions, layout, times, transport, steps, context=process_context()
     )
     return statistics.median(max(seconds) for seconds in list(zip(*by_rank, strict=True))[1:])
 
@@ -45,15 +45,15 @@ class _SleepingEngine:
     trains, gradient_scale = True, 1
 
     def __init__(self, stage: Stage, times: StageTimes, width: int) -> None:
-        self.stage, self.times, self.width, self.task = stage, times, width, Task.UNDERSTANDING
+        self.stage, self.times, self.hidden_size, self.task = stage, times, width, Task.UNDERSTANDING
 
-    def forward(self, row: Any, num_targets: float = 1.0, hidden: Any = None) -> Any:
+    def forward(self, sequence: Any, num_targets: float = 1.0, hidden: Any = None) -> Any:
         import torch
 
-        self.task = row.task
-        time.sleep(self.times.seconds[self.stage, row.task, Pass.FORWARD])
+        self.task = sequence.task
+        time.sleep(self.times.seconds[self.stage, sequence.task, Pass.FORWARD])
         if hidden is None:
-            return torch.zeros(len(row.token_ids_T), self.width, requires_grad=True) * 1
+            return torch.zeros(len(sequence.token_ids_T), self.hidden_size, requires_grad=True) * 1
         return hidden.sum(), hidden.detach().sum()
 
     def backward(self, loss: Any) -> None:
@@ -63,7 +63,7 @@ class _SleepingEngine:
 
 
 def _run_rank(
-    address: RankAddress,
+    rank_env: RankEnvironment,
     actions: dict[Stage, tuple[Action, ...]],
     layout: Layout,
     times: StageTimes,
@@ -76,25 +76,27 @@ def _run_rank(
     from ufork.parallel import link as links
     from ufork.parallel.executor import BranchRunner, TrunkRunner, run_actions
     from ufork.parallel.tracing.trace import Tracer
-    from ufork.parallel.transport.packed_sequence_format import RowFormat
+    from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
     from ufork.parallel.transport.stage_world import join_world
 
     torch.set_num_threads(1)
     if transport.receives_ahead is not None:
         links.RECEIVES_AHEAD = transport.receives_ahead
-    rows = {task: [_row(task, transport)] * number for task, number in layout.rows_per_step.items()}
-    with join_world(address, LayoutConfig(kind="forked"), timeout_seconds=60) as world:
-        bridge, stage, tracer = world.open_bridge(layout, "benchmark"), world.place.stage, Tracer()
-        rows_on_wire = RowFormat(row_tokens=transport.row_tokens, codes_per_position=4)
-        wire = links.Wire(rows=rows_on_wire, width=transport.width, dtype=getattr(torch, transport.dtype))
-        link = links.Link(bridge, wire, world.place, world.tp_group, tracer)
-        engine: Any = _SleepingEngine(stage, times, transport.width)
+    sequences = {task: [_sequence(task, transport)] * number for task, number in layout.global_batch_size.items()}
+    with join_world(rank_env, LayoutConfig(kind="forked"), timeout_seconds=60) as world:
+        bridge, stage, tracer = world.open_bridge(layout, "benchmark"), world.coordinate.stage, Tracer()
+        sequences_in_transfer = PackedSequenceFormat(seq_len=transport.seq_len, codes_per_position=4)
+        transfer_format = links.TransferFormat(
+            sequences=sequences_in_transfer, hidden_size=transport.hidden_size, dtype=getattr(torch, transport.dtype)
+        )
+        link = links.Link(bridge, transfer_format, world.coordinate, world.tp_group, tracer)
+        engine: Any = _SleepingEngine(stage, times, transport.hidden_size)
         seconds = []
         for _ in range(steps + 1):
             bridge.sum(0.0)
             start = time.perf_counter()
             if stage is Stage.TRUNK:
-                runner: Any = TrunkRunner(engine, link, rows, actions[stage], in_flight=len(actions[stage]))
+                runner: Any = TrunkRunner(engine, link, sequences, actions[stage], in_flight=len(actions[stage]))
             else:
                 targets = dict.fromkeys(Task, 1.0)
                 runner = BranchRunner(
@@ -112,18 +114,18 @@ def _run_rank(
         return seconds
 
 
-def _row(task: Task, transport: Transport) -> Any:
+def _sequence(task: Task, transport: Transport) -> Any:
     import numpy as np
 
-    from ufork.data.packing import pack_row
+    from ufork.data.packing import pack_sequence
     from ufork.data.prompts import EncodedSample
 
     sample = EncodedSample(
         id="row",
         task=task,
-        token_ids_L=np.zeros(transport.row_tokens, np.int64),
-        labels_L=np.zeros(transport.row_tokens, np.int64),
+        token_ids_L=np.zeros(transport.seq_len, np.int64),
+        labels_L=np.zeros(transport.seq_len, np.int64),
         image_begin=0,
         codes_IC=np.zeros((64, 4), np.int64),
     )
-    return pack_row([sample], row_tokens=transport.row_tokens, padding_id=0)
+    return pack_sequence([sample], seq_len=transport.seq_len, padding_id=0)

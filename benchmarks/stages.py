@@ -17,14 +17,14 @@ def open_stage(
     dimensions: Dimensions,
     config: TrainConfig,
     *,
-    row_tokens: int,
+    seq_len: int,
     layout: LayoutConfig | None = None,
     name: str = "benchmark",
 ) -> TrainingStage:
     """This rank's, in the colocated layout unless told otherwise; `name` tells it from others in the same world."""
     layout = layout or LayoutConfig()
-    rows = config.rows_per_step.by_task
-    bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, rows_per_step=rows), name)
-    part = build_part(model, dimensions, world.place.stage)
+    sequences = config.global_batch_size.by_task
+    bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, global_batch_size=sequences), name)
+    part = build_part(model, dimensions, world.coordinate.stage)
     initialize(part, 0)
-    return build_stage(part, config, layout, world, bridge, row_tokens=row_tokens)
+    return build_stage(part, config, layout, world, bridge, seq_len=seq_len)

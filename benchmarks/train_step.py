@@ -22,30 +22,30 @@ import torch  # noqa: E402
 from benchmarks.gemm import best_gemm_gflops  # noqa: E402
 from benchmarks.stages import open_stage  # noqa: E402
 from pipelines.launch.local_ranks import free_port  # noqa: E402
-from ufork.data.packing import pack_row  # noqa: E402
+from ufork.data.packing import pack_sequence  # noqa: E402
 from ufork.data.prompts import EncodedSample  # noqa: E402
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig  # noqa: E402
-from ufork.model.cost import row_cost  # noqa: E402
-from ufork.parallel.rank_environment import RankAddress  # noqa: E402
+from ufork.model.cost import sequence_cost  # noqa: E402
+from ufork.parallel.rank_environment import RankEnvironment  # noqa: E402
 from ufork.parallel.transport.stage_world import World, join_world  # noqa: E402
-from ufork.train.config import RowsPerStep, TrainConfig  # noqa: E402
+from ufork.train.config import GlobalBatchSize, TrainConfig  # noqa: E402
 from ufork.train.stage import TrainingStage  # noqa: E402
 from ufork.train.step import run_step  # noqa: E402
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task  # noqa: E402
 
 MODEL = ModelConfig(
-    width=320,
-    mlp_width=848,
-    num_heads=5,
-    num_kv_heads=5,
+    hidden_size=320,
+    intermediate_size=848,
+    num_attention_heads=5,
+    num_key_value_heads=5,
     trunk_layers=4,
     understanding_layers=3,
     generation_layers=3,
-    rq_head=RqHeadConfig(width=256, attention_width=256, num_heads=4, num_blocks=1, dropout=0.0),
+    rq_head=RqHeadConfig(hidden_size=256, attention_size=256, num_attention_heads=4, num_blocks=1, dropout=0.0),
 )
 """13.9M parameters with the dimensions below."""
-DIMENSIONS = Dimensions(vocabulary_size=1024, codebook_size=512, code_width=64, codes_per_position=4)
-ROW_TOKENS, ROWS_PER_TASK = 2048, 2
+DIMENSIONS = Dimensions(vocab_size=1024, codebook_size=512, code_width=64, codes_per_position=4)
+SEQ_LEN, ROWS_PER_TASK = 2048, 2
 WARMUP_STEPS, MOST_STEPS = 2, 12
 LIMIT_SECONDS = 60.0
 """A CPU without units for bf16 takes a minute a step there: one step, not warmed up, then has to do."""
@@ -59,27 +59,31 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rng = np.random.default_rng(0)
-    rows = {task: [_row(task, rng) for _ in range(ROWS_PER_TASK)] for task in Task}
-    address = RankAddress(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
-    with join_world(address, timeout_seconds=60) as world:
-        figures = {p: _measure(rows, p, world, profiled=arguments.profile) for p in ("fp32", "bf16")}
+    sequences = {task: [_sequence(task, rng) for _ in range(ROWS_PER_TASK)] for task in Task}
+    rank_env = RankEnvironment(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
+    with join_world(rank_env, timeout_seconds=60) as world:
+        figures = {p: _measure(sequences, p, world, profiled=arguments.profile) for p in ("fp32", "bf16")}
     print(json.dumps(figures))
 
 
-def _measure(rows: dict[Task, list[PackedSequence]], precision: str, world: World, *, profiled: bool) -> dict[str, Any]:
+def _measure(
+    sequences: dict[Task, list[PackedSequence]], precision: str, world: World, *, profiled: bool
+) -> dict[str, Any]:
     stage = _stage(precision, world)
     seconds: list[float] = []
     while not seconds or (len(seconds) < MOST_STEPS and sum(seconds) < LIMIT_SECONDS):
         start = time.perf_counter()
-        result = run_step(stage, rows, 1e-4)
+        result = run_step(stage, sequences, 1e-4)
         seconds.append(time.perf_counter() - start)
     if profiled:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            run_step(stage, rows, 1e-4)
+            run_step(stage, sequences, 1e-4)
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
     stage.engine.close()
     step_seconds = statistics.median(seconds[WARMUP_STEPS:] or seconds)
-    flops = sum(row_cost(MODEL, DIMENSIONS, row).training for task in rows for row in rows[task])
+    flops = sum(
+        sequence_cost(MODEL, DIMENSIONS, sequence).training for task in sequences for sequence in sequences[task]
+    )
     gemm = best_gemm_gflops(torch.float32 if precision == "fp32" else torch.bfloat16)
     num_tokens = result.num_real_tokens + result.num_padding_tokens
     return {
@@ -93,24 +97,24 @@ def _measure(rows: dict[Task, list[PackedSequence]], precision: str, world: Worl
 
 
 def _stage(precision: str, world: World) -> TrainingStage:
-    rows = RowsPerStep(understanding=ROWS_PER_TASK, generation=ROWS_PER_TASK)
-    config = TrainConfig(precision=precision, learning_rate=1e-4, rows_per_step=rows)
-    return open_stage(world, MODEL, DIMENSIONS, config, row_tokens=ROW_TOKENS, name=precision)
+    sequences = GlobalBatchSize(understanding=ROWS_PER_TASK, generation=ROWS_PER_TASK)
+    config = TrainConfig(precision=precision, learning_rate=1e-4, global_batch_size=sequences)
+    return open_stage(world, MODEL, DIMENSIONS, config, seq_len=SEQ_LEN, name=precision)
 
 
-def _row(task: Task, rng: np.random.Generator) -> PackedSequence:
+def _sequence(task: Task, rng: np.random.Generator) -> PackedSequence:
     samples = [_sample(task, rng)]
-    room = ROW_TOKENS - len(samples[0].token_ids_L)
+    room = SEQ_LEN - len(samples[0].token_ids_L)
     while len((sample := _sample(task, rng)).token_ids_L) <= room:
         samples.append(sample)
         room -= len(sample.token_ids_L)
-    return pack_row(samples, row_tokens=ROW_TOKENS, padding_id=0)
+    return pack_sequence(samples, seq_len=SEQ_LEN, padding_id=0)
 
 
 def _sample(task: Task, rng: np.random.Generator) -> EncodedSample:
     """64 positions and 10 to 40 text tokens; a third of an understanding sample's text is to be predicted."""
     num_text, num_image = int(rng.integers(10, 40)), 64 + 2
-    token_ids_L = rng.integers(0, DIMENSIONS.vocabulary_size, num_text + num_image)
+    token_ids_L = rng.integers(0, DIMENSIONS.vocab_size, num_text + num_image)
     labels_L = np.full(len(token_ids_L), IGNORED_LABEL, np.int64)
     if task is Task.UNDERSTANDING:
         labels_L[-num_text // 3 - 1 : -1] = token_ids_L[-num_text // 3 :]

@@ -1,7 +1,7 @@
 """The Y-schedule against its floor: `python -m benchmarks.y_schedule`.
 
 Stage times are held fixed (`sleeping_stages.py`), so that what is measured is the schedule, the executor and the
-transport. Beside the schedule run, on the same transport, all understanding rows before all generation rows (one
+transport. Hooks the schedule run, on the same transport, all understanding rows before all generation rows (one
 forward, one backward), and GPipe (arXiv 1811.06965): all forwards before all backwards everywhere.
 
 The last line is one JSON object: step time over the floor of docs/schedule.md.
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=6)
     arguments = parser.parse_args()
     prepare_environment(os.environ, num_local_ranks=3)
-    layout = _layout(arguments.rows)
+    layout = _layout(arguments.sequences)
     over: dict[str, dict[str, float]] = {order: {} for order in ORDERS}
     for case, branches in CASES.items():
         times = _times(branches)
@@ -52,8 +52,8 @@ def main() -> None:
     print(json.dumps({"over_floor": over["y"], **{f"{order}_over_floor": over[order] for order in ORDERS[1:]}}))
 
 
-def _layout(rows: int) -> Layout:
-    return make_layout(LayoutConfig(kind="forked"), num_ranks=3, rows_per_step=dict.fromkeys(Task, rows // 2))
+def _layout(sequences: int) -> Layout:
+    return make_layout(LayoutConfig(kind="forked"), num_ranks=3, global_batch_size=dict.fromkeys(Task, sequences // 2))
 
 
 def _times(branches: dict[Task, tuple[int, int]]) -> StageTimes:
@@ -72,7 +72,7 @@ def _actions(order: str, layout: Layout, times: StageTimes, in_flight: int) -> d
     schedule = make_schedule(layout, times, in_flight=in_flight)
     if order == "y":
         return schedule
-    turns = task_order(layout.rows_per_step)
+    turns = task_order(layout.global_batch_size)
     if order == "und_then_gen":
         return {**schedule, Stage.TRUNK: _one_forward_one_backward(sorted(turns, reverse=True), in_flight)}
     gpipe = _one_forward_one_backward(turns, len(turns))
@@ -84,11 +84,11 @@ def _actions(order: str, layout: Layout, times: StageTimes, in_flight: int) -> d
 def _one_forward_one_backward(tasks: Sequence[Task], in_flight: int) -> tuple[Action, ...]:
     """Forwards up to the limit, then in turn; with a limit of all rows this is GPipe."""
     numbers = {task: iter(range(len(tasks))) for task in tasks}
-    rows = [(task, next(numbers[task])) for task in tasks]
-    actions = [Action(Pass.FORWARD, *row) for row in rows[:in_flight]]
-    for number, row in enumerate(rows):
-        actions.append(Action(Pass.BACKWARD, *row))
-        actions += [Action(Pass.FORWARD, *later) for later in rows[number + in_flight : number + in_flight + 1]]
+    sequences = [(task, next(numbers[task])) for task in tasks]
+    actions = [Action(Pass.FORWARD, *sequence) for sequence in sequences[:in_flight]]
+    for number, sequence in enumerate(sequences):
+        actions.append(Action(Pass.BACKWARD, *sequence))
+        actions += [Action(Pass.FORWARD, *later) for later in sequences[number + in_flight : number + in_flight + 1]]
     return tuple(actions)
 
 

@@ -20,7 +20,7 @@ VERBS = {
     "shard": "make a collection of images and text into shards, merge or verify them",
     "tokenizer": "make the text tokenizer, fit the image tokenizer, encode shards with it",
     "plan": "estimate the layouts for so many devices, and recommend one",
-    "train": "train a recipe's stages, here or as one rank of torchrun or srun",
+    "train": "train a recipe's phases, here or as one rank of torchrun or srun",
     "submit": "train a recipe on a Slurm cluster",
     "health": "check a node of a Slurm job before it trains",
     "checkpoint": "list, verify or prune what a run can go on from",

@@ -1,6 +1,6 @@
 """A recipe: the one YAML file that says everything about a run.
 
-    YAML + dotted overrides -> each stage's sections laid over the shared ones -> `Recipe`, all of it checked
+    YAML + dotted overrides -> each phase's sections laid over the shared ones -> `Recipe`, all of it checked
 
 It only composes configs; each is declared beside the code that it configures.
 """
@@ -21,8 +21,8 @@ from ufork.run_folder import RunFolder
 from ufork.train.config import TrainConfig
 from ufork.vision.config import VisionConfig
 
-STAGE_SECTIONS = ("train", "data")
-"""Sections that a stage may change for itself."""
+PHASE_SECTIONS = ("train", "data")
+"""Sections that a phase may change for itself."""
 
 
 class RunConfig(Config):
@@ -36,8 +36,8 @@ class RunConfig(Config):
     """Of everything random: shards, initial weights, the order of samples."""
 
 
-class StageConfig(Config):
-    """One stage of a recipe; it starts from the weights of the one before. What it leaves out is the recipe's."""
+class PhaseConfig(Config):
+    """One phase of a recipe; it starts from the weights of the one before. What it leaves out is the recipe's."""
 
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
@@ -52,12 +52,12 @@ class Recipe(Config):
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    """What stages read, unless they say otherwise."""
+    """What phases read, unless they say otherwise."""
     train: TrainConfig = TrainConfig()
-    """How stages train, unless they say otherwise."""
+    """How phases train, unless they say otherwise."""
     layout: LayoutConfig = LayoutConfig()
-    """How the job's ranks are laid out, in all stages alike."""
-    stages: dict[str, StageConfig] = {}
+    """How the job's ranks are laid out, in all phases alike."""
+    phases: dict[str, PhaseConfig] = {}
     """By name, in order."""
     evaluate: EvaluateConfig = EvaluateConfig()
 
@@ -68,22 +68,22 @@ class Recipe(Config):
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads the recipe at `path`, merges `overrides` such as `train.steps=200`, and completes its stages.
+    """Reads the recipe at `path`, merges `overrides` such as `train.steps=200`, and completes its phases.
 
     Raises:
         ConfigError: a file, key or value is at fault; the message names it.
     """
     mapping = merge_overrides(read_mapping(path), overrides)
-    Recipe.from_mapping({**mapping, "stages": {}}, origin=str(path))  # tells a fault of a shared section once
-    return Recipe.from_mapping(_with_complete_stages(mapping), origin=str(path))
+    Recipe.from_mapping({**mapping, "phases": {}}, origin=str(path))  # tells a fault of a shared section once
+    return Recipe.from_mapping(_with_complete_phases(mapping), origin=str(path))
 
 
-def _with_complete_stages(mapping: dict[str, Any]) -> dict[str, Any]:
-    stages = mapping.get("stages", {})
-    if not isinstance(stages, dict):
+def _with_complete_phases(mapping: dict[str, Any]) -> dict[str, Any]:
+    phases = mapping.get("phases", {})
+    if not isinstance(phases, dict):
         return mapping
-    shared = {section: mapping[section] for section in STAGE_SECTIONS if section in mapping}
-    return {**mapping, "stages": {name: _laid_over(shared, stage) for name, stage in stages.items()}}
+    shared = {section: mapping[section] for section in PHASE_SECTIONS if section in mapping}
+    return {**mapping, "phases": {name: _laid_over(shared, phase) for name, phase in phases.items()}}
 
 
 def _laid_over(base: Any, top: Any) -> Any:

@@ -27,7 +27,7 @@ from ufork.vocabulary import Task
 NUM_HELDOUT_IMAGES = 512
 """On which the image tokenizer is measured."""
 FIT_REPORT = "fit.json"
-"""Beside the image tokenizer: what fitting took, and how well it reconstructs."""
+"""Hooks the image tokenizer: what fitting took, and how well it reconstructs."""
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def make_text_tokenizer(recipe: Recipe) -> None:
     if recipe.text.folder is not None:
         tokenizer = TextTokenizer.load(Path(recipe.text.folder))
     else:
-        tokenizer = TextTokenizer.train(_texts(recipe.run_folder), vocabulary_size=recipe.text.vocabulary_size)
+        tokenizer = TextTokenizer.train(_texts(recipe.run_folder), vocab_size=recipe.text.vocab_size)
     tokenizer.save(recipe.run_folder.text_tokenizer)
     log.info("text tokenizer: %d tokens, %s", tokenizer.size, recipe.run_folder.text_tokenizer)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.launch.local_ranks import RankFailedError, start_local_ranks
 from pipelines.launch.ranks import PRELOADED_MODULES, process_context
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 
 
 def run_on_ranks(function: Callable[..., Any], num_ranks: int, *args: Any, timeout_seconds: float = 180) -> list[Any]:
@@ -30,8 +30,8 @@ def run_on_ranks(function: Callable[..., Any], num_ranks: int, *args: Any, timeo
         raise
 
 
-def _without_warnings_of_others(address: RankAddress, function: Callable[..., Any], *args: Any) -> Any:
+def _without_warnings_of_others(rank_env: RankEnvironment, function: Callable[..., Any], *args: Any) -> Any:
     """So that what a failing rank prints can be read; the same in pyproject.toml for the tests' own process."""
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|deepspeed)\b")
-    return function(address, *args)
+    return function(rank_env, *args)

@@ -23,19 +23,19 @@ def open_stage(
     *,
     model: ModelConfig | UniFork | None = None,
     layout: LayoutConfig | None = None,
-    row_tokens: int = 64,
+    seq_len: int = 64,
     name: str = "test",
 ) -> TrainingStage:
     """This rank's stage, of the `model`'s part that it holds; `name` tells it from others in the same world."""
     layout = layout or LayoutConfig()
-    rows = {task: getattr(config.rows_per_step, task) for task in Task}
-    bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, rows_per_step=rows), name)
+    sequences = {task: getattr(config.global_batch_size, task) for task in Task}
+    bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, global_batch_size=sequences), name)
     part = model if isinstance(model, UniFork) else _part(model or tiny_config(), world)
-    return build_stage(part, config, layout, world, bridge, row_tokens=row_tokens)
+    return build_stage(part, config, layout, world, bridge, seq_len=seq_len)
 
 
 def _part(config: ModelConfig, world: World) -> UniFork:
-    part = build_part(config, DIMENSIONS, world.place.stage)
+    part = build_part(config, DIMENSIONS, world.coordinate.stage)
     initialize(part, 0)
     generator = torch.Generator().manual_seed(7)
     part.set_codebook(torch.randn(DIMENSIONS.codebook_size, DIMENSIONS.code_width, generator=generator))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ufork.data.packing import pack_row
+from ufork.data.packing import pack_sequence
 from ufork.data.prompts import EncodedSample
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.writer import ShardWriter, finish_source, start_source
@@ -15,20 +15,20 @@ from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
-DIMENSIONS = Dimensions(vocabulary_size=300, codebook_size=16, code_width=8, codes_per_position=3)
+DIMENSIONS = Dimensions(vocab_size=300, codebook_size=16, code_width=8, codes_per_position=3)
 POSITIONS_PER_IMAGE = 4
 
 
 def tiny_config(**changes) -> ModelConfig:
     values = dict(
-        width=32,
-        mlp_width=48,
-        num_heads=4,
-        num_kv_heads=2,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
         trunk_layers=2,
         understanding_layers=1,
         generation_layers=1,
-        rq_head=RqHeadConfig(width=24, attention_width=32, num_heads=4, num_blocks=2, dropout=0.0),
+        rq_head=RqHeadConfig(hidden_size=24, attention_size=32, num_attention_heads=4, num_blocks=2, dropout=0.0),
     )
     return ModelConfig(**{**values, **changes})
 
@@ -69,14 +69,14 @@ def encoded_sample(task: Task, text: list[int], *, image: bool = True, seed: int
     )
 
 
-def packed_row(
-    task: Task, *, texts: list[list[int]], images: bool = True, row_tokens: int = 64, seed: int = 0
+def packed_sequence(
+    task: Task, *, texts: list[list[int]], images: bool = True, seq_len: int = 64, seed: int = 0
 ) -> PackedSequence:
     """A row of one sample per text; sample i has the codes of seed + i."""
     samples = [
         encoded_sample(task, text, image=images, seed=seed + i, name=f"s{seed + i}") for i, text in enumerate(texts)
     ]
-    return pack_row(samples, row_tokens=row_tokens, padding_id=0)
+    return pack_sequence(samples, seq_len=seq_len, padding_id=0)
 
 
 TEXTS = ("a red dog", "two apples left of a cat", "a house", "three green stars on blue")
@@ -119,4 +119,4 @@ def write_codes_source(folder: Path, *, num_samples: int, seed: int = 0) -> None
 
 def tiny_tokenizer() -> TextTokenizer:
     """Bytes and the special tokens, next to nothing merged."""
-    return TextTokenizer.train(TEXTS, vocabulary_size=300)
+    return TextTokenizer.train(TEXTS, vocab_size=300)

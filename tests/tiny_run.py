@@ -17,19 +17,19 @@ RECIPE = {
     "data": {
         "understanding": [{"folder": "codes/tiny/train"}],
         "generation": [{"folder": "codes/tiny/train"}],
-        "row_tokens": 200,
+        "seq_len": 200,
         "num_lanes": 4,
     },
     "train": {
         "steps": 4,
-        "rows_per_step": {"understanding": 2, "generation": 2},
+        "global_batch_size": {"understanding": 2, "generation": 2},
         "optimizer": "sgd",
         "learning_rate": 0.3,
         "precision": "fp32",
         "wandb": {"mode": "disabled"},
         "log_every_steps": 1,
     },
-    "stages": {
+    "phases": {
         "align": {"train": {"trainable": ["projector", "rq_head"]}},
         "all": {"train": {"draw_every_steps": 2, "drawing_prompts": ["a dog", "a cat"]}},
     },

@@ -103,11 +103,36 @@ def _with_value(mapping: Any, path: list[str], value: Any, override: str) -> dic
     return {**mapping, head: _with_value(mapping.get(head), rest, value, override) if rest else value}
 
 
+RENAMED_KEYS = {
+    "stages": "phases",
+    "rows_per_step": "global_batch_size",
+    "row_tokens": "seq_len",
+    "width": "hidden_size",
+    "mlp_width": "intermediate_size",
+    "attention_width": "attention_size",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "vocabulary_size": "vocab_size",
+    "norm_eps": "rms_norm_eps",
+    "tie_text_head": "tie_word_embeddings",
+    "clip_norm": "max_grad_norm",
+    "warmup_share": "warmup_ratio",
+    "final_learning_rate_share": "min_lr_ratio",
+    "steps_ahead": "prefetch_steps",
+    "wire_precision": "p2p_dtype",
+}
+"""Keys of recipes before 0.1.0, with today's names: the message of an unknown key names them."""
+
+
 def _describe(fault: "ErrorDetails", cls: type[Config]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
         return f"{key}: {fault['msg']}, found {fault['input']!r}"
     known = _known_keys(cls, fault["loc"])
+    section, dot, name = key.rpartition(".")
+    renamed = f"{section}{dot}{RENAMED_KEYS.get(name)}"
+    if renamed in known:
+        return f"{key}: this key is now called {renamed!r}"
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
     return f"{key}: unknown key; the nearest known one is {nearest[0]!r}" if nearest else f"{key}: unknown key"
 

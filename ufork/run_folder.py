@@ -3,7 +3,7 @@
 RUN/config.yaml versions.json
 RUN/shards/SOURCE/SPLIT   images     RUN/codes/SOURCE/SPLIT   the same, encoded
 RUN/tokenizer/{text,vision}
-RUN/stages/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/}
+RUN/phases/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/}
 RUN/detector/ evaluation.json evaluation/ report.html
 RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/,health/}   what befell it (`submission.py`)
 """
@@ -85,21 +85,21 @@ class RunFolder:
         """Pictures that the evaluation names."""
         return self.path / "evaluation"
 
-    def stage(self, name: str) -> Path:
-        """Metrics, drawings and weights of one stage."""
-        return self.path / "stages" / name
+    def phase(self, name: str) -> Path:
+        """Metrics, drawings and weights of one phase."""
+        return self.path / "phases" / name
 
-    def weights(self, stage: str) -> Path:
-        """A stage's exported weights, with what is needed to draw and answer with them."""
-        return self.stage(stage) / "weights"
+    def weights(self, phase: str) -> Path:
+        """A phase's exported weights, with what is needed to draw and answer with them."""
+        return self.phase(phase) / "weights"
 
-    def checkpoints(self, stage: str) -> Path:
-        """What a stage can go on from."""
-        return self.stage(stage) / "checkpoints"
+    def checkpoints(self, phase: str) -> Path:
+        """What a phase can go on from."""
+        return self.phase(phase) / "checkpoints"
 
-    def quarantine(self, stage: str) -> Path:
-        """The samples that a stage left out, by name."""
-        return self.stage(stage) / "quarantine"
+    def skipped_samples(self, phase: str) -> Path:
+        """The samples that a phase left out, by name."""
+        return self.phase(phase) / "skipped_samples"
 
     def record(self, resolved: Mapping[str, Any], sections: tuple[str, ...]) -> None:
         """Writes `sections` of the resolved recipe into the run's config, and the versions in use.

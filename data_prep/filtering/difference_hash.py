@@ -14,7 +14,7 @@ import simplejpeg
 from PIL import Image
 
 from ufork.errors import SampleError
-from ufork.vision.image_header import read_image_facts
+from ufork.vision.image_header import read_image_header
 from ufork.vision.images import FORMATS
 
 NO_PICTURE = 0
@@ -31,7 +31,7 @@ _WHITE = (255, 255, 255, 255)
 def difference_hash(data: bytes) -> int:
     """The hash of an image file, 0 to 2**64 - 1; NO_PICTURE where it cannot be decoded."""
     try:
-        grey = _reduced_jpeg(data) if read_image_facts(data).format == "jpg" else None
+        grey = _reduced_jpeg(data) if read_image_header(data).format == "jpg" else None
         grey = grey or _decoded(data)
     except (SampleError, OSError, ValueError, SyntaxError, EOFError):
         return NO_PICTURE

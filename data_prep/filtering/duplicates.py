@@ -64,7 +64,7 @@ class Fingerprint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Over N records in catalogue order."""
+    """Over N records in record_index order."""
 
     originals: np.ndarray
     """int64 [N]: the number of the record that stays in place of this one; its own where it is kept."""
@@ -103,7 +103,7 @@ def duplicates_of(fingerprints: np.ndarray, config: DuplicatesConfig) -> Duplica
     """Finds the records that repeat an earlier one; a chain of near duplicates keeps its first only.
 
     Args:
-        fingerprints: FINGERPRINT_DTYPE [N], in catalogue order, made with the same config.
+        fingerprints: FINGERPRINT_DTYPE [N], in record_index order, made with the same config.
         config: which repetitions count.
     """
     own = np.arange(len(fingerprints))

@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from data_prep.inputs.record import Record
 from ufork.config import Config
 from ufork.errors import ConfigError, SampleError
-from ufork.vision.image_header import ImageFacts, read_image_facts
+from ufork.vision.image_header import ImageHeader, read_image_header
 from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 
@@ -62,7 +62,7 @@ class Verdict:
 
     reason: str | None
     """Why it is dropped, in words under which such records are counted together; None for one that is kept."""
-    image: ImageFacts | None = None
+    image: ImageHeader | None = None
     """None without an image, or where the header was not reached or cannot be read."""
     language: str | None = None
     """ISO 639 code; None where nobody asked or the text is too short to tell."""
@@ -101,10 +101,10 @@ class Filters:
             return f"text above {config.max_text_chars} characters"
         return None
 
-    def _image_reason(self, image: bytes) -> tuple[ImageFacts | None, str | None]:
+    def _image_reason(self, image: bytes) -> tuple[ImageHeader | None, str | None]:
         config = self._config
         try:
-            facts = read_image_facts(image)
+            facts = read_image_header(image)
         except SampleError as error:
             return None, str(error)
         if facts.short_px < config.min_side_px:

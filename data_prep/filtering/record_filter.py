@@ -23,7 +23,7 @@ class Judged:
     """What exactly is wrong, where the verdict's reason does not say it all."""
 
 
-class RecordJudge:
+class RecordFilter:
     """Reads and judges; one in each process."""
 
     def __init__(self, filters: FilterConfig, source: Input) -> None:

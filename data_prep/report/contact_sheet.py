@@ -49,7 +49,7 @@ class _Cell:
     lines: list[tuple[str, str]]
     """What is said, each line with its colour."""
     note: str = ""
-    """Beside the task."""
+    """Hooks the task."""
 
     @property
     def height_px(self) -> int:

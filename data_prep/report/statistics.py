@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 from ufork.data.shards.sample import Sample
-from ufork.vision.image_header import ImageFacts
+from ufork.vision.image_header import ImageHeader
 
 MAX_NAMES = 100
 """Names that a table holds, lest licences that are different for each image fill it; what comes later is OTHERS."""
@@ -80,7 +80,7 @@ class Statistics:
     tables: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in TABLES})
     """Key of TABLES -> name or bin -> samples."""
 
-    def add(self, sample: Sample, image: ImageFacts | None, *, language: str | None = None) -> None:
+    def add(self, sample: Sample, image: ImageHeader | None, *, language: str | None = None) -> None:
         """Counts one sample.
 
         Args:

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.filtering.record_filter import UNREADABLE, RecordJudge
+from data_prep.filtering.record_filter import UNREADABLE, RecordFilter
 from data_prep.inputs.record import Dropped, Input, Record
 from data_prep.report.selection import Selection
 from data_prep.report.statistics import Statistics
 from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.fingerprints import REASONS
 from data_prep.sharding.plan import ShardPlan
-from data_prep.sharding.record_index import Catalogue, dropped_line
+from data_prep.sharding.record_index import RecordIndex, dropped_line
 from data_prep.sharding.sample_making import SampleMaker
 from data_prep.sharding.work_folder import WorkFolder
 from ufork.data.shards.manifest import ShardEntry
@@ -88,9 +88,12 @@ class ShardJobs:
     """Does jobs by their numbers; opened once a process."""
 
     def __init__(self, config: ShardConfig, target: Path, open_input: OpenInput) -> None:
-        """Opens what all jobs need; catalogue, plan and, where duplicates are dropped, these are there."""
+        """Opens what all jobs need; record_index, plan and, where duplicates are dropped, these are there."""
         self._config, self._work = config, WorkFolder(target)
-        self._judge, self._catalogue = RecordJudge(config.filters, open_input()), Catalogue(self._work.catalogue)
+        self._judge, self._record_index = (
+            RecordFilter(config.filters, open_input()),
+            RecordIndex(self._work.record_index),
+        )
         self._plan = ShardPlan.load(self._work.plan)
         self._maker = SampleMaker(config.samples, source=config.source, split=config.split, licence=config.licence)
 
@@ -113,7 +116,7 @@ class ShardJobs:
         repeats = np.zeros(len(numbers), np.uint8)
         if self._config.duplicates.wanted:
             repeats = np.load(self._work.duplicates, mmap_mode="r")[numbers]
-        records = self._catalogue.read(numbers)
+        records = self._record_index.read(numbers)
         for number, record, repeat in zip(numbers.tolist(), records, repeats.tolist(), strict=True):
             if reason := REASONS[repeat]:
                 made.drop(record, reason)

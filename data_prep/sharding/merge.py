@@ -38,7 +38,7 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
     plan = ShardPlan.load(work.plan)
     entries: list[ShardEntry] = []
     selection, statistics = Selection(), Statistics()
-    for dropped in dropped_entries(work.catalogue):
+    for dropped in dropped_entries(work.record_index):
         selection.drop(dropped.id, dropped.reason)
     for done in _all_done(work, plan):
         entries += done.shards

@@ -1,6 +1,6 @@
-"""How the records of a catalogue are divided into jobs: so many positions each, in the order of the shuffle.
+"""How the records of a record_index are divided into jobs: so many positions each, in the order of the shuffle.
 
-ShardConfig, Catalogue, Input  ->  ShardPlan, kept in plan.json: a resume never measures again
+ShardConfig, RecordIndex, Input  ->  ShardPlan, kept in plan.json: a resume never measures again
 """
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.inputs.record import Input
 from data_prep.sharding.config import ShardConfig
-from data_prep.sharding.record_index import Catalogue
+from data_prep.sharding.record_index import RecordIndex
 from data_prep.sharding.sample_making import SampleMaker
 from data_prep.sharding.shuffle import Shuffle
 from ufork.data.shards.index import BLOCK_BYTES
@@ -62,25 +62,25 @@ class ShardPlan:
             raise ShardError(f"{path}: missing; no shards were begun there, run `ufork shard` first") from None
 
 
-def make_plan(path: Path, config: ShardConfig, catalogue: Catalogue, source: Input) -> ShardPlan:
+def make_plan(path: Path, config: ShardConfig, record_index: RecordIndex, source: Input) -> ShardPlan:
     """The plan at `path`, made and kept there where there is none.
 
     Raises:
         StorageError: it cannot be written.
     """
     if not path.exists():
-        job_records = config.shard_samples or _records_per_shard(config, catalogue, source)
-        plan = ShardPlan(len(catalogue), job_records, config.seed if config.shuffle else None)
+        job_records = config.shard_samples or _records_per_shard(config, record_index, source)
+        plan = ShardPlan(len(record_index), job_records, config.seed if config.shuffle else None)
         write_whole(path, json.dumps(asdict(plan)))
     return ShardPlan.load(path)
 
 
-def _records_per_shard(config: ShardConfig, catalogue: Catalogue, source: Input) -> int:
+def _records_per_shard(config: ShardConfig, record_index: RecordIndex, source: Input) -> int:
     """By the larger of the tasks, over records spread evenly; an unreadable one counts as nothing."""
     maker = SampleMaker(config.samples, source=config.source, split=config.split, licence=config.licence)
-    numbers = np.unique(np.linspace(0, len(catalogue) - 1, _MEASURED_RECORDS).astype(np.int64))
+    numbers = np.unique(np.linspace(0, len(record_index) - 1, _MEASURED_RECORDS).astype(np.int64))
     num_bytes = dict.fromkeys(config.samples.tasks, 0)
-    for record in catalogue.read(numbers):
+    for record in record_index.read(numbers):
         try:
             image = None if record.image is None else source.image(record)
             for sample in maker.samples(record, image):

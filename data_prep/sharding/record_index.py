@@ -1,6 +1,6 @@
 """All records of an input by number, after one pass over it.
 
-    Input.records()  --build_catalogue-->  FOLDER/{records.jsonl, offsets.u64, dropped.jsonl}  --Catalogue-->  Record
+    Input.records() --build_record_index-->  FOLDER/{records.jsonl, offsets.u64, dropped.jsonl} --RecordIndex--> Record
 
 Text only: images stay where they are. Built twice it has the same bytes, so that several tasks which all find none may
 each build one; the first to be whole stays.
@@ -34,7 +34,7 @@ _HELD_OFFSETS = 1 << 16
 _NAMED_IDS = 5
 
 
-class Catalogue:
+class RecordIndex:
     """The records in a finished folder; any number of processes may read it."""
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class Catalogue:
         return [_record(os.pread(file, end - start, start)) for start, end in zip(starts, ends, strict=True)]
 
 
-def build_catalogue(folder: Path, source: Input) -> None:
+def build_record_index(folder: Path, source: Input) -> None:
     """Writes all records of `source` into `folder`, whole or not at all; one that is there already stays.
 
     Raises:
@@ -80,7 +80,7 @@ def build_catalogue(folder: Path, source: Input) -> None:
 
 
 def dropped_entries(folder: Path) -> Iterator[Dropped]:
-    """What was left out when the catalogue in `folder` was made."""
+    """What was left out when the record_index in `folder` was made."""
     with open(folder / DROPPED_FILE, encoding="utf-8") as lines:
         yield from (Dropped(**json.loads(line)) for line in lines)
 
@@ -112,7 +112,7 @@ def _write_all(folder: Path, source: Input) -> None:
 def _write_records(
     entries: Iterable[Record | Dropped], ids: UniqueIds, records: IO[bytes], offsets: IO[bytes], dropped: IO[bytes]
 ) -> int:
-    progress = Progress("catalogue", unit="records")
+    progress = Progress("record_index", unit="records")
     end, number = 0, 0
     held, held_ids = array("Q", [0]), list[str]()
     for entry in entries:

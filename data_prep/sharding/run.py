@@ -1,7 +1,7 @@
 """From any collection to shards, by several processes or array tasks; what is done stays done however it ends.
 
-    catalogue   one pass over the input's text, and the plan of jobs       any task, whichever comes first
-    survey      fingerprints of all records, to find duplicates by        shared out among the tasks
+    record_index   one pass over the input's text, and the plan of jobs       any task, whichever comes first
+    fingerprints      fingerprints of all records, to find duplicates by        shared out among the tasks
     write       a shard of each task per job                              shared out among the tasks
     merge       data_prep/sharding/merge.py: manifest and attribution        once, when all jobs are done
 
@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.sharding.config import ShardConfig
-from data_prep.sharding.fingerprints import find_duplicates, survey, survey_chunks
+from data_prep.sharding.fingerprints import find_duplicates, fingerprint_chunks, fingerprints
 from data_prep.sharding.job import OpenInput, ShardJobs, load_done
 from data_prep.sharding.merge import merge_shards, report_on
 from data_prep.sharding.plan import ShardPlan, make_plan
 from data_prep.sharding.progress import Progress
-from data_prep.sharding.record_index import Catalogue, build_catalogue
+from data_prep.sharding.record_index import RecordIndex, build_record_index
 from data_prep.sharding.work_folder import WorkFolder
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.writer import finished_source
@@ -68,16 +68,16 @@ def shard(config: ShardConfig, target: Path, open_input: OpenInput) -> Manifest:
     if finished is not None:
         _logger.info("%s: finished before, kept", target)
         return finished
-    make_catalogue(config, target, open_input)
-    survey_records(config, target, open_input)
+    make_record_index(config, target, open_input)
+    fingerprint_records(config, target, open_input)
     write_shards(config, target, open_input)
     manifest = merge_shards(config, target)
     report_on(target)
     return manifest
 
 
-def make_catalogue(config: ShardConfig, target: Path, open_input: OpenInput) -> ShardPlan:
-    """Makes the catalogue and the plan where they are missing.
+def make_record_index(config: ShardConfig, target: Path, open_input: OpenInput) -> ShardPlan:
+    """Makes the record_index and the plan where they are missing.
 
     Raises:
         As `shard`.
@@ -87,29 +87,29 @@ def make_catalogue(config: ShardConfig, target: Path, open_input: OpenInput) -> 
     if work.plan.exists():
         return ShardPlan.load(work.plan)
     source = open_input()
-    build_catalogue(work.catalogue, source)
-    plan = make_plan(work.plan, config, Catalogue(work.catalogue), source)
+    build_record_index(work.record_index, source)
+    plan = make_plan(work.plan, config, RecordIndex(work.record_index), source)
     _logger.info("%s: %d records in %d jobs of %d", target, plan.num_records, plan.num_jobs, plan.job_records)
     return plan
 
 
-def survey_records(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = WHOLE) -> None:
-    """Takes those fingerprints of `share` that are missing, after `make_catalogue`; none where duplicates are kept.
+def fingerprint_records(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = WHOLE) -> None:
+    """Takes those fingerprints of `share` that are missing, after `make_record_index`; none where duplicates are kept.
 
     Raises:
         As `shard`.
     """
     if config.duplicates.wanted:
         plan = ShardPlan.load(WorkFolder(target).plan)
-        survey(config, target, open_input, share.jobs(survey_chunks(plan.num_records)))
+        fingerprints(config, target, open_input, share.jobs(fingerprint_chunks(plan.num_records)))
 
 
 def write_shards(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = WHOLE) -> None:
-    """Does those jobs of `share` that are not done, after `make_catalogue` and, by all tasks, `survey_records`.
+    """Does those jobs of `share` that are not done, after `make_record_index` and, by all tasks, `fingerprint_records`.
 
     Raises:
         As `shard`.
-        ShardError: a part of the survey is missing.
+        ShardError: a part of the fingerprints is missing.
     """
     work = WorkFolder(target)
     work.claim(config)

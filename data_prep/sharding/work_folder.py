@@ -1,9 +1,9 @@
 """What is kept beside shards while they are made, so that making them can go on at any time: TARGET/.work.
 
 config.yaml            what they are made by; another config is refused
-catalogue/             data_prep/sharding/record_index.py
+record_index/             data_prep/sharding/record_index.py
 plan.json              how the records are divided into jobs
-survey/00012.npy       data_prep/sharding/fingerprints.py: fingerprints of one chunk of records
+fingerprints/00012.npy       data_prep/sharding/fingerprints.py: fingerprints of one chunk of records
 duplicates.npy         which records repeat another
 dropped/00012.jsonl    what a job left out, and why
 done/00012.json        written last: the shards of a job, with what was counted
@@ -17,7 +17,7 @@ from ufork.data.shards.writer import storage_errors, write_whole
 from ufork.errors import ConfigError
 
 NAME = ".work"
-_SURVEY, _DROPPED, _DONE = "survey", "dropped", "done"
+_SURVEY, _DROPPED, _DONE = "fingerprints", "dropped", "done"
 
 
 class WorkFolder:
@@ -27,9 +27,9 @@ class WorkFolder:
         """`target` is where the shards go."""
         self.target, self.folder = target, target / NAME
         self.config, self.plan = self.folder / "config.yaml", self.folder / "plan.json"
-        self.catalogue, self.duplicates = self.folder / "catalogue", self.folder / "duplicates.npy"
+        self.record_index, self.duplicates = self.folder / "record_index", self.folder / "duplicates.npy"
 
-    def survey_chunk(self, chunk: int) -> Path:
+    def fingerprint_chunk(self, chunk: int) -> Path:
         """What is known of its records."""
         return self.folder / _SURVEY / f"{chunk:05d}.npy"
 

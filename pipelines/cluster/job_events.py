@@ -27,7 +27,7 @@ class JobStatus:
     job: int
     event: str
     """The newest: submitted, started, requeued or ended."""
-    stage: str | None = None
+    phase: str | None = None
     restart: int = 0
     nodes: str = ""
     time: float = 0.0
@@ -76,7 +76,7 @@ def _status(event: dict[str, Any]) -> JobStatus:
     return JobStatus(
         job=int(event["job"]),
         event=str(event["event"]),
-        stage=event.get("stage"),
+        phase=event.get("phase"),
         restart=int(event.get("restart") or 0),
         nodes=str(event.get("nodes") or ""),
         time=float(event["time"]),

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from ufork.errors import PeerError
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 
 ALL_REDUCE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 REPEATS = 5
@@ -26,15 +26,15 @@ class Meeting:
     all_reduce_seconds: float
 
 
-def meet(address: RankAddress, names: list[str], *, on_gpu: bool, timeout_seconds: float) -> Meeting:
+def meet(rank_env: RankEnvironment, names: list[str], *, on_gpu: bool, timeout_seconds: float) -> Meeting:
     """Meets the processes that have the other ranks; `names` are all ranks' nodes.
 
     Raises:
         PeerError: names the nodes that did not come in time, or says how the exchange failed.
     """
     deadline = time.monotonic() + timeout_seconds
-    store = _open_store(address, names, timeout_seconds)
-    store.set(f"here/{address.rank}", "")
+    store = _open_store(rank_env, names, timeout_seconds)
+    store.set(f"here/{rank_env.rank}", "")
     if missing := _missing(store, len(names), deadline):
         raise PeerError(f"{', '.join(names[rank] for rank in missing)}: not there within {timeout_seconds:g} s")
     device = torch.device("cuda" if on_gpu else "cpu", 0)
@@ -42,8 +42,8 @@ def meet(address: RankAddress, names: list[str], *, on_gpu: bool, timeout_second
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
             store=store,
-            rank=address.rank,
-            world_size=address.world_size,
+            rank=rank_env.rank,
+            world_size=rank_env.world_size,
             timeout=timedelta(seconds=timeout_seconds),
         )
         meeting = Meeting(clock_offset_seconds=_clock_offset(device), all_reduce_seconds=_all_reduce_seconds(device))
@@ -53,13 +53,13 @@ def meet(address: RankAddress, names: list[str], *, on_gpu: bool, timeout_second
     return meeting
 
 
-def _open_store(address: RankAddress, names: list[str], timeout_seconds: float) -> dist.TCPStore:
+def _open_store(rank_env: RankEnvironment, names: list[str], timeout_seconds: float) -> dist.TCPStore:
     try:
         return dist.TCPStore(
-            address.master_address,
-            address.master_port,
-            address.world_size,
-            is_master=address.rank == 0,
+            rank_env.master_address,
+            rank_env.master_port,
+            rank_env.world_size,
+            is_master=rank_env.rank == 0,
             timeout=timedelta(seconds=timeout_seconds),
             wait_for_workers=False,
         )

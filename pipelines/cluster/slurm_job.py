@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-TEMPLATE = Path(__file__).parent.parent / "slurm" / "train.sbatch"
+TEMPLATE = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 WARNING_SECONDS = 120
 """Before the time limit, to save in: as long as two checkpoints take, and a minute for Slurm's own rounding."""
 _BODY_BEGINS = "set -euo pipefail\n"
@@ -32,7 +32,7 @@ class JobRequest:
     time: str
     """Limit, as Slurm writes it: 24:00:00."""
     restarts: int
-    stage: str | None = None
+    phase: str | None = None
     """Of the recipe; None trains all."""
     checks_nodes: bool = True
     container: str | None = None
@@ -50,7 +50,7 @@ class JobRequest:
     @property
     def name(self) -> str:
         """The job's, which `squeue` shows."""
-        return self.run.name if self.stage is None else f"{self.run.name}-{self.stage}"
+        return self.run.name if self.phase is None else f"{self.run.name}-{self.phase}"
 
 
 def render(request: JobRequest, template: str) -> str:
@@ -59,8 +59,8 @@ def render(request: JobRequest, template: str) -> str:
     assert body, f"{TEMPLATE} has no line {_BODY_BEGINS!r}"
     options = "".join(f"#SBATCH --{name}={value}\n" for name, value in _options(request).items())
     values = "".join(f"{name}={shlex.quote(value)}\n" for name, value in _values(request).items())
-    stage = [] if request.stage is None else ["--stage", request.stage]
-    arguments = shlex.join([str(request.recipe), *stage])
+    phase = [] if request.phase is None else ["--phase", request.phase]
+    arguments = shlex.join([str(request.recipe), *phase])
     return (
         "#!/usr/bin/env bash\n"
         f"{options}#SBATCH --requeue\n{'#SBATCH --exclusive' + chr(10) if request.has_gpus else ''}"
@@ -89,7 +89,7 @@ def _values(request: JobRequest) -> dict[str, str]:
     values = {
         "UFORK_RUN": str(request.run),
         "UFORK_PYTHON": request.python,
-        "UFORK_STAGE": request.stage or "",
+        "UFORK_PHASE": request.phase or "",
         "UFORK_MAX_RESTARTS": str(request.restarts),
         "UFORK_CHECK_NODES": str(int(request.checks_nodes)),
     }
@@ -100,9 +100,9 @@ def _values(request: JobRequest) -> dict[str, str]:
 
 
 def _summary(request: JobRequest) -> str:
-    stage = f"stage {request.stage}" if request.stage else "all stages"
+    phase = f"phase {request.phase}" if request.phase else "all phases"
     rank = "GPU" if request.has_gpus else "rank"
     return (
-        f"{request.run.name}, {stage}: {request.nodes} nodes x {request.ranks_per_node} {rank}s = {request.num_ranks}"
+        f"{request.run.name}, {phase}: {request.nodes} nodes x {request.ranks_per_node} {rank}s = {request.num_ranks}"
         f" ranks, at most {request.restarts} restarts"
     )

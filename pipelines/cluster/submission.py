@@ -19,7 +19,7 @@ from pipelines.recipe import Recipe
 from ufork.errors import ClusterError, StorageError
 
 PACKAGES = ("ufork", "pipelines", "data_prep")
-SOURCE = Path(__file__).parent.parent
+SOURCE = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Submission:
         """
         jobs: list[int] = []
         for request in requests:
-            script = self.path / f"{request.stage or 'train'}.sbatch"
+            script = self.path / f"{request.phase or 'train'}.sbatch"
             script.write_text(render(request, template), encoding="utf-8")
             after = ["--dependency", f"afterok:{jobs[-1]}", "--kill-on-invalid-dep=yes"] if jobs else []
             try:
@@ -86,7 +86,7 @@ class Submission:
 def _tell_submitted(request: JobRequest, job: int) -> None:
     folder = request.run / "slurm"
     (folder / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes none for a job's output
-    event = {"event": "submitted", "job": job, "stage": request.stage, "restart": 0, "nodes": ""}
+    event = {"event": "submitted", "job": job, "phase": request.phase, "restart": 0, "nodes": ""}
     with open(folder / "jobs.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps({**event, "time": int(time.time()), "exit_code": None, "reason": ""}) + "\n")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.launch.local_ranks import start_local_ranks
 from pipelines.launch.ranks import process_context
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 
 if TYPE_CHECKING:
     import torch
@@ -55,14 +55,14 @@ def measure_machine(workload: "Workload") -> "MachineProfile":
     )
 
 
-def _rates_on_rank(address: RankAddress, workload: "Workload") -> dict[str, float]:
+def _rates_on_rank(rank_env: RankEnvironment, workload: "Workload") -> dict[str, float]:
     """Operations per second, bytes per second, seconds of the smallest transfer and sum."""
     import torch
 
     from ufork.parallel.transport.stage_world import join_world
 
     torch.set_num_threads(1)
-    with join_world(address, timeout_seconds=120):
+    with join_world(rank_env, timeout_seconds=120):
         product, passes = _product_rate(workload), _pass_rate(workload)
         block = torch.ones(COPIED_BYTES, dtype=torch.uint8)
         copied = 2 * COPIED_BYTES / _seconds(block.clone)
@@ -70,8 +70,8 @@ def _rates_on_rank(address: RankAddress, workload: "Workload") -> dict[str, floa
             "product": product,
             "passes": passes,
             "copied": copied,
-            "sent": SENT_BYTES / _exchange_seconds(address.rank, SENT_BYTES),
-            "transfer_seconds": _exchange_seconds(address.rank, 1),
+            "sent": SENT_BYTES / _exchange_seconds(rank_env.rank, SENT_BYTES),
+            "transfer_seconds": _exchange_seconds(rank_env.rank, 1),
             "summed": SUMMED_BYTES / _sum_seconds(SUMMED_BYTES),  # a ring of two moves each byte once
             "sum_seconds": _sum_seconds(4),
         }
@@ -80,9 +80,9 @@ def _rates_on_rank(address: RankAddress, workload: "Workload") -> dict[str, floa
 def _product_rate(workload: "Workload") -> float:
     import torch
 
-    rows, inputs, outputs = PRODUCT
-    x, w = torch.randn(rows, inputs, dtype=_dtype(workload)), torch.randn(outputs, inputs, dtype=_dtype(workload))
-    return 2 * rows * inputs * outputs / _seconds(lambda: torch.nn.functional.linear(x, w))
+    sequences, inputs, outputs = PRODUCT
+    x, w = torch.randn(sequences, inputs, dtype=_dtype(workload)), torch.randn(outputs, inputs, dtype=_dtype(workload))
+    return 2 * sequences * inputs * outputs / _seconds(lambda: torch.nn.functional.linear(x, w))
 
 
 def _pass_rate(workload: "Workload") -> float:
@@ -93,11 +93,11 @@ def _pass_rate(workload: "Workload") -> float:
     model = UniFork(workload.model, workload.dimensions)
     initialize(model, 0)
     model = model.to(_dtype(workload))
-    rows = [workload.row(task) for task in workload.tasks]
+    sequences = [workload.sequence(task) for task in workload.tasks]
 
     def passes() -> None:
-        for row in rows:
-            model(row).backward()
+        for sequence in sequences:
+            model(sequence).backward()
 
     return sum(workload.cost(task).training for task in workload.tasks) / _seconds(passes)
 

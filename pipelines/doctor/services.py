@@ -91,7 +91,7 @@ def wandb(around: Surroundings) -> Finding:
     return Finding(
         name="wandb",
         found=f"{version}, without a key{told}",
-        instead="reports offline, the default; wandb sync RUN/stages/NAME/wandb/offline-run-* sends it later",
+        instead="reports offline, the default; wandb sync RUN/phases/NAME/wandb/offline-run-* sends it later",
         remedy="wandb login, or WANDB_API_KEY, for train.wandb.mode=online",
     )
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from pipelines.launch.stop_signals import handled
 from ufork.errors import PeerError, UforkError
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.processes.child import end_with_starter
 
 CONSEQUENCE_SECONDS = 0.3
@@ -145,10 +145,10 @@ def start_local_ranks(
     ranks = []
     try:
         for number in range(num_ranks):
-            address = RankAddress(
+            rank_env = RankEnvironment(
                 rank=number, world_size=num_ranks, local_rank=number, master_address="127.0.0.1", master_port=port
             )
-            ranks.append(_start(function, address, args, context))
+            ranks.append(_start(function, rank_env, args, context))
         watch = _Watch(ranks, time.monotonic() + timeout_seconds)
         with handled(lambda number, _: _pass_on(number, ranks)):
             watch.until_decided()
@@ -164,11 +164,13 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _start(function: Callable[..., Any], address: RankAddress, args: tuple[Any, ...], context: BaseContext) -> _Rank:
+def _start(
+    function: Callable[..., Any], rank_env: RankEnvironment, args: tuple[Any, ...], context: BaseContext
+) -> _Rank:
     outcomes, rank_outcomes = context.Pipe(duplex=False)
     whereabouts, rank_whereabouts = context.Pipe(duplex=False)
     process = context.Process(  # type: ignore[attr-defined]
-        target=_be_rank, args=(function, address, args, rank_outcomes, rank_whereabouts), name=f"rank {address.rank}"
+        target=_be_rank, args=(function, rank_env, args, rank_outcomes, rank_whereabouts), name=f"rank {rank_env.rank}"
     )
     process.start()
     rank_outcomes.close()  # the rank holds the only one now, so that its death ends the pipe
@@ -231,7 +233,7 @@ def _end(ranks: list[_Rank]) -> None:
 
 def _be_rank(
     function: Callable[..., Any],
-    address: RankAddress,
+    rank_env: RankEnvironment,
     args: tuple[Any, ...],
     outcomes: Connection,
     whereabouts: Connection,
@@ -240,7 +242,7 @@ def _be_rank(
     end_with_starter()
     faulthandler.register(WHEREABOUTS_SIGNAL, file=whereabouts.fileno(), all_threads=True)
     try:
-        message = pickle.dumps((function(address, *args),))
+        message = pickle.dumps((function(rank_env, *args),))
     except KeyboardInterrupt:
         os._exit(128 + signal.SIGINT)  # the starter was interrupted too and says so
     except BaseException as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.launch.local_ranks import free_port, start_local_ranks
 from ufork.errors import ConfigError
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 
 SLURM_FIRST_PORT, SLURM_NUM_PORTS = 15_000, 15_000
 """Below the ports that Linux hands out by itself (from 32768)."""
@@ -44,11 +44,13 @@ def run_ranks(function: Callable[..., Any], num_ranks: int | None, *args: Any) -
         RankFailedError: a rank of this machine failed; all others have been ended.
     """
     prepare_environment(os.environ, num_local_ranks=num_ranks or 1)
-    address = joined_address(os.environ, num_ranks)
-    if address is None and num_ranks in (None, 1):
-        address = RankAddress(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
-    if address is not None:
-        function(address, *args)
+    rank_env = joined_environment(os.environ, num_ranks)
+    if rank_env is None and num_ranks in (None, 1):
+        rank_env = RankEnvironment(
+            rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port()
+        )
+    if rank_env is not None:
+        function(rank_env, *args)
         return
     assert num_ranks is not None
     start_local_ranks(function, num_ranks, *args, context=process_context())
@@ -79,28 +81,28 @@ def process_context(preloaded_modules: tuple[str, ...] = PRELOADED_MODULES) -> B
     return context
 
 
-def joined_address(environment: Mapping[str, str], num_ranks: int | None) -> RankAddress | None:
+def joined_environment(environment: Mapping[str, str], num_ranks: int | None) -> RankEnvironment | None:
     """The address that torchrun or srun gave this process; None where neither started it as one of several.
 
     Raises:
         ConfigError: they started another number of ranks than `num_ranks`.
     """
-    address = _torchrun_address(environment) or _slurm_address(environment)
-    if address is None or num_ranks in (None, address.world_size):
-        return address
-    if address.world_size == 1:  # an interactive shell of one task: what is asked for starts inside it
+    rank_env = _torchrun_environment(environment) or _slurm_environment(environment)
+    if rank_env is None or num_ranks in (None, rank_env.world_size):
+        return rank_env
+    if rank_env.world_size == 1:  # an interactive shell of one task: what is asked for starts inside it
         return None
     raise ConfigError(
-        f"--ranks {num_ranks}: torchrun or srun has started {address.world_size} ranks; leave --ranks out to join them"
+        f"--ranks {num_ranks}: torchrun or srun has started {rank_env.world_size} ranks; leave --ranks out to join them"
     )
 
 
-def _torchrun_address(environment: Mapping[str, str]) -> RankAddress | None:
+def _torchrun_environment(environment: Mapping[str, str]) -> RankEnvironment | None:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     if not all(name in environment for name in names):
         return None
     rank, world_size, local_rank, host, port = (environment[name] for name in names)
-    return RankAddress(
+    return RankEnvironment(
         rank=int(rank),
         world_size=int(world_size),
         local_rank=int(local_rank),
@@ -109,13 +111,13 @@ def _torchrun_address(environment: Mapping[str, str]) -> RankAddress | None:
     )
 
 
-def _slurm_address(environment: Mapping[str, str]) -> RankAddress | None:
+def _slurm_environment(environment: Mapping[str, str]) -> RankEnvironment | None:
     if "SLURM_STEP_ID" not in environment:  # a batch script outside srun has SLURM_PROCID too, but is no rank
         return None
     job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
     restart = int(environment.get("SLURM_RESTART_COUNT", 0))  # a rank left over by an earlier one may still listen
     nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
-    return RankAddress(
+    return RankEnvironment(
         rank=int(environment["SLURM_PROCID"]),
         world_size=int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"]),
         local_rank=int(environment["SLURM_LOCALID"]),

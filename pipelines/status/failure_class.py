@@ -47,7 +47,7 @@ class _Sign:
         return Diagnosis(self.failure, line.strip(), self.advice) if re.search(self.pattern, line) else None
 
 
-_HOST_MEMORY = "the node's memory was used up: ask for more (--mem), or lower data.num_workers and data.steps_ahead"
+_HOST_MEMORY = "the node's memory was used up: ask for more (--mem), or lower data.num_workers and data.prefetch_steps"
 _RESUME = "run the same command again: it goes on from the last checkpoint"
 _NODE = f"leave the node out (--exclude), and {_RESUME}"
 
@@ -55,7 +55,7 @@ _CAUSES = (
     _Sign(
         Failure.OUT_OF_MEMORY,
         r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory",
-        "the device's memory was used up: shorter data.row_tokens, train.activation_checkpointing=true, or more ranks;"
+        "the device's memory was used up: shorter data.seq_len, train.activation_checkpointing=true, or more ranks;"
         " `ufork plan` estimates what a layout needs",
     ),
     _Sign(

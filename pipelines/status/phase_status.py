@@ -1,6 +1,6 @@
-"""How far one stage of a run is, by the files that it leaves.
+"""How far one phase of a run is, by the files that it leaves.
 
-config.yaml (steps) + metrics.jsonl + checkpoints/ + quarantine/ + weights/ -> StageStatus
+config.yaml (steps) + metrics.jsonl + checkpoints/ + skipped_samples/ + weights/ -> StageStatus
 """
 
 import json
@@ -20,8 +20,8 @@ RECENT_SECONDS = 300.0
 
 
 @dataclass(kw_only=True)
-class StageStatus:
-    """One stage; what is None is not known."""
+class PhaseStatus:
+    """One phase; what is None is not known."""
 
     name: str
     steps: int | None
@@ -43,13 +43,13 @@ class StageStatus:
     """Files that are damaged."""
 
 
-def read_stage(run: RunFolder, name: str, train: dict[str, Any]) -> StageStatus:
-    """What the files of stage `name` tell; `train` is its section of the run's config."""
-    status = StageStatus(name=name, steps=train.get("steps"))
-    metrics = run.stage(name) / "metrics.jsonl"
+def read_phase(run: RunFolder, name: str, train: dict[str, Any]) -> PhaseStatus:
+    """What the files of phase `name` tell; `train` is its section of the run's config."""
+    status = PhaseStatus(name=name, steps=train.get("steps"))
+    metrics = run.phase(name) / "metrics.jsonl"
     _read_metrics(status, metrics, train.get("limit_seconds"))
     _read_checkpoints(status, CheckpointFolder(run.checkpoints(name)))
-    _read_quarantine(status, run.quarantine(name))
+    _read_skipped_samples(status, run.skipped_samples(name))
     weights = run.weights(name) / WEIGHTS_NAME
     status.finished = weights.exists() and (not metrics.exists() or _changed(weights) >= _changed(metrics))
     return status
@@ -59,7 +59,7 @@ def _changed(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def _read_metrics(status: StageStatus, path: Path, limit_seconds: float | None) -> None:
+def _read_metrics(status: PhaseStatus, path: Path, limit_seconds: float | None) -> None:
     if not path.exists():
         return
     reports, damaged = _json_lines(path)
@@ -76,7 +76,7 @@ def _read_metrics(status: StageStatus, path: Path, limit_seconds: float | None) 
     _read_speed(status, recent, limit_seconds)
 
 
-def _read_speed(status: StageStatus, recent: list[dict[str, Any]], limit_seconds: float | None) -> None:
+def _read_speed(status: PhaseStatus, recent: list[dict[str, Any]], limit_seconds: float | None) -> None:
     """Each report's figures are of the time since the one before it."""
     first, last = recent[0], recent[-1]
     spans = [later["seconds"] - earlier["seconds"] for earlier, later in zip(recent, recent[1:], strict=False)]
@@ -92,7 +92,7 @@ def _read_speed(status: StageStatus, recent: list[dict[str, Any]], limit_seconds
             status.seconds_left = min(status.seconds_left, max(0.0, limit_seconds - last["seconds"]))
 
 
-def _read_checkpoints(status: StageStatus, folder: CheckpointFolder) -> None:
+def _read_checkpoints(status: PhaseStatus, folder: CheckpointFolder) -> None:
     for step in reversed(folder.steps()):
         try:
             verify(folder.at(step), deep=False)
@@ -111,7 +111,7 @@ def _read_checkpoints(status: StageStatus, folder: CheckpointFolder) -> None:
         status.faults.append(f"{folder.path / HOLDER_FILE}: is no number")
 
 
-def _read_quarantine(status: StageStatus, folder: Path) -> None:
+def _read_skipped_samples(status: PhaseStatus, folder: Path) -> None:
     reasons: Counter[str] = Counter()
     for path in sorted(folder.glob("replica-*.jsonl")):
         samples, damaged = _json_lines(path)

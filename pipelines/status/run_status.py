@@ -1,6 +1,6 @@
-"""What state a run is in: its stages, its Slurm jobs, and why it ended where it failed.
+"""What state a run is in: its phases, its Slurm jobs, and why it ended where it failed.
 
-RUN/config.yaml -> stage_status.py for each stage;  RUN/slurm/ -> job_events.py, failure_class.py
+RUN/config.yaml -> phase_status.py for each phase;  RUN/slurm/ -> job_events.py, failure_class.py
 """
 
 import time
@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.cluster.job_events import Jobs, JobStatus, ends_of_logs, read_jobs
 from pipelines.status.failure_class import Diagnosis, diagnose
-from pipelines.status.phase_status import StageStatus, read_stage
+from pipelines.status.phase_status import PhaseStatus, read_phase
 from ufork.config import read_mapping
 from ufork.errors import ConfigError, StoppedError, UforkError
 from ufork.run_folder import RunFolder
@@ -50,7 +50,7 @@ class RunStatus:
 
     run: str
     state: State
-    stages: list[StageStatus]
+    phases: list[PhaseStatus]
     jobs: list[JobStatus]
     diagnosis: Diagnosis | None = None
     """Where it failed, or of the job that has just ended."""
@@ -58,15 +58,15 @@ class RunStatus:
     """What is missing or damaged."""
 
     @property
-    def stage(self) -> StageStatus | None:
+    def phase(self) -> PhaseStatus | None:
         """The one that is trained, or the last."""
-        unfinished = (stage for stage in self.stages if not stage.finished)
-        return next(unfinished, self.stages[-1] if self.stages else None)
+        unfinished = (phase for phase in self.phases if not phase.finished)
+        return next(unfinished, self.phases[-1] if self.phases else None)
 
     @property
     def restarts(self) -> int:
-        """How often training was begun again, by the stage's checkpoints or by Slurm's count."""
-        starts = max((stage.starts - 1 for stage in self.stages), default=0)
+        """How often training was begun again, by the phase's checkpoints or by Slurm's count."""
+        starts = max((phase.starts - 1 for phase in self.phases), default=0)
         return max(0, starts, *(job.restart for job in self.jobs))
 
 
@@ -84,10 +84,10 @@ def read_status(run: Path, environment: Mapping[str, str], *, ended: int | None 
     if not run.is_dir():
         raise ConfigError(f"{run}: no such folder; give that of a run")
     faults: list[str] = []
-    stages = [_stage(run, name, train, faults) for name, train in _trained(run, faults).items()]
+    phases = [_phase(run, name, train, faults) for name, train in _trained(run, faults).items()]
     jobs = read_jobs(run, environment)
-    state = _state(stages, jobs) if ended is None else _state_after(ended, stages, jobs)
-    status = RunStatus(str(run), state, stages, jobs.jobs, faults=faults + jobs.faults)
+    state = _state(phases, jobs) if ended is None else _state_after(ended, phases, jobs)
+    status = RunStatus(str(run), state, phases, jobs.jobs, faults=faults + jobs.faults)
     if state is State.FAILED or ended is not None:
         job = jobs.newest
         code = ended if ended is not None else (job.exit_code if job else None)
@@ -97,55 +97,55 @@ def read_status(run: Path, environment: Mapping[str, str], *, ended: int | None 
 
 
 def _trained(run: Path, faults: list[str]) -> dict[str, dict[str, Any]]:
-    """The `train` section of each stage, in order; without a config, of those that have left a folder."""
+    """The `train` section of each phase, in order; without a config, of those that have left a folder."""
     try:
-        stages = read_mapping(RunFolder(run).config).get("stages", {})
-        return {name: stage["train"] for name, stage in stages.items()}
+        phases = read_mapping(RunFolder(run).config).get("phases", {})
+        return {name: phase["train"] for name, phase in phases.items()}
     except (ConfigError, AttributeError, KeyError, TypeError) as error:
-        faults.append(str(error) if isinstance(error, ConfigError) else f"{run}/config.yaml: names no stages")
-        return {path.name: {} for path in sorted((run / "stages").glob("*"))}
+        faults.append(str(error) if isinstance(error, ConfigError) else f"{run}/config.yaml: names no phases")
+        return {path.name: {} for path in sorted((run / "phases").glob("*"))}
 
 
-def _stage(run: Path, name: str, train: dict[str, Any], faults: list[str]) -> StageStatus:
+def _phase(run: Path, name: str, train: dict[str, Any], faults: list[str]) -> PhaseStatus:
     try:
-        stage = read_stage(RunFolder(run), name, train)
+        phase = read_phase(RunFolder(run), name, train)
     except (UforkError, OSError, ValueError, TypeError) as error:
-        stage = StageStatus(name=name, steps=train.get("steps"), faults=[f"stage {name}: {error}"])
-    faults += stage.faults
-    return stage
+        phase = PhaseStatus(name=name, steps=train.get("steps"), faults=[f"phase {name}: {error}"])
+    faults += phase.faults
+    return phase
 
 
-def _state(stages: list[StageStatus], jobs: Jobs) -> State:
-    if stages and all(stage.finished for stage in stages):
+def _state(phases: list[PhaseStatus], jobs: Jobs) -> State:
+    if phases and all(phase.finished for phase in phases):
         return State.FINISHED
     job = jobs.newest
     if job is None:
-        return _state_by_files(stages)
+        return _state_by_files(phases)
     if job.event == "ended":
-        return _state_after(job.exit_code, stages, jobs)
+        return _state_after(job.exit_code, phases, jobs)
     if job.slurm in OVER:  # it ended without telling so itself
         return State.STOPPED if job.slurm == "CANCELLED" else State.FAILED
     if job.event != "started" or job.slurm == "PENDING":
         return State.QUEUED
-    last_sign = max((stage.last_sign or 0.0 for stage in stages), default=0.0)
+    last_sign = max((phase.last_sign or 0.0 for phase in phases), default=0.0)
     return State.RESUMING if job.restart and last_sign < job.time else State.RUNNING
 
 
-def _state_after(exit_code: int | None, stages: list[StageStatus], jobs: Jobs) -> State:
-    """Of a run whose job has ended; one of a chain ends well before all stages are finished."""
+def _state_after(exit_code: int | None, phases: list[PhaseStatus], jobs: Jobs) -> State:
+    """Of a run whose job has ended; one of a chain ends well before all phases are finished."""
     if exit_code == StoppedError.exit_code:
         return State.STOPPED
     if exit_code != 0:
         return State.FAILED
-    if all(stage.finished for stage in stages):
+    if all(phase.finished for phase in phases):
         return State.FINISHED
     waiting = any(job.event == "submitted" and job.slurm not in OVER for job in jobs.jobs)
     return State.QUEUED if waiting else State.STOPPED
 
 
-def _state_by_files(stages: list[StageStatus]) -> State:
+def _state_by_files(phases: list[PhaseStatus]) -> State:
     """Without Slurm nobody tells of an end: what has not reported for long is not running."""
-    signs = [stage.last_sign for stage in stages if stage.last_sign]
+    signs = [phase.last_sign for phase in phases if phase.last_sign]
     if not signs:
         return State.QUEUED
     return State.RUNNING if time.time() - max(signs) < SILENT_SECONDS else State.STOPPED

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.status.phase_status import RECENT_SECONDS, StageStatus
+from pipelines.status.phase_status import RECENT_SECONDS, PhaseStatus
 from pipelines.status.run_status import RunStatus
 
 LABEL_WIDTH = 12
@@ -25,42 +25,42 @@ def _lines(status: RunStatus) -> Iterator[tuple[str, str]]:
         yield "failure", diagnosis.failure
         yield "told by", diagnosis.line
         yield "what to do", diagnosis.advice
-    if status.stage:
-        yield from _stage_lines(status.stage)
+    if status.phase:
+        yield from _phase_lines(status.phase)
     if status.restarts:
         yield "restarts", str(status.restarts)
-    if len(status.stages) > 1:
-        yield "stages", ", ".join(f"{stage.name} {_progress(stage)}" for stage in status.stages)
+    if len(status.phases) > 1:
+        yield "phases", ", ".join(f"{phase.name} {_progress(phase)}" for phase in status.phases)
     for job in status.jobs:
         where = f" on {job.nodes}" if job.nodes else ""
         told = job.slurm or job.event
-        yield "job", f"{job.job} ({job.stage or 'all stages'}) {told}, restart {job.restart}{where}; {job.reason}"
+        yield "job", f"{job.job} ({job.phase or 'all phases'}) {told}, restart {job.restart}{where}; {job.reason}"
     for fault in status.faults:
         yield "look at", fault
 
 
-def _stage_lines(stage: StageStatus) -> Iterator[tuple[str, str]]:
-    yield "stage", f"{stage.name}, {_progress(stage)}"
-    if stage.losses:
-        yield "loss", ", ".join(f"{task} {loss:.4f}" for task, loss in stage.losses.items())
-    if stage.tokens_per_s is not None:
-        yield "speed", f"{stage.tokens_per_s:,.0f} tokens/s over the last {RECENT_SECONDS / 60:g} minutes of training"
-    if stage.seconds_left is not None and not stage.finished:
-        yield "time left", f"{_duration(stage.seconds_left)} of training for this stage"
-    if stage.checkpoint_step is not None:
-        yield "checkpoint", f"after step {stage.checkpoint_step}, {_duration(stage.checkpoint_age_seconds or 0)} old"
+def _phase_lines(phase: PhaseStatus) -> Iterator[tuple[str, str]]:
+    yield "phase", f"{phase.name}, {_progress(phase)}"
+    if phase.losses:
+        yield "loss", ", ".join(f"{task} {loss:.4f}" for task, loss in phase.losses.items())
+    if phase.tokens_per_s is not None:
+        yield "speed", f"{phase.tokens_per_s:,.0f} tokens/s over the last {RECENT_SECONDS / 60:g} minutes of training"
+    if phase.seconds_left is not None and not phase.finished:
+        yield "time left", f"{_duration(phase.seconds_left)} of training for this phase"
+    if phase.checkpoint_step is not None:
+        yield "checkpoint", f"after step {phase.checkpoint_step}, {_duration(phase.checkpoint_age_seconds or 0)} old"
     else:
         yield "checkpoint", "none yet"
-    if stage.left_out:
-        reasons = list(stage.left_out.items())[:NAMED_REASONS]
+    if phase.left_out:
+        reasons = list(phase.left_out.items())[:NAMED_REASONS]
         named = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-        yield "left out", f"{sum(stage.left_out.values()):,} samples: {named}"
+        yield "left out", f"{sum(phase.left_out.values()):,} samples: {named}"
 
 
-def _progress(stage: StageStatus) -> str:
-    if stage.finished:
+def _progress(phase: PhaseStatus) -> str:
+    if phase.finished:
         return "finished"
-    return f"step {stage.step:,} of {stage.steps:,}" if stage.steps else f"step {stage.step:,}"
+    return f"step {phase.step:,} of {phase.steps:,}" if phase.steps else f"step {phase.step:,}"
 
 
 def _duration(seconds: float) -> str:
@@ -69,4 +69,4 @@ def _duration(seconds: float) -> str:
 
 def as_values(status: RunStatus) -> dict[str, Any]:
     """The same for JSON."""
-    return {**asdict(status), "restarts": status.restarts, "stage": status.stage.name if status.stage else None}
+    return {**asdict(status), "restarts": status.restarts, "phase": status.phase.name if status.phase else None}

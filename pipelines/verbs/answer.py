@@ -6,7 +6,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the weights, the image and the questions."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights, as RUN/stages/STAGE/weights")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="weights, as RUN/phases/STAGE/weights")
     parser.add_argument("--image", type=Path, required=True, help="PNG or JPEG")
     parser.add_argument("--question", action="append", required=True, help="may be given several times")
 

@@ -1,9 +1,9 @@
 """What a run can go on from.
 
-list    every checkpoint of the run's stages, with step and layout
+list    every checkpoint of the run's phases, with step and layout
 verify  reads each to the last byte and names what is at fault; exit code 1 if any is damaged
-prune   removes all but each stage's newest --keep; damaged ones do not count
-export  takes one checkpoint (RUN/stages/NAME/checkpoints/step-N) and leaves its whole weights, with the tokenizers, in
+prune   removes all but each phase's newest --keep; damaged ones do not count
+export  takes one checkpoint (RUN/phases/NAME/checkpoints/step-N) and leaves its whole weights, with the tokenizers, in
         --output: to draw and answer with, or for another run
 reshape takes one checkpoint and leaves it in --output as --ranks colocated ranks would have written it, to keep or to
         move in few files; no job needs it: any layout goes on from any other's checkpoint as it is
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="a run's folder; for export and reshape, that of one checkpoint"
     )
-    parser.add_argument("--keep", type=int, default=1, metavar="N", help="of each stage, for prune")
+    parser.add_argument("--keep", type=int, default=1, metavar="N", help="of each phase, for prune")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for export and reshape")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="for reshape (%(default)s)")
 
@@ -55,9 +55,9 @@ def _folders(run: Path) -> list["CheckpointFolder"]:
     from ufork.checkpoint.folder import CheckpointFolder
     from ufork.errors import CheckpointError
 
-    found = [CheckpointFolder(path) for path in sorted(run.glob("stages/*/checkpoints"))]
+    found = [CheckpointFolder(path) for path in sorted(run.glob("phases/*/checkpoints"))]
     if not found:
-        raise CheckpointError(f"{run}: no checkpoints in stages/*/checkpoints; give the folder of a run")
+        raise CheckpointError(f"{run}: no checkpoints in phases/*/checkpoints; give the folder of a run")
     return found
 
 

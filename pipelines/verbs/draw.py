@@ -15,7 +15,7 @@ SAMPLING = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the weights, the prompts and how to sample."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights, as RUN/stages/STAGE/weights")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="weights, as RUN/phases/STAGE/weights")
     parser.add_argument("--prompt", action="append", required=True, help="may be given several times")
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
     for key, (kind, what) in SAMPLING.items():

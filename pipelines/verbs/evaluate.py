@@ -1,4 +1,4 @@
-"""Scores the weights of the recipe's last stage on the held-out questions and prompts, and prints the table.
+"""Scores the weights of the recipe's last phase on the held-out questions and prompts, and prints the table.
 
 Leaves RUN/evaluation.json, its example pictures, and the detector that judged the drawings.
 """
@@ -12,7 +12,7 @@ from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the recipe, and other weights than its own."""
     add_recipe_arguments(parser)
-    parser.add_argument("--checkpoint", type=Path, help="weights; those of the recipe's last stage unless given")
+    parser.add_argument("--checkpoint", type=Path, help="weights; those of the recipe's last phase unless given")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -26,10 +26,10 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = recipe_of(arguments)
     if recipe.prepare.scenes is None:
         raise ConfigError("prepare.scenes: null, but the skills are measured on scenes; give the section")
-    if not recipe.stages and not arguments.checkpoint:
-        raise ConfigError("stages: the recipe has none, so there are no weights to evaluate; give --checkpoint")
+    if not recipe.phases and not arguments.checkpoint:
+        raise ConfigError("phases: the recipe has none, so there are no weights to evaluate; give --checkpoint")
     folder = recipe.run_folder
-    checkpoint = arguments.checkpoint or folder.weights(list(recipe.stages)[-1])
+    checkpoint = arguments.checkpoint or folder.weights(list(recipe.phases)[-1])
 
     from ufork.eval.evaluate import evaluate
     from ufork.eval.scenes.detector_fit import detector_for

@@ -53,18 +53,18 @@ def run(arguments: argparse.Namespace) -> None:
 def _examined(arguments: argparse.Namespace, nodes: list[str]) -> "NodeReport":
     from pipelines.cluster.node_health import CLOCK_SECONDS, NodeReport, free_gb, gpu_faults
     from pipelines.cluster.rendezvous import meet
-    from pipelines.launch.ranks import joined_address
+    from pipelines.launch.ranks import joined_environment
     from ufork.errors import PeerError
 
     gpus, faults = gpu_faults(arguments.gpus)
     free, too_full = free_gb([arguments.folder, Path(tempfile.gettempdir())])
     faults += too_full
     found = {"node": os.environ.get("SLURMD_NODENAME", socket.gethostname()), "gpus": gpus, "free_gb": free}
-    address = joined_address(os.environ, None)
-    if address is None or address.world_size == 1:
+    rank_env = joined_environment(os.environ, None)
+    if rank_env is None or rank_env.world_size == 1:
         return NodeReport(**found, faults=faults)
     try:
-        meeting = meet(address, nodes, on_gpu=bool(gpus), timeout_seconds=arguments.timeout)
+        meeting = meet(rank_env, nodes, on_gpu=bool(gpus), timeout_seconds=arguments.timeout)
     except PeerError as error:
         return NodeReport(**found, faults=faults, missed=str(error))
     if abs(meeting.clock_offset_seconds) > CLOCK_SECONDS:

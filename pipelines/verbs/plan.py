@@ -1,4 +1,4 @@
-"""Estimates the layouts for a number of devices and recommends one: step time, bubble, memory per rank, wire traffic.
+"""Estimates the layouts for a number of devices and recommends one: step time, bubble, memory per rank, bytes sent.
 
 --measure takes the rates of this machine first and leaves them in machine.yaml, for --gpu machine.yaml later.
 """
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--gpus", type=int, required=True, metavar="N", help="devices of the job")
     parser.add_argument("--gpu", default="h100", help="h100, a100, or a file of --measure")
-    parser.add_argument("--stage", help="of the recipe; its first with both tasks unless given")
+    parser.add_argument("--phase", help="of the recipe; its first with both tasks unless given")
     parser.add_argument("--measure", action="store_true", help="take the rates of this machine")
     parser.add_argument("--scaling", type=Path, metavar="PNG", help="draw tokens per second from 8 to N devices")
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ufork.planning.machine import profile_of
     from ufork.planning.planner import make_plan
 
-    workload = workload_of(recipe, arguments.stage)
+    workload = workload_of(recipe, arguments.phase)
     if arguments.measure:
         from pipelines.doctor.machine_rates import measure_machine
 
@@ -57,30 +57,30 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"scaling: {arguments.scaling}")
 
 
-def workload_of(recipe: "Recipe", stage: str | None) -> "Workload":
-    """What a stage of `recipe` asks for; sizes that the tokenizers decide are taken from their configs.
+def workload_of(recipe: "Recipe", phase: str | None) -> "Workload":
+    """What a phase of `recipe` asks for; sizes that the tokenizers decide are taken from their configs.
 
     Raises:
-        ConfigError: the recipe has no such stage.
+        ConfigError: the recipe has no such phase.
     """
     from ufork.errors import ConfigError
     from ufork.model.config import Dimensions
     from ufork.planning.workload import Workload
 
-    if stage is not None and stage not in recipe.stages:
-        raise ConfigError(f"--stage {stage}: the recipe's stages are {', '.join(recipe.stages)}")
-    both = [name for name, s in recipe.stages.items() if all(s.train.rows_per_step.by_task.values())]
-    chosen = recipe.stages[stage or (both or list(recipe.stages))[0]]
+    if phase is not None and phase not in recipe.phases:
+        raise ConfigError(f"--phase {phase}: the recipe's phases are {', '.join(recipe.phases)}")
+    both = [name for name, s in recipe.phases.items() if all(s.train.global_batch_size.by_task.values())]
+    chosen = recipe.phases[phase or (both or list(recipe.phases))[0]]
     return Workload(
         model=recipe.model,
         dimensions=Dimensions(
-            vocabulary_size=QWEN_VOCABULARY if recipe.text.folder else recipe.text.vocabulary_size,
+            vocab_size=QWEN_VOCABULARY if recipe.text.folder else recipe.text.vocab_size,
             codebook_size=recipe.vision.codebook_size,
             code_width=recipe.vision.code_width,
             codes_per_position=recipe.vision.codes_per_position,
         ),
-        rows_per_step=chosen.train.rows_per_step.by_task,
-        row_tokens=chosen.data.row_tokens,
+        global_batch_size=chosen.train.global_batch_size.by_task,
+        seq_len=chosen.data.seq_len,
         precision="fp32" if chosen.train.precision == "fp32" else "bf16",
         recompute=chosen.train.activation_checkpointing,
         moments=2 if chosen.train.optimizer == "adamw" else 0,
@@ -94,14 +94,14 @@ QWEN_VOCABULARY = 151_680
 def _table(plan: "Plan", workload: "Workload") -> str:
     import yaml
 
-    tokens = sum(workload.rows_per_step.values()) * workload.row_tokens
-    lines = [f"{'layout (tp x dp)':62} ranks  step ms  tokens/s   GB/rank  wire GB  bubble"]
+    tokens = sum(workload.global_batch_size.values()) * workload.seq_len
+    lines = [f"{'layout (tp x dp)':62} ranks  step ms  tokens/s   GB/rank  sent GB  bubble"]
     for candidate in plan.candidates[:SHOWN]:
         step = candidate.step
-        bubble = " ".join(f"{stage[0]}{share:.0%}" for stage, share in step.bubble.items())
+        bubble = " ".join(f"{phase[0]}{share:.0%}" for phase, share in step.bubble.items())
         lines.append(
             f"{candidate.config.describe():62} {candidate.num_ranks:5}  {step.seconds * 1e3:7.1f}"
-            f" {tokens / step.seconds:9,.0f}  {candidate.fullest / 1e9:8.2f} {step.wire_bytes / 1e9:8.2f}  {bubble}"
+            f" {tokens / step.seconds:9,.0f}  {candidate.fullest / 1e9:8.2f} {step.p2p_bytes / 1e9:8.2f}  {bubble}"
         )
     chosen = plan.recommended
     layout = {"kind": chosen.config.kind} | chosen.config.model_dump(mode="json", exclude_defaults=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = ("images", "conversations", "captions", "tars", "huggingface")
 ACTIONS = ("encode", "report", "verify", "merge", "write")
-PHASES = ("catalogue", "survey", "write", "merge")
+PHASES = ("record_index", "fingerprints", "write", "merge")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +124,7 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
 
     from data_prep.inputs.config import open_input
     from data_prep.sharding.merge import merge_shards, report_on
-    from data_prep.sharding.run import WHOLE, make_catalogue, shard, survey_records, write_shards
+    from data_prep.sharding.run import WHOLE, fingerprint_records, make_record_index, shard, write_shards
 
     config, target = _config_of(arguments)
     opener = partial(open_input, config.input)
@@ -136,9 +136,9 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
         shard(config, target, opener)
     else:
         share = share or WHOLE
-        make_catalogue(config, target, opener)
-        if phase in ("survey", None):
-            survey_records(config, target, opener, share)
+        make_record_index(config, target, opener)
+        if phase in ("fingerprints", None):
+            fingerprint_records(config, target, opener, share)
         if phase in ("write", None):
             write_shards(config, target, opener, share)
 

@@ -1,4 +1,4 @@
-"""Where a run is: its state, stage and step, speed, restarts, last checkpoint, time left, and what was left out.
+"""Where a run is: its state, phase and step, speed, restarts, last checkpoint, time left, and what was left out.
 
 Read from the run's folder, and from Slurm where there is one. With --ended, the report of a job that has just ended.
 """

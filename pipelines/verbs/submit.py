@@ -1,4 +1,4 @@
-"""Submits a recipe's training to Slurm: one job, or one per stage of --chain, each after the one before.
+"""Submits a recipe's training to Slurm: one job, or one per phase of --chain, each after the one before.
 
 Code and resolved recipe are kept in RUN/submissions, so that a job that begins again runs what was submitted.
 """
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ranks.add_argument("--gpus-per-node", type=int, metavar="N", help="one rank each")
     ranks.add_argument("--ranks-per-node", type=int, metavar="N", help="on nodes without GPUs")
     parser.add_argument("--time", default="24:00:00", help="limit of each start, as Slurm writes it (%(default)s)")
-    parser.add_argument("--chain", metavar="A,B,C", help="these stages, one job each")
+    parser.add_argument("--chain", metavar="A,B,C", help="these phases, one job each")
     parser.add_argument("--restarts", type=int, default=10, help="at most so many of each job (%(default)s)")
     parser.add_argument("--container", metavar="IMAGE", help="run by pyxis; its Python is python3 unless --python")
     parser.add_argument(
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         UforkError: a value is at fault, the ranks do not fit the layout, or Slurm refuses.
     """
     recipe = recipe_of(arguments)
-    stages = _stages(recipe, arguments.chain)
+    phases = _phases(recipe, arguments.chain)
     _require_fitting(recipe, arguments)
 
     from pipelines.cluster.slurm_job import TEMPLATE, render
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{TEMPLATE}: missing; submit from a checkout of ufork (pip install -e), which has slurm/")
     template = TEMPLATE.read_text(encoding="utf-8")
     submission = Submission.next_of(recipe.run_folder.path.absolute())
-    requests = [_request(arguments, recipe, submission, stage) for stage in stages]
+    requests = [_request(arguments, recipe, submission, phase) for phase in phases]
     if arguments.dry_run:
         print(BETWEEN_JOBS.join(render(request, template) for request in requests), end="")
         return
@@ -69,22 +69,22 @@ def run(arguments: argparse.Namespace) -> None:
     print(_how_to_follow(requests, jobs, submission.path))
 
 
-def _stages(recipe: "Recipe", chain: str | None) -> list[str | None]:
+def _phases(recipe: "Recipe", chain: str | None) -> list[str | None]:
     """Of each job; None is all of them."""
     from ufork.errors import ConfigError
 
-    known = list(recipe.stages)
+    known = list(recipe.phases)
     if not known:
-        raise ConfigError("stages: the recipe has none, so there is nothing to train; name at least one")
+        raise ConfigError("phases: the recipe has none, so there is nothing to train; name at least one")
     if chain is None:
         return [None]
     chosen = chain.split(",")
     if unknown := [name for name in chosen if name not in known]:
-        raise ConfigError(f"--chain: {', '.join(unknown)} is no stage of the recipe, which has {', '.join(known)}")
+        raise ConfigError(f"--chain: {', '.join(unknown)} is no phase of the recipe, which has {', '.join(known)}")
     first = known.index(chosen[0])
     if chosen != known[first : first + len(chosen)]:
         raise ConfigError(
-            f"--chain {chain}: each stage starts from the weights of the one before; the recipe's order is"
+            f"--chain {chain}: each phase starts from the weights of the one before; the recipe's order is"
             f" {','.join(known)}"
         )
     return list(chosen)
@@ -101,12 +101,12 @@ def _require_fitting(recipe: "Recipe", arguments: argparse.Namespace) -> None:
             " job has at least one node with one rank, and no fewer than 0 restarts"
         )
     num_ranks = arguments.nodes * per_node
-    for name, stage in recipe.stages.items():
+    for name, phase in recipe.phases.items():
         try:
-            make_layout(recipe.layout, num_ranks=num_ranks, rows_per_step=stage.train.rows_per_step.by_task)
+            make_layout(recipe.layout, num_ranks=num_ranks, global_batch_size=phase.train.global_batch_size.by_task)
         except ConfigError as error:
             raise ConfigError(
-                f"stage {name} on {arguments.nodes} nodes x {per_node} = {num_ranks} ranks: {error}."
+                f"phase {name} on {arguments.nodes} nodes x {per_node} = {num_ranks} ranks: {error}."
                 f" `ufork plan {arguments.recipe} --gpus {num_ranks}` finds layouts that fit"
             ) from None
 
@@ -116,7 +116,7 @@ def _ranks_per_node(arguments: argparse.Namespace) -> int:
 
 
 def _request(
-    arguments: argparse.Namespace, recipe: "Recipe", submission: "Submission", stage: str | None
+    arguments: argparse.Namespace, recipe: "Recipe", submission: "Submission", phase: str | None
 ) -> "JobRequest":
     from pipelines.cluster.slurm_job import JobRequest
 
@@ -132,7 +132,7 @@ def _request(
         has_gpus=arguments.gpus_per_node is not None,
         time=arguments.time,
         restarts=arguments.restarts,
-        stage=stage,
+        phase=phase,
         checks_nodes=not arguments.no_node_check,
         container=arguments.container,
         mounts=(f"{here}:{here}", *arguments.mount),
@@ -142,7 +142,7 @@ def _request(
 
 def _how_to_follow(requests: "list[JobRequest]", jobs: list[int], kept: Path) -> str:
     run = requests[0].run
-    numbered = [f"job {job}: {request.stage or 'all stages'}" for request, job in zip(requests, jobs, strict=True)]
+    numbered = [f"job {job}: {request.phase or 'all phases'}" for request, job in zip(requests, jobs, strict=True)]
     return "\n".join(
         [
             *numbered,

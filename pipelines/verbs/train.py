@@ -1,4 +1,4 @@
-"""Writes RUN/stages/STAGE/metrics.jsonl, drawings/ and weights/ for each stage.
+"""Writes RUN/phases/STAGE/metrics.jsonl, drawings/ and weights/ for each phase.
 
 With --trace, one step of each is left as trace.json (for Perfetto), pipeline.png and bubble.json there.
 
@@ -12,19 +12,19 @@ from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
-    from ufork.parallel.rank_environment import RankAddress
+    from ufork.parallel.rank_environment import RankEnvironment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the recipe, and on how many ranks which of its stages are trained."""
+    """Adds the recipe, and on how many ranks which of its phases are trained."""
     add_recipe_arguments(parser)
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start here; as many as the layout needs")
-    parser.add_argument("--trace", action="store_true", help="leave a picture of one step of each stage")
-    parser.add_argument("--stage", metavar="NAME", help="train this one, from the weights of the one before it")
+    parser.add_argument("--trace", action="store_true", help="leave a picture of one step of each phase")
+    parser.add_argument("--phase", metavar="NAME", help="train this one, from the weights of the one before it")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains the recipe's stages.
+    """Trains the recipe's phases.
 
     Raises:
         UforkError: a value, shard, tokenizer or folder is at fault, losses are not finite, or a rank failed.
@@ -35,27 +35,27 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.ranks is not None and arguments.ranks < 1:
         raise ConfigError(f"--ranks {arguments.ranks}: at least one rank trains")
 
-    stages = _stages_to_train(recipe, arguments.stage)
+    phases = _phases_to_train(recipe, arguments.phase)
 
     from pipelines.launch.ranks import run_ranks
     from ufork.parallel.layout import num_ranks_of
 
-    run_ranks(_train_on_rank, arguments.ranks or num_ranks_of(recipe.layout), recipe, stages, arguments.trace)
+    run_ranks(_train_on_rank, arguments.ranks or num_ranks_of(recipe.layout), recipe, phases, arguments.trace)
 
 
-def _stages_to_train(recipe: "Recipe", only: str | None) -> list[str]:
+def _phases_to_train(recipe: "Recipe", only: str | None) -> list[str]:
     from ufork.errors import ConfigError
 
-    names = list(recipe.stages)
+    names = list(recipe.phases)
     if not names:
-        raise ConfigError("stages: the recipe has none, so there is nothing to train; name at least one")
+        raise ConfigError("phases: the recipe has none, so there is nothing to train; name at least one")
     if only is not None and only not in names:
-        raise ConfigError(f"--stage {only}: the recipe's stages are {', '.join(names)}")
+        raise ConfigError(f"--phase {only}: the recipe's phases are {', '.join(names)}")
     return names if only is None else [only]
 
 
-def _train_on_rank(address: "RankAddress", recipe: "Recipe", stages: list[str], trace: bool) -> None:
+def _train_on_rank(rank_env: "RankEnvironment", recipe: "Recipe", phases: list[str], trace: bool) -> None:
     """Imports what trains on the rank itself, so that whoever starts the ranks need not."""
     from pipelines.training import train_on_rank
 
-    train_on_rank(address, recipe, stages, trace=trace)
+    train_on_rank(rank_env, recipe, phases, trace=trace)

@@ -10,7 +10,7 @@ from ufork.checkpoint.folder import (
     STATE_FILE,
     CheckpointFolder,
     CheckpointState,
-    Position,
+    TrainState,
     record_of,
     require_unchanged,
     verify,
@@ -20,14 +20,14 @@ from ufork.errors import CheckpointError, StorageError
 from ufork.vocabulary import Task
 
 FILES = {"trunk/dp0-tp0.safetensors": b"weights of the trunk", "generation/dp0-tp0.safetensors": b"of the branch"}
-STREAM = StreamState(seed=0, num_lanes=1, step=0, first_row={}, sources={}, taken={})
+STREAM = StreamState(seed=0, num_lanes=1, step=0, first_sequence={}, sources={}, taken={})
 
 
 def state_after(step: int, records, losses=None) -> CheckpointState:
     return CheckpointState(
         losses=losses or {},
-        position=Position(step=step),
-        fixed={"train.optimizer": "adamw", "model": {"width": 32}},
+        position=TrainState(step=step),
+        fixed={"train.optimizer": "adamw", "model": {"hidden_size": 32}},
         layout="colocated, tp 1",
         stream=STREAM,
         versions={},
@@ -146,13 +146,13 @@ def test_the_best_by_a_task_stay(tmp_path):
 
 def test_what_may_not_change_is_named(folder):
     state = verify(folder.at(30), deep=True)
-    require_unchanged(state, {"train.optimizer": "adamw", "model": {"width": 32}}, origin=folder.path)
+    require_unchanged(state, {"train.optimizer": "adamw", "model": {"hidden_size": 32}}, origin=folder.path)
     with pytest.raises(CheckpointError, match="train.optimizer was adamw, is sgd.*train.resume=never"):
-        require_unchanged(state, {"train.optimizer": "sgd", "model": {"width": 32}}, origin=folder.path)
+        require_unchanged(state, {"train.optimizer": "sgd", "model": {"hidden_size": 32}}, origin=folder.path)
 
 
 def test_what_is_fixed_is_compared_as_it_was_written(folder):
-    fixed = {"train.optimizer": "adamw", "model": {"width": 32}}
+    fixed = {"train.optimizer": "adamw", "model": {"hidden_size": 32}}
     assert json.loads((folder.at(30) / STATE_FILE).read_text())["fixed"] == fixed
     state = verify(folder.at(30), deep=False).model_copy(update={"fixed": {"train.trainable": ["trunk"]}})
     require_unchanged(state, {"train.trainable": ("trunk",)}, origin=folder.path)

@@ -13,7 +13,7 @@ from tests.ranks import run_on_ranks
 from tests.stages import open_stage
 from tests.tiny import DIMENSIONS, shallow_config, tiny_tokenizer, write_codes_source
 from ufork.checkpoint.config import CheckpointConfig
-from ufork.checkpoint.folder import CheckpointFolder, Position, verify
+from ufork.checkpoint.folder import CheckpointFolder, TrainState, verify
 from ufork.checkpoint.reshape import reshape
 from ufork.checkpoint.resume import find_checkpoint, resume
 from ufork.checkpoint.saver import Saver
@@ -22,20 +22,20 @@ from ufork.data.stream import TrainingStream
 from ufork.errors import ConfigError, StoppedError, StorageError
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.engine.stage_part import collected_shapes
-from ufork.parallel.engine.state_files import WEIGHT, FileImage, ShardFiles
+from ufork.parallel.engine.state_files import WEIGHT, FileImage, StateFiles
 from ufork.parallel.layout import make_layout, num_ranks_of
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
-from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig
-from ufork.train.loop import Beside, train_stage
+from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
+from ufork.train.loop import Hooks, train_phase
 from ufork.train.telemetry import Telemetry
 from ufork.vocabulary import Task
 
 STOPPED_AFTER, STEPS = 4, 14
 CLOSE = 1e-6
-MODEL = shallow_config(num_kv_heads=4)
+MODEL = shallow_config(num_key_value_heads=4)
 DATA = DataConfig(
-    understanding=(SourceConfig(folder="tiny"),), generation=(SourceConfig(folder="tiny"),), row_tokens=192, num_lanes=4
+    understanding=(SourceConfig(folder="tiny"),), generation=(SourceConfig(folder="tiny"),), seq_len=192, num_lanes=4
 )
 FACTS = {"fixed": {"model": "tiny"}, "layout": "", "versions": {}}
 
@@ -43,7 +43,7 @@ FACTS = {"fixed": {"model": "tiny"}, "layout": "", "versions": {}}
 def config_of(precision: str, optimizer: str) -> TrainConfig:
     return TrainConfig(
         steps=STEPS,
-        rows_per_step=RowsPerStep(understanding=4, generation=4),
+        global_batch_size=GlobalBatchSize(understanding=4, generation=4),
         optimizer=optimizer,
         learning_rate=1e-3 if optimizer == "adamw" else 0.1,
         weight_decay=0.1,
@@ -55,38 +55,42 @@ def config_of(precision: str, optimizer: str) -> TrainConfig:
     )
 
 
-def run_stage(address: RankAddress, layout: LayoutConfig, config: TrainConfig, folder: Path, stop_after: int | None):
+def run_stage(
+    rank_env: RankEnvironment, layout: LayoutConfig, config: TrainConfig, folder: Path, stop_after: int | None
+):
     """Final weights on the leader; None where the stage was stopped."""
     torch.set_num_threads(1)
-    rows = {task: getattr(config.rows_per_step, task) for task in Task}
+    sequences = {task: getattr(config.global_batch_size, task) for task in Task}
     checkpoints = CheckpointFolder(folder / "checkpoints")
-    with join_world(address, layout, timeout_seconds=60) as world:
-        bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, rows_per_step=rows), "finding")
+    with join_world(rank_env, layout, timeout_seconds=60) as world:
+        bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, global_batch_size=sequences), "finding")
         found = find_checkpoint(checkpoints, config.resume, FACTS, bridge)
-        stage = open_stage(world, config, model=MODEL, layout=layout, row_tokens=192)
+        stage = open_stage(world, config, model=MODEL, layout=layout, seq_len=192)
         stream = None
         if stage.reads_data:
-            place = dict(replica=world.place.dp_rank, num_replicas=world.dp_group.size())
-            stream = TrainingStream(DATA, tiny_tokenizer(), rows_per_step=rows, folder=folder, seed=3, **place)
+            coordinate = dict(replica=world.coordinate.dp_rank, num_replicas=world.dp_group.size())
+            stream = TrainingStream(
+                DATA, tiny_tokenizer(), global_batch_size=sequences, folder=folder, seed=3, **coordinate
+            )
         start = resume(stage.engine.shards, stream, found) if found else None
         telemetry = Telemetry(config, folder, stage="s", run_config={}, speaks=stage.bridge.is_leader, start=start)
         try:
-            return train_stage(
+            return train_phase(
                 stage,
                 config,
                 stream,
                 telemetry,
                 collected_shapes(MODEL, DIMENSIONS, stage.layout),
-                Beside(
+                Hooks(
                     start=start,
                     saver=Saver(
                         stage.engine.shards,
                         stage.bridge,
-                        stage.world.place,
+                        stage.world.coordinate,
                         checkpoints,
                         config.checkpoint,
                         facts=FACTS,
-                        start=start or Position(),
+                        start=start or TrainState(),
                     ),
                     asked_to_stop=lambda: bool(stream and stop_after and stream.step >= stop_after),
                 ),
@@ -97,9 +101,9 @@ def run_stage(address: RankAddress, layout: LayoutConfig, config: TrainConfig, f
             telemetry.close()
 
 
-def run_stage_on_a_full_disk(address, layout, config, folder, stop_after, failing_saves):
+def run_stage_on_a_full_disk(rank_env, layout, config, folder, stop_after, failing_saves):
     """Likewise; of this rank's files the first `failing_saves` find no space."""
-    write, left = FileImage.write, [failing_saves if address.rank else 0]
+    write, left = FileImage.write, [failing_saves if rank_env.rank else 0]
 
     def write_if_there_is_space(image, path):
         left[0] -= 1
@@ -108,7 +112,7 @@ def run_stage_on_a_full_disk(address, layout, config, folder, stop_after, failin
         return write(image, path)
 
     FileImage.write = write_if_there_is_space
-    return run_stage(address, layout, config, folder, stop_after)
+    return run_stage(rank_env, layout, config, folder, stop_after)
 
 
 def run(layout: LayoutConfig, config: TrainConfig, folder: Path, stop_after: int | None = None):
@@ -194,7 +198,7 @@ def test_a_stop_leaves_the_checkpoint_of_an_undisturbed_run(undisturbed, folder)
     _, whole = undisturbed("dp2", config)
     assert run(LAYOUTS["dp2"], config, folder, STOPPED_AFTER + 1) is None
     checkpoint = Path("checkpoints") / f"step-{STOPPED_AFTER:08d}"
-    with ShardFiles(folder / checkpoint) as files, ShardFiles(whole / checkpoint) as others:
+    with StateFiles(folder / checkpoint) as files, StateFiles(whole / checkpoint) as others:
         assert files.kinds() == others.kinds() == {WEIGHT, "exp_avg", "exp_avg_sq"}
         name = "model.trunk.token_embedding.weight"
         assert all(torch.equal(files.whole(kind, name), others.whole(kind, name)) for kind in files.kinds())
@@ -220,7 +224,7 @@ def test_in_another_layout_to_rounding(first, then, undisturbed, folder):
     torch.testing.assert_close(figures(folder)[:, :2], figures(whole)[:, :2], rtol=CLOSE, atol=0)
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_ranks"), [("forked tp2", 3), ("dp2", 1)])
 def test_a_reshaped_checkpoint_is_gone_on_from_bit_for_bit(name, num_ranks, undisturbed, folder):
     config = config_of("fp32", "adamw")

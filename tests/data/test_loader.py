@@ -125,9 +125,9 @@ def folder(tmp_path_factory):
 def stream(folder, context, **data):
     sources = (SourceConfig(folder="one"),)
     return TrainingStream(
-        DataConfig(understanding=sources, generation=sources, row_tokens=60, num_lanes=12, **data),
+        DataConfig(understanding=sources, generation=sources, seq_len=60, num_lanes=12, **data),
         tiny_tokenizer(),
-        rows_per_step=dict.fromkeys(Task, 12),
+        global_batch_size=dict.fromkeys(Task, 12),
         replica=0,
         num_replicas=2,
         folder=folder,
@@ -137,7 +137,7 @@ def stream(folder, context, **data):
 
 
 def ids_of(step):
-    return [row.sample_ids for task in Task for row in step[task]]
+    return [sequence.sample_ids for task in Task for sequence in step[task]]
 
 
 def test_rows_and_state_are_the_same_whoever_makes_them(folder, context):
@@ -150,11 +150,11 @@ def test_rows_and_state_are_the_same_whoever_makes_them(folder, context):
         if state:
             going_on.restore(with_all_lanes(state, undisturbed), origin="saved")
         for _ in range(2):
-            rows = going_on.next_step()
-            assert ids_of(rows) == ids_of(expected[step]), (num_workers, step)
+            sequences = going_on.next_step()
+            assert ids_of(sequences) == ids_of(expected[step]), (num_workers, step)
             for task in Task:
-                for row, other in zip(rows[task], expected[step][task], strict=True):
-                    assert torch.equal(row.codes_IC, other.codes_IC) and row.seed == other.seed
+                for sequence, other in zip(sequences[task], expected[step][task], strict=True):
+                    assert torch.equal(sequence.codes_IC, other.codes_IC) and sequence.seed == other.seed
             step += 1
         state = going_on.state()
         going_on.close()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny import encoded_sample
-from ufork.data.packing import pack_row
+from ufork.data.packing import pack_sequence
 from ufork.vocabulary import IGNORED_LABEL, Task
 
 PADDING = 299
@@ -15,51 +15,51 @@ TEXTS = st.lists(
 )
 
 
-def row_of(task, texts, spare):
+def sequence_number(task, texts, spare):
     samples = [
         encoded_sample(task, text, image=image or task is Task.GENERATION, seed=i, name=f"s{i}")
         for i, (text, image) in enumerate(texts)
     ]
     num_tokens = sum(len(sample.token_ids_L) for sample in samples)
-    return samples, pack_row(samples, row_tokens=num_tokens + spare, padding_id=PADDING)
+    return samples, pack_sequence(samples, seq_len=num_tokens + spare, padding_id=PADDING)
 
 
 @given(task=st.sampled_from(Task), texts=TEXTS, spare=st.integers(0, 5))
 def test_every_token_label_code_and_image_place_survives(task, texts, spare):
-    samples, row = row_of(task, texts, spare)
-    images = iter(zip(row.image_begins_M.tolist(), row.image_ends_M.tolist(), strict=True))
-    codes = iter(zip(row.image_positions_I.tolist(), row.codes_IC.tolist(), strict=True))
-    for start, sample in zip(row.segment_starts_S1.tolist(), samples, strict=False):
+    samples, sequence = sequence_number(task, texts, spare)
+    images = iter(zip(sequence.image_begins_M.tolist(), sequence.image_ends_M.tolist(), strict=True))
+    codes = iter(zip(sequence.image_positions_I.tolist(), sequence.codes_IC.tolist(), strict=True))
+    for start, sample in zip(sequence.segment_starts_S1.tolist(), samples, strict=False):
         place = slice(start, start + len(sample.token_ids_L))
-        assert np.array_equal(row.token_ids_T[place], sample.token_ids_L)
-        assert np.array_equal(row.labels_T[place], sample.labels_L)
+        assert np.array_equal(sequence.token_ids_T[place], sample.token_ids_L)
+        assert np.array_equal(sequence.labels_T[place], sample.labels_L)
         if sample.image_begin is not None:
             begin, end = next(images)
             assert (begin, end) == (start + sample.image_begin, begin + len(sample.codes_IC) + 1)
             expected = list(zip(range(begin + 1, end), sample.codes_IC.tolist(), strict=True))
             assert [next(codes) for _ in expected] == expected
     assert not list(images) and not list(codes)
-    assert row.sample_ids == tuple(sample.id for sample in samples)
+    assert sequence.sample_ids == tuple(sample.id for sample in samples)
     targets = np.concatenate([s.codes_IC if task is Task.GENERATION else s.labels_L for s in samples], axis=None)
-    assert row.num_targets == (targets != IGNORED_LABEL).sum()
+    assert sequence.num_targets == (targets != IGNORED_LABEL).sum()
 
 
 @given(task=st.sampled_from(Task), texts=TEXTS, spare=st.integers(0, 5))
 def test_samples_and_padding_are_segments_that_count_from_zero(task, texts, spare):
-    samples, row = row_of(task, texts, spare)
+    samples, sequence = sequence_number(task, texts, spare)
     lengths = [len(sample.token_ids_L) for sample in samples] + [spare] * (spare > 0)
-    assert row.segment_starts_S1.diff().tolist() == lengths
-    assert (row.segment_starts_S1[0], row.segment_starts_S1[-1]) == (0, len(row.token_ids_T))
-    assert row.longest_segment == max(lengths)
-    assert row.positions_T.tolist() == [position for length in lengths for position in range(length)]
-    num_real = len(row.token_ids_T) - spare
-    assert row.num_real_tokens == num_real
-    assert (row.token_ids_T[num_real:] == PADDING).all()
-    assert (row.labels_T[num_real:] == IGNORED_LABEL).all()
+    assert sequence.segment_starts_S1.diff().tolist() == lengths
+    assert (sequence.segment_starts_S1[0], sequence.segment_starts_S1[-1]) == (0, len(sequence.token_ids_T))
+    assert sequence.longest_segment == max(lengths)
+    assert sequence.positions_T.tolist() == [position for length in lengths for position in range(length)]
+    num_real = len(sequence.token_ids_T) - spare
+    assert sequence.num_real_tokens == num_real
+    assert (sequence.token_ids_T[num_real:] == PADDING).all()
+    assert (sequence.labels_T[num_real:] == IGNORED_LABEL).all()
 
 
-@pytest.mark.parametrize("row_tokens", [8, 16], ids=["too long", "two tasks"])
-def test_what_cannot_be_one_row_is_a_mistake(row_tokens):
+@pytest.mark.parametrize("seq_len", [8, 16], ids=["too long", "two tasks"])
+def test_what_cannot_be_one_row_is_a_mistake(seq_len):
     samples = [encoded_sample(Task.GENERATION, [1, 2, 3]), encoded_sample(Task.UNDERSTANDING, [1], image=False)]
     with pytest.raises(AssertionError):
-        pack_row(samples[: 1 + (row_tokens == 16)], row_tokens=row_tokens, padding_id=PADDING)
+        pack_sequence(samples[: 1 + (seq_len == 16)], seq_len=seq_len, padding_id=PADDING)

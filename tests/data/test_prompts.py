@@ -28,7 +28,7 @@ TURNS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3)
 def tokenizer(request):
     if request.param == "qwen":
         return TextTokenizer.load(request.getfixturevalue("qwen_folder"))
-    return TextTokenizer.train(["USER: what? ASSISTANT: red dog"] * 9, vocabulary_size=300)
+    return TextTokenizer.train(["USER: what? ASSISTANT: red dog"] * 9, vocab_size=300)
 
 
 def understanding(*turns, codes=CODES, **changes):

@@ -18,7 +18,7 @@ from ufork.data.stream import TrainingStream
 from ufork.errors import ConfigError, SampleError, ShardError
 from ufork.vocabulary import DROPPED_PROMPT, Task
 
-ROWS = {Task.UNDERSTANDING: 4, Task.GENERATION: 8}
+SEQUENCES = {Task.UNDERSTANDING: 4, Task.GENERATION: 8}
 
 
 @pytest.fixture(scope="module")
@@ -30,38 +30,50 @@ def folder(tmp_path_factory):
 
 
 def stream(
-    folder, *, sources=("one", "two"), rows=None, replica=0, num_replicas=1, seed=3, quarantine_folder=None, **data
+    folder,
+    *,
+    sources=("one", "two"),
+    sequences=None,
+    replica=0,
+    num_replicas=1,
+    seed=3,
+    skipped_samples_folder=None,
+    **data,
 ):
     mixture = tuple(SourceConfig(folder=name, weight=1 + i) for i, name in enumerate(sources))
     return TrainingStream(
-        DataConfig(**{"understanding": mixture, "generation": mixture, "row_tokens": 200, "num_lanes": 4} | data),
+        DataConfig(**{"understanding": mixture, "generation": mixture, "seq_len": 200, "num_lanes": 4} | data),
         tiny_tokenizer(),
-        rows_per_step=rows or ROWS,
+        global_batch_size=sequences or SEQUENCES,
         replica=replica,
         num_replicas=num_replicas,
         folder=folder,
         seed=seed,
-        quarantine_folder=quarantine_folder,
+        skipped_samples_folder=skipped_samples_folder,
     )
 
 
 def job_rows(folder, num_replicas, num_steps=4):
     """All rows of the job's first steps in the order that one rank would have them."""
     replicas = [stream(folder, replica=replica, num_replicas=num_replicas) for replica in range(num_replicas)]
-    rows = []
+    sequences = []
     for _ in range(num_steps):
         steps = [replica.next_step() for replica in replicas]
         for task in Task:
-            rows += [row for row_of_each in zip(*(step[task] for step in steps), strict=True) for row in row_of_each]
-    return rows
+            sequences += [
+                sequence
+                for sequence_of_each in zip(*(step[task] for step in steps), strict=True)
+                for sequence in sequence_of_each
+            ]
+    return sequences
 
 
 @pytest.mark.parametrize("num_replicas", [2, 4])
 def test_rows_are_those_of_one_rank(folder, num_replicas):
-    rows, expected = job_rows(folder, num_replicas), job_rows(folder, 1)
-    assert len(rows) == len(expected) == 48
-    for row, other in zip(rows, expected, strict=True):
-        for name, value in vars(row).items():
+    sequences, expected = job_rows(folder, num_replicas), job_rows(folder, 1)
+    assert len(sequences) == len(expected) == 48
+    for sequence, other in zip(sequences, expected, strict=True):
+        for name, value in vars(sequence).items():
             other_value = getattr(other, name)
             assert torch.equal(value, other_value) if torch.is_tensor(value) else value == other_value, name
 
@@ -77,25 +89,25 @@ def test_each_sample_is_in_one_row_an_epoch(folder):
         ids = []
         share = len(lanes.mixture.share(lane, 0))
         while len(ids) < share:
-            ids += lanes.next_row(lane).sample_ids
+            ids += lanes.next_sequence(lane).sample_ids
         seen.update(ids[:share])
     assert seen == Counter(f"one-generation-{number}" for number in range(50))
 
 
 def test_rows_are_as_full_as_their_order_allows(folder):
     lane = lanes_of(stream(folder), Task.UNDERSTANDING)
-    row, following = lane.next_row(0), lane.next_row(0)
+    sequence, following = lane.next_sequence(0), lane.next_sequence(0)
     first_of_following = int(following.segment_starts_S1[1])
-    assert row.num_real_tokens <= 200 < row.num_real_tokens + first_of_following
+    assert sequence.num_real_tokens <= 200 < sequence.num_real_tokens + first_of_following
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, False), (1.0, True)])
 def test_prompts_are_dropped_in_generation_only(folder, share, expected):
     step = stream(folder, prompt_dropout=share).next_step()
     null = tiny_tokenizer().id_of(DROPPED_PROMPT)
-    for row in step[Task.GENERATION]:
-        assert int((row.token_ids_T == null).sum()) == expected * len(row.sample_ids)
-    assert not any((row.token_ids_T == null).any() for row in step[Task.UNDERSTANDING])
+    for sequence in step[Task.GENERATION]:
+        assert int((sequence.token_ids_T == null).sum()) == expected * len(sequence.sample_ids)
+    assert not any((sequence.token_ids_T == null).any() for sequence in step[Task.UNDERSTANDING])
 
 
 def bad_source(folder, *, prompts):
@@ -115,15 +127,15 @@ def bad_source(folder, *, prompts):
 
 def test_samples_that_cannot_be_used_are_counted_by_reason(tmp_path, caplog):
     bad_source(tmp_path / "bad", prompts=["a dog", "a cat", "x" * 300, "y" * 301, "", "a house", "a star"])
-    rows = stream(tmp_path, sources=["bad"], rows={Task.GENERATION: 2}, num_lanes=1, row_tokens=100)
+    sequences = stream(tmp_path, sources=["bad"], sequences={Task.GENERATION: 2}, num_lanes=1, seq_len=100)
     with caplog.at_level(logging.WARNING):
         ids = ()
         while len(ids) < 4 * 4:  # on average each skipped sample has come four times
-            ids += rows.next_step()[Task.GENERATION][0].sample_ids
+            ids += sequences.next_step()[Task.GENERATION][0].sample_ids
     assert set(ids) == {"bad-0", "bad-5", "bad-6"}
-    reasons = {reason: count for reason, count in rows.quarantine.reasons.items()}
+    reasons = {reason: count for reason, count in sequences.skipped_samples.reasons.items()}
     assert len(reasons) == 3, "one reason for both that are too long"
-    assert [reason for reason in reasons if "data.row_tokens=100" in reason]
+    assert [reason for reason in reasons if "data.seq_len=100" in reason]
     assert [reason for reason in reasons if "codes.npy cannot be read" in reason]
     assert [reason for reason in reasons if "prompt that is not empty" in reason]
     assert len(caplog.records) == 3, "each reason is told once"
@@ -132,31 +144,31 @@ def test_samples_that_cannot_be_used_are_counted_by_reason(tmp_path, caplog):
 
 def test_left_out_samples_are_named_in_a_file_and_too_many_end_the_run(tmp_path):
     bad_source(tmp_path / "bad", prompts=["a dog", "a cat", "", "a house"])
-    data = {"sources": ["bad"], "rows": {Task.GENERATION: 2}, "num_lanes": 1, "row_tokens": 100}
-    tolerant = stream(tmp_path, **data, max_skipped_share=0.6, quarantine_folder=tmp_path / "quarantine")
-    while tolerant.quarantine.reasons.total() < 2 * SKIPPED_BEFORE_LIMIT:
+    data = {"sources": ["bad"], "sequences": {Task.GENERATION: 2}, "num_lanes": 1, "seq_len": 100}
+    tolerant = stream(tmp_path, **data, max_skipped_share=0.6, skipped_samples_folder=tmp_path / "skipped_samples")
+    while tolerant.skipped_samples.reasons.total() < 2 * SKIPPED_BEFORE_LIMIT:
         tolerant.next_step()
-    named = [json.loads(line) for line in (tmp_path / "quarantine/replica-00000.jsonl").read_text().splitlines()]
-    assert len(named) == tolerant.quarantine.reasons.total()
+    named = [json.loads(line) for line in (tmp_path / "skipped_samples/replica-00000.jsonl").read_text().splitlines()]
+    assert len(named) == tolerant.skipped_samples.reasons.total()
     assert {line["sample"].rpartition("sample ")[2] for line in named} == {"'000000001'", "bad-2"}
     strict = stream(tmp_path, **data, max_skipped_share=0.4)
     with pytest.raises(SampleError, match=r"of \d+ samples were skipped, more than data.max_skipped_share=0.4: .*npy"):
         for _ in range(SKIPPED_BEFORE_LIMIT):
             strict.next_step()
-    assert strict.quarantine.reasons.total() >= SKIPPED_BEFORE_LIMIT
+    assert strict.skipped_samples.reasons.total() >= SKIPPED_BEFORE_LIMIT
 
 
 def test_a_source_without_any_use_ends_instead_of_turning_forever(tmp_path):
     bad_source(tmp_path / "bad", prompts=["x" * 300, "y" * 300])
     with pytest.raises(SampleError, match="generation: no sample of the mixture can be used"):
-        stream(tmp_path, sources=["bad"], rows={Task.GENERATION: 2}, num_lanes=1, row_tokens=100).next_step()
+        stream(tmp_path, sources=["bad"], sequences={Task.GENERATION: 2}, num_lanes=1, seq_len=100).next_step()
 
 
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
         ({"num_replicas": 3}, r"data\.num_lanes=4 .* 3 data-parallel"),
-        ({"num_replicas": 2, "rows": {Task.GENERATION: 5}}, r"generation=5 .* 2 data-parallel"),
+        ({"num_replicas": 2, "sequences": {Task.GENERATION: 5}}, r"generation=5 .* 2 data-parallel"),
         ({"sources": []}, r"data\.understanding: no source"),
         ({"num_lanes": 24}, r"two-train-understanding: 20 samples .* data\.num_lanes=24"),
     ],
@@ -167,7 +179,7 @@ def test_numbers_that_do_not_fit_are_named(folder, changes, fault):
 
 
 def test_a_task_of_no_rows_needs_no_source(folder):
-    only = stream(folder, rows={Task.UNDERSTANDING: 0, Task.GENERATION: 4}, understanding=()).next_step()
+    only = stream(folder, sequences={Task.UNDERSTANDING: 0, Task.GENERATION: 4}, understanding=()).next_step()
     assert list(only) == [Task.GENERATION]
 
 

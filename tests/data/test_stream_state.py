@@ -49,7 +49,7 @@ def open_stream(
     *,
     replica=0,
     num_replicas=1,
-    rows=12,
+    sequences=12,
     seed=3,
     weights=(2.0, 1.0),
     sources=("one", "two"),
@@ -62,11 +62,9 @@ def open_stream(
         for name, weight, reader in zip(sources, weights, readers, strict=False)
     )
     return TrainingStream(
-        DataConfig(
-            understanding=mixture, generation=mixture, row_tokens=60, num_lanes=NUM_LANES, num_workers=num_workers
-        ),
+        DataConfig(understanding=mixture, generation=mixture, seq_len=60, num_lanes=NUM_LANES, num_workers=num_workers),
         TOKENIZER,
-        rows_per_step=dict.fromkeys(Task, rows),
+        global_batch_size=dict.fromkeys(Task, sequences),
         replica=replica,
         num_replicas=num_replicas,
         folder=folder,
@@ -81,10 +79,10 @@ def read_steps(replicas, num_steps):
     for _ in range(num_steps):
         for each in replicas:
             maker = each._maker()
-            lanes = {task: maker.lanes(task, each.first_row[task]).values() for task in Task}
-            for task, rows in each.next_step().items():
-                for lane, row in zip(lanes[task], rows, strict=True):
-                    seen[task, lane] += row.sample_ids
+            lanes = {task: maker.lanes(task, each.first_sequence[task]).values() for task in Task}
+            for task, sequences in each.next_step().items():
+                for lane, sequence in zip(lanes[task], sequences, strict=True):
+                    seen[task, lane] += sequence.sample_ids
     return seen
 
 
@@ -112,7 +110,7 @@ def test_any_history_reads_what_one_uninterrupted_stream_reads(folder, history):
     require_undisturbed(folder, history)
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(history=STRETCHES)
 def test_two_hundred_histories_read_what_one_uninterrupted_stream_reads(folder, history):
@@ -122,8 +120,8 @@ def test_two_hundred_histories_read_what_one_uninterrupted_stream_reads(folder, 
 def require_undisturbed(folder, history):
     """Reads stretch by stretch, each on other replicas and workers, and holds every lane against one stream's."""
     read, state = defaultdict(list), None
-    for (steps, lost_steps), num_replicas, rows, num_workers in history:
-        place = {"num_replicas": num_replicas, "rows": rows, "num_workers": num_workers}
+    for (steps, lost_steps), num_replicas, sequences, num_workers in history:
+        place = {"num_replicas": num_replicas, "sequences": sequences, "num_workers": num_workers}
         replicas = [open_stream(folder, replica=replica, **place) for replica in range(num_replicas)]
         for each in replicas:
             if state:

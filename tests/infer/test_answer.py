@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.tiny import DIMENSIONS
-from ufork.data.packing import pack_row
+from ufork.data.packing import pack_sequence
 from ufork.data.prompts import EncodedSample, question_prompt
 from ufork.infer.answer import answer_questions
 from ufork.model.layers.attention import PackedAttention
@@ -49,7 +49,7 @@ def uncached(model, tokenizer, codes, question, num_tokens):
             image_begin=0,
             codes_IC=codes_IC,
         )
-        row = pack_row([sample], row_tokens=len(token_ids), padding_id=0)
+        row = pack_sequence([sample], seq_len=len(token_ids), padding_id=0)
         attend, branch = PackedAttention(row, model.kernel), model.branches[Task.UNDERSTANDING]
         states = branch.states(model.trunk(row, attend), row.positions_T, attend)
         token_ids.append(int(branch.head.logits(states[-1]).argmax()))

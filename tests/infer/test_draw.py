@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.tiny import DIMENSIONS
-from ufork.data.packing import pack_row
+from ufork.data.packing import pack_sequence
 from ufork.data.prompts import EncodedSample, dropped_prompt, generation_prompt
 from ufork.infer.config import DrawConfig
 from ufork.infer.draw import draw_codes
@@ -35,7 +35,7 @@ def logits_over(model, tokenizer, text, codes_NC):
         image_begin=len(text_ids),
         codes_IC=codes_NC.numpy(),
     )
-    row = pack_row([sample], row_tokens=len(token_ids), padding_id=0)
+    row = pack_sequence([sample], seq_len=len(token_ids), padding_id=0)
     attend, branch = PackedAttention(row, model.kernel), model.branches[Task.GENERATION]
     states = branch.states(model.trunk(row, attend), row.positions_T, attend)
     return branch.head.out(branch.head.states(states[row.image_positions_I - 1], branch.code_embedding(row.codes_IC)))

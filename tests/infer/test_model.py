@@ -22,7 +22,7 @@ PROMPTS = ["a dog", "two red cats", "a house"]
 
 def save_codec(folder, **changes):
     torch.manual_seed(0)
-    sizes = {"image_px": 16, "patch_px": 8, "hidden_width": 16, **DIMENSIONS.model_dump(exclude={"vocabulary_size"})}
+    sizes = {"image_px": 16, "patch_px": 8, "hidden_width": 16, **DIMENSIONS.model_dump(exclude={"vocab_size"})}
     ImageCodec(RQVAE(VisionConfig(**sizes | changes))).save(folder)
 
 
@@ -95,7 +95,7 @@ def test_an_image_codec_of_another_kind_is_refused(folder, changes):
 
 
 def test_a_text_tokenizer_with_more_tokens_than_embeddings_is_refused(folder):
-    TextTokenizer.train(map(str, range(999)), vocabulary_size=310).save(folder / TEXT_FOLDER)
+    TextTokenizer.train(map(str, range(999)), vocab_size=310).save(folder / TEXT_FOLDER)
     with pytest.raises(CheckpointError, match="text tokenizer has 310 tokens, the weights embed 300"):
         TrainedModel.load(folder)
 

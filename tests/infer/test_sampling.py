@@ -9,8 +9,8 @@ from ufork.infer.config import DrawConfig
 from ufork.infer.sampling import guided, sample
 
 
-def logits_of(num_rows, num_codes, seed):
-    return 3 * torch.randn(num_rows, num_codes, generator=torch.Generator().manual_seed(seed))
+def logits_of(num_sequences, num_codes, seed):
+    return 3 * torch.randn(num_sequences, num_codes, generator=torch.Generator().manual_seed(seed))
 
 
 def drawn(logits, seed=0, **changes):

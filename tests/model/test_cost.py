@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
-from ufork.model.cost import attention_flops, row_cost
+from tests.tiny import DIMENSIONS, packed_sequence, tiny_config, tiny_model
+from ufork.model.cost import attention_flops, sequence_cost
 from ufork.vocabulary import Task
 
 PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm)
@@ -14,19 +14,19 @@ PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm)
 def counted_products(task: Task, *, backward: bool) -> tuple[int, int]:
     """What torch counts, and what the cost says of everything but attention."""
     config = tiny_config()
-    model, row = tiny_model(config), packed_row(task, texts=[[5, 6, 7], [8, 9]], row_tokens=32)
+    model, sequence = tiny_model(config), packed_sequence(task, texts=[[5, 6, 7], [8, 9]], seq_len=32)
     with FlopCounterMode(display=False) as counter:
-        loss = model(row)
+        loss = model(sequence)
         if backward:
             loss.backward()
     counts = counter.get_flop_counts()["Global"]
-    cost = row_cost(config, DIMENSIONS, row)
+    cost = sequence_cost(config, DIMENSIONS, sequence)
     layers = config.trunk_layers + config.branch_layers(task)
-    attention = layers * attention_flops(config.width, row.segment_starts_S1.diff().tolist())
+    attention = layers * attention_flops(config.hidden_size, sequence.segment_starts_S1.diff().tolist())
     if task is Task.GENERATION:
         head = config.rq_head
-        per_position = attention_flops(head.attention_width, [DIMENSIONS.codes_per_position])
-        attention += len(row.image_positions_I) * head.num_blocks * per_position
+        per_position = attention_flops(head.attention_size, [DIMENSIONS.codes_per_position])
+        attention += len(sequence.image_positions_I) * head.num_blocks * per_position
     products = (cost.training - 3 * attention) if backward else (cost.forward - attention)
     return sum(counts.get(product, 0) for product in PRODUCTS), products
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from tests.tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
+from tests.tiny import DIMENSIONS, packed_sequence, tiny_config, tiny_model
 from ufork.model.layers.attention import PackedAttention, sdpa_attention
 from ufork.vocabulary import Task
 
@@ -30,14 +30,14 @@ def qwen_and_ours():
         torch.nn.init.normal_(parameter, std=0.3)
     qwen = Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=DIMENSIONS.vocabulary_size,
-            hidden_size=config.width,
-            intermediate_size=config.mlp_width,
+            vocab_size=DIMENSIONS.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
             num_hidden_layers=3,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
+            num_attention_heads=config.num_attention_heads,
+            num_key_value_heads=config.num_key_value_heads,
             rope_theta=config.rope_theta,
-            rms_norm_eps=config.norm_eps,
+            rms_norm_eps=config.rms_norm_eps,
             tie_word_embeddings=True,
         )
     ).eval()
@@ -53,30 +53,30 @@ def qwen_and_ours():
 
 def test_losses_of_a_packed_text_row_are_qwens(qwen_and_ours):
     qwen, ours = qwen_and_ours
-    row = packed_row(Task.UNDERSTANDING, texts=[[5, 6, 7, 8, 9], [10, 11, 12]], images=False, row_tokens=12)
+    sequence = packed_sequence(Task.UNDERSTANDING, texts=[[5, 6, 7, 8, 9], [10, 11, 12]], images=False, seq_len=12)
     expected = 0.0
     for tokens in ([5, 6, 7, 8, 9], [10, 11, 12]):
         logits = qwen(input_ids=torch.tensor([tokens])).logits[0]
         expected += torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(tokens[1:]), reduction="sum")
-    torch.testing.assert_close(ours(row), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(sequence), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", Task)
 def test_neighbours_and_padding_in_a_row_change_nothing(task):
     model = tiny_model()
     texts = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14]]
-    together = model(packed_row(task, texts=texts, row_tokens=64))
-    alone = sum(model(packed_row(task, texts=[text], row_tokens=20, seed=i)) for i, text in enumerate(texts))
+    together = model(packed_sequence(task, texts=texts, seq_len=64))
+    alone = sum(model(packed_sequence(task, texts=[text], seq_len=20, seed=i)) for i, text in enumerate(texts))
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_do_not_cross_samples():
     model = tiny_model()
-    row = packed_row(Task.UNDERSTANDING, texts=[[5, 6, 7], [8, 9, 10]], row_tokens=32)
-    inputs = model.trunk.embed(row).detach().requires_grad_()
-    attend = PackedAttention(row, sdpa_attention)
-    hidden = model.trunk.stack(inputs, row.positions_T, attend)
-    start = int(row.segment_starts_S1[1])
+    sequence = packed_sequence(Task.UNDERSTANDING, texts=[[5, 6, 7], [8, 9, 10]], seq_len=32)
+    inputs = model.trunk.embed(sequence).detach().requires_grad_()
+    attend = PackedAttention(sequence, sdpa_attention)
+    hidden = model.trunk.stack(inputs, sequence.positions_T, attend)
+    start = int(sequence.segment_starts_S1[1])
     hidden[start:].sum().backward()
     assert inputs.grad[:start].abs().max() == 0
     assert inputs.grad[start:].abs().max() > 0

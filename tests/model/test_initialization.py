@@ -35,7 +35,7 @@ def test_every_parameter_is_filled_and_the_seed_decides():
 
 
 def test_no_two_parameters_draw_the_same_numbers():
-    weights = weights_of(tasks=(Task.UNDERSTANDING,), trunk_layers=3, tie_text_head=False)
+    weights = weights_of(tasks=(Task.UNDERSTANDING,), trunk_layers=3, tie_word_embeddings=False)
     drawn = [tensor.flatten()[:8] / tensor.std() for tensor in weights.values() if tensor.dim() > 1]
     numbers = torch.stack(drawn)
     distances = torch.cdist(numbers, numbers).fill_diagonal_(torch.inf)
@@ -68,7 +68,7 @@ def test_generation_starts_as_a_copy_of_an_equally_deep_understanding(layers, co
 
 
 def test_distributions_are_those_of_the_release():
-    weights = weights_of(rq_head=RqHeadConfig(width=96, attention_width=128, num_heads=4, num_blocks=2))
+    weights = weights_of(rq_head=RqHeadConfig(hidden_size=96, attention_size=128, num_attention_heads=4, num_blocks=2))
     head = under(weights, "branches.generation.head.")
     for name, width in (("blocks.0.attention.query", 128), ("blocks.1.mlp_down", 4 * 96), ("from_body", 32)):
         bound = width**-0.5

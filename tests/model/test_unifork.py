@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from tests.tiny import DIMENSIONS, packed_row, tiny_config, tiny_model
+from tests.tiny import DIMENSIONS, packed_sequence, tiny_config, tiny_model
 from ufork.errors import ConfigError
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.vocabulary import Task
 
-ROWS = {task: packed_row(task, texts=[[5, 6, 7], [8, 9, 10, 11]]) for task in Task}
+SEQUENCES = {task: packed_sequence(task, texts=[[5, 6, 7], [8, 9, 10, 11]]) for task in Task}
 
 
 def gradients_of(model, tasks=tuple(Task)):
     model.zero_grad()
-    sum(model(ROWS[task]) for task in tasks).backward()
+    sum(model(SEQUENCES[task]) for task in tasks).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
@@ -43,7 +43,7 @@ def test_every_fork_trains_all_of_its_parameters(changes):
 @pytest.mark.parametrize("task", Task)
 def test_a_branch_learns_from_its_own_task_alone(task):
     model = tiny_model()
-    model(ROWS[task]).backward()
+    model(SEQUENCES[task]).backward()
     (other,) = set(Task) - {task}
     assert all(parameter.grad is None for parameter in model.branches[other].stack.parameters())
     assert all(parameter.grad is not None for parameter in model.branches[task].parameters())
@@ -61,12 +61,12 @@ def test_recomputing_runs_layers_again_and_changes_no_gradient():
         assert torch.equal(gradient, expected[name]), name
     assert len(calls) == 3 + 6
     with torch.no_grad():
-        model(ROWS[Task.GENERATION])
+        model(SEQUENCES[Task.GENERATION])
     assert len(calls) == 9 + 2
 
 
 def test_a_tied_head_is_the_embedding_and_an_untied_one_its_own():
-    tied, untied = tiny_model(tiny_config(tie_text_head=True)), tiny_model(tiny_config(tie_text_head=False))
+    tied, untied = tiny_model(tiny_config(tie_word_embeddings=True)), tiny_model(tiny_config(tie_word_embeddings=False))
     name = "branches.understanding.head.weight"
     assert tied.branches[Task.UNDERSTANDING].head.weight is tied.trunk.token_embedding.weight
     assert name not in dict(tied.named_parameters())
@@ -82,15 +82,15 @@ def test_a_tied_head_is_the_embedding_and_an_untied_one_its_own():
 def test_an_image_is_read_at_its_place():
     """Another code changes the states from its position on, and nothing before it."""
     model = tiny_model()
-    row = ROWS[Task.UNDERSTANDING]
-    before = model.trunk.embed(row)
-    row.codes_IC[1, 0] += 1
-    changed = (model.trunk.embed(row) != before).any(-1).nonzero().flatten().tolist()
-    row.codes_IC[1, 0] -= 1
-    assert changed == [int(row.image_positions_I[1])]
+    sequence = SEQUENCES[Task.UNDERSTANDING]
+    before = model.trunk.embed(sequence)
+    sequence.codes_IC[1, 0] += 1
+    changed = (model.trunk.embed(sequence) != before).any(-1).nonzero().flatten().tolist()
+    sequence.codes_IC[1, 0] -= 1
+    assert changed == [int(sequence.image_positions_I[1])]
     marks = model.trunk.projector.marks.weight
-    assert torch.equal(before[row.image_begins_M], marks[0].expand(2, -1))
-    assert torch.equal(before[row.image_ends_M], marks[1].expand(2, -1))
+    assert torch.equal(before[sequence.image_begins_M], marks[0].expand(2, -1))
+    assert torch.equal(before[sequence.image_ends_M], marks[1].expand(2, -1))
 
 
 def test_the_codebook_is_no_parameter_and_reaches_every_embedding_of_codes():
@@ -105,22 +105,26 @@ def test_the_codebook_is_no_parameter_and_reaches_every_embedding_of_codes():
 @pytest.mark.parametrize(
     ("config", "values", "fault"),
     [
-        (ModelConfig, {"width": 33, "num_heads": 4}, "width 33 over num_heads 4"),
-        (ModelConfig, {"width": 36, "num_heads": 12}, "whole, even number"),
+        (ModelConfig, {"hidden_size": 33, "num_attention_heads": 4}, "hidden_size 33 over num_attention_heads 4"),
+        (ModelConfig, {"hidden_size": 36, "num_attention_heads": 12}, "whole, even number"),
         (
             ModelConfig,
-            {"width": 32, "num_heads": 4, "num_kv_heads": 3},
-            "num_heads 4 is not a multiple of num_kv_heads 3",
+            {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 3},
+            "num_attention_heads 4 is not a multiple of num_key_value_heads 3",
         ),
         (ModelConfig, {"tasks": ["generation", "generation"]}, "each once"),
         (ModelConfig, {"tasks": []}, "at least one task"),
         (ModelConfig, {"trunk_layers": -1}, "trunk_layers"),
-        (RqHeadConfig, {"attention_width": 30, "num_heads": 4}, "attention_width 30 is not a multiple of num_heads 4"),
+        (
+            RqHeadConfig,
+            {"attention_size": 30, "num_attention_heads": 4},
+            "attention_size 30 is not a multiple of num_attention_heads 4",
+        ),
         (RqHeadConfig, {"dropout": 1.0}, "dropout"),
         (
             Dimensions,
-            {"vocabulary_size": 0, "codebook_size": 1, "code_width": 1, "codes_per_position": 1},
-            "vocabulary_size",
+            {"vocab_size": 0, "codebook_size": 1, "code_width": 1, "codes_per_position": 1},
+            "vocab_size",
         ),
     ],
 )

@@ -8,20 +8,20 @@ import torch
 
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage, weights_of
-from tests.tiny import packed_row, shallow_config
+from tests.tiny import packed_sequence, shallow_config
 from ufork.model.config import ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Stage, num_ranks_of
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.train import build_stage as stage_builder
-from ufork.train.config import PerTask, RowsPerStep, TrainConfig
+from ufork.train.config import GlobalBatchSize, PerTask, TrainConfig
 from ufork.train.learning_rate import learning_rate
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
 STEPS = 10
-ROW_TOKENS = 24
+SEQ_LEN = 24
 OPTIMIZERS = {"sgd": 0.3, "adamw": 1e-3}
 """With their learning rates: AdamW hides a wrong scale of the gradients."""
 ROUNDING_ONLY = "key.bias"
@@ -34,11 +34,11 @@ class Case:
     """One layout and what is trained in it."""
 
     layout: dict
-    rows: tuple[int, int] = (2, 4)
+    sequences: tuple[int, int] = (2, 4)
     ranks: int | None = None
     model: dict = field(default_factory=dict)
     train: dict = field(default_factory=dict)
-    by_tokens: bool = False
+    sequence_parallel: bool = False
     """Sequence parallelism in the trunk, which is for CUDA: megatron-core is made to take the CPU for a device."""
     tolerance: float = 1e-5
 
@@ -52,29 +52,31 @@ CASES = {
     "trunk tp 2": Case(forked(trunk={"tp": 2})),
     "trunk dp 2": Case(forked(trunk={"dp": 2})),
     "trunk tp 2 dp 2, branches dp 2": Case(
-        forked(trunk={"tp": 2, "dp": 2}, understanding={"dp": 2}, generation={"dp": 2}), rows=(4, 2)
+        forked(trunk={"tp": 2, "dp": 2}, understanding={"dp": 2}, generation={"dp": 2}), sequences=(4, 2)
     ),
-    "uneven dp": Case(forked(trunk={"dp": 2}, generation={"dp": 3}), rows=(2, 6)),
+    "uneven dp": Case(forked(trunk={"dp": 2}, generation={"dp": 3}), sequences=(2, 6)),
     "uneven dp, by replica": Case(
-        forked(trunk={"dp": 2}, generation={"dp": 3}, placement="replicas", in_flight=3), rows=(4, 6)
+        forked(trunk={"dp": 2}, generation={"dp": 3}, placement="replicas", in_flight=3), sequences=(4, 6)
     ),
-    "tp in a branch": Case(forked(generation={"tp": 2}), model={"tie_text_head": False}),
-    "tp everywhere": Case(forked(trunk={"tp": 2}, understanding={"tp": 2}, generation={"tp": 4}), rows=(3, 4)),
-    "wider branch than trunk": Case(forked(understanding={"tp": 2}, generation={"dp": 2}), rows=(1, 4)),
-    "no understanding": Case(forked(trunk={"tp": 2}, generation={"dp": 2}), rows=(0, 4)),
-    "no generation": Case(forked(trunk={"dp": 2}), rows=(4, 0)),
+    "tp in a branch": Case(forked(generation={"tp": 2}), model={"tie_word_embeddings": False}),
+    "tp everywhere": Case(forked(trunk={"tp": 2}, understanding={"tp": 2}, generation={"tp": 4}), sequences=(3, 4)),
+    "wider branch than trunk": Case(forked(understanding={"tp": 2}, generation={"dp": 2}), sequences=(1, 4)),
+    "no understanding": Case(forked(trunk={"tp": 2}, generation={"dp": 2}), sequences=(0, 4)),
+    "no generation": Case(forked(trunk={"dp": 2}), sequences=(4, 0)),
     "frozen trunk": Case(forked(trunk={"tp": 2}), train={"trainable": ("generation", "rq_head", "understanding")}),
     "frozen branches": Case(forked(), train={"trainable": ("trunk", "projector")}),
     "uncertainty, dropout": Case(
         forked(trunk={"dp": 2}, generation={"tp": 2}),
-        model={"rq_head": RqHeadConfig(width=24, attention_width=32, num_heads=4, num_blocks=1, dropout=0.2)},
+        model={
+            "rq_head": RqHeadConfig(hidden_size=24, attention_size=32, num_attention_heads=4, num_blocks=1, dropout=0.2)
+        },
         train={"loss_weighting": "uncertainty"},
     ),
     "reduced at every backward": Case(forked(trunk={"dp": 2}, generation={"dp": 2}, reduce_each_backward=True)),
-    "sequence parallel": Case(forked(trunk={"tp": 2}, generation={"tp": 2}), by_tokens=True),
+    "sequence parallel": Case(forked(trunk={"tp": 2}, generation={"tp": 2}), sequence_parallel=True),
     # A product rounds to 8 bits, 2^-9 relative; sums in another order come out as much apart, and 10 steps carry it on.
     "bf16": Case(
-        forked(trunk={"tp": 2}, understanding={"dp": 2}), rows=(2, 2), train={"precision": "bf16"}, tolerance=2**-7
+        forked(trunk={"tp": 2}, understanding={"dp": 2}), sequences=(2, 2), train={"precision": "bf16"}, tolerance=2**-7
     ),
     "one in flight": Case(forked(trunk={"tp": 2}, in_flight=1)),
     "colocated tp 2 dp 2": Case({"colocated_tp": 2}, ranks=4),
@@ -83,18 +85,18 @@ CASES = {
 
 
 def model_of(case: Case) -> ModelConfig:
-    return shallow_config(num_kv_heads=4, **case.model)
+    return shallow_config(num_key_value_heads=4, **case.model)
 
 
 def config_of(case: Case, optimizer: str) -> TrainConfig:
-    understanding, generation = case.rows
+    understanding, generation = case.sequences
     values = dict(
         steps=STEPS,
-        rows_per_step=RowsPerStep(understanding=understanding, generation=generation),
+        global_batch_size=GlobalBatchSize(understanding=understanding, generation=generation),
         optimizer=optimizer,
         learning_rate=OPTIMIZERS[optimizer],
         weight_decay=0.1,
-        clip_norm=0.5,
+        max_grad_norm=0.5,
         loss_weights=PerTask(understanding=0.7, generation=1.5),
         activation_checkpointing=optimizer == "adamw",
         precision="fp32",
@@ -102,41 +104,39 @@ def config_of(case: Case, optimizer: str) -> TrainConfig:
     return TrainConfig(**{**values, **case.train})
 
 
-def rows_of(task: Task, *, step: int, number: int):
+def sequences_of(task: Task, *, step: int, number: int):
     """Row `number` of a step: of uneven length, the same whatever the layout."""
     seed = (step * 31 + number) * 2 + (task is Task.GENERATION)
     generator = torch.Generator().manual_seed(seed)
     length = int(torch.randint(3, 16, (1,), generator=generator))
     text = torch.randint(5, 299, (length,), generator=generator).tolist()
-    return packed_row(task, texts=[text], row_tokens=ROW_TOKENS, seed=seed)
+    return packed_sequence(task, texts=[text], seq_len=SEQ_LEN, seed=seed)
 
 
-def train(address: RankAddress, case: Case, layout: LayoutConfig):
+def train(rank_env: RankEnvironment, case: Case, layout: LayoutConfig):
     """By optimizer: losses and norm of each step, and on the leader the final weights."""
     torch.set_num_threads(1)
-    if case.by_tokens:
+    if case.sequence_parallel:
         torch.cuda.current_device = lambda: "cpu"
-        stage_builder.divides_tokens = lambda layout, world: world.place.stage is Stage.TRUNK
+        stage_builder.uses_sequence_parallel = lambda layout, world: world.coordinate.stage is Stage.TRUNK
     outcomes = {}
-    with join_world(address, layout, timeout_seconds=60) as world:
+    with join_world(rank_env, layout, timeout_seconds=60) as world:
         for optimizer in OPTIMIZERS:
             config = config_of(case, optimizer)
-            present = {task: n for task, n in zip(Task, case.rows, strict=True) if n}
-            if layout.kind == "forked" and world.place.stage != "trunk" and world.place.stage not in present:
+            present = {task: n for task, n in zip(Task, case.sequences, strict=True) if n}
+            if layout.kind == "forked" and world.coordinate.stage != "trunk" and world.coordinate.stage not in present:
                 continue
-            stage = open_stage(
-                world, config, model=model_of(case), layout=layout, row_tokens=ROW_TOKENS, name=optimizer
-            )
+            stage = open_stage(world, config, model=model_of(case), layout=layout, seq_len=SEQ_LEN, name=optimizer)
             figures = []
             for step in range(STEPS):
-                rows = {}
+                sequences = {}
                 if stage.reads_data:
-                    dp, dp_rank = world.dp_group.size(), world.place.dp_rank
-                    rows = {
-                        task: [rows_of(task, step=step, number=number) for number in range(dp_rank, n, dp)]
+                    dp, dp_rank = world.dp_group.size(), world.coordinate.dp_rank
+                    sequences = {
+                        task: [sequences_of(task, step=step, number=number) for number in range(dp_rank, n, dp)]
                         for task, n in present.items()
                     }
-                result = run_step(stage, rows, learning_rate(config, step / config.steps))
+                result = run_step(stage, sequences, learning_rate(config, step / config.steps))
                 figures.append([*result.losses.values(), result.gradient_norm])
             outcomes[optimizer] = torch.tensor(figures), weights_of(stage, model_of(case))
             stage.engine.close()
@@ -149,7 +149,7 @@ def one_process():
     known = {}
 
     def outcomes_of(case: Case):
-        work = repr((case.rows, case.model, case.train))
+        work = repr((case.sequences, case.model, case.train))
         if work not in known:
             (known[work],) = run_on_ranks(train, 1, case, LayoutConfig())
         return known[work]

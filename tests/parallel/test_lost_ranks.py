@@ -10,19 +10,19 @@ import torch
 from pipelines.launch import local_ranks
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage
-from tests.tiny import packed_row, shallow_config
+from tests.tiny import packed_sequence, shallow_config
 from ufork.errors import PeerError
 from ufork.parallel.config import LayoutConfig, StageShape
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
-from ufork.train.config import RowsPerStep, TrainConfig
+from ufork.train.config import GlobalBatchSize, TrainConfig
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
 TIMEOUT_SECONDS = 3.0
 LAYOUT = LayoutConfig(kind="forked", trunk=StageShape(tp=2), in_flight=2)
 GENERATION_RANK, UNDERSTANDING_RANK, TRUNK_RANK = 3, 2, 0
-CONFIG = TrainConfig(rows_per_step=RowsPerStep(understanding=2, generation=2), precision="fp32")
+CONFIG = TrainConfig(global_batch_size=GlobalBatchSize(understanding=2, generation=2), precision="fp32")
 
 
 def fail(fault: str) -> None:
@@ -33,28 +33,30 @@ def fail(fault: str) -> None:
     raise ValueError("bad luck")
 
 
-def train(address: RankAddress, fault: str, faulty_rank: int, folder: Path):
+def train(rank_env: RankEnvironment, fault: str, faulty_rank: int, folder: Path):
     """A sound step, then one in whose second forward `faulty_rank` fails; what others raise is left in `folder`."""
     torch.set_num_threads(1)
-    rows = {task: [packed_row(task, texts=[[5, 6, 7]], row_tokens=24, seed=n) for n in range(2)] for task in Task}
+    sequences = {
+        task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=24, seed=n) for n in range(2)] for task in Task
+    }
     began = time.monotonic()
     try:
-        with join_world(address, LAYOUT, timeout_seconds=TIMEOUT_SECONDS) as world:
-            stage = open_stage(world, CONFIG, model=shallow_config(num_kv_heads=4), layout=LAYOUT, row_tokens=24)
+        with join_world(rank_env, LAYOUT, timeout_seconds=TIMEOUT_SECONDS) as world:
+            stage = open_stage(world, CONFIG, model=shallow_config(num_key_value_heads=4), layout=LAYOUT, seq_len=24)
             forwards = []
 
             def count(module, inputs):
                 forwards.append(1)
-                if world.rank == faulty_rank and len(forwards) == steps[world.place.stage] + 2:
+                if world.rank == faulty_rank and len(forwards) == steps[world.coordinate.stage] + 2:
                     fail(fault)
 
             stage.engine._engine.module.register_forward_pre_hook(count)
             steps = {"trunk": 4, "understanding": 2, "generation": 2}
             for _ in range(2):
                 began = time.monotonic()
-                run_step(stage, rows if stage.reads_data else {}, 0.1)
+                run_step(stage, sequences if stage.reads_data else {}, 0.1)
     except PeerError as error:
-        (folder / str(address.rank)).write_text(f"{time.monotonic() - began:.1f} {error}")
+        (folder / str(rank_env.rank)).write_text(f"{time.monotonic() - began:.1f} {error}")
         raise
 
 
@@ -82,5 +84,5 @@ def test_every_other_rank_says_what_it_waited_for_and_ends_in_time(fault, faulty
         assert "a rank" in message and "see its log" in message
     if faulty_rank == GENERATION_RANK:
         message = messages[TRUNK_RANK][1]
-        assert "generation micro-batch" in message and "rank 3 (generation, replica 0 of 1, slice 0 of 1)" in message
-        assert "during rank 0 (trunk, replica 0 of 1, slice 0 of 2): backward of generation micro-batch" in message
+        assert "generation micro-batch" in message and "rank 3 (generation, replica 0 of 1, tp rank 0 of 1)" in message
+        assert "during rank 0 (trunk, replica 0 of 1, tp rank 0 of 2): backward of generation micro-batch" in message

@@ -25,32 +25,32 @@ RECIPE = {
         "emoji": {"num_train_per_task": 60, "num_heldout_per_task": 20},
     },
     "vision": {"hidden_width": 32, "codebook_size": 64, "code_width": 16, "fit": {"steps": 30, "batch_images": 16}},
-    "text": {"vocabulary_size": 400},
+    "text": {"vocab_size": 400},
     "model": {
-        "width": 32,
-        "mlp_width": 64,
-        "num_heads": 4,
-        "num_kv_heads": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
         "trunk_layers": 1,
         "understanding_layers": 1,
         "generation_layers": 1,
-        "rq_head": {"width": 32, "attention_width": 32, "num_heads": 4, "num_blocks": 1},
+        "rq_head": {"hidden_size": 32, "attention_size": 32, "num_attention_heads": 4, "num_blocks": 1},
     },
     "data": {
-        "row_tokens": 512,
+        "seq_len": 512,
         "num_lanes": 2,
         "understanding": [{"folder": "codes/scenes/train"}, {"folder": "codes/emoji/train", "weight": 0.2}],
         "generation": [{"folder": "codes/scenes/train"}],
     },
     "train": {
         "steps": 4,
-        "rows_per_step": {"understanding": 1, "generation": 1},
+        "global_batch_size": {"understanding": 1, "generation": 1},
         "wandb": {"mode": "offline"},
         "log_every_steps": 2,
         "draw_every_steps": 4,
         "drawing_prompts": ["a dog", "a cat"],
     },
-    "stages": {"joint": {}},
+    "phases": {"joint": {}},
     "evaluate": {
         "questions_per_skill": 5,
         "drawings_per_skill": 4,
@@ -86,7 +86,7 @@ def test_makefile_runs_every_verb_of_a_run_in_this_order():
 def test_recipes_that_ship_are_read(subtests):
     for file in sorted((ROOT / "pipelines/recipes").glob("*.yaml")):
         with subtests.test(file.name):
-            assert read_recipe(file).stages
+            assert read_recipe(file).phases
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_training_evaluation_and_report_follow(encoded, path, capsys):
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr.startswith("machine: "), "what the machine has heads the log"
     folder = encoded.run_folder
-    assert Image.open(folder.stage("joint") / "drawings" / "step-000004.png").size == (2 * 64 + 6, 64 + 4)
+    assert Image.open(folder.phase("joint") / "drawings" / "step-000004.png").size == (2 * 64 + 6, 64 + 4)
     assert cli.main(["evaluate", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "chance" in shown and "ceiling" in shown
@@ -155,6 +155,6 @@ def test_training_evaluation_and_report_follow(encoded, path, capsys):
 
 def test_evaluation_without_scenes_or_stages_is_refused(path, capsys):
     assert cli.main(["evaluate", str(path), "prepare.scenes=null"]) == 2
-    assert cli.main(["evaluate", str(path), "stages={}"]) == 2
+    assert cli.main(["evaluate", str(path), "phases={}"]) == 2
     shown = capsys.readouterr().err
-    assert "prepare.scenes" in shown and "stages" in shown
+    assert "prepare.scenes" in shown and "phases" in shown

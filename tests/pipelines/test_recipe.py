@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from pipelines.recipe import Recipe, _laid_over, read_recipe
 from ufork.errors import ConfigError, StorageError
 
-TWO_STAGES = """
+TWO_PHASES = """
 run: {name: tiny}
 train: {steps: 30, learning_rate: 0.01, wandb: {mode: disabled}}
-stages:
+phases:
   align: {train: {trainable: [projector, rq_head], wandb: {project: other}}}
   all: {train: {steps: 60}}
 """
@@ -18,23 +18,23 @@ stages:
 @pytest.fixture
 def path(tmp_path):
     file = tmp_path / "tiny.yaml"
-    file.write_text(TWO_STAGES)
+    file.write_text(TWO_PHASES)
     return file
 
 
 def test_stage_has_its_own_values_over_the_shared_ones(path):
-    stages = read_recipe(path).stages
-    assert list(stages) == ["align", "all"]
-    assert (stages["align"].train.steps, stages["all"].train.steps) == (30, 60)
-    assert stages["align"].train.trainable == ("projector", "rq_head")
-    assert (stages["align"].train.wandb.mode, stages["align"].train.wandb.project) == ("disabled", "other")
-    assert stages["all"].train.learning_rate == 0.01
+    phases = read_recipe(path).phases
+    assert list(phases) == ["align", "all"]
+    assert (phases["align"].train.steps, phases["all"].train.steps) == (30, 60)
+    assert phases["align"].train.trainable == ("projector", "rq_head")
+    assert (phases["align"].train.wandb.mode, phases["align"].train.wandb.project) == ("disabled", "other")
+    assert phases["all"].train.learning_rate == 0.01
 
 
 def test_override_of_a_shared_value_reaches_the_stages_that_do_not_set_it(path):
-    stages = read_recipe(path, ["train.steps=7", "stages.all.train.learning_rate=0.5"]).stages
-    assert (stages["align"].train.steps, stages["all"].train.steps) == (7, 60)
-    assert (stages["align"].train.learning_rate, stages["all"].train.learning_rate) == (0.01, 0.5)
+    phases = read_recipe(path, ["train.steps=7", "phases.all.train.learning_rate=0.5"]).phases
+    assert (phases["align"].train.steps, phases["all"].train.steps) == (7, 60)
+    assert (phases["align"].train.learning_rate, phases["all"].train.learning_rate) == (0.01, 0.5)
 
 
 def test_fault_of_a_shared_section_is_told_once(path):
@@ -43,14 +43,14 @@ def test_fault_of_a_shared_section_is_told_once(path):
 
 
 def test_fault_of_a_stage_names_the_stage(path):
-    with pytest.raises(ConfigError, match=r"stages.all.train.stepz: .* 'stages.all.train.steps'"):
-        read_recipe(path, ["stages.all.train.stepz=7"])
+    with pytest.raises(ConfigError, match=r"phases.all.train.stepz: .* 'phases.all.train.steps'"):
+        read_recipe(path, ["phases.all.train.stepz=7"])
 
 
-@pytest.mark.parametrize("stages", ["5", "[a, b]", "{a: 5}", "{a: {train: 5}}"])
-def test_stages_of_the_wrong_kind_are_refused(path, stages):
-    with pytest.raises(ConfigError, match="stages"):
-        read_recipe(path, [f"stages={stages}"])
+@pytest.mark.parametrize("phases", ["5", "[a, b]", "{a: 5}", "{a: {train: 5}}"])
+def test_stages_of_the_wrong_kind_are_refused(path, phases):
+    with pytest.raises(ConfigError, match="phases"):
+        read_recipe(path, [f"phases={phases}"])
 
 
 def test_resolved_recipe_reads_back_to_the_same(path, tmp_path):
@@ -61,13 +61,13 @@ def test_resolved_recipe_reads_back_to_the_same(path, tmp_path):
 
 
 def test_record_keeps_what_another_verb_ran_with(path, tmp_path):
-    changed = read_recipe(path, [f"run.folder={tmp_path}", "train.steps=5", "text.vocabulary_size=600"])
+    changed = read_recipe(path, [f"run.folder={tmp_path}", "train.steps=5", "text.vocab_size=600"])
     changed.run_folder.record(changed.model_dump(mode="json"), ("text",))
     later = read_recipe(path, [f"run.folder={tmp_path}"])
-    later.run_folder.record(later.model_dump(mode="json"), ("train", "stages"))
+    later.run_folder.record(later.model_dump(mode="json"), ("train", "phases"))
     recorded = yaml.safe_load((tmp_path / "tiny" / "config.yaml").read_text())
-    assert list(recorded) == ["run", "text", "train", "stages"]
-    assert (recorded["text"]["vocabulary_size"], recorded["train"]["steps"]) == (600, 30)
+    assert list(recorded) == ["run", "text", "train", "phases"]
+    assert (recorded["text"]["vocab_size"], recorded["train"]["steps"]) == (600, 30)
 
 
 def test_folder_that_cannot_be_written_is_named(path, tmp_path):
@@ -99,3 +99,31 @@ def test_laid_over_keeps_all_of_the_top_and_the_rest_of_the_base(base, top):
 def test_recipe_without_a_run_is_refused():
     with pytest.raises(ConfigError, match="run: Field required"):
         Recipe.from_mapping({}, origin="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("override", "renamed"),
+    [
+        ("stages={}", "phases"),
+        ("train.rows_per_step.generation=8", "train.global_batch_size"),
+        ("data.row_tokens=1024", "data.seq_len"),
+        ("data.steps_ahead=2", "data.prefetch_steps"),
+        ("model.width=128", "model.hidden_size"),
+        ("model.mlp_width=128", "model.intermediate_size"),
+        ("model.num_heads=4", "model.num_attention_heads"),
+        ("model.num_kv_heads=4", "model.num_key_value_heads"),
+        ("model.norm_eps=1e-6", "model.rms_norm_eps"),
+        ("model.tie_text_head=true", "model.tie_word_embeddings"),
+        ("model.rq_head.attention_width=64", "model.rq_head.attention_size"),
+        ("text.vocabulary_size=512", "text.vocab_size"),
+        ("train.clip_norm=1", "train.max_grad_norm"),
+        ("train.warmup_share=0.1", "train.warmup_ratio"),
+        ("train.final_learning_rate_share=0.1", "train.min_lr_ratio"),
+        ("layout.wire_precision=fp32", "layout.p2p_dtype"),
+    ],
+)
+def test_an_old_key_is_refused_with_its_new_name(tmp_path, override, renamed):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("run: {name: x}\n")
+    with pytest.raises(ConfigError, match=f"this key is now called '{renamed}'"):
+        read_recipe(recipe, [override])

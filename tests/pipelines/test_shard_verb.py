@@ -76,7 +76,7 @@ def test_an_array_and_a_merge_make_the_same(images, tmp_path, capsys, monkeypatc
 def test_phases_one_by_one_make_the_same(images, tmp_path):
     values = ("duplicates.exact=true",)
     assert cli.main(arguments(images, tmp_path / "one" / "train", *values)) == 0
-    for phase in ("catalogue", "survey", "write", "merge"):
+    for phase in ("record_index", "fingerprints", "write", "merge"):
         assert cli.main(arguments(images, tmp_path / "phases" / "train", *values, "--phase", phase)) == 0
     assert contents(tmp_path / "one" / "train") == contents(tmp_path / "phases" / "train")
 

@@ -16,9 +16,9 @@ from pipelines import cli
 from tests.tiny_run import make_run, train
 
 OVERRIDES = (
-    "stages.align.train.steps=2",
-    "stages.all.train.steps=30",
-    "stages.all.train.checkpoint.every_steps=4",
+    "phases.align.train.steps=2",
+    "phases.all.train.steps=30",
+    "phases.all.train.checkpoint.every_steps=4",
 )
 RESUME_ME = 75
 
@@ -31,7 +31,7 @@ def start(recipe, *more):
 
 
 def wait_for_step(run, step):
-    metrics = run.stage("all") / "metrics.jsonl"
+    metrics = run.phase("all") / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
         assert time.monotonic() < deadline, f"no step {step}"
@@ -52,7 +52,7 @@ def assert_equal(weights, others):
 
 def assert_as_undisturbed(run, undisturbed):
     assert_equal(load_file(run.weights("all") / "model.safetensors"), undisturbed)
-    lines = (run.stage("all") / "metrics.jsonl").read_text().splitlines()
+    lines = (run.phase("all") / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 31))
 
 
@@ -61,8 +61,8 @@ def assert_as_undisturbed(run, undisturbed):
     "number",
     [
         signal.SIGTERM,
-        pytest.param(signal.SIGUSR1, marks=pytest.mark.proof),
-        pytest.param(signal.SIGUSR2, marks=pytest.mark.proof),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR2, marks=pytest.mark.slow),
     ],
 )
 def test_a_stop_is_agreed_saved_and_told_by_the_exit_code(number, tmp_path, undisturbed):
@@ -99,7 +99,7 @@ def test_a_finished_run_is_not_trained_again_unless_asked_to(tmp_path):
     assert "step-00000030, after step 30 of 30" in train(recipe, *OVERRIDES)
     assert "train.resume=never" in train(recipe, *OVERRIDES, "train.resume=never")
     changed = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", "train", str(recipe), *OVERRIDES, "model.mlp_width=64"],
+        [sys.executable, "-m", "pipelines.cli", "train", str(recipe), *OVERRIDES, "model.intermediate_size=64"],
         capture_output=True,
         text=True,
         check=False,
@@ -123,7 +123,7 @@ def test_checkpoints_are_listed_exported_reshaped_begun_from_verified_and_pruned
     reshaped = tmp_path / "reshaped"
     assert cli.main(["checkpoint", "reshape", str(older), "--ranks", "3", "--output", str(reshaped)]) == 0
     other, other_run = make_run(tmp_path, "other")
-    said = train(other, *OVERRIDES, f"stages.all.train.resume={reshaped}")
+    said = train(other, *OVERRIDES, f"phases.all.train.resume={reshaped}")
     assert f"resumed: {reshaped}, after step 28" in said
     other_weights = load_file(other_run.weights("all") / "model.safetensors")
     assert_equal(other_weights, load_file(run.weights("all") / "model.safetensors"))
@@ -138,16 +138,21 @@ def test_checkpoints_are_listed_exported_reshaped_begun_from_verified_and_pruned
     assert "give the folder of a run" in capsys.readouterr().err
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path):
     """Four ranks of the forked layout; every other kill is while a checkpoint is written (`benchmarks.kill`)."""
     recipe, undisturbed = make_run(tmp_path, "undisturbed")
     killed = make_run(tmp_path, "killed")[1]
-    forked = ("layout.kind=forked", "layout.trunk.tp=2", "model.num_kv_heads=4", "model.tie_text_head=false")
+    forked = (
+        "layout.kind=forked",
+        "layout.trunk.tp=2",
+        "model.num_key_value_heads=4",
+        "model.tie_word_embeddings=false",
+    )
     train(recipe, *OVERRIDES, *forked)
     command = ["train", str(recipe), *OVERRIDES, *forked, "run.name=killed"]
-    figures = kill_until_done(command, killed.stage("all"), tmp_path / "log", kills=4, seed=0)
+    figures = kill_until_done(command, killed.phase("all"), tmp_path / "log", kills=4, seed=0)
     assert figures["kills"] == 4 and figures["resumes"] >= 3 and figures["corrupt_taken"] == 0
-    assert losses(killed.stage("all")) == losses(undisturbed.stage("all"))
+    assert losses(killed.phase("all")) == losses(undisturbed.phase("all"))
     weights, others = (load_file(run.weights("all") / "model.safetensors") for run in (killed, undisturbed))
     assert_equal(weights, others)

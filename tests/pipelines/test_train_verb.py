@@ -13,8 +13,8 @@ from pipelines import cli
 from tests.tiny_run import make_run, train
 
 
-def losses(run, stage):
-    lines = (run.stage(stage) / "metrics.jsonl").read_text().splitlines()
+def losses(run, phase):
+    lines = (run.phase(phase) / "metrics.jsonl").read_text().splitlines()
     return [[value for key, value in json.loads(line).items() if key.startswith("loss/")] for line in lines]
 
 
@@ -29,12 +29,12 @@ def trained(tmp_path_factory):
 def test_stages_leave_metrics_drawings_and_the_resolved_config(trained):
     _, run = trained
     assert len(losses(run, "align")) == len(losses(run, "all")) == 4
-    assert sorted(path.name for path in (run.stage("all") / "drawings").iterdir()) == [
+    assert sorted(path.name for path in (run.phase("all") / "drawings").iterdir()) == [
         "step-000002.png",
         "step-000004.png",
     ]
     config = yaml.safe_load(run.config.read_text())
-    assert config["stages"]["align"]["train"]["learning_rate"] == 0.3
+    assert config["phases"]["align"]["train"]["learning_rate"] == 0.3
     assert "torch" in json.loads(run.versions.read_text())
 
 
@@ -42,12 +42,12 @@ def test_stages_leave_metrics_drawings_and_the_resolved_config(trained):
 def test_two_ranks_train_as_one(trained, tmp_path):
     recipe, run = make_run(tmp_path, "two")
     train(recipe, "--ranks", "2")
-    for stage in ("align", "all"):
-        assert np.allclose(losses(run, stage), losses(trained[1], stage), atol=1e-5)
+    for phase in ("align", "all"):
+        assert np.allclose(losses(run, phase), losses(trained[1], phase), atol=1e-5)
 
 
-FORKED = ("layout={kind: forked, trunk: {tp: 2}}", "stages.generation.train.trainable=[generation]")
-"""With a last stage that has no understanding, so that its ranks idle and its weights stay."""
+FORKED = ("layout={kind: forked, trunk: {tp: 2}}", "phases.generation.train.trainable=[generation]")
+"""With a last phase that has no understanding, so that its ranks idle and its weights stay."""
 
 
 @pytest.mark.slow
@@ -55,35 +55,35 @@ def test_a_forked_layout_trains_as_one_rank(tmp_path):
     outcomes = []
     for name, layout in (("one", []), ("forked", [FORKED[0]])):
         recipe, run = make_run(tmp_path, name)
-        rows = "stages.generation.train.rows_per_step={understanding: 0, generation: 2}"
+        rows = "phases.generation.train.global_batch_size={understanding: 0, generation: 2}"
         train(recipe, *layout, FORKED[1], rows, "--trace")
         outcomes.append((run, load_file(run.weights("generation") / "model.safetensors")))
     (one, weights), (forked, forked_weights) = outcomes
-    for stage in ("align", "all", "generation"):
-        assert np.allclose(losses(forked, stage), losses(one, stage), atol=1e-5)
+    for phase in ("align", "all", "generation"):
+        assert np.allclose(losses(forked, phase), losses(one, phase), atol=1e-5)
     assert weights.keys() == forked_weights.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(forked_weights[name], weight, rtol=1e-4, atol=1e-5, msg=name)
     traces_show_every_pass_once(forked, {"align": (0, 1, 2, 3), "all": (0, 1, 2, 3), "generation": (0, 1, 3)})
-    assert set(json.loads((one.stage("all") / "bubble.json").read_text())) == {"whole"}
+    assert set(json.loads((one.phase("all") / "bubble.json").read_text())) == {"whole"}
 
 
 def traces_show_every_pass_once(run, ranks_by_stage):
-    for stage, ranks in ranks_by_stage.items():
-        events = json.loads((run.stage(stage) / "trace.json").read_text())["traceEvents"]
+    for phase, ranks in ranks_by_stage.items():
+        events = json.loads((run.phase(phase) / "trace.json").read_text())["traceEvents"]
         assert {event["pid"] for event in events} == set(ranks)
-        tasks = [task for task in ("understanding", "generation") if stage != "generation" or task == stage]
+        tasks = [task for task in ("understanding", "generation") if phase != "generation" or task == phase]
         for rank in ranks:
             seen = sorted(event["name"] for event in events if event["pid"] == rank and event.get("cat") == "forward")
             mine = tasks if rank < 2 else [["understanding"], ["generation"]][rank - 2]
-            assert seen == sorted(f"{task} {index}" for task in mine for index in range(2)), (stage, rank)
-        assert Image.open(run.stage(stage) / "pipeline.png").size[0] > 1000
+            assert seen == sorted(f"{task} {index}" for task in mine for index in range(2)), (phase, rank)
+        assert Image.open(run.phase(phase) / "pipeline.png").size[0] > 1000
 
 
 @pytest.mark.slow
 def test_one_stage_starts_from_the_one_before(trained, tmp_path):
     before = losses(trained[1], "all")
-    train(trained[0], "--stage", "all")
+    train(trained[0], "--phase", "all")
     assert losses(trained[1], "all") == before
 
 
@@ -107,7 +107,7 @@ def refused(capsys, *arguments):
 
 def test_unknown_stage_names_the_known_ones(tmp_path, capsys):
     recipe, _ = make_run(tmp_path, "run")
-    assert "--stage al: the recipe's stages are align, all" in refused(capsys, "train", recipe, "--stage", "al")
+    assert "--phase al: the recipe's phases are align, all" in refused(capsys, "train", recipe, "--phase", "al")
 
 
 def test_a_layout_of_another_size_is_refused_with_the_arithmetic(tmp_path, capsys):
@@ -118,7 +118,7 @@ def test_a_layout_of_another_size_is_refused_with_the_arithmetic(tmp_path, capsy
 
 def test_no_stage_and_no_rank_are_refused(tmp_path, capsys):
     recipe, _ = make_run(tmp_path, "run")
-    assert "stages: the recipe has none" in refused(capsys, "train", recipe, "stages={}")
+    assert "phases: the recipe has none" in refused(capsys, "train", recipe, "phases={}")
     assert "--ranks 0" in refused(capsys, "train", recipe, "--ranks", 0)
 
 

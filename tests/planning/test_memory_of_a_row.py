@@ -15,25 +15,25 @@ from ufork.vocabulary import Task
 
 CLOSE = 0.15
 MODEL = ModelConfig(
-    width=128,
-    mlp_width=320,
-    num_heads=4,
-    num_kv_heads=2,
+    hidden_size=128,
+    intermediate_size=320,
+    num_attention_heads=4,
+    num_key_value_heads=2,
     trunk_layers=4,
     understanding_layers=2,
     generation_layers=2,
-    rq_head=RqHeadConfig(width=64, attention_width=96, num_heads=4, num_blocks=2, dropout=0.0),
+    rq_head=RqHeadConfig(hidden_size=64, attention_size=96, num_attention_heads=4, num_blocks=2, dropout=0.0),
 )
-DIMENSIONS = Dimensions(vocabulary_size=64, codebook_size=32, code_width=16, codes_per_position=4)
-ROW_TOKENS = 640  # beyond the lengths at which a CPU keeps the scores of its attention, as no GPU does
+DIMENSIONS = Dimensions(vocab_size=64, codebook_size=32, code_width=16, codes_per_position=4)
+SEQ_LEN = 640  # beyond the lengths at which a CPU keeps the scores of its attention, as no GPU does
 
 
 def workload(precision: str, *, recompute: bool) -> Workload:
     return Workload(
         model=MODEL,
         dimensions=DIMENSIONS,
-        rows_per_step=dict.fromkeys(Task, 1),
-        row_tokens=ROW_TOKENS,
+        global_batch_size=dict.fromkeys(Task, 1),
+        seq_len=SEQ_LEN,
         precision=precision,
         recompute=recompute,
     )
@@ -65,10 +65,10 @@ def bytes_kept_by(forward, model: UniFork) -> int:
 @pytest.mark.parametrize("task", list(Task))
 def test_a_row_through_the_whole_model(task, precision):
     work = workload(precision, recompute=False)
-    only_this = Workload(**{**vars(work), "rows_per_step": {task: 1}})
-    planned = rank_memory(only_this, Stage.WHOLE, StageShape())
+    only_this = Workload(**{**vars(work), "global_batch_size": {task: 1}})
+    planned = rank_memory(only_this, Stage.COLOCATED, StageShape())
     model = model_of(work)
-    kept = bytes_kept_by(lambda: model(work.row(task)), model)
+    kept = bytes_kept_by(lambda: model(work.sequence(task)), model)
     assert planned.activations + planned.head == pytest.approx(kept, rel=CLOSE)
 
 
@@ -76,7 +76,7 @@ def test_a_row_through_the_whole_model(task, precision):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_further_row_in_flight_in_the_trunk(recompute, precision):
     work = workload(precision, recompute=recompute)
-    two, three = (rank_memory(work, Stage.TRUNK, StageShape(), in_flight=rows).activations for rows in (2, 3))
-    model, row = model_of(work), work.row(Task.GENERATION)
-    kept = bytes_kept_by(lambda: model.trunk(row, PackedAttention(row, model.kernel)), model)
+    two, three = (rank_memory(work, Stage.TRUNK, StageShape(), in_flight=sequences).activations for sequences in (2, 3))
+    model, sequence = model_of(work), work.sequence(Task.GENERATION)
+    kept = bytes_kept_by(lambda: model.trunk(sequence, PackedAttention(sequence, model.kernel)), model)
     assert three - two == pytest.approx(kept, rel=CLOSE)

@@ -5,25 +5,25 @@ import torch
 
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage
-from tests.tiny import DIMENSIONS, packed_row, tiny_config
+from tests.tiny import DIMENSIONS, packed_sequence, tiny_config
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Stage, num_ranks_of
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.planning.memory import rank_memory
 from ufork.planning.workload import Workload
-from ufork.train.config import RowsPerStep, TrainConfig
+from ufork.train.config import GlobalBatchSize, TrainConfig
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
-MODEL = tiny_config(width=256, mlp_width=512, num_kv_heads=4, tie_text_head=False)
+MODEL = tiny_config(hidden_size=256, intermediate_size=512, num_key_value_heads=4, tie_word_embeddings=False)
 LAYOUTS = {
     "one rank a stage": LayoutConfig(kind="forked"),
     "trunk tp 2, generation dp 2": LayoutConfig(
         kind="forked", trunk=StageShape(tp=2), generation=StageShape(dp=2), in_flight=4
     ),
 }
-ROWS = {Task.UNDERSTANDING: 2, Task.GENERATION: 2}
+SEQUENCES = {Task.UNDERSTANDING: 2, Task.GENERATION: 2}
 CLOSE = 0.15
 
 
@@ -31,19 +31,21 @@ def bytes_of(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if torch.is_tensor(tensor))
 
 
-def run_held_bytes(address: RankAddress, layout: LayoutConfig, precision: str):
+def run_held_bytes(rank_env: RankEnvironment, layout: LayoutConfig, precision: str):
     """Stage of the rank, and bytes of its shards after two steps."""
     torch.set_num_threads(1)
-    config = TrainConfig(precision=precision, rows_per_step=RowsPerStep(understanding=2, generation=2))
-    rows = {task: [packed_row(task, texts=[[5, 6, 7]], row_tokens=32, seed=n) for n in range(2)] for task in Task}
-    with join_world(address, layout, timeout_seconds=60) as world:
-        stage = open_stage(world, config, model=MODEL, layout=layout, row_tokens=32)
+    config = TrainConfig(precision=precision, global_batch_size=GlobalBatchSize(understanding=2, generation=2))
+    sequences = {
+        task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=32, seed=n) for n in range(2)] for task in Task
+    }
+    with join_world(rank_env, layout, timeout_seconds=60) as world:
+        stage = open_stage(world, config, model=MODEL, layout=layout, seq_len=32)
         for _ in range(2):
-            run_step(stage, rows if stage.reads_data else {}, 1e-3)
+            run_step(stage, sequences if stage.reads_data else {}, 1e-3)
         optimizer = stage.engine._engine.optimizer
         shards = [parameter.ds_tensor for parameter in stage.engine._engine.module.parameters()]
         moments = [value for state in optimizer.optimizer.state.values() for value in state.values()]
-        return world.place.stage, {
+        return world.coordinate.stage, {
             "weights": bytes_of(shards),
             "optimizer": bytes_of([*optimizer.fp32_partitioned_groups_flat, *moments]),
             "reduced gradients": bytes_of([optimizer.grad_partitions_flat_buffer]),
@@ -56,7 +58,12 @@ def run_held_bytes(address: RankAddress, layout: LayoutConfig, precision: str):
 def test_shards_of_a_rank_are_as_large_as_planned(name, precision):
     layout = LAYOUTS[name]
     workload = Workload(
-        model=MODEL, dimensions=DIMENSIONS, rows_per_step=ROWS, row_tokens=32, precision=precision, recompute=False
+        model=MODEL,
+        dimensions=DIMENSIONS,
+        global_batch_size=SEQUENCES,
+        seq_len=32,
+        precision=precision,
+        recompute=False,
     )
     for stage, held in run_on_ranks(run_held_bytes, num_ranks_of(layout), layout, precision):
         shape = getattr(layout, stage)

@@ -12,7 +12,7 @@ from pipelines.recipe import read_recipe
 from pipelines.verbs.plan import workload_of
 from tests.tiny import DIMENSIONS, tiny_config, tiny_model
 from ufork.errors import ConfigError
-from ufork.model.cost import row_cost
+from ufork.model.cost import sequence_cost
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Stage, make_layout
 from ufork.planning.machine import PROFILES, MachineProfile, profile_of
@@ -29,10 +29,10 @@ RELEASED_RECIPE = Path(__file__).parents[2] / "pipelines/recipes/unifork_0.5b.ya
 
 def tiny_workload(**changes) -> Workload:
     values = dict(
-        model=tiny_config(num_kv_heads=4),
+        model=tiny_config(num_key_value_heads=4),
         dimensions=DIMENSIONS,
-        rows_per_step={Task.UNDERSTANDING: 8, Task.GENERATION: 8},
-        row_tokens=256,
+        global_batch_size={Task.UNDERSTANDING: 8, Task.GENERATION: 8},
+        seq_len=256,
         precision="bf16",
         recompute=False,
     )
@@ -43,20 +43,22 @@ def tiny_workload(**changes) -> Workload:
 def released() -> Workload:
     """The released size, in its first stage that trains everything, with rows for many devices."""
     workload = workload_of(read_recipe(RELEASED_RECIPE), "joint")
-    return replace(workload, rows_per_step={Task.UNDERSTANDING: 48, Task.GENERATION: 48})
+    return replace(workload, global_batch_size={Task.UNDERSTANDING: 48, Task.GENERATION: 48})
 
 
 def test_parameters_are_those_of_the_model():
-    model, workload = tiny_model(tiny_config(num_kv_heads=4)), tiny_workload()
-    assert workload.num_parameters(Stage.WHOLE) == sum(p.numel() for p in model.parameters())
+    model, workload = tiny_model(tiny_config(num_key_value_heads=4)), tiny_workload()
+    assert workload.num_parameters(Stage.COLOCATED) == sum(p.numel() for p in model.parameters())
     apart = sum(workload.num_parameters(stage) for stage in (Stage.TRUNK, Stage.UNDERSTANDING, Stage.GENERATION))
-    assert apart == workload.num_parameters(Stage.WHOLE) + model.trunk.token_embedding.weight.numel(), "the tied copy"
+    assert apart == workload.num_parameters(Stage.COLOCATED) + model.trunk.token_embedding.weight.numel(), (
+        "the tied copy"
+    )
 
 
 @pytest.mark.parametrize("task", Task)
 def test_operations_are_those_of_the_row_they_stand_for(task):
     workload = tiny_workload()
-    counted = row_cost(workload.model, workload.dimensions, workload.row(task))
+    counted = sequence_cost(workload.model, workload.dimensions, workload.sequence(task))
     estimated = workload.cost(task)
     assert estimated.head == pytest.approx(counted.head, rel=0.01)
     assert estimated.trunk < counted.trunk < 2 * estimated.trunk, "the estimate leaves attention out"
@@ -80,7 +82,7 @@ def test_gradients_are_whole_until_the_flush_unless_reduced_each_time(released):
 def test_only_the_trunk_keeps_every_row_in_flight(released):
     for stage in (Stage.TRUNK, Stage.GENERATION):
         four, eight, twelve = (
-            rank_memory(released, stage, StageShape(), in_flight=rows).activations for rows in (4, 8, 12)
+            rank_memory(released, stage, StageShape(), in_flight=sequences).activations for sequences in (4, 8, 12)
         )
         assert eight - four == twelve - eight
         assert (eight > four) == (stage is Stage.TRUNK)
@@ -89,13 +91,13 @@ def test_only_the_trunk_keeps_every_row_in_flight(released):
 def test_equal_ranks_waste_half_at_the_released_size(released):
     """The RQ head makes generation the longest way by far, so the other stages idle most of the step."""
     share = released.forward_flops(Stage.GENERATION, Task.GENERATION) / sum(
-        released.forward_flops(Stage.WHOLE, task) for task in Task
+        released.forward_flops(Stage.COLOCATED, task) for task in Task
     )
     assert 0.6 < share < 0.75
     equal = LayoutConfig(
         kind="forked", trunk=StageShape(dp=8), understanding=StageShape(dp=8), generation=StageShape(dp=8)
     )
-    layout = make_layout(equal, num_ranks=24, rows_per_step=released.rows_per_step)
+    layout = make_layout(equal, num_ranks=24, global_batch_size=released.global_batch_size)
     bubble = estimate_step(released, H100, equal, layout).bubble
     assert sum(bubble.values()) / 3 > 0.45
     forked = [c for c in make_plan(released, H100, num_devices=24).candidates if c.config.kind == "forked"]
@@ -103,15 +105,15 @@ def test_equal_ranks_waste_half_at_the_released_size(released):
 
 
 def test_backward_takes_twice_as_long_and_once_more_when_recomputed():
-    layout = make_layout(LayoutConfig(), num_ranks=1, rows_per_step=tiny_workload().rows_per_step)
+    layout = make_layout(LayoutConfig(), num_ranks=1, global_batch_size=tiny_workload().global_batch_size)
     for recompute, factor in ((False, 2), (True, 3)):
         seconds = stage_times(tiny_workload(recompute=recompute), H100, layout).seconds
-        forward, backward = (seconds[Stage.WHOLE, Task.GENERATION, p] for p in ("forward", "backward"))
+        forward, backward = (seconds[Stage.COLOCATED, Task.GENERATION, p] for p in ("forward", "backward"))
         assert backward == pytest.approx(factor * forward)
 
 
 def test_gathers_add_to_a_pass_where_nothing_hides_them():
-    shapes = {"rows_per_step": tiny_workload().rows_per_step}
+    shapes = {"global_batch_size": tiny_workload().global_batch_size}
     layout = make_layout(LayoutConfig(), num_ranks=2, **shapes)
     hidden = estimate_step(tiny_workload(), H100, LayoutConfig(), layout).seconds
     seen = H100.model_copy(update={"hides_gathers": False, "collective_latency_us": 0.0})
@@ -149,15 +151,15 @@ def test_a_measured_profile_comes_back_from_its_file(tmp_path):
 
 
 def test_scaling_doubles_up_to_the_number_and_is_drawn(tmp_path):
-    points = weak_scaling(tiny_workload(rows_per_step=dict.fromkeys(Task, 16)), H100, most_devices=32)
+    points = weak_scaling(tiny_workload(global_batch_size=dict.fromkeys(Task, 16)), H100, most_devices=32)
     assert [point.num_devices for point in points] == [8, 16, 32]
     draw_scaling(points, tmp_path / "scaling.png")
     assert Image.open(tmp_path / "scaling.png").size == (900, 520)
 
 
 def test_the_verb_prints_a_table_and_what_to_paste(capsys):
-    rows = ["train.rows_per_step.understanding=16", "train.rows_per_step.generation=16"]
-    assert cli.main(["plan", str(RELEASED_RECIPE), "--gpus", "16", "--stage", "joint", *rows]) == 0
+    sequences = ["train.global_batch_size.understanding=16", "train.global_batch_size.generation=16"]
+    assert cli.main(["plan", str(RELEASED_RECIPE), "--gpus", "16", "--phase", "joint", *sequences]) == 0
     shown = capsys.readouterr().out
     assert "colocated, tp 1" in shown and "recommended: " in shown
     LayoutConfig.model_validate(yaml.safe_load(shown[shown.index("\nlayout:") :])["layout"])

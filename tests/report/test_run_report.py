@@ -21,7 +21,7 @@ from ufork.vocabulary import Task
 
 CONFIG = """
 run: {name: tiny <run>}
-stages:
+phases:
   together: {}
   after: {}
 """
@@ -68,8 +68,8 @@ def read(path):
     return tags, " ".join(tags.text)
 
 
-def write_stage(folder, stage, rows, drawings=()):
-    target = folder / "stages" / stage
+def write_phase(folder, phase, rows, drawings=()):
+    target = folder / "phases" / phase
     target.mkdir(parents=True)
     (target / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for step in drawings:
@@ -77,7 +77,7 @@ def write_stage(folder, stage, rows, drawings=()):
 
 
 def metrics(step, **values):
-    return {"step": step, "stage": "x", "seconds": step / 10, "loss/understanding": 2.0, **values}
+    return {"step": step, "phase": "x", "seconds": step / 10, "loss/understanding": 2.0, **values}
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ def run(tmp_path_factory, sources, detector):
     (folder / "versions.json").write_text(json.dumps({"torch": "2.13.0"}))
     (folder / "shards").mkdir()
     (folder / "shards" / "ATTRIBUTION.md").write_text("Shapes & friends, CC0")
-    write_stage(folder, "after", [metrics(10), metrics(20, **{"loss/generation": 1.5})], range(1, 20))
-    write_stage(folder, "together", [metrics(30, gradient_norm=float("nan")), metrics(40)])
+    write_phase(folder, "after", [metrics(10), metrics(20, **{"loss/generation": 1.5})], range(1, 20))
+    write_phase(folder, "together", [metrics(30, gradient_norm=float("nan")), metrics(40)])
     config = EvaluateConfig(questions_per_skill=4, drawings_per_skill=3, examples_per_skill=2)
     heldout = sources / "heldout"
     record = evaluate(
@@ -118,11 +118,11 @@ def test_every_section_is_there(run):
 
 
 def test_stages_stand_in_the_recipes_order(run):
-    assert [stage.name for stage in read_run(run).stages] == ["together", "after"]
+    assert [phase.name for phase in read_run(run).phases] == ["together", "after"]
 
 
 def test_numbers_that_are_not_finite_are_left_out(run):
-    together, after = read_run(run).stages
+    together, after = read_run(run).phases
     assert "gradient_norm" not in together.metrics[0]
     assert (together.steps, together.seconds, after.drawings[0][0], after.drawings[-1][0]) == (40, 4.0, 1, 19)
 
@@ -139,10 +139,10 @@ def test_unfinished_run_says_so(tmp_path):
 
 
 def test_line_cut_off_by_a_kill_is_left_out_but_no_other(tmp_path):
-    write_stage(tmp_path, "only", [metrics(10)])
-    path = tmp_path / "stages" / "only" / "metrics.jsonl"
+    write_phase(tmp_path, "only", [metrics(10)])
+    path = tmp_path / "phases" / "only" / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 2')
-    assert [row["step"] for row in read_run(tmp_path).stages[0].metrics] == [10]
+    assert [row["step"] for row in read_run(tmp_path).phases[0].metrics] == [10]
     path.write_text('{"step": 2\n' + path.read_text())
     with pytest.raises(ReportError, match="line 1"):
         read_run(tmp_path)
@@ -211,7 +211,7 @@ def test_short_numbers(value, text):
 @given(st.lists(st.tuples(st.integers(1, 2000), st.floats(-100, 100)), min_size=1, max_size=600), st.booleans())
 def test_curves_stay_inside_the_chart(points, from_zero):
     points = sorted(points)
-    curves = [Curve(stage="one", points=[], steps=10), Curve(stage="<two>", points=points, steps=points[-1][0])]
+    curves = [Curve(phase="one", points=[], steps=10), Curve(phase="<two>", points=points, steps=points[-1][0])]
     svg = line_chart(curves, label="a & b", colour="--ink", from_zero=from_zero and min(y for _, y in points) >= 0)
     read_points = re.search(r'polyline class="curve" points="([^"]*)"', svg).group(1)
     pairs = np.array([pair.split(",") for pair in read_points.split()], float)

@@ -66,9 +66,9 @@ class Jobs:
 
         self.wait(f"{state} of job {job}", reached)
 
-    def wait_for_step(self, stage, step):
+    def wait_for_step(self, phase, step):
         """Of the start that writes now."""
-        metrics = self.run / "stages" / stage / "metrics.jsonl"
+        metrics = self.run / "phases" / phase / "metrics.jsonl"
         self.wait(f"step {step}", lambda: metrics.exists() and f'"step": {step},' in metrics.read_text())
 
     def events(self):

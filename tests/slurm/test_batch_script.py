@@ -50,7 +50,7 @@ def why(jobs):
     return [(event, restart, reason) for event, restart, _, reason in told(jobs)]
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_a_failure_is_the_job_s_and_ends_what_depends_on_it(start, cluster):
     job = start("exit 3")
     after = cluster.run("sbatch", "--parsable", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", *NOTHING)
@@ -60,7 +60,7 @@ def test_a_failure_is_the_job_s_and_ends_what_depends_on_it(start, cluster):
     start.jobs.wait_for_state(after, "CANCELLED")
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_the_budget_of_restarts_ends_the_job(start, cluster):
     job = start(SAVES, max_restarts=1)
     for restart in (0, 1):
@@ -70,7 +70,7 @@ def test_the_budget_of_restarts_ends_the_job(start, cluster):
     assert why(start.jobs)[-1] == ("ended", 1, "stopped by a signal; all 1 restarts are used up")
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_a_cancelled_job_is_told_as_ended(start, cluster):
     job = start(SAVES)
     wait_for_ranks(start, job)
@@ -78,7 +78,7 @@ def test_a_cancelled_job_is_told_as_ended(start, cluster):
     start.jobs.wait("end", lambda: why(start.jobs)[-1] == ("ended", 0, "cancelled, or out of time"))
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_a_preempted_job_is_told_as_requeued(start, cluster):
     job = start(f"{ONCE} {SAVES}")
     wait_for_ranks(start, job)
@@ -87,7 +87,7 @@ def test_a_preempted_job_is_told_as_requeued(start, cluster):
     assert why(start.jobs)[1] == ("requeued", 0, "preempted, or a node was lost")
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_a_node_that_is_silent_is_left_before_slurm_has_noticed(start, cluster):
     job = start(f"{ONCE} sleep 4; exit 1")
     wait_for_ranks(start, job)

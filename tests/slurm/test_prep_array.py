@@ -29,7 +29,7 @@ def checksums(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_arrays_survey_and_write_and_a_last_job_merges(tmp_path, images, cluster, jobs_of):
     jobs, target = jobs_of(tmp_path), str(tmp_path / "array")
     environment = f"--export=ALL,UFORK_PYTHON={sys.executable},PYTHONPATH={ROOT}"
@@ -38,9 +38,11 @@ def test_arrays_survey_and_write_and_a_last_job_merges(tmp_path, images, cluster
         options = ("--parsable", "--kill-on-invalid-dep=yes", f"--output={tmp_path}/%A-%a.log", environment)
         return cluster.run("sbatch", *options, *arguments)
 
-    catalogue = queue(SCRIPT, "images", str(images), "--to", target, *VALUES, "--phase", "catalogue")
-    survey = queue(f"--dependency=afterok:{catalogue}", "--array=3-5", SCRIPT, "write", target, "--phase", "survey")
-    write = queue(f"--dependency=afterok:{survey}", "--array=3-5", SCRIPT, "write", target)
+    record_index = queue(SCRIPT, "images", str(images), "--to", target, *VALUES, "--phase", "record_index")
+    fingerprints = queue(
+        f"--dependency=afterok:{record_index}", "--array=3-5", SCRIPT, "write", target, "--phase", "fingerprints"
+    )
+    write = queue(f"--dependency=afterok:{fingerprints}", "--array=3-5", SCRIPT, "write", target)
     merge = queue(f"--dependency=afterok:{write}", SCRIPT, "merge", target)
     jobs.wait_for_state(merge, "COMPLETED")
     assert cli.main(["shard", "images", str(images), "--to", str(tmp_path / "one"), *VALUES]) == 0

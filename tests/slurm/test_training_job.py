@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from benchmarks.kill import losses
 from tests.tiny_run import make_run, train
 
-FORKED = ("layout.kind=forked", "layout.trunk.tp=2", "model.num_kv_heads=4", "model.tie_text_head=false")
+FORKED = ("layout.kind=forked", "layout.trunk.tp=2", "model.num_key_value_heads=4", "model.tie_word_embeddings=false")
 STEPS = 60
 NAP = ("--output=/dev/null", "--wrap=sleep 2")
 OVERRIDES = (
@@ -26,13 +26,13 @@ def undisturbed(tmp_path_factory):
 
 
 def assert_equal(run, undisturbed):
-    assert losses(run.stage("all")) == losses(undisturbed.stage("all"))
+    assert losses(run.phase("all")) == losses(undisturbed.phase("all"))
     weights, others = (load_file(each.weights("all") / "model.safetensors") for each in (run, undisturbed))
     assert weights.keys() == others.keys()
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_a_job_goes_on_after_the_time_limit_s_signal_preemption_and_a_lost_node(
     tmp_path, undisturbed, cluster, jobs_of
 ):
@@ -58,7 +58,7 @@ def test_a_job_goes_on_after_the_time_limit_s_signal_preemption_and_a_lost_node(
     assert_equal(run, undisturbed)
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_what_is_left_over_on_a_lost_node_can_write_nothing(tmp_path, undisturbed, cluster, jobs_of):
     """The node is lost to Slurm alone. What runs there sleeps until the restarted job trains, and wakes up."""
     recipe, run = make_run(tmp_path, "run")
@@ -81,7 +81,7 @@ def test_what_is_left_over_on_a_lost_node_can_write_nothing(tmp_path, undisturbe
     assert_equal(run, undisturbed)
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_a_chain_runs_in_order_and_away_from_an_unfit_node(tmp_path, cluster, jobs_of):
     """The disk of the first node's temporary files is full."""
     recipe, run = make_run(tmp_path, "run")
@@ -90,9 +90,9 @@ def test_a_chain_runs_in_order_and_away_from_an_unfit_node(tmp_path, cluster, jo
     small.mkdir()
     cluster.run_on("node1", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small))
     rows = "{understanding: 0, generation: 2}"
-    third = f"stages.generation={{train: {{steps: 2, trainable: [generation], rows_per_step: {rows}}}}}"
+    third = f"stages.generation={{train: {{steps: 2, trainable: [generation], global_batch_size: {rows}}}}}"
     chain = ("--nodes", "1", "--ranks-per-node", "1", "--chain", "align,all,generation")
-    started = jobs.submit(recipe, third, "stages.all.train.steps=2", *chain, TMPDIR=str(small))
+    started = jobs.submit(recipe, third, "phases.all.train.steps=2", *chain, TMPDIR=str(small))
     jobs.wait_for_state(started[0], "RUNNING", restarts=1)
     cluster.run_on("node1", "umount", str(small))
     jobs.wait_for_state(started[-1], "COMPLETED")

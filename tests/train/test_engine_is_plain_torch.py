@@ -7,10 +7,10 @@ import torch
 
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage, weights_of
-from tests.tiny import packed_row, shallow_config, tiny_model
-from ufork.parallel.rank_environment import RankAddress
+from tests.tiny import packed_sequence, shallow_config, tiny_model
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
-from ufork.train.config import RowsPerStep, TrainConfig
+from ufork.train.config import GlobalBatchSize, TrainConfig
 from ufork.train.parameter_groups import freeze_except
 from ufork.train.stage_module import StageModule
 from ufork.train.step import run_step
@@ -28,44 +28,46 @@ STAGES = {
 
 
 def config_of(trainable, tasks) -> TrainConfig:
-    rows = RowsPerStep(**{task: 3 * (task in tasks) for task in Task})
-    return TrainConfig(trainable=trainable, rows_per_step=rows, optimizer="sgd", clip_norm=CLIP_NORM, precision="fp32")
+    sequences = GlobalBatchSize(**{task: 3 * (task in tasks) for task in Task})
+    return TrainConfig(
+        trainable=trainable, global_batch_size=sequences, optimizer="sgd", max_grad_norm=CLIP_NORM, precision="fp32"
+    )
 
 
-def rows_of(tasks):
+def sequences_of(tasks):
     texts = {task: [[5, 6, 7, 8], [9, 10, 11], [12, 13]] for task in tasks}
-    return {task: [packed_row(task, texts=[text], row_tokens=24) for text in texts[task]] for task in tasks}
+    return {task: [packed_sequence(task, texts=[text], seq_len=24) for text in texts[task]] for task in tasks}
 
 
-def run_on_engines(address: RankAddress):
+def run_on_engines(rank_env: RankEnvironment):
     """Norms of the steps and whole weights of every case, one engine after the other."""
     torch.set_num_threads(1)
-    with join_world(address, timeout_seconds=60) as world:
+    with join_world(rank_env, timeout_seconds=60) as world:
         return {case: train_on_engine(world, *case) for case in itertools.product(STAGES, (False, True))}
 
 
 def train_on_engine(world: World, stage: str, recompute: bool):
     trainable, tasks = STAGES[stage]
     config = config_of(trainable, tasks).model_copy(update={"activation_checkpointing": recompute})
-    model = shallow_config(tie_text_head=False)
-    stage = open_stage(world, config, model=model, row_tokens=24, name=f"{stage} {recompute}")
-    norms = [run_step(stage, rows_of(tasks), RATE).gradient_norm for _ in range(STEPS)]
+    model = shallow_config(tie_word_embeddings=False)
+    stage = open_stage(world, config, model=model, seq_len=24, name=f"{stage} {recompute}")
+    norms = [run_step(stage, sequences_of(tasks), RATE).gradient_norm for _ in range(STEPS)]
     weights = weights_of(stage, model)
     stage.engine.close()
     return norms, weights
 
 
 def train_plainly(config: TrainConfig, tasks: tuple[Task, ...]):
-    loss = StageModule(tiny_model(shallow_config(tie_text_head=False)), config)
+    loss = StageModule(tiny_model(shallow_config(tie_word_embeddings=False)), config)
     freeze_except(loss, config.trainable)
     trained = [parameter for parameter in loss.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=RATE)
     norms = []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        for rows in rows_of(tasks).values():
-            for row in rows:
-                loss(row, sum(row.num_targets for row in rows))[0].backward()
+        for sequences in sequences_of(tasks).values():
+            for sequence in sequences:
+                loss(sequence, sum(sequence.num_targets for sequence in sequences))[0].backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)))
         optimizer.step()
     return norms, dict(loss.model.named_parameters())

@@ -11,9 +11,9 @@ from tests.stages import open_stage, weights_of
 from tests.tiny import shallow_config, tiny_tokenizer, write_codes_source
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
-from ufork.train.config import PerTask, RowsPerStep, TrainConfig
+from ufork.train.config import GlobalBatchSize, PerTask, TrainConfig
 from ufork.train.learning_rate import learning_rate
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
@@ -21,28 +21,28 @@ from ufork.vocabulary import Task
 STEPS, FEW_STEPS = 20, 6
 
 
-def train(address: RankAddress, folder: Path, config: TrainConfig, tied: bool):
+def train(rank_env: RankEnvironment, folder: Path, config: TrainConfig, tied: bool):
     """Losses and norm of each step, and the final weights (on the leader)."""
     torch.set_num_threads(1)
     data = DataConfig(
         understanding=(SourceConfig(folder="tiny"),),
         generation=(SourceConfig(folder="tiny"),),
-        row_tokens=200,
+        seq_len=200,
         num_lanes=4,
     )
-    rows = {task: getattr(config.rows_per_step, task) for task in Task}
-    with join_world(address, timeout_seconds=60) as world:
+    sequences = {task: getattr(config.global_batch_size, task) for task in Task}
+    with join_world(rank_env, timeout_seconds=60) as world:
         stream = TrainingStream(
             data,
             tiny_tokenizer(),
-            rows_per_step=rows,
-            replica=world.place.dp_rank,
+            global_batch_size=sequences,
+            replica=world.coordinate.dp_rank,
             num_replicas=world.dp_group.size(),
             folder=folder,
             seed=3,
         )
-        model = shallow_config(tie_text_head=tied)
-        stage = open_stage(world, config, model=model, row_tokens=200)
+        model = shallow_config(tie_word_embeddings=tied)
+        stage = open_stage(world, config, model=model, seq_len=200)
         figures = []
         for step in range(config.steps):
             result = run_step(stage, stream.next_step(), learning_rate(config, step / config.steps))
@@ -61,15 +61,15 @@ CASES = {
     # SGD, since AdamW hides a wrong scale of the gradients
     "sgd": TrainConfig(
         steps=STEPS,
-        rows_per_step=RowsPerStep(understanding=4, generation=4),
+        global_batch_size=GlobalBatchSize(understanding=4, generation=4),
         optimizer="sgd",
         learning_rate=0.3,
-        clip_norm=1.0,
+        max_grad_norm=1.0,
         precision="fp32",
     ),
     "adamw": TrainConfig(
         steps=FEW_STEPS,
-        rows_per_step=RowsPerStep(understanding=4, generation=2),
+        global_batch_size=GlobalBatchSize(understanding=4, generation=2),
         learning_rate=1e-3,
         weight_decay=0.1,
         precision="fp32",
@@ -77,7 +77,7 @@ CASES = {
     ),
     "weighted": TrainConfig(
         steps=FEW_STEPS,
-        rows_per_step=RowsPerStep(understanding=2, generation=4),
+        global_batch_size=GlobalBatchSize(understanding=2, generation=4),
         optimizer="sgd",
         learning_rate=0.1,
         loss_weighting="uncertainty",

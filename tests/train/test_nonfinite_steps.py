@@ -7,12 +7,12 @@ import torch
 
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage, weights_of
-from tests.tiny import packed_row, shallow_config, tiny_model
+from tests.tiny import packed_sequence, shallow_config, tiny_model
 from ufork.errors import NonFiniteError
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
-from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig
-from ufork.train.loop import train_stage
+from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
+from ufork.train.loop import train_phase
 from ufork.train.step import run_step
 from ufork.train.telemetry import Telemetry
 from ufork.vocabulary import Task
@@ -21,7 +21,7 @@ BAD_TOKEN = 200
 """Its embedding is not a number, so neither is the loss of a row that has it."""
 CONFIG = TrainConfig(
     steps=9,
-    rows_per_step=RowsPerStep(understanding=2, generation=2),
+    global_batch_size=GlobalBatchSize(understanding=2, generation=2),
     learning_rate=0.01,
     precision="fp32",
     max_nonfinite_steps=1,
@@ -30,18 +30,18 @@ CONFIG = TrainConfig(
 
 
 def model_with_a_bad_token():
-    model = tiny_model(shallow_config(tie_text_head=False))
+    model = tiny_model(shallow_config(tie_word_embeddings=False))
     model.trunk.token_embedding.weight.data[BAD_TOKEN] = torch.nan
     return model
 
 
-def rows_of(world: World, *, seed=0, bad_rank=None):
+def sequences_of(world: World, *, seed=0, bad_rank=None):
     """One row of each task per rank; `bad_rank` has the bad token in its row of generation."""
     seed = 10 * seed + 2 * world.rank
     bad = [BAD_TOKEN] * (world.rank == bad_rank)
     return {
-        Task.UNDERSTANDING: [packed_row(Task.UNDERSTANDING, texts=[[5, 6 + seed]], row_tokens=16, seed=seed)],
-        Task.GENERATION: [packed_row(Task.GENERATION, texts=[[7, 8 + seed], [9, *bad]], row_tokens=32, seed=seed)],
+        Task.UNDERSTANDING: [packed_sequence(Task.UNDERSTANDING, texts=[[5, 6 + seed]], seq_len=16, seed=seed)],
+        Task.GENERATION: [packed_sequence(Task.GENERATION, texts=[[7, 8 + seed], [9, *bad]], seq_len=32, seed=seed)],
     }
 
 
@@ -59,21 +59,21 @@ def train(world: World, config: TrainConfig, faults: list[str | None], name: str
     """One step per fault, of rows that depend on the number of sound steps before."""
     model, current = model_with_a_bad_token(), []
     break_gradients(model, world, lambda: current[-1] == "gradient")
-    stage = open_stage(world, config, model=model, row_tokens=32, name=name)
+    stage = open_stage(world, config, model=model, seq_len=32, name=name)
     results = []
     for fault in faults:
         sound = sum(result.is_finite for result in results)
         current.append(fault)
-        rows = rows_of(world, seed=sound, bad_rank=1 if fault == "loss" else None)
-        results.append(run_step(stage, rows, config.learning_rate))
+        sequences = sequences_of(world, seed=sound, bad_rank=1 if fault == "loss" else None)
+        results.append(run_step(stage, sequences, config.learning_rate))
     weights = weights_of(stage, model.config)
     stage.engine.close()
     return results, weights
 
 
-def run_with_and_without_faults(address: RankAddress, config: TrainConfig):
+def run_with_and_without_faults(rank_env: RankEnvironment, config: TrainConfig):
     torch.set_num_threads(1)
-    with join_world(address, timeout_seconds=60) as world:
+    with join_world(rank_env, timeout_seconds=60) as world:
         return (
             train(world, config, [None, "loss", "gradient", None], "faults"),
             train(world, config, [None, None], "none"),
@@ -107,9 +107,9 @@ def test_skipped_steps_leave_no_trace_in_weights_and_optimizer(outcomes):
 
 def test_suspects_are_the_samples_of_the_row_or_all_where_no_row_stands_out(outcomes):
     (first, _), (second, _) = (with_faults for with_faults, _ in outcomes)
-    assert first[1].suspects == {Task.UNDERSTANDING: (), Task.GENERATION: ()}
-    assert second[1].suspects == {Task.UNDERSTANDING: (), Task.GENERATION: ("s12", "s13")}
-    assert first[2].suspects == {Task.UNDERSTANDING: ("s10",), Task.GENERATION: ("s10", "s11")}
+    assert first[1].suspect_samples == {Task.UNDERSTANDING: (), Task.GENERATION: ()}
+    assert second[1].suspect_samples == {Task.UNDERSTANDING: (), Task.GENERATION: ("s12", "s13")}
+    assert first[2].suspect_samples == {Task.UNDERSTANDING: ("s10",), Task.GENERATION: ("s10", "s11")}
 
 
 class AlwaysBad:
@@ -120,16 +120,16 @@ class AlwaysBad:
 
     def next_step(self):
         self.step += 1
-        return rows_of(self.world, bad_rank=1 if self.step > 1 else None)
+        return sequences_of(self.world, bad_rank=1 if self.step > 1 else None)
 
 
-def run_until_the_error(address: RankAddress, folder: Path):
+def run_until_the_error(rank_env: RankEnvironment, folder: Path):
     torch.set_num_threads(1)
-    with join_world(address, timeout_seconds=60) as world:
-        stage = open_stage(world, CONFIG, model=model_with_a_bad_token(), row_tokens=32)
+    with join_world(rank_env, timeout_seconds=60) as world:
+        stage = open_stage(world, CONFIG, model=model_with_a_bad_token(), seq_len=32)
         telemetry = Telemetry(CONFIG, folder, stage="all", run_config={}, speaks=stage.bridge.is_leader)
         with pytest.raises(NonFiniteError) as raised:
-            train_stage(stage, CONFIG, AlwaysBad(world), telemetry, shapes={})
+            train_phase(stage, CONFIG, AlwaysBad(world), telemetry, shapes={})
         return str(raised.value)
 
 

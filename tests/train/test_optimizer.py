@@ -17,7 +17,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def loss_of(config, tied=False):
-    loss = StageModule(tiny_model(tiny_config(tie_text_head=tied)), config)
+    loss = StageModule(tiny_model(tiny_config(tie_word_embeddings=tied)), config)
     freeze_except(loss, config.trainable)
     return loss
 

@@ -10,7 +10,7 @@ from ufork.vocabulary import Task
 
 
 def loss_of(loss_weighting="fixed", **changes):
-    config = tiny_config(**{"tie_text_head": False} | changes)
+    config = tiny_config(**{"tie_word_embeddings": False} | changes)
     return StageModule(tiny_model(config), TrainConfig(loss_weighting=loss_weighting))
 
 
@@ -18,7 +18,7 @@ def loss_of(loss_weighting="fixed", **changes):
     ("changes", "absent"),
     [
         ({"loss_weighting": "uncertainty"}, set()),
-        ({"tie_text_head": True}, {"text_head", "loss_weights"}),
+        ({"tie_word_embeddings": True}, {"text_head", "loss_weights"}),
         ({"trunk_layers": 0}, {"trunk", "loss_weights"}),
         ({"tasks": (Task.UNDERSTANDING,)}, {"generation", "rq_head", "loss_weights"}),
         ({"tasks": (Task.GENERATION,)}, {"understanding", "text_head", "loss_weights"}),
@@ -26,7 +26,8 @@ def loss_of(loss_weighting="fixed", **changes):
 )
 def test_every_parameter_is_in_exactly_one_part(changes, absent):
     parts = {
-        part_of(name, tied=changes.get("tie_text_head", False)) for name, _ in loss_of(**changes).named_parameters()
+        part_of(name, tied=changes.get("tie_word_embeddings", False))
+        for name, _ in loss_of(**changes).named_parameters()
     }  # part_of asserts that it is one
     assert parts == PREFIXES.keys() - absent
 

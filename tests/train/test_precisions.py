@@ -5,27 +5,27 @@ import torch
 
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage, weights_of
-from tests.tiny import packed_row, shallow_config, tiny_model
-from ufork.parallel.rank_environment import RankAddress
+from tests.tiny import packed_sequence, shallow_config, tiny_model
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
-from ufork.train.config import RowsPerStep, TrainConfig
+from ufork.train.config import GlobalBatchSize, TrainConfig
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
 STEPS, RATE = 8, 1e-3
 
 
-def run_train(address: RankAddress, precision: str):
+def run_train(rank_env: RankEnvironment, precision: str):
     """First and last losses, whole weights, and every buffer that holds a codebook."""
     torch.set_num_threads(1)
-    with join_world(address, timeout_seconds=60) as world:
+    with join_world(rank_env, timeout_seconds=60) as world:
         model = tiny_model(shallow_config())
-        rows = RowsPerStep(understanding=2, generation=2)
-        config = TrainConfig(precision=precision, weight_decay=0.1, rows_per_step=rows)
-        stage = open_stage(world, config, model=model, row_tokens=24)
+        sequences = GlobalBatchSize(understanding=2, generation=2)
+        config = TrainConfig(precision=precision, weight_decay=0.1, global_batch_size=sequences)
+        stage = open_stage(world, config, model=model, seq_len=24)
         seed = world.rank
-        rows = {task: [packed_row(task, texts=[[5, 6, 7], [8, 9]], row_tokens=24, seed=seed)] for task in Task}
-        losses = [run_step(stage, rows, RATE).losses for _ in range(STEPS)]
+        sequences = {task: [packed_sequence(task, texts=[[5, 6, 7], [8, 9]], seq_len=24, seed=seed)] for task in Task}
+        losses = [run_step(stage, sequences, RATE).losses for _ in range(STEPS)]
         return losses, weights_of(stage, shallow_config()), codebooks_of(model)
 
 

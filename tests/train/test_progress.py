@@ -9,11 +9,11 @@ import torch
 
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage
-from tests.tiny import packed_row, shallow_config
-from ufork.parallel.rank_environment import RankAddress
+from tests.tiny import packed_sequence, shallow_config
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
-from ufork.train.config import RowsPerStep, TrainConfig, WandbConfig
-from ufork.train.loop import train_stage
+from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
+from ufork.train.loop import train_phase
 from ufork.train.progress import progress_of
 from ufork.train.telemetry import Telemetry
 from ufork.vocabulary import Task
@@ -57,7 +57,7 @@ def test_one_rank_that_was_asked_stops_all(asked, others, stopping):
     assert progress.stopping == stopping
 
 
-class LateRows:
+class LateSequences:
     """Rows without end; rank 1 is late with its first ones."""
 
     def __init__(self, rank):
@@ -67,26 +67,26 @@ class LateRows:
         if self.rank == 1 and not self.steps:
             time.sleep(0.5)
         self.steps += 1
-        return {Task.UNDERSTANDING: [packed_row(Task.UNDERSTANDING, texts=[[5, 6]], row_tokens=16)]}
+        return {Task.UNDERSTANDING: [packed_sequence(Task.UNDERSTANDING, texts=[[5, 6]], seq_len=16)]}
 
 
-def run_until_the_limit(address: RankAddress, folder: Path):
+def run_until_the_limit(rank_env: RankEnvironment, folder: Path):
     torch.set_num_threads(1)
     config = TrainConfig(
         steps=1_000_000,
         limit_seconds=3.0,
-        warmup_share=0.25,
-        rows_per_step=RowsPerStep(understanding=2, generation=0),
+        warmup_ratio=0.25,
+        global_batch_size=GlobalBatchSize(understanding=2, generation=0),
         learning_rate=0.01,
         precision="fp32",
         log_every_steps=7,
         wandb=WandbConfig(mode="disabled"),
     )
-    with join_world(address, timeout_seconds=60) as world:
-        stage = open_stage(world, config, model=shallow_config(), row_tokens=16)
+    with join_world(rank_env, timeout_seconds=60) as world:
+        stage = open_stage(world, config, model=shallow_config(), seq_len=16)
         telemetry = Telemetry(config, folder, stage="short", run_config={}, speaks=stage.bridge.is_leader)
-        stream = LateRows(world.rank)
-        train_stage(stage, config, stream, telemetry, shapes={})
+        stream = LateSequences(world.rank)
+        train_phase(stage, config, stream, telemetry, shapes={})
         telemetry.close()
         return stream.steps
 

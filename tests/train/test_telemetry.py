@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ufork.checkpoint.folder import Position
+from ufork.checkpoint.folder import TrainState
 from ufork.errors import StorageError
 from ufork.train.config import TrainConfig, WandbConfig
 from ufork.train.step import StepResult
@@ -21,7 +21,7 @@ from ufork.vocabulary import Task
 
 def result(loss=2.0, norm=1.0):
     losses = {Task.UNDERSTANDING: loss, Task.GENERATION: loss + 1}
-    return StepResult(losses=losses, gradient_norm=norm, num_real_tokens=90, num_padding_tokens=10, suspects={})
+    return StepResult(losses=losses, gradient_norm=norm, num_real_tokens=90, num_padding_tokens=10, suspect_samples={})
 
 
 def telemetry(folder, *, mode="disabled", speaks=True, start=None, **changes):
@@ -65,7 +65,7 @@ def test_a_start_keeps_on_disk_what_was_reported_before_it(tmp_path):
     told.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss')  # killed as it wrote
-    again = telemetry(tmp_path, log_every_steps=1, start=Position(step=3))
+    again = telemetry(tmp_path, log_every_steps=1, start=TrainState(step=3))
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3], "even if it is killed before its first step"
     again.record(3, result(), 0.1)
     again.close()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ufork.errors import SampleError
-from ufork.vision.image_header import ImageFacts, read_image_facts
+from ufork.vision.image_header import ImageHeader, read_image_header
 from ufork.vision.images import MAX_PIXELS
 
 SAVED = {
@@ -59,11 +59,11 @@ def webp_header(width: int, height: int) -> bytes:
 def test_format_and_size_are_what_was_saved(kind, width, height):
     data = saved(kind, width, height)
     name = kind.split()[0].rstrip(",")
-    assert read_image_facts(data) == ImageFacts(format=name, width_px=width, height_px=height, num_bytes=len(data))
+    assert read_image_header(data) == ImageHeader(format=name, width_px=width, height_px=height, num_bytes=len(data))
 
 
 def test_sides_and_aspect():
-    facts = ImageFacts(format="png", width_px=30, height_px=120, num_bytes=1)
+    facts = ImageHeader(format="png", width_px=30, height_px=120, num_bytes=1)
     assert (facts.short_px, facts.long_px, facts.aspect) == (30, 120, 4.0)
 
 
@@ -88,7 +88,7 @@ def test_sides_and_aspect():
 )
 def test_what_is_wrong_is_said_in_words_that_can_be_counted(data, reason):
     with pytest.raises(SampleError) as caught:
-        read_image_facts(data)
+        read_image_header(data)
     assert str(caught.value) == reason
 
 
@@ -98,7 +98,7 @@ def test_a_header_that_claims_much_costs_nothing():
     started = time.perf_counter()
     for bomb in bombs:
         try:
-            read_image_facts(bomb)
+            read_image_header(bomb)
         except SampleError:
             pass
     assert tracemalloc.get_traced_memory()[1] < 100_000 and time.perf_counter() - started < 1

@@ -12,7 +12,7 @@ from ufork.checkpoint.folder import FIXED_MODEL, FIXED_SIZES, FIXED_START, Check
 from ufork.errors import CheckpointError
 from ufork.model.unifork import UniFork
 from ufork.model.weights import MODEL_PREFIX, WEIGHTS_NAME, WeightsConfig, load_weights
-from ufork.parallel.engine.state_files import WEIGHT, ShardFiles
+from ufork.parallel.engine.state_files import WEIGHT, StateFiles
 
 
 def checkpoint_weights(path: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
@@ -28,7 +28,7 @@ def checkpoint_weights(path: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
     config = WeightsConfig(model=state.fixed[FIXED_MODEL], dimensions=state.fixed[FIXED_SIZES])
     with torch.device("meta"):
         names = [name for name, _ in UniFork(config.model, config.dimensions).named_parameters()]
-    with ShardFiles(path) as files:
+    with StateFiles(path) as files:
         trained = {name: files.whole(WEIGHT, MODEL_PREFIX + name) for name in names}
     weights = {name: tensor for name, tensor in trained.items() if tensor is not None}
     if len(weights) < len(names):

@@ -45,7 +45,7 @@ class FileRecord(Config):
     """As `ufork.files` takes it."""
 
 
-class Position(Config):
+class TrainState(Config):
     """How far a stage has come."""
 
     step: NonNegativeInt = 0
@@ -60,7 +60,7 @@ class CheckpointState(Config):
     """What `state.json` says."""
 
     version: int = CHECKPOINT_VERSION
-    position: Position
+    position: TrainState
     fixed: Mapping[str, Any]
     """What may not change between two starts, by the recipe's name for it."""
     layout: str

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ufork.checkpoint.folder import CheckpointState, FileRecord, verify, write_state
 from ufork.errors import CheckpointError, ConfigError, StorageError
-from ufork.parallel.engine.state_files import Part, RankShards, ShardFiles, shard_path
-from ufork.parallel.layout import Place, Stage
+from ufork.parallel.engine.state_files import Part, RankState, StateFiles, state_path
+from ufork.parallel.layout import MeshCoordinate, Stage
 
 
 def reshape(path: Path, output: Path, *, num_ranks: int) -> CheckpointState:
@@ -35,9 +35,9 @@ def reshape(path: Path, output: Path, *, num_ranks: int) -> CheckpointState:
     records = {}
     shutil.rmtree(draft, ignore_errors=True)  # of one that was interrupted
     try:
-        with ShardFiles(path) as files:
+        with StateFiles(path) as files:
             for rank in range(num_ranks):
-                target = shard_path(draft, Place(stage=Stage.WHOLE, dp_rank=rank, tp_rank=0))
+                target = state_path(draft, MeshCoordinate(stage=Stage.COLOCATED, dp_rank=rank, tp_rank=0))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 image = _shards_of(files, rank, num_ranks).image()
                 image.fill()
@@ -51,17 +51,17 @@ def reshape(path: Path, output: Path, *, num_ranks: int) -> CheckpointState:
     return reshaped
 
 
-def _shards_of(files: ShardFiles, rank: int, num_ranks: int) -> RankShards:
+def _shards_of(files: StateFiles, rank: int, num_ranks: int) -> RankState:
     shapes = files.shapes()
     parts = {name: _part(shape, rank, num_ranks) for name, shape in shapes.items()}
     tensors = {kind: {name: _read(files, kind, name, part) for name, part in parts.items()} for kind in files.kinds()}
-    return RankShards(
+    return RankState(
         dp=num_ranks,
         dp_rank=rank,
         tp=1,
         tp_rank=0,
         shapes=shapes,
-        sliced_dims={},
+        partition_dims={},
         optimizer_steps=files.optimizer_steps,
         tensors=tensors,
     )
@@ -69,10 +69,10 @@ def _shards_of(files: ShardFiles, rank: int, num_ranks: int) -> RankShards:
 
 def _part(shape: tuple[int, ...], rank: int, num_ranks: int) -> Part:
     size = -(-torch.Size(shape).numel() // num_ranks)
-    return Part(tp=1, tp_rank=0, sliced_dim=None, start=rank * size, stop=(rank + 1) * size)
+    return Part(tp=1, tp_rank=0, partition_dim=None, start=rank * size, stop=(rank + 1) * size)
 
 
-def _read(files: ShardFiles, kind: str, name: str, part: Part) -> Tensor:
+def _read(files: StateFiles, kind: str, name: str, part: Part) -> Tensor:
     found = files.part(kind, name, part)
     if found is None:
         raise CheckpointError(f"{files.folder}: no {kind} of {name}; the checkpoint is not whole")

@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ufork.checkpoint.folder import STATE_FILE, CheckpointFolder, Position, read_state, require_unchanged, verify
+from ufork.checkpoint.folder import STATE_FILE, CheckpointFolder, TrainState, read_state, require_unchanged, verify
 from ufork.data.stream import TrainingStream
 from ufork.errors import CheckpointError
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
 from ufork.model.weights import MODEL_PREFIX
-from ufork.parallel.engine.rank_state import ZeroShards
-from ufork.parallel.engine.state_files import WEIGHT, Part, ShardFiles
+from ufork.parallel.engine.rank_state import EngineState
+from ufork.parallel.engine.state_files import WEIGHT, Part, StateFiles
 from ufork.parallel.transport.bridge import Bridge
 
 log = logging.getLogger(__name__)
@@ -70,13 +70,13 @@ def _named(resume: str) -> Path | None:
         verify(Path(resume), deep=True)
     except CheckpointError as error:
         raise CheckpointError(
-            f"train.resume={resume}: {error}. Give the folder of a checkpoint (RUN/stages/NAME/checkpoints/step-N),"
+            f"train.resume={resume}: {error}. Give the folder of a checkpoint (RUN/phases/NAME/checkpoints/step-N),"
             " auto, or never"
         ) from None
     return Path(resume)
 
 
-def resume(shards: ZeroShards | None, stream: TrainingStream | None, path: Path) -> Position:
+def resume(shards: EngineState | None, stream: TrainingStream | None, path: Path) -> TrainState:
     """Puts this rank where the checkpoint at `path` was; how far that is.
 
     Raises:
@@ -84,7 +84,7 @@ def resume(shards: ZeroShards | None, stream: TrainingStream | None, path: Path)
     """
     state = read_state(path)
     if shards:
-        with ShardFiles(path) as files:
+        with StateFiles(path) as files:
             kept = files.kinds() - {WEIGHT}
             shards.restore(partial(_part, files), kept, files.optimizer_steps)
     if stream:
@@ -92,7 +92,7 @@ def resume(shards: ZeroShards | None, stream: TrainingStream | None, path: Path)
     return state.position
 
 
-def _part(files: ShardFiles, kind: str, name: str, part: Part) -> Tensor | None:
+def _part(files: StateFiles, kind: str, name: str, part: Part) -> Tensor | None:
     found = files.part(kind, name, part)
     if found is None and name == MODEL_PREFIX + TIED_HEAD:  # one weight there, a copy of its own here
         return files.part(kind, MODEL_PREFIX + TOKEN_EMBEDDING, part)

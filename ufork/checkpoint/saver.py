@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ufork.checkpoint.config import CheckpointConfig
-from ufork.checkpoint.folder import CheckpointFolder, CheckpointState, FileRecord, Position
+from ufork.checkpoint.folder import CheckpointFolder, CheckpointState, FileRecord, TrainState
 from ufork.data.stream import TrainingStream
 from ufork.data.stream_state import StreamState, join_states
 from ufork.errors import StorageError
-from ufork.parallel.engine.rank_state import ZeroShards
-from ufork.parallel.engine.state_files import FileImage, shard_path
-from ufork.parallel.layout import Place
+from ufork.parallel.engine.rank_state import EngineState
+from ufork.parallel.engine.state_files import FileImage, state_path
+from ufork.parallel.layout import MeshCoordinate
 from ufork.parallel.transport.bridge import Bridge
 from ufork.vocabulary import Task
 
@@ -41,7 +41,7 @@ LOWEST_PRIORITY = 19
 class _Writing:
     """A file on its way to the disk."""
 
-    position: Position
+    position: TrainState
     stream: StreamState
     losses: Mapping[Task, float]
     thread: threading.Thread = field(init=False)
@@ -55,14 +55,14 @@ class Saver:
 
     def __init__(
         self,
-        shards: ZeroShards | None,
+        shards: EngineState | None,
         bridge: Bridge,
-        place: Place,
+        coordinate: MeshCoordinate,
         folder: CheckpointFolder,
         config: CheckpointConfig,
         *,
         facts: Mapping[str, Any],
-        start: Position,
+        start: TrainState,
     ):
         """Prepares to save this rank's part.
 
@@ -75,7 +75,7 @@ class Saver:
             facts: on the leader, what `CheckpointState` says of the recipe and the job.
             start: where training began.
         """
-        self.shards, self.bridge, self.place = shards, bridge, place
+        self.shards, self.bridge, self.coordinate = shards, bridge, coordinate
         self.folder, self.config, self.facts = folder, config, facts
         self._writing: _Writing | None = None
         self._image: FileImage | None = None
@@ -90,7 +90,7 @@ class Saver:
         return self._writing is not None
 
     def after_step(
-        self, position: Position, stream: TrainingStream | None, losses: Mapping[Task, float] | None = None
+        self, position: TrainState, stream: TrainingStream | None, losses: Mapping[Task, float] | None = None
     ) -> None:
         """Finishes a save that all ranks have written, and begins one where the recipe asks for it; as `save`.
 
@@ -104,7 +104,7 @@ class Saver:
         if position.step % self.config.every_steps == 0:
             self.save(position, stream)
 
-    def save(self, position: Position, stream: TrainingStream | None) -> None:
+    def save(self, position: TrainState, stream: TrainingStream | None) -> None:
         """Begins to copy what this rank holds and to write it; a save that is still under way is finished before.
 
         Weights may change only after `before_update`. A second save after the same step, or one where the stage began,
@@ -123,15 +123,15 @@ class Saver:
             return
         self._newest_step = position.step
         told = self.bridge.gather(stream.state().model_dump(mode="json") if stream else None)
-        places = [StreamState.model_validate(each) for each in told if each]
-        self._writing = _Writing(position, join_states(places), _means(self._losses))
+        coordinates = [StreamState.model_validate(each) for each in told if each]
+        self._writing = _Writing(position, join_states(coordinates), _means(self._losses))
         self._losses = []
         if self.shards:
             self._image = self.shards.read().image(self._image.memory if self._image else None)
         self._writing.thread = self._in_background(self._writing, self._image)
 
     def _in_background(self, writing: _Writing, image: FileImage | None) -> threading.Thread:
-        path = shard_path(self.folder.unfinished(writing.position.step), self.place)
+        path = state_path(self.folder.unfinished(writing.position.step), self.coordinate)
 
         def write() -> None:
             try:
@@ -175,7 +175,7 @@ class Saver:
 
     def _conclude(self, writing: _Writing) -> None:
         self._writing = None
-        path = shard_path(Path(), self.place)
+        path = state_path(Path(), self.coordinate)
         told = self.bridge.gather([str(path), writing.record and writing.record.model_dump(), writing.fault])
         faults = [fault for _, _, fault in told if fault]
         if self.bridge.is_leader and not faults:

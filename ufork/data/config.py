@@ -18,7 +18,7 @@ class SourceConfig(Config):
     kind that fsspec opens (`s3://...`)."""
     reader: Literal["index", "stream"] = "index"
     """`index` reads each sample where its shard's index says, in any order. `stream` reads shards from their start, by
-    webdataset, for storage that cannot give parts of files; samples are then shuffled less (`StreamedSource`)."""
+    webdataset, for storage that cannot give parts of files; samples are then shuffled less (`SequentialSource`)."""
     weight: PositiveFloat = 1.0
     """Share of the task's samples drawn from here, relative to the other sources' weights."""
 
@@ -28,7 +28,7 @@ class DataConfig(Config):
 
     understanding: tuple[SourceConfig, ...] = ()
     generation: tuple[SourceConfig, ...] = ()
-    row_tokens: PositiveInt = 2048
+    seq_len: PositiveInt = 2048
     """Length of a packed row; a sample that is longer is skipped and counted."""
     num_lanes: PositiveInt = 12
     """Parts that the sample order is dealt into, each packed by itself. The number of data-parallel ranks must divide
@@ -38,7 +38,7 @@ class DataConfig(Config):
     num_workers: NonNegativeInt = 0
     """Processes of each data-parallel rank that make its rows ahead of the steps, each for lanes of its own (so at most
     as many as the rank has lanes); 0: rows are made between the steps."""
-    steps_ahead: PositiveInt = 2
+    prefetch_steps: PositiveInt = 2
     """Steps whose rows each of them makes ahead."""
     worker_timeout_seconds: PositiveFloat = 300.0
     """How long one may take for a step's rows before the run ends."""
@@ -51,5 +51,5 @@ class TextConfig(Config):
 
     folder: str | None = None
     """A Hugging Face tokenizer folder. Without one, a byte-level BPE is trained on the texts of the shards."""
-    vocabulary_size: PositiveInt = 1024
+    vocab_size: PositiveInt = 1024
     """Size of the BPE that is trained."""

@@ -89,7 +89,7 @@ class _Worker:
             self.process.join(1.0)
             raise LoaderError(
                 f"{who}: gone, exit code {self.process.exitcode}; was it killed for want of memory? Lower"
-                " data.num_workers or data.steps_ahead"
+                " data.num_workers or data.prefetch_steps"
             ) from None
 
 

@@ -13,17 +13,17 @@ from ufork.data.prompts import EncodedSample
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 
-def pack_row(samples: Sequence[EncodedSample], *, row_tokens: int, padding_id: int, seed: int = 0) -> PackedSequence:
-    """One row of `row_tokens` from samples of one task that together fit in it; `seed` is of its dropout."""
+def pack_sequence(samples: Sequence[EncodedSample], *, seq_len: int, padding_id: int, seed: int = 0) -> PackedSequence:
+    """One row of `seq_len` from samples of one task that together fit in it; `seed` is of its dropout."""
     lengths = [len(sample.token_ids_L) for sample in samples]
     num_real_tokens = sum(lengths)
-    assert 0 < num_real_tokens <= row_tokens and len({sample.task for sample in samples}) == 1
-    token_ids_T = np.full(row_tokens, padding_id, np.int64)
-    labels_T = np.full(row_tokens, IGNORED_LABEL, np.int64)
+    assert 0 < num_real_tokens <= seq_len and len({sample.task for sample in samples}) == 1
+    token_ids_T = np.full(seq_len, padding_id, np.int64)
+    labels_T = np.full(seq_len, IGNORED_LABEL, np.int64)
     token_ids_T[:num_real_tokens] = np.concatenate([sample.token_ids_L for sample in samples])
     labels_T[:num_real_tokens] = np.concatenate([sample.labels_L for sample in samples])
-    if num_real_tokens < row_tokens:
-        lengths.append(row_tokens - num_real_tokens)
+    if num_real_tokens < seq_len:
+        lengths.append(seq_len - num_real_tokens)
     starts_S1 = np.concatenate(([0], np.cumsum(lengths)))
     with_image = [
         (start + sample.image_begin, sample.codes_IC)

@@ -29,7 +29,7 @@ class EncodedSample:
     labels_L: np.ndarray
     """int64; the text token that follows where it is to be predicted, else IGNORED_LABEL."""
     image_begin: int | None
-    """Place of the begin-of-image mark; the I positions follow it, then the end mark."""
+    """MeshCoordinate of the begin-of-image mark; the I positions follow it, then the end mark."""
     codes_IC: np.ndarray
     """int64; empty without an image."""
 
@@ -54,7 +54,7 @@ def drops_prompt(sample_id: str, *, epoch: int, seed: int, share: float) -> bool
     return _hashed(f"{seed}/{epoch}/{sample_id}") < share * 2**64
 
 
-def row_seed(seed: int, task: Task, lane: int, num_samples_taken: int) -> int:
+def sequence_seed(seed: int, task: Task, lane: int, num_samples_taken: int) -> int:
     """Seed of a row's dropout, 62 bits: from its place in its lane, so that no rank count changes it."""
     return _hashed(f"{seed}/{task}/{lane}/{num_samples_taken}") >> 2
 

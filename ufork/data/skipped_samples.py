@@ -17,7 +17,7 @@ from ufork.errors import SampleError, StorageError
 log = logging.getLogger(__name__)
 
 
-class Quarantine:
+class SkippedSamples:
     """Those of one data-parallel replica. A sample that is read again after a resume is named again.
 
     Attributes:

@@ -18,10 +18,10 @@ import torch
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.loader import load_ahead
 from ufork.data.mixture import Mixture
-from ufork.data.shards.sequential_source import StreamedSource
+from ufork.data.shards.sequential_source import SequentialSource
 from ufork.data.shards.source import ShardSource
 from ufork.data.shards.storage import is_url
-from ufork.data.skipped_samples import Quarantine
+from ufork.data.skipped_samples import SkippedSamples
 from ufork.data.stream_state import SourceState, StreamState
 from ufork.data.task_stream import SkippedSample, TaskStream
 from ufork.data.text_tokenizer import TextTokenizer
@@ -33,7 +33,7 @@ from ufork.vocabulary import PackedSequence, Task
 class StepPart:
     """What one worker makes of a step."""
 
-    rows: dict[Task, dict[int, dict[str, Any]]]
+    sequences: dict[Task, dict[int, dict[str, Any]]]
     """By task and number of the row in the step: fields of the PackedSequence, tensors as arrays."""
     taken: dict[Task, dict[int, list[int]]]
     """By task, of the lanes that gave rows: samples taken from each source."""
@@ -45,31 +45,37 @@ class StepMaker:
     """Makes the parts of steps; pickled into loader processes."""
 
     streams: Mapping[Task, TaskStream]
-    rows_per_step: Mapping[Task, int]
-    first_row: Mapping[Task, int]
+    global_batch_size: Mapping[Task, int]
+    first_sequence: Mapping[Task, int]
     """Rows of earlier steps."""
     replica: int
     num_replicas: int
     num_lanes: int
 
-    def lanes(self, task: Task, first_row: int) -> dict[int, int]:
-        """Of a step whose first row is `first_row`: lane by number of the row, for this replica's rows."""
-        rows = range(self.replica, self.rows_per_step[task], self.num_replicas)
-        return {row: (first_row + row) % self.num_lanes for row in rows}
+    def lanes(self, task: Task, first_sequence: int) -> dict[int, int]:
+        """Of a step whose first row is `first_sequence`: lane by number of the row, for this replica's rows."""
+        sequences = range(self.replica, self.global_batch_size[task], self.num_replicas)
+        return {sequence: (first_sequence + sequence) % self.num_lanes for sequence in sequences}
 
     def parts(self, worker: int, num_workers: int) -> Iterator[StepPart]:
         """Endless: of each step what belongs to the lanes of `worker`."""
-        first_row = dict(self.first_row)
+        first_sequence = dict(self.first_sequence)
         while True:
-            part = StepPart(rows={}, taken={}, skipped=[])
+            part = StepPart(sequences={}, taken={}, skipped=[])
             for task, stream in self.streams.items():
-                lanes = self.lanes(task, first_row[task])
-                own = {row: lane for row, lane in lanes.items() if lane // self.num_replicas % num_workers == worker}
-                part.rows[task] = {row: _without_tensors(stream.next_row(lane)) for row, lane in own.items()}
+                lanes = self.lanes(task, first_sequence[task])
+                own = {
+                    sequence: lane
+                    for sequence, lane in lanes.items()
+                    if lane // self.num_replicas % num_workers == worker
+                }
+                part.sequences[task] = {
+                    sequence: _without_tensors(stream.next_sequence(lane)) for sequence, lane in own.items()
+                }
                 part.taken[task] = {lane: list(stream.counts[lane]) for lane in own.values()}
                 part.skipped.extend(stream.skipped)
                 stream.skipped.clear()
-                first_row[task] += self.rows_per_step[task]
+                first_sequence[task] += self.global_batch_size[task]
             yield part
 
 
@@ -77,7 +83,7 @@ class TrainingStream:
     """Rows of every task for one of `num_replicas` data-parallel ranks, step by step.
 
     Attributes:
-        quarantine: the samples that were left out.
+        skipped_samples: the samples that were left out.
     """
 
     def __init__(
@@ -85,26 +91,26 @@ class TrainingStream:
         config: DataConfig,
         tokenizer: TextTokenizer,
         *,
-        rows_per_step: Mapping[Task, int],
+        global_batch_size: Mapping[Task, int],
         replica: int,
         num_replicas: int,
         folder: Path,
         seed: int,
         context: BaseContext | None = None,
-        quarantine_folder: Path | None = None,
+        skipped_samples_folder: Path | None = None,
     ):
         """Opens the sources; loader processes start with the first step.
 
         Args:
             config: of the mixture.
             tokenizer: of the texts.
-            rows_per_step: of the whole job.
+            global_batch_size: of the whole job.
             replica: this rank among the data-parallel ones.
             num_replicas: their number.
             folder: what sources' folders are relative to.
             seed: of the order.
             context: how loader processes are started; needed where there are any.
-            quarantine_folder: where samples that are left out are named.
+            skipped_samples_folder: where samples that are left out are named.
 
         Raises:
             ConfigError: `num_replicas` does not divide the lanes or a task's rows per step, or a task has no source.
@@ -112,20 +118,22 @@ class TrainingStream:
         """
         for name, number in (
             ("data.num_lanes", config.num_lanes),
-            *((f"rows of {t}", n) for t, n in rows_per_step.items()),
+            *((f"rows of {t}", n) for t, n in global_batch_size.items()),
         ):
             if number % num_replicas:
                 raise ConfigError(f"{name}={number} is not a multiple of the {num_replicas} data-parallel ranks")
         self.config, self.seed = config, seed
-        self.rows_per_step = {task: number for task, number in rows_per_step.items() if number}
+        self.global_batch_size = {task: number for task, number in global_batch_size.items() if number}
         self.replica, self.num_replicas, self.num_lanes = replica, num_replicas, config.num_lanes
-        self.quarantine = Quarantine(quarantine_folder, replica=replica, max_share=config.max_skipped_share)
+        self.skipped_samples = SkippedSamples(
+            skipped_samples_folder, replica=replica, max_share=config.max_skipped_share
+        )
         self.step = 0
-        self.first_row = dict.fromkeys(self.rows_per_step, 0)
+        self.first_sequence = dict.fromkeys(self.global_batch_size, 0)
         self._context, self._tokenizer = context, tokenizer
         self._mixtures = {
             task: _open_mixture(getattr(config, task), task, folder, num_lanes=config.num_lanes, seed=seed)
-            for task in self.rows_per_step
+            for task in self.global_batch_size
         }
         self._taken = {
             task: {lane: [0] * len(mixture.sources) for lane in range(config.num_lanes)}
@@ -141,7 +149,7 @@ class TrainingStream:
             SampleError: too many samples were left out.
             ShardError: a shard cannot be read.
             LoaderError: a loader process is gone, or hangs.
-            StorageError: the quarantine's file cannot be written.
+            StorageError: the skipped_samples's file cannot be written.
         """
         if self._parts is None:
             self._parts = self._make_parts()
@@ -149,12 +157,12 @@ class TrainingStream:
         for part in parts:
             for task, lanes in part.taken.items():
                 self._taken[task].update(lanes)
-            self.quarantine.add(part.skipped)
-        self.quarantine.check(self._num_taken() - self._num_taken_before)
+            self.skipped_samples.add(part.skipped)
+        self.skipped_samples.check(self._num_taken() - self._num_taken_before)
         self.step += 1
-        for task, number in self.rows_per_step.items():
-            self.first_row[task] += number
-        return {task: _joined([part.rows[task] for part in parts]) for task in self.rows_per_step}
+        for task, number in self.global_batch_size.items():
+            self.first_sequence[task] += number
+        return {task: _joined([part.sequences[task] for part in parts]) for task in self.global_batch_size}
 
     def state(self) -> StreamState:
         """Where this replica's lanes stand after the steps that were taken, whatever is made ahead."""
@@ -163,7 +171,7 @@ class TrainingStream:
             seed=self.seed,
             num_lanes=self.num_lanes,
             step=self.step,
-            first_row=self.first_row,
+            first_sequence=self.first_sequence,
             sources={task: self._sources(task) for task in self._mixtures},
             taken={task: {lane: tuple(lanes[lane]) for lane in own} for task, lanes in self._taken.items()},
         )
@@ -176,7 +184,10 @@ class TrainingStream:
         """
         state.require_fits(self.state(), origin=origin)
         self.close()
-        self.step, self.first_row = state.step, {task: state.first_row[task] for task in self.rows_per_step}
+        self.step, self.first_sequence = (
+            state.step,
+            {task: state.first_sequence[task] for task in self.global_batch_size},
+        )
         for task, lanes in self._taken.items():
             lanes.update({lane: list(state.taken[task][lane]) for lane in range(self.num_lanes)})
         self._num_taken_before = self._num_taken()
@@ -200,7 +211,7 @@ class TrainingStream:
             maker.parts,
             num_workers=self._num_workers,
             context=self._context,
-            ahead=self.config.steps_ahead,
+            ahead=self.config.prefetch_steps,
             timeout_seconds=self.config.worker_timeout_seconds,
         )
 
@@ -211,8 +222,8 @@ class TrainingStream:
             streams[task].restore([list(self._taken[task][lane]) for lane in range(self.num_lanes)])
         return StepMaker(
             streams=streams,
-            rows_per_step=self.rows_per_step,
-            first_row=dict(self.first_row),
+            global_batch_size=self.global_batch_size,
+            first_sequence=dict(self.first_sequence),
             replica=self.replica,
             num_replicas=self.num_replicas,
             num_lanes=self.num_lanes,
@@ -244,18 +255,18 @@ def _open_mixture(configs: Sequence[SourceConfig], task: Task, folder: Path, *, 
 
 def _open_source(config: SourceConfig, task: Task, folder: Path) -> ShardSource:
     place = config.folder if is_url(config.folder) else folder / config.folder
-    return StreamedSource(place, task) if config.reader == "stream" else ShardSource(place, task)
+    return SequentialSource(place, task) if config.reader == "stream" else ShardSource(place, task)
 
 
-def _without_tensors(row: PackedSequence) -> dict[str, Any]:
+def _without_tensors(sequence: PackedSequence) -> dict[str, Any]:
     """Arrays are pickled whole, while each tensor would take a file descriptor of its own to another process."""
-    values = {field.name: getattr(row, field.name) for field in fields(row)}
+    values = {field.name: getattr(sequence, field.name) for field in fields(sequence)}
     return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
 
 
-def _joined(rows: Sequence[Mapping[int, dict[str, Any]]]) -> list[PackedSequence]:
+def _joined(sequences: Sequence[Mapping[int, dict[str, Any]]]) -> list[PackedSequence]:
     """All workers' rows of a task in the order of the step."""
-    by_number = {number: values for part in rows for number, values in part.items()}
+    by_number = {number: values for part in sequences for number, values in part.items()}
     return [_with_tensors(by_number[number]) for number in sorted(by_number)]
 
 

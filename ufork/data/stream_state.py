@@ -37,8 +37,8 @@ class StreamState(Config):
     num_lanes: PositiveInt
     step: NonNegativeInt
     """Steps whose rows were read."""
-    first_row: Mapping[Task, NonNegativeInt]
-    """Of each task, rows that were read: the next one is of lane first_row mod num_lanes."""
+    first_sequence: Mapping[Task, NonNegativeInt]
+    """Of each task, rows that were read: the next one is of lane first_sequence mod num_lanes."""
     sources: Mapping[Task, tuple[SourceState, ...]]
     taken: Mapping[Task, Mapping[int, tuple[NonNegativeInt, ...]]]
     """Of each task and lane, samples taken from each source."""
@@ -82,7 +82,9 @@ def join_states(states: Sequence[StreamState]) -> StreamState:
     first = states[0]
     taken: dict[Task, dict[int, tuple[int, ...]]] = {task: {} for task in first.taken}
     for state in states:
-        assert (state.step, state.first_row) == (first.step, first.first_row), "replicas stand at different steps"
+        assert (state.step, state.first_sequence) == (first.step, first.first_sequence), (
+            "replicas stand at different steps"
+        )
         for task, lanes in state.taken.items():
             assert not taken[task].keys() & lanes.keys(), "a lane belongs to one replica"
             taken[task] |= lanes

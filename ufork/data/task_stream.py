@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ufork.data.config import DataConfig
 from ufork.data.mixture import Draw, Mixture
-from ufork.data.packing import pack_row
-from ufork.data.prompts import EncodedSample, drops_prompt, encode_sample, row_seed
+from ufork.data.packing import pack_sequence
+from ufork.data.prompts import EncodedSample, drops_prompt, encode_sample, sequence_seed
 from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError
@@ -54,7 +54,7 @@ class TaskStream:
         self._ahead: dict[int, deque[tuple[Draw, Sample | SampleError]]] = {}
         self._next: dict[int, EncodedSample] = {}  # by lane, the first of those ahead when it is encoded
 
-    def next_row(self, lane: int) -> PackedSequence:
+    def next_sequence(self, lane: int) -> PackedSequence:
         """The next row of `lane`.
 
         Raises:
@@ -62,16 +62,16 @@ class TaskStream:
             ShardError: a shard cannot be read.
         """
         samples: list[EncodedSample] = []
-        room = self.config.row_tokens
+        room = self.config.seq_len
         while len((sample := self._peek(lane)).token_ids_L) <= room:
             self._take(lane)
             samples.append(sample)
             room -= len(sample.token_ids_L)
-        return pack_row(
+        return pack_sequence(
             samples,
-            row_tokens=self.config.row_tokens,
+            seq_len=self.config.seq_len,
             padding_id=self.tokenizer.padding_id,
-            seed=row_seed(self.seed, self.task, lane, sum(self.counts[lane])),
+            seed=sequence_seed(self.seed, self.task, lane, sum(self.counts[lane])),
         )
 
     def _peek(self, lane: int) -> EncodedSample:
@@ -108,9 +108,8 @@ class TaskStream:
             raise sample
         drop = drops_prompt(sample.id, epoch=epoch, seed=self.seed, share=self.config.prompt_dropout)
         encoded = encode_sample(sample, self.tokenizer, drop_prompt=drop and self.task is Task.GENERATION)
-        if len(encoded.token_ids_L) > self.config.row_tokens:
+        if len(encoded.token_ids_L) > self.config.seq_len:
             raise SampleError(
-                f"{sample.id} ({len(encoded.token_ids_L)} tokens): does not fit into"
-                f" data.row_tokens={self.config.row_tokens}"
+                f"{sample.id} ({len(encoded.token_ids_L)} tokens): does not fit into data.seq_len={self.config.seq_len}"
             )
         return encoded

@@ -50,13 +50,13 @@ class TextTokenizer:
             ) from None
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, vocabulary_size: int) -> Self:
+    def train(cls, texts: Iterable[str], *, vocab_size: int) -> Self:
         """A byte-level BPE over `texts`; every string can be encoded, whatever it was trained on."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary_size,
+            vocab_size=vocab_size,
             special_tokens=list(SPECIAL_TOKENS),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,

@@ -122,10 +122,10 @@ def _check_fit(dimensions: Dimensions, tokenizer: TextTokenizer, codec: ImageCod
             f"{folder}: the image codec's codes, their width and depth are {found}, those of the weights {expected};"
             " export them again"
         )
-    if tokenizer.size > dimensions.vocabulary_size:
+    if tokenizer.size > dimensions.vocab_size:
         raise CheckpointError(
             f"{folder}: the text tokenizer has {tokenizer.size} tokens, the weights embed"
-            f" {dimensions.vocabulary_size}; export them again"
+            f" {dimensions.vocab_size}; export them again"
         )
 
 

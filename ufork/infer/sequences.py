@@ -8,7 +8,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ufork.data.packing import pack_row
+from ufork.data.packing import pack_sequence
 from ufork.data.prompts import EncodedSample
 from ufork.infer.cache import Extend, KeyValueCache, Prefill
 from ufork.model.layers.attention import Attend
@@ -31,7 +31,7 @@ class Sequences:
             image_is_open: the prompts end with a begin-of-image mark whose image is still to come.
         """
         lengths = [len(prompt.token_ids_L) for prompt in prompts]
-        packed = pack_row(prompts, row_tokens=sum(lengths), padding_id=0)
+        packed = pack_sequence(prompts, seq_len=sum(lengths), padding_id=0)
         if image_is_open:
             packed = dataclasses.replace(packed, image_ends_M=packed.image_ends_M[:0])
         packed = packed.to(str(self.device))

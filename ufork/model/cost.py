@@ -13,7 +13,7 @@ BACKWARD_OVER_FORWARD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowCost:
+class SequenceCost:
     """Forward operations of one packed row, by where they happen."""
 
     trunk: int
@@ -31,17 +31,17 @@ class RowCost:
         return self.forward * (1 + BACKWARD_OVER_FORWARD)
 
 
-def row_cost(config: ModelConfig, dimensions: Dimensions, row: PackedSequence) -> RowCost:
+def sequence_cost(config: ModelConfig, dimensions: Dimensions, sequence: PackedSequence) -> SequenceCost:
     """Operations of `row` on its task's path; padding is computed and therefore counted."""
-    num_positions = len(row.image_positions_I)
-    num_predictions = row.num_targets if row.task is Task.UNDERSTANDING else num_positions
-    lengths = row.segment_starts_S1.diff().tolist()
+    num_positions = len(sequence.image_positions_I)
+    num_predictions = sequence.num_targets if sequence.task is Task.UNDERSTANDING else num_positions
+    lengths = sequence.segment_starts_S1.diff().tolist()
     return path_cost(
-        config, dimensions, row.task, lengths=lengths, num_positions=num_positions, num_predictions=num_predictions
+        config, dimensions, sequence.task, lengths=lengths, num_positions=num_positions, num_predictions=num_predictions
     )
 
 
-def nominal_cost(config: ModelConfig, dimensions: Dimensions, task: Task, *, row_tokens: int) -> RowCost:
+def nominal_cost(config: ModelConfig, dimensions: Dimensions, task: Task, *, seq_len: int) -> SequenceCost:
     """Operations of a row before one is seen: full of images for generation, half of it answers for understanding."""
     generates = task is Task.GENERATION
     return path_cost(
@@ -49,9 +49,9 @@ def nominal_cost(config: ModelConfig, dimensions: Dimensions, task: Task, *, row
         dimensions,
         task,
         lengths=[],
-        num_tokens=row_tokens,
-        num_positions=row_tokens if generates else row_tokens // 2,
-        num_predictions=row_tokens if generates else row_tokens // 2,
+        num_tokens=seq_len,
+        num_positions=seq_len if generates else seq_len // 2,
+        num_predictions=seq_len if generates else seq_len // 2,
     )
 
 
@@ -64,7 +64,7 @@ def path_cost(
     num_positions: int,
     num_predictions: int,
     num_tokens: int | None = None,
-) -> RowCost:
+) -> SequenceCost:
     """Operations on a task's path.
 
     Args:
@@ -77,19 +77,21 @@ def path_cost(
         num_tokens: of the row; the sum of `lengths` unless given.
     """
     num_tokens = sum(lengths) if num_tokens is None else num_tokens
-    layer = num_tokens * layer_flops_per_token(config) + attention_flops(config.width, lengths)
-    projector = 2 * num_positions * config.width * (dimensions.code_width + config.width)
+    layer = num_tokens * layer_flops_per_token(config) + attention_flops(config.hidden_size, lengths)
+    projector = 2 * num_positions * config.hidden_size * (dimensions.code_width + config.hidden_size)
     if task is Task.UNDERSTANDING:
-        head = 2 * num_predictions * config.width * dimensions.vocabulary_size
+        head = 2 * num_predictions * config.hidden_size * dimensions.vocab_size
     else:
         head = num_predictions * rq_head_flops_per_position(config, dimensions)
-    return RowCost(trunk=config.trunk_layers * layer + projector, branch=config.branch_layers(task) * layer, head=head)
+    return SequenceCost(
+        trunk=config.trunk_layers * layer + projector, branch=config.branch_layers(task) * layer, head=head
+    )
 
 
 def layer_flops_per_token(config: ModelConfig) -> int:
     """The projections of one decoder layer."""
-    key_width = config.num_kv_heads * config.head_width
-    return 2 * config.width * (2 * config.width + 2 * key_width + 3 * config.mlp_width)
+    key_width = config.num_key_value_heads * config.head_dim
+    return 2 * config.hidden_size * (2 * config.hidden_size + 2 * key_width + 3 * config.intermediate_size)
 
 
 def attention_flops(width: int, lengths: list[int]) -> int:
@@ -100,7 +102,7 @@ def attention_flops(width: int, lengths: list[int]) -> int:
 def rq_head_flops_per_position(config: ModelConfig, dimensions: Dimensions) -> int:
     """All depths of one image position."""
     head, depth = config.rq_head, dimensions.codes_per_position
-    attention = 2 * head.width * head.attention_width + 4 * head.attention_width**2
-    block = 2 * (attention + 8 * head.width**2) * depth + attention_flops(head.attention_width, [depth])
-    inputs = 2 * head.width * (config.width + (depth - 1) * dimensions.code_width)
-    return inputs + head.num_blocks * block + 2 * depth * head.width * dimensions.codebook_size
+    attention = 2 * head.hidden_size * head.attention_size + 4 * head.attention_size**2
+    block = 2 * (attention + 8 * head.hidden_size**2) * depth + attention_flops(head.attention_size, [depth])
+    inputs = 2 * head.hidden_size * (config.hidden_size + (depth - 1) * dimensions.code_width)
+    return inputs + head.num_blocks * block + 2 * depth * head.hidden_size * dimensions.codebook_size

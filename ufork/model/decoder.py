@@ -17,17 +17,17 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.head_width = config.head_width
-        key_width = config.num_kv_heads * config.head_width
-        self.query = nn.Linear(config.width, config.width)
-        self.key = nn.Linear(config.width, key_width)
-        self.value = nn.Linear(config.width, key_width)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.head_dim = config.head_dim
+        key_width = config.num_key_value_heads * config.head_dim
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, key_width)
+        self.value = nn.Linear(config.hidden_size, key_width)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden_TD: Tensor, layer: int, rotary: Rotary, attend: Attend) -> Tensor:
         """TD -> TD."""
         query_THW, key_TGW, value_TGW = (
-            projection(hidden_TD).unflatten(-1, (-1, self.head_width))
+            projection(hidden_TD).unflatten(-1, (-1, self.head_dim))
             for projection in (self.query, self.key, self.value)
         )
         mixed_THW = attend(layer, rotary(query_THW), rotary(key_TGW), value_TGW)
@@ -37,11 +37,11 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """Gated MLP (arXiv 2002.05202)."""
 
-    def __init__(self, width: int, mlp_width: int):
+    def __init__(self, width: int, intermediate_size: int):
         super().__init__()
-        self.gate = nn.Linear(width, mlp_width, bias=False)
-        self.up = nn.Linear(width, mlp_width, bias=False)
-        self.down = nn.Linear(mlp_width, width, bias=False)
+        self.gate = nn.Linear(width, intermediate_size, bias=False)
+        self.up = nn.Linear(width, intermediate_size, bias=False)
+        self.down = nn.Linear(intermediate_size, width, bias=False)
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
         """TD -> TD."""
@@ -54,10 +54,10 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.layer = layer
-        self.attention_norm = RMSNorm(config.width, config.norm_eps)
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attention = Attention(config)
-        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
-        self.mlp = SwiGLU(config.width, config.mlp_width)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(self, hidden_TD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
         """TD -> TD. `layer` numbers the layers along a task's path, so that a cache can tell them apart."""

@@ -38,7 +38,7 @@ def initialize(model: UniFork, seed: int) -> None:
 
 def original_name(name: str, config: ModelConfig) -> str:
     """The parameter that `name` starts as a copy of, or `name` itself."""
-    if name == TIED_HEAD and config.tie_text_head:
+    if name == TIED_HEAD and config.tie_word_embeddings:
         return TOKEN_EMBEDDING
     equally_deep = config.understanding_layers == config.generation_layers
     if set(config.tasks) == set(Task) and equally_deep and name.startswith(_GENERATION_STACK):

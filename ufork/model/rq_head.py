@@ -23,19 +23,19 @@ class DepthAttention(nn.Module):
 
     def __init__(self, config: RqHeadConfig):
         super().__init__()
-        self.head_width = config.attention_width // config.num_heads
-        self.widen = nn.Linear(config.width, config.attention_width)
-        self.query = nn.Linear(config.attention_width, config.attention_width)
-        self.key = nn.Linear(config.attention_width, config.attention_width)
-        self.value = nn.Linear(config.attention_width, config.attention_width)
-        self.mix = nn.Linear(config.attention_width, config.attention_width)
-        self.narrow = nn.Linear(config.attention_width, config.width)
+        self.head_dim = config.attention_size // config.num_attention_heads
+        self.widen = nn.Linear(config.hidden_size, config.attention_size)
+        self.query = nn.Linear(config.attention_size, config.attention_size)
+        self.key = nn.Linear(config.attention_size, config.attention_size)
+        self.value = nn.Linear(config.attention_size, config.attention_size)
+        self.mix = nn.Linear(config.attention_size, config.attention_size)
+        self.narrow = nn.Linear(config.attention_size, config.hidden_size)
 
     def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None) -> Tensor:
         """ICP -> ICP. With `past`, a list of earlier keys and values, C is 1: the depth that follows them."""
         wide_ICA = self.widen(hidden_ICP)
         query, key, value = (
-            projection(wide_ICA).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+            projection(wide_ICA).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
         if past is None:
@@ -57,11 +57,11 @@ class DepthBlock(nn.Module):
 
     def __init__(self, config: RqHeadConfig):
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention_norm = nn.LayerNorm(config.hidden_size)
         self.attention = DepthAttention(config)
-        self.mlp_norm = nn.LayerNorm(config.width)
-        self.mlp_up = nn.Linear(config.width, 4 * config.width)
-        self.mlp_down = nn.Linear(4 * config.width, config.width)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size)
+        self.mlp_up = nn.Linear(config.hidden_size, 4 * config.hidden_size)
+        self.mlp_down = nn.Linear(4 * config.hidden_size, config.hidden_size)
         self.dropout = SeededDropout(config.dropout)
 
     def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None, seed: int = 0) -> Tensor:
@@ -77,12 +77,12 @@ class RqHead(nn.Module):
 
     def __init__(self, config: RqHeadConfig, dimensions: Dimensions, body_width: int):
         super().__init__()
-        self.from_body = nn.Linear(body_width, config.width)
-        self.from_codes = nn.Linear(dimensions.code_width, config.width)
-        self.depth_positions_CP = nn.Parameter(torch.zeros(dimensions.codes_per_position, config.width))
+        self.from_body = nn.Linear(body_width, config.hidden_size)
+        self.from_codes = nn.Linear(dimensions.code_width, config.hidden_size)
+        self.depth_positions_CP = nn.Parameter(torch.zeros(dimensions.codes_per_position, config.hidden_size))
         self.blocks = nn.ModuleList(DepthBlock(config) for _ in range(config.num_blocks))
-        self.out_norm = nn.LayerNorm(config.width)
-        self.out = nn.Linear(config.width, dimensions.codebook_size)
+        self.out_norm = nn.LayerNorm(config.hidden_size)
+        self.out = nn.Linear(config.hidden_size, dimensions.codebook_size)
         self.vocabulary: Vocabulary = WHOLE_VOCABULARY
 
     def forward(self, hidden_ID: Tensor, code_sums_ICE: Tensor, codes_IC: Tensor, seed: int = 0) -> Tensor:

@@ -24,7 +24,7 @@ from ufork.model.text_head import TextHead
 from ufork.vocabulary import PackedSequence, Task
 
 TOKEN_EMBEDDING, TIED_HEAD = "trunk.token_embedding.weight", "branches.understanding.head.weight"
-"""Names of the two weights that `tie_text_head` makes one; the second exists only where the trunk does not."""
+"""Names of the two weights that `tie_word_embeddings` makes one; the second exists only where the trunk does not."""
 
 
 class DecoderStack(nn.Module):
@@ -39,9 +39,7 @@ class DecoderStack(nn.Module):
 
     def forward(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """TD -> TD."""
-        rotary = Rotary(
-            positions_T, head_width=self.config.head_width, theta=self.config.rope_theta, dtype=hidden_TD.dtype
-        )
+        rotary = Rotary(positions_T, head_dim=self.config.head_dim, theta=self.config.rope_theta, dtype=hidden_TD.dtype)
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
                 hidden_TD = checkpoint(layer, hidden_TD, rotary, attend, use_reentrant=False)
@@ -55,9 +53,9 @@ class Trunk(nn.Module):
 
     def __init__(self, config: ModelConfig, dimensions: Dimensions):
         super().__init__()
-        self.token_embedding = nn.Embedding(dimensions.vocabulary_size, config.width)
+        self.token_embedding = nn.Embedding(dimensions.vocab_size, config.hidden_size)
         self.code_embedding = CodeEmbedding(dimensions.codebook_size, dimensions.code_width)
-        self.projector = ImageProjector(dimensions.code_width, config.width)
+        self.projector = ImageProjector(dimensions.code_width, config.hidden_size)
         self.stack = DecoderStack(config, first_layer=0, num_layers=config.trunk_layers)
 
     def forward(self, packed: PackedSequence, attend: Attend) -> Tensor:
@@ -83,7 +81,7 @@ class Branch(nn.Module):
     def __init__(self, config: ModelConfig, task: Task):
         super().__init__()
         self.stack = DecoderStack(config, first_layer=config.trunk_layers, num_layers=config.branch_layers(task))
-        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def states(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """What the head reads, TD."""
@@ -108,7 +106,7 @@ class GenerationBranch(Branch):
     def __init__(self, config: ModelConfig, dimensions: Dimensions):
         super().__init__(config, Task.GENERATION)
         self.code_embedding = CodeEmbedding(dimensions.codebook_size, dimensions.code_width)
-        self.head = RqHead(config.rq_head, dimensions, config.width)
+        self.head = RqHead(config.rq_head, dimensions, config.hidden_size)
 
     def forward(self, hidden_TD: Tensor, packed: PackedSequence, attend: Attend) -> Tensor:
         """Sum of cross-entropies over the row's codes; the state one place ahead predicts a position's codes."""
@@ -142,9 +140,9 @@ class UniFork(nn.Module):
     def _branch(self, task: Task) -> Branch:
         if task is Task.GENERATION:
             return GenerationBranch(self.config, self.dimensions)
-        if self.trunk and self.config.tie_text_head:
+        if self.trunk and self.config.tie_word_embeddings:
             return UnderstandingBranch(self.config, TextHead(self.trunk.token_embedding.weight))  # type: ignore[arg-type]
-        own = nn.Parameter(torch.empty(self.dimensions.vocabulary_size, self.config.width))
+        own = nn.Parameter(torch.empty(self.dimensions.vocab_size, self.config.hidden_size))
         return UnderstandingBranch(self.config, TextHead(own))
 
     def forward(self, packed: PackedSequence) -> Tensor:

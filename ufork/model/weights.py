@@ -51,7 +51,7 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
     """
     for name in (WEIGHTS_NAME, CONFIG_NAME):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: no {name}; give a folder of weights, such as RUN/stages/NAME/weights")
+            raise CheckpointError(f"{folder}: no {name}; give a folder of weights, such as RUN/phases/NAME/weights")
     try:
         mapping = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS_NAME)
@@ -66,7 +66,7 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
 def select_weights(weights: dict[str, Tensor], model: UniFork) -> dict[str, Tensor]:
     """Those of a whole model's `weights` that `model` holds, which may be a part of it."""
     held = {name for name, _ in model.named_parameters()}
-    if model.config.tie_text_head and TOKEN_EMBEDDING in weights:
+    if model.config.tie_word_embeddings and TOKEN_EMBEDDING in weights:
         weights = {**weights, TIED_HEAD: weights[TOKEN_EMBEDDING]}
     return {name: weight for name, weight in weights.items() if name in held}
 

@@ -43,7 +43,7 @@ class LayoutConfig(Config):
     in_flight: PositiveInt | None = None
     """Rows of one trunk replica that may be between their forward and backward pass; their activations are kept. Unless
     given, as many as keep the branches busy."""
-    wire_precision: Literal["compute", "fp32", "bf16"] = "compute"
+    p2p_dtype: Literal["compute", "fp32", "bf16"] = "compute"
     """Of hidden states and gradients between stages; `compute` sends what the model computes in."""
     sequence_parallel: bool = True
     """Shard the activations between the trunk's tensor-parallel products over its ranks too (arXiv 2205.05198), where

@@ -21,7 +21,7 @@ from ufork.parallel.transport.bridge import Transfer
 from ufork.parallel.transport.link import Link, ReceiveQueue, SendQueue
 from ufork.vocabulary import PackedSequence, Task
 
-Rows = Mapping[Task, Sequence[PackedSequence]]
+Sequences = Mapping[Task, Sequence[PackedSequence]]
 """This replica's rows by task, in the order of their numbers."""
 
 
@@ -64,8 +64,8 @@ def run_actions(actions: Sequence[Action], runner: Runner, tracer: Tracer, *, wh
 class TrunkRunner:
     """Sends hidden states, takes their gradients; a frozen trunk keeps no graph and only sends."""
 
-    def __init__(self, engine: Engine, link: Link, rows: Rows, actions: Sequence[Action], *, in_flight: int):
-        self.engine, self.link, self.rows, self.in_flight = engine, link, rows, in_flight
+    def __init__(self, engine: Engine, link: Link, sequences: Sequences, actions: Sequence[Action], *, in_flight: int):
+        self.engine, self.link, self.sequences, self.in_flight = engine, link, sequences, in_flight
         self.sums: dict[Action, Tensor] = {}
         self._flying: dict[tuple[Task, int], tuple[Tensor, list[Transfer]]] = {}
         self._sends = SendQueue()  # of a frozen trunk, to which nothing comes back that would tell of their end
@@ -73,9 +73,9 @@ class TrunkRunner:
 
     def forward(self, action: Action) -> None:
         """Runs the trunk and sends what comes out."""
-        row = self.rows[action.task][action.index].to(str(self.link.bridge.device))
-        hidden_TD = self.engine.forward(row)
-        sends = self.link.send_hidden(action, hidden_TD, row)
+        sequence = self.sequences[action.task][action.index].to(str(self.link.bridge.device))
+        hidden_TD = self.engine.forward(sequence)
+        sends = self.link.send_hidden(action, hidden_TD, sequence)
         if hidden_TD.requires_grad:
             self._flying[action.task, action.index] = hidden_TD, sends
         else:
@@ -118,9 +118,9 @@ class BranchRunner:
 
     def forward(self, action: Action) -> None:
         """Waits for the hidden states and runs the branch."""
-        hidden_TD, row = self.link.wait_for_hidden(self._received.take(action))
+        hidden_TD, sequence = self.link.wait_for_hidden(self._received.take(action))
         hidden_TD = hidden_TD.to(self.dtype).requires_grad_()
-        part, self.sums[action] = self.engine.forward(row, self.num_targets[action.task], hidden_TD)
+        part, self.sums[action] = self.engine.forward(sequence, self.num_targets[action.task], hidden_TD)
         self._live[action.index] = hidden_TD, part
 
     def backward(self, action: Action) -> None:
@@ -141,15 +141,15 @@ class BranchRunner:
 class WholeRunner:
     """Trunk and branches in one stage."""
 
-    def __init__(self, engine: Engine, rows: Rows, num_targets: Mapping[Task, float]):
-        self.engine, self.rows, self.num_targets = engine, rows, num_targets
+    def __init__(self, engine: Engine, sequences: Sequences, num_targets: Mapping[Task, float]):
+        self.engine, self.sequences, self.num_targets = engine, sequences, num_targets
         self.sums: dict[Action, Tensor] = {}
         self._part = torch.empty(0)
 
     def forward(self, action: Action) -> None:
         """Runs the whole model."""
-        row = self.rows[action.task][action.index].to(str(self.engine.device))
-        self._part, self.sums[action] = self.engine.forward(row, self.num_targets[action.task])
+        sequence = self.sequences[action.task][action.index].to(str(self.engine.device))
+        self._part, self.sums[action] = self.engine.forward(sequence, self.num_targets[action.task])
 
     def backward(self, action: Action) -> None:
         """Runs it backward."""

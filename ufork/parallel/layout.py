@@ -20,7 +20,7 @@ from ufork.vocabulary import Task
 class Stage(StrEnum):
     """What one DeepSpeed world trains."""
 
-    WHOLE = "whole"
+    COLOCATED = "colocated"
     TRUNK = "trunk"
     UNDERSTANDING = "understanding"
     GENERATION = "generation"
@@ -32,7 +32,7 @@ TASK_OF = {stage: task for task, stage in BRANCHES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class MeshCoordinate:
     """Where one rank of the job stands."""
 
     stage: Stage
@@ -46,15 +46,15 @@ class Layout:
 
     shapes: Mapping[Stage, StageShape]
     """Present stages in the order trunk, understanding, generation; or WHOLE alone."""
-    places: tuple[Place, ...]
+    coordinates: tuple[MeshCoordinate, ...]
     """By rank of the job; a rank whose stage is not among `shapes` idles."""
-    rows_per_step: Mapping[Task, int]
+    global_batch_size: Mapping[Task, int]
     """Rows of the whole job; tasks without rows are left out."""
 
     @property
     def reader(self) -> Stage:
         """The stage that reads data."""
-        return Stage.WHOLE if Stage.WHOLE in self.shapes else Stage.TRUNK
+        return Stage.COLOCATED if Stage.COLOCATED in self.shapes else Stage.TRUNK
 
     def ranks_of(self, stage: Stage) -> tuple[int, ...]:
         """Ranks of the job in `stage`, in the order of their rank within it: dp-major."""
@@ -63,52 +63,55 @@ class Layout:
     @cached_property
     def _ranks(self) -> dict[Stage, tuple[int, ...]]:
         """Made once: every transfer asks."""
-        return {stage: ranks_of(self.places, stage) for stage in Stage}
+        return {stage: ranks_of(self.coordinates, stage) for stage in Stage}
 
     def rank_at(self, stage: Stage, *, dp_rank: int, tp_rank: int) -> int:
         """The job's rank at a place."""
         return self.ranks_of(stage)[dp_rank * self.shapes[stage].tp + tp_rank]
 
-    def row_of(self, place: Place, index: int) -> int:
+    def sequence_number(self, coordinate: MeshCoordinate, index: int) -> int:
         """Number, among its task's rows of the step, of what the replica at `place` knows as micro-batch `index`."""
-        return index * self.shapes[place.stage].dp + place.dp_rank
+        return index * self.shapes[coordinate.stage].dp + coordinate.dp_rank
 
     def num_micro_batches(self, stage: Stage) -> dict[Task, int]:
         """Rows that one replica of `stage` runs in a step, by task."""
-        tasks = [TASK_OF[stage]] if stage in TASK_OF else list(self.rows_per_step)
-        return {task: self.rows_per_step[task] // self.shapes[stage].dp for task in tasks}
+        tasks = [TASK_OF[stage]] if stage in TASK_OF else list(self.global_batch_size)
+        return {task: self.global_batch_size[task] // self.shapes[stage].dp for task in tasks}
 
     @property
     def present_ranks(self) -> tuple[int, ...]:
         """Ranks of the job that have work."""
-        return tuple(rank for rank, place in enumerate(self.places) if place.stage in self.shapes)
+        return tuple(rank for rank, coordinate in enumerate(self.coordinates) if coordinate.stage in self.shapes)
 
     def describe(self, rank: int) -> str:
-        """As "rank 5 (generation, replica 1 of 3, slice 0 of 1)"."""
-        place = self.places[rank]
-        shape = self.shapes[place.stage]
-        return (
-            f"rank {rank} ({place.stage}, replica {place.dp_rank} of {shape.dp}, slice {place.tp_rank} of {shape.tp})"
-        )
+        """As "rank 5 (generation, replica 1 of 3, tp rank 0 of 1)"."""
+        coordinate = self.coordinates[rank]
+        shape = self.shapes[coordinate.stage]
+        where = f"replica {coordinate.dp_rank} of {shape.dp}, tp rank {coordinate.tp_rank} of {shape.tp}"
+        return f"rank {rank} ({coordinate.stage}, {where})"
 
 
-def ranks_of(places: tuple[Place, ...], stage: Stage) -> tuple[int, ...]:
+def ranks_of(coordinates: tuple[MeshCoordinate, ...], stage: Stage) -> tuple[int, ...]:
     """Ranks of the job in `stage`, in the order of their rank within it: dp-major."""
-    members = [(place.dp_rank, place.tp_rank, rank) for rank, place in enumerate(places) if place.stage == stage]
+    members = [
+        (coordinate.dp_rank, coordinate.tp_rank, rank)
+        for rank, coordinate in enumerate(coordinates)
+        if coordinate.stage == stage
+    ]
     return tuple(rank for _, _, rank in sorted(members))
 
 
-def make_layout(config: LayoutConfig, *, num_ranks: int, rows_per_step: Mapping[Task, int]) -> Layout:
+def make_layout(config: LayoutConfig, *, num_ranks: int, global_batch_size: Mapping[Task, int]) -> Layout:
     """Lays `num_ranks` ranks out.
 
     Raises:
         ConfigError: the ranks, rows or shapes do not go together; the message shows the arithmetic.
     """
-    rows = {task: number for task, number in rows_per_step.items() if number}
+    sequences = {task: number for task, number in global_batch_size.items() if number}
     shapes = stage_shapes(config, num_ranks)
-    present = {stage: shape for stage, shape in shapes.items() if stage not in TASK_OF or TASK_OF[stage] in rows}
-    _require_rows(present, rows)
-    return Layout(shapes=present, places=place_ranks(config, num_ranks), rows_per_step=rows)
+    present = {stage: shape for stage, shape in shapes.items() if stage not in TASK_OF or TASK_OF[stage] in sequences}
+    _require_sequences(present, sequences)
+    return Layout(shapes=present, coordinates=place_ranks(config, num_ranks), global_batch_size=sequences)
 
 
 def stage_shapes(config: LayoutConfig, num_ranks: int) -> dict[Stage, StageShape]:
@@ -118,14 +121,14 @@ def stage_shapes(config: LayoutConfig, num_ranks: int) -> dict[Stage, StageShape
         ConfigError: the shapes do not add up to `num_ranks`, or do not share evenly what passes between them.
     """
     if config.kind == "colocated":
-        return {Stage.WHOLE: _colocated_shape(config, num_ranks)}
+        return {Stage.COLOCATED: _colocated_shape(config, num_ranks)}
     shapes = {Stage(name): getattr(config, name) for name in ("trunk", "understanding", "generation")}
     _require_ranks(shapes, num_ranks)
     _require_slices(shapes)
     return shapes
 
 
-def place_ranks(config: LayoutConfig, num_ranks: int) -> tuple[Place, ...]:
+def place_ranks(config: LayoutConfig, num_ranks: int) -> tuple[MeshCoordinate, ...]:
     """Every rank's place, the same in all stages of a recipe; raises as `stage_shapes`."""
     shapes = stage_shapes(config, num_ranks)
     return tuple(_by_replica(shapes) if config.placement == "replicas" else _by_stage(shapes))
@@ -167,22 +170,22 @@ def _require_slices(shapes: Mapping[Stage, StageShape]) -> None:
             )
 
 
-def _require_rows(shapes: Mapping[Stage, StageShape], rows: Mapping[Task, int]) -> None:
+def _require_sequences(shapes: Mapping[Stage, StageShape], sequences: Mapping[Task, int]) -> None:
     """ZeRO's gathers are collective: all replicas of a stage must run equally many rows."""
     for stage, shape in shapes.items():
-        for task in [TASK_OF[stage]] if stage in TASK_OF else rows:
-            if rows[task] % shape.dp:
+        for task in [TASK_OF[stage]] if stage in TASK_OF else sequences:
+            if sequences[task] % shape.dp:
                 raise ConfigError(
-                    f"train.rows_per_step.{task}={rows[task]} is not a multiple of the {shape.dp} data-parallel"
-                    f" replicas of the stage {stage}, which must run equally many rows"
+                    f"train.global_batch_size.{task}={sequences[task]} is not a multiple of the {shape.dp}"
+                    f" data-parallel replicas of the stage {stage}, which must run equally many rows"
                 )
 
 
-def _by_stage(shapes: Mapping[Stage, StageShape]) -> list[Place]:
-    return [place for stage, shape in shapes.items() for place in _grid(stage, shape)]
+def _by_stage(shapes: Mapping[Stage, StageShape]) -> list[MeshCoordinate]:
+    return [coordinate for stage, shape in shapes.items() for coordinate in _grid(stage, shape)]
 
 
-def _by_replica(shapes: Mapping[Stage, StageShape]) -> list[Place]:
+def _by_replica(shapes: Mapping[Stage, StageShape]) -> list[MeshCoordinate]:
     """Replicas of all stages dealt out evenly: sorted by the middle of their share of the job's rows."""
     replicas = [
         ((dp_rank + 0.5) / shape.dp, number, stage, dp_rank)
@@ -190,15 +193,15 @@ def _by_replica(shapes: Mapping[Stage, StageShape]) -> list[Place]:
         for dp_rank in range(shape.dp)
     ]
     return [
-        Place(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank)
+        MeshCoordinate(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank)
         for _, _, stage, dp_rank in sorted(replicas)
         for tp_rank in range(shapes[stage].tp)
     ]
 
 
-def _grid(stage: Stage, shape: StageShape) -> list[Place]:
+def _grid(stage: Stage, shape: StageShape) -> list[MeshCoordinate]:
     return [
-        Place(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank)
+        MeshCoordinate(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank)
         for dp_rank in range(shape.dp)
         for tp_rank in range(shape.tp)
     ]

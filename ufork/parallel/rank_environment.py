@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankAddress:
+class RankEnvironment:
     """One rank of a job and where all ranks meet; who starts the ranks makes it, and nobody changes it."""
 
     rank: int

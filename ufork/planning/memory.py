@@ -59,7 +59,7 @@ def rank_memory(
     parameters, value = workload.num_parameters(stage), workload.value_bytes
     shard = -(-parameters // (shape.tp * shape.dp))
     whole = -(-parameters // shape.tp)
-    rows = in_flight if stage is Stage.TRUNK else 1
+    sequences = in_flight if stage is Stage.TRUNK else 1
     tasks = [task for task in workload.tasks if workload.forward_flops(stage, task)]
     return RankMemory(
         weights=shard * value,
@@ -67,42 +67,42 @@ def rank_memory(
         gradients=shard * value + (0 if reduce_each_backward else whole * value),
         bucket=min(whole, REDUCE_BUCKET_NUMBERS) * value,
         gathered=min(whole, LIVE_PARAMETERS) * value if shape.dp > 1 else 0,
-        activations=max(_activations(workload, stage, task, shape.tp, rows) for task in tasks),
+        activations=max(_activations(workload, stage, task, shape.tp, sequences) for task in tasks),
         head=max(_head(workload, stage, task, shape.tp) for task in tasks),
     )
 
 
-def _activations(workload: Workload, stage: Stage, task: Task, tp: int, rows: int) -> int:
+def _activations(workload: Workload, stage: Stage, task: Task, tp: int, sequences: int) -> int:
     """Bytes kept for the backward passes of `rows` below the head, and of the layer that is computed again."""
     layers, layer = workload.num_layers(stage, task), _layer(workload, tp)
-    parts = (Stage.TRUNK, BRANCHES[task]) if stage is Stage.WHOLE else (stage,)
+    parts = (Stage.TRUNK, BRANCHES[task]) if stage is Stage.COLOCATED else (stage,)
     ends = sum(_ends(workload, part, task) for part in parts)
     if not workload.recompute:
-        return rows * (ends + layers * layer)
-    inputs = layers * workload.row_tokens * workload.model.width * workload.value_bytes
-    return rows * (ends + inputs) + min(layers, 1) * layer
+        return sequences * (ends + layers * layer)
+    inputs = layers * workload.seq_len * workload.model.hidden_size * workload.value_bytes
+    return sequences * (ends + inputs) + min(layers, 1) * layer
 
 
 def _ends(workload: Workload, part: Stage, task: Task) -> int:
     """Bytes that trunk or branch keeps of one row outside its layers."""
-    width, value, dimensions = workload.model.width, workload.value_bytes, workload.dimensions
-    places = workload.row_tokens if task is Task.GENERATION else workload.row_tokens // 2
+    width, value, dimensions = workload.model.hidden_size, workload.value_bytes, workload.dimensions
+    places = workload.seq_len if task is Task.GENERATION else workload.seq_len // 2
     features = places * dimensions.codes_per_position * dimensions.code_width * FP32_BYTES
-    rotary = workload.row_tokens * 2 * workload.model.head_width * value
+    rotary = workload.seq_len * 2 * workload.model.head_dim * value
     if part is Stage.TRUNK:
         return rotary + features + places * 2 * width * value  # of the projector
-    last_norm = workload.row_tokens * width * (FP32_BYTES + value)
+    last_norm = workload.seq_len * width * (FP32_BYTES + value)
     return rotary + last_norm + (features if task is Task.GENERATION else 0)
 
 
 def _layer(workload: Workload, tp: int) -> int:
     """Bytes that a decoder layer keeps of one row."""
     config, value = workload.model, workload.value_bytes
-    norms = 2 * config.width * (FP32_BYTES + value)  # each its input in fp32 and what it scales
-    inputs = 2 * config.width * value  # of the first products of attention and MLP
-    attention = (3 * config.width + 2 * config.num_kv_heads * config.head_width) * value
-    mlp = 4 * config.mlp_width * value
-    return workload.row_tokens * (norms + inputs + (attention + mlp) // tp)
+    norms = 2 * config.hidden_size * (FP32_BYTES + value)  # each its input in fp32 and what it scales
+    inputs = 2 * config.hidden_size * value  # of the first products of attention and MLP
+    attention = (3 * config.hidden_size + 2 * config.num_key_value_heads * config.head_dim) * value
+    mlp = 4 * config.intermediate_size * value
+    return workload.seq_len * (norms + inputs + (attention + mlp) // tp)
 
 
 def _head(workload: Workload, stage: Stage, task: Task, tp: int) -> int:
@@ -110,9 +110,9 @@ def _head(workload: Workload, stage: Stage, task: Task, tp: int) -> int:
     if stage is Stage.TRUNK:
         return 0
     if task is Task.UNDERSTANDING:
-        entries = workload.row_tokens // 2 * workload.dimensions.vocabulary_size * FP32_BYTES // tp
+        entries = workload.seq_len // 2 * workload.dimensions.vocab_size * FP32_BYTES // tp
         return min(LOGITS_BYTES, 2 * entries)
-    head, predictions = workload.model.rq_head, workload.row_tokens * workload.dimensions.codes_per_position
-    block = 4 * head.width + (6 * head.attention_width + 8 * head.width) // tp
-    kept = predictions * (head.num_blocks * block + 2 * head.width) * workload.value_bytes
+    head, predictions = workload.model.rq_head, workload.seq_len * workload.dimensions.codes_per_position
+    block = 4 * head.hidden_size + (6 * head.attention_size + 8 * head.hidden_size) // tp
+    kept = predictions * (head.num_blocks * block + 2 * head.hidden_size) * workload.value_bytes
     return kept + min(LOGITS_BYTES, 2 * predictions * workload.dimensions.codebook_size * FP32_BYTES // tp)

@@ -11,7 +11,7 @@ from math import gcd
 from ufork.errors import ConfigError
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Layout, Stage, make_layout, num_ranks_of
-from ufork.parallel.schedule.trunk_order import rows_in_flight
+from ufork.parallel.schedule.trunk_order import sequences_in_flight
 from ufork.planning.machine import MachineProfile
 from ufork.planning.memory import RankMemory, rank_memory
 from ufork.planning.step_time import StepEstimate, estimate_step
@@ -39,7 +39,7 @@ class Candidate:
     @property
     def num_ranks(self) -> int:
         """Devices it uses."""
-        return len(self.layout.places)
+        return len(self.layout.coordinates)
 
     @property
     def fullest(self) -> int:
@@ -65,8 +65,8 @@ def make_plan(workload: Workload, machine: MachineProfile, *, num_devices: int) 
     estimated = [_estimate(workload, machine, config, ranks) for config, ranks in _layouts(workload, num_devices)]
     if not estimated:
         raise ConfigError(
-            f"{num_devices} devices: no layout gives every replica rows of a step ({_rows(workload)}); raise"
-            " train.rows_per_step, or use fewer devices"
+            f"{num_devices} devices: no layout gives every replica rows of a step ({_sequences(workload)}); raise"
+            " train.global_batch_size, or use fewer devices"
         )
     room = USABLE_SHARE * machine.memory_gb * 1e9
     fitting = sorted((c for c in estimated if c.fullest <= room), key=lambda c: c.step.seconds)
@@ -75,7 +75,7 @@ def make_plan(workload: Workload, machine: MachineProfile, *, num_devices: int) 
         raise ConfigError(
             f"{num_devices} devices of {machine.memory_gb:g} GB: the leanest layout ({least.config.describe()}) needs"
             f" {least.fullest / 1e9:.0f} GB a rank; use more devices, train.activation_checkpointing=true, a shorter"
-            " data.row_tokens or a lower layout.in_flight"
+            " data.seq_len or a lower layout.in_flight"
         )
     recommended, reason = _recommend(fitting)
     return Plan(candidates=fitting, recommended=recommended, reason=reason)
@@ -107,7 +107,7 @@ def _recommend(fitting: list[Candidate]) -> tuple[Candidate, str]:
 
 
 def _estimate(workload: Workload, machine: MachineProfile, config: LayoutConfig, num_ranks: int) -> Candidate:
-    layout = make_layout(config, num_ranks=num_ranks, rows_per_step=workload.rows_per_step)
+    layout = make_layout(config, num_ranks=num_ranks, global_batch_size=workload.global_batch_size)
     return Candidate(
         config=config,
         layout=layout,
@@ -117,7 +117,7 @@ def _estimate(workload: Workload, machine: MachineProfile, config: LayoutConfig,
                 workload,
                 stage,
                 shape,
-                in_flight=rows_in_flight(config, layout),
+                in_flight=sequences_in_flight(config, layout),
                 reduce_each_backward=config.reduce_each_backward,
             )
             for stage, shape in layout.shapes.items()
@@ -127,19 +127,19 @@ def _estimate(workload: Workload, machine: MachineProfile, config: LayoutConfig,
 
 def _layouts(workload: Workload, num_devices: int) -> Iterator[tuple[LayoutConfig, int]]:
     """Those whose rows come out even, with their number of ranks."""
-    rows = {task: number for task, number in workload.rows_per_step.items() if number}
+    sequences = {task: number for task, number in workload.global_batch_size.items() if number}
     for tp in _tensor_sizes(workload):
-        if num_devices % tp == 0 and all(number % (num_devices // tp) == 0 for number in rows.values()):
+        if num_devices % tp == 0 and all(number % (num_devices // tp) == 0 for number in sequences.values()):
             yield LayoutConfig(colocated_tp=tp), num_devices
-    if len(rows) == len(Task) == len(workload.model.tasks):
-        yield from ((config, num_ranks_of(config) or 0) for config in _forked(workload, rows, num_devices))
+    if len(sequences) == len(Task) == len(workload.model.tasks):
+        yield from ((config, num_ranks_of(config) or 0) for config in _forked(workload, sequences, num_devices))
 
 
-def _forked(workload: Workload, rows: dict[Task, int], num_devices: int) -> Iterator[LayoutConfig]:
+def _forked(workload: Workload, sequences: dict[Task, int], num_devices: int) -> Iterator[LayoutConfig]:
     sizes = _tensor_sizes(workload)
-    trunk_dps = _divisors(gcd(*rows.values()))
+    trunk_dps = _divisors(gcd(*sequences.values()))
     for trunk_tp, branch_tp in product(sizes, sizes):
-        branch_dps = (_divisors(rows[Task.UNDERSTANDING]), _divisors(rows[Task.GENERATION]))
+        branch_dps = (_divisors(sequences[Task.UNDERSTANDING]), _divisors(sequences[Task.GENERATION]))
         for trunk_dp, u_dp, g_dp in product(trunk_dps, *branch_dps):
             used = trunk_tp * trunk_dp + u_dp + branch_tp * g_dp
             if LEAST_USED_SHARE * num_devices <= used <= num_devices and max(u_dp, g_dp) <= 4 * trunk_dp:
@@ -153,8 +153,14 @@ def _forked(workload: Workload, rows: dict[Task, int], num_devices: int) -> Iter
 
 def _tensor_sizes(workload: Workload) -> list[int]:
     config, head = workload.model, workload.model.rq_head
-    divided = (config.num_heads, config.num_kv_heads, config.mlp_width, head.num_heads, head.width)
-    sizes = (*divided, workload.dimensions.vocabulary_size, workload.dimensions.codebook_size)
+    divided = (
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.intermediate_size,
+        head.num_attention_heads,
+        head.hidden_size,
+    )
+    sizes = (*divided, workload.dimensions.vocab_size, workload.dimensions.codebook_size)
     return [tp for tp in TENSOR_SIZES if all(size % tp == 0 for size in sizes)]
 
 
@@ -162,5 +168,5 @@ def _divisors(number: int) -> list[int]:
     return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
 
 
-def _rows(workload: Workload) -> str:
-    return ", ".join(f"{task} {number}" for task, number in workload.rows_per_step.items())
+def _sequences(workload: Workload) -> str:
+    return ", ".join(f"{task} {number}" for task, number in workload.global_batch_size.items())

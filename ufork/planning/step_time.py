@@ -1,6 +1,6 @@
 """How long a step takes in a layout: seconds of each pass from operations and bytes, played through by the schedule.
 
-workload, machine, layout -> StageTimes -> make_schedule -> simulate -> seconds, bubbles, bytes on the wire
+workload, machine, layout -> StageTimes -> make_schedule -> simulate -> seconds, bubbles, bytes sent
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.schedule.actions import Pass, StageTimes
 from ufork.parallel.schedule.schedule import make_schedule
 from ufork.parallel.schedule.simulation import simulate
-from ufork.parallel.schedule.trunk_order import rows_in_flight
+from ufork.parallel.schedule.trunk_order import sequences_in_flight
 from ufork.planning.machine import MachineProfile
 from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
@@ -31,21 +31,21 @@ class StepEstimate:
     """Idle share of each stage while rows run."""
     update_seconds: float
     """Of the reduction of gradients and the optimizer's step, part of `seconds`."""
-    wire_bytes: int
+    p2p_bytes: int
     """Between stages, both directions, all replicas."""
 
 
 def estimate_step(workload: Workload, machine: MachineProfile, config: LayoutConfig, layout: Layout) -> StepEstimate:
     """Plays a step through."""
     times = stage_times(workload, machine, layout)
-    simulation = simulate(make_schedule(layout, times, in_flight=rows_in_flight(config, layout)), layout, times)
+    simulation = simulate(make_schedule(layout, times, in_flight=sequences_in_flight(config, layout)), layout, times)
     update = max(_update_seconds(workload, machine, stage, shape) for stage, shape in layout.shapes.items())
-    rows = 0 if Stage.WHOLE in layout.shapes else sum(layout.rows_per_step.values())
+    sequences = 0 if Stage.COLOCATED in layout.shapes else sum(layout.global_batch_size.values())
     return StepEstimate(
         seconds=simulation.seconds + update,
         bubble={stage: simulation.idle_share(stage) for stage in layout.shapes},
         update_seconds=update,
-        wire_bytes=2 * rows * _hidden_bytes(workload),
+        p2p_bytes=2 * sequences * _hidden_bytes(workload),
     )
 
 
@@ -54,14 +54,16 @@ def stage_times(workload: Workload, machine: MachineProfile, layout: Layout) -> 
     seconds = {}
     for stage, shape in layout.shapes.items():
         gather = _gather_seconds(workload, machine, stage, shape)
-        for task in layout.rows_per_step:
+        for task in layout.global_batch_size:
             if products := workload.forward_flops(stage, task) / shape.tp / machine.flops_per_s:
                 sums = _sums_seconds(workload, machine, stage, shape, task)
                 forward = products + sums
                 backward = products * (BACKWARD_OVER_FORWARD + workload.recompute) + sums * (1 + workload.recompute)
                 seconds[stage, task, Pass.FORWARD] = _with_gather(forward, gather, machine)
                 seconds[stage, task, Pass.BACKWARD] = _with_gather(backward, gather, machine)
-    bandwidth = machine.network_gb_per_s if len(layout.places) > machine.devices_per_node else machine.node_gb_per_s
+    bandwidth = (
+        machine.network_gb_per_s if len(layout.coordinates) > machine.devices_per_node else machine.node_gb_per_s
+    )
     transfer = _hidden_bytes(workload) / (bandwidth * GB) + machine.latency_us / 1e6
     return StageTimes(seconds=seconds, transfer_seconds=transfer)
 
@@ -103,4 +105,4 @@ def _bandwidth(machine: MachineProfile, num_ranks: int) -> float:
 
 
 def _hidden_bytes(workload: Workload) -> int:
-    return workload.row_tokens * workload.model.width * workload.value_bytes
+    return workload.seq_len * workload.model.hidden_size * workload.value_bytes

@@ -33,9 +33,9 @@ def weak_scaling(workload: Workload, machine: MachineProfile, *, most_devices: i
     points, num_devices = [], FIRST_DEVICES
     while num_devices <= most_devices:
         factor = num_devices // FIRST_DEVICES
-        grown = replace(workload, rows_per_step={t: n * factor for t, n in workload.rows_per_step.items()})
+        grown = replace(workload, global_batch_size={t: n * factor for t, n in workload.global_batch_size.items()})
         chosen = make_plan(grown, machine, num_devices=num_devices).recommended
-        tokens = sum(grown.rows_per_step.values()) * grown.row_tokens
+        tokens = sum(grown.global_batch_size.values()) * grown.seq_len
         points.append(
             ScalingPoint(
                 num_devices=num_devices,

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from ufork.model.config import Dimensions, ModelConfig
-from ufork.model.cost import RowCost, nominal_cost
+from ufork.model.cost import SequenceCost, nominal_cost
 from ufork.parallel.engine.stage_part import build_part, stage_flops
 from ufork.parallel.layout import BRANCHES, Stage
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
@@ -21,8 +21,8 @@ class Workload:
 
     model: ModelConfig
     dimensions: Dimensions
-    rows_per_step: Mapping[Task, int]
-    row_tokens: int
+    global_batch_size: Mapping[Task, int]
+    seq_len: int
     precision: str
     """fp32 or bf16."""
     recompute: bool
@@ -38,33 +38,33 @@ class Workload:
     @property
     def tasks(self) -> list[Task]:
         """Those that have rows."""
-        return [task for task, number in self.rows_per_step.items() if number]
+        return [task for task, number in self.global_batch_size.items() if number]
 
-    def row(self, task: Task) -> PackedSequence:
+    def sequence(self, task: Task) -> PackedSequence:
         """A row such as `cost` counts: images end to end, or one half image and half answer."""
-        is_answer_T = torch.arange(self.row_tokens) >= self.row_tokens // 2
+        is_answer_T = torch.arange(self.seq_len) >= self.seq_len // 2
         generates = task is Task.GENERATION
-        places = torch.arange(1, self.row_tokens) if generates else (~is_answer_T).nonzero().squeeze(1)[1:]
+        places = torch.arange(1, self.seq_len) if generates else (~is_answer_T).nonzero().squeeze(1)[1:]
         nowhere = torch.zeros(0, dtype=torch.long)
         return PackedSequence(
             task=task,
-            token_ids_T=torch.zeros(self.row_tokens, dtype=torch.long),
-            positions_T=torch.arange(self.row_tokens),
-            segment_starts_S1=torch.tensor([0, self.row_tokens], dtype=torch.int32),
-            longest_segment=self.row_tokens,
+            token_ids_T=torch.zeros(self.seq_len, dtype=torch.long),
+            positions_T=torch.arange(self.seq_len),
+            segment_starts_S1=torch.tensor([0, self.seq_len], dtype=torch.int32),
+            longest_segment=self.seq_len,
             labels_T=torch.where(is_answer_T, 1, IGNORED_LABEL),
             image_positions_I=places,
             image_begins_M=nowhere,
             image_ends_M=nowhere,
             codes_IC=torch.zeros(len(places), self.dimensions.codes_per_position, dtype=torch.long),
             num_targets=places.numel() * self.dimensions.codes_per_position if generates else int(is_answer_T.sum()),
-            num_real_tokens=self.row_tokens,
+            num_real_tokens=self.seq_len,
             sample_ids=(),
         )
 
-    def cost(self, task: Task) -> RowCost:
+    def cost(self, task: Task) -> SequenceCost:
         """Operations of a row."""
-        return nominal_cost(self.model, self.dimensions, task, row_tokens=self.row_tokens)
+        return nominal_cost(self.model, self.dimensions, task, seq_len=self.seq_len)
 
     def forward_flops(self, stage: Stage, task: Task) -> int:
         """Operations of a row's forward pass in one stage; 0 where its path does not run through it."""
@@ -73,7 +73,7 @@ class Workload:
     def num_layers(self, stage: Stage, task: Task) -> int:
         """Decoder layers that a row passes in one stage."""
         layers = {Stage.TRUNK: self.model.trunk_layers, BRANCHES[task]: self.model.branch_layers(task)}
-        return sum(layers.values()) if stage is Stage.WHOLE else layers.get(stage, 0)
+        return sum(layers.values()) if stage is Stage.COLOCATED else layers.get(stage, 0)
 
     def num_parameters(self, stage: Stage) -> int:
         """Numbers that a stage learns."""

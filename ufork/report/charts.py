@@ -1,6 +1,6 @@
 """Charts as inline SVG: text in, text out, colours from the page's style so that they follow light and dark.
 
-stages' values by step -> line_chart        counts by truth and answer -> confusion_chart
+phases' values by step -> line_chart        counts by truth and answer -> confusion_chart
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ LETTER_WIDTH = 6.6
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One stage's values over its steps (step, value), in order."""
+    """One phase's values over its steps (step, value), in order."""
 
-    stage: str
+    phase: str
     points: Sequence[tuple[float, float]]
     steps: int
-    """The stage's length, which it takes on the axis even without points."""
+    """The phase's length, which it takes on the axis even without points."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,10 @@ class _Frame:
 
 
 def line_chart(curves: Sequence[Curve], *, label: str, colour: str, from_zero: bool = False) -> str:
-    """Curves of successive stages end to end on one axis of steps, a boundary between them.
+    """Curves of successive phases end to end on one axis of steps, a boundary between them.
 
     Args:
-        curves: one per stage, at least one of them with a point.
+        curves: one per phase, at least one of them with a point.
         label: what is shown, for those who cannot see it.
         colour: a custom property of the page's style, such as `--generation`.
         from_zero: the value axis starts at 0, else near the smallest value.
@@ -63,7 +63,7 @@ def line_chart(curves: Sequence[Curve], *, label: str, colour: str, from_zero: b
     frame = _Frame(last_step=max(ends[-1], 1), low=ticks[0], high=ticks[-1])
     parts = [_value_axis(frame, ticks), _step_axis(frame)]
     for curve, (start, end) in zip(curves, pairwise(ends), strict=True):
-        parts.append(_stage_mark(frame, curve.stage, start, end))
+        parts.append(_phase_mark(frame, curve.phase, start, end))
         if curve.points:
             parts.append(_curve(frame, curve, start, colour))
     return (
@@ -141,11 +141,11 @@ def _step_axis(frame: _Frame) -> str:
     )
 
 
-def _stage_mark(frame: _Frame, stage: str, start: float, end: float) -> str:
+def _phase_mark(frame: _Frame, phase: str, start: float, end: float) -> str:
     x, room = frame.x(start), frame.x(end) - frame.x(start)
     boundary = f'<line class="boundary" x1="{x:.1f}" x2="{x:.1f}" y1="{MARGIN_TOP - 14}" y2="{CHART_HEIGHT - 22}"/>'
-    fits = len(stage) * LETTER_WIDTH < room
-    name = f'<text class="stage" x="{x + 5:.1f}" y="{MARGIN_TOP - 8}">{escape(stage)}</text>' if fits else ""
+    fits = len(phase) * LETTER_WIDTH < room
+    name = f'<text class="phase" x="{x + 5:.1f}" y="{MARGIN_TOP - 8}">{escape(phase)}</text>' if fits else ""
     return (boundary if start else "") + name
 
 
@@ -153,7 +153,7 @@ def _curve(frame: _Frame, curve: Curve, start: float, colour: str) -> str:
     points = [(frame.x(start + step), frame.y(value), step, value) for step, value in _thinned(curve.points)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in points)
     hits = "".join(
-        f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{escape(curve.stage)}, step {step:.0f}: '
+        f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{escape(curve.phase)}, step {step:.0f}: '
         f"{value:.4g}</title></circle>"
         for x, y, step, value in points
     )

@@ -1,7 +1,7 @@
 """What a run has left in its folder, read for its report.
 
     RUN/{config.yaml, versions.json, evaluation.json, evaluation/*.png, shards/ATTRIBUTION.md}
-    RUN/stages/NAME/{metrics.jsonl, drawings/step-*.png, pipeline.png, bubble.json}             -> RunRecord
+    RUN/phases/NAME/{metrics.jsonl, drawings/step-*.png, pipeline.png, bubble.json}             -> RunRecord
 
 A run may be unfinished or killed amid a line: what is missing is empty here, a broken last line is left out.
 """
@@ -26,8 +26,8 @@ class ReportError(UforkError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageRecord:
-    """One stage's curves and drawings."""
+class PhaseRecord:
+    """One phase's curves and drawings."""
 
     name: str
     metrics: list[Metrics]
@@ -36,7 +36,7 @@ class StageRecord:
     pipeline: Path | None
     """Picture of a traced step."""
     bubble: dict[str, float]
-    """Idle share of each pipeline stage in that step."""
+    """Idle share of each pipeline phase in that step."""
 
     @property
     def steps(self) -> int:
@@ -58,7 +58,7 @@ class RunRecord:
     config: str
     """YAML; empty when there is none."""
     versions: dict[str, str]
-    stages: list[StageRecord]
+    phases: list[PhaseRecord]
     """In the order of the config, others after them by name."""
     evaluation: dict[str, Any] | None
     attribution: str
@@ -70,8 +70,8 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         ReportError: `folder` is no run's, or a file in it is damaged.
     """
-    if not (folder / "config.yaml").is_file() and not (folder / "stages").is_dir():
-        raise ReportError(f"{folder}: neither config.yaml nor stages/ is there; give the folder of a run")
+    if not (folder / "config.yaml").is_file() and not (folder / "phases").is_dir():
+        raise ReportError(f"{folder}: neither config.yaml nor phases/ is there; give the folder of a run")
     text = _read_text(folder / "config.yaml")
     try:
         config = yaml.safe_load(text) or {}
@@ -83,17 +83,17 @@ def read_run(folder: Path) -> RunRecord:
         folder=folder,
         config=text,
         versions={name: str(version) for name, version in versions.items()},
-        stages=_read_stages(folder / "stages", list(config.get("stages") or ())),
+        phases=_read_phases(folder / "phases", list(config.get("phases") or ())),
         evaluation=_read_json(folder / "evaluation.json"),
         attribution=_read_text(folder / "shards" / "ATTRIBUTION.md"),
     )
 
 
-def _read_stages(folder: Path, order: list[str]) -> list[StageRecord]:
+def _read_phases(folder: Path, order: list[str]) -> list[PhaseRecord]:
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     names.sort(key=lambda name: order.index(name) if name in order else len(order))
     return [
-        StageRecord(
+        PhaseRecord(
             name=name,
             metrics=_read_metrics(folder / name / "metrics.jsonl"),
             drawings=sorted(

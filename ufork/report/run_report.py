@@ -15,7 +15,7 @@ from ufork.errors import StorageError
 from ufork.report.charts import Curve, line_chart, short_number
 from ufork.report.page import page, panel, picture, tile
 from ufork.report.results import answers, confusions, drawings, emoji, scores
-from ufork.report.run_record import RunRecord, StageRecord, read_run
+from ufork.report.run_record import PhaseRecord, RunRecord, read_run
 
 REPORT_FILE = "report.html"
 
@@ -31,7 +31,7 @@ CURVES = (
 """Metric, heading, colour, whether the axis starts at 0."""
 
 MAX_FRAMES = 8
-"""Drawings shown of a stage, evenly spaced, first and last among them."""
+"""Drawings shown of a phase, evenly spaced, first and last among them."""
 
 
 def write_report(run_folder: Path) -> Path:
@@ -61,9 +61,9 @@ def render(record: RunRecord) -> str:
         ("Answers", answers(evaluation, examples)),
         ("Scores", scores(evaluation)),
         ("Confusion", confusions(evaluation)),
-        ("Training", _curves(record.stages)),
-        ("While it trained", _film(record.stages)),
-        ("A step of the pipeline", _pipelines(record.stages)),
+        ("Training", _curves(record.phases)),
+        ("While it trained", _film(record.phases)),
+        ("A step of the pipeline", _pipelines(record.phases)),
         ("Emoji", emoji(evaluation.get("emoji"), examples)),
         ("Setup", _setup(record)),
     ]
@@ -88,9 +88,9 @@ def _tiles(record: RunRecord, evaluation: Mapping[str, Any]) -> str:
     if frechet := evaluation.get("frechet"):
         note = f"real images have {frechet['real']:.2f}; {frechet['num_drawings']} drawings"
         tiles.append(tile("Fréchet distance", f"{frechet['drawings']:.2f}", f"in the judge's features; {note}"))
-    if steps := sum(stage.steps for stage in record.stages):
-        minutes = sum(stage.seconds for stage in record.stages) / 60
-        names = ", ".join(stage.name for stage in record.stages)
+    if steps := sum(phase.steps for phase in record.phases):
+        minutes = sum(phase.seconds for phase in record.phases) / 60
+        names = ", ".join(phase.name for phase in record.phases)
         tiles.append(tile("Training", f"{minutes:.1f} min", f"{steps:,} steps: {names}"))
     if not evaluation:
         tiles.append(tile("Evaluation", "–", "not evaluated yet: ufork evaluate RECIPE"))
@@ -101,25 +101,25 @@ def _mean_tile(label: str, share: float, note: str, colour: str) -> str:
     return tile(label, f"{share:.2f}", f"{note}, mean over skills", colour=colour, share=share)
 
 
-def _curves(stages: Sequence[StageRecord]) -> str:
-    charts = {style[0]: _chart(stages, *style) for style in CURVES}
+def _curves(phases: Sequence[PhaseRecord]) -> str:
+    charts = {style[0]: _chart(phases, *style) for style in CURVES}
     losses = "".join(chart for metric, chart in charts.items() if metric.startswith("loss/"))
     others = "".join(chart for metric, chart in charts.items() if not metric.startswith("loss/"))
     if not losses and not others:
         return ""
-    lengths = ", ".join(f"{escape(stage.name)} ({stage.steps:,} steps)" for stage in stages)
-    intro = f"<p>By step, stages end to end: {lengths}.</p>"
+    lengths = ", ".join(f"{escape(phase.name)} ({phase.steps:,} steps)" for phase in phases)
+    intro = f"<p>By step, phases end to end: {lengths}.</p>"
     return f'{intro}<div class="grid losses">{losses}</div><div class="grid charts">{others}</div>'
 
 
-def _chart(stages: Sequence[StageRecord], metric: str, heading: str, colour: str, from_zero: bool) -> str:
+def _chart(phases: Sequence[PhaseRecord], metric: str, heading: str, colour: str, from_zero: bool) -> str:
     curves = [
         Curve(
-            stage=stage.name,
-            points=[(row["step"], row[metric]) for row in stage.metrics if metric in row and "step" in row],
-            steps=stage.steps,
+            phase=phase.name,
+            points=[(row["step"], row[metric]) for row in phase.metrics if metric in row and "step" in row],
+            steps=phase.steps,
         )
-        for stage in stages
+        for phase in phases
     ]
     drawn = [curve for curve in curves if curve.points]
     if not drawn:
@@ -128,26 +128,26 @@ def _chart(stages: Sequence[StageRecord], metric: str, heading: str, colour: str
     return panel(heading, line_chart(curves, label=heading, colour=colour, from_zero=from_zero), note=note)
 
 
-def _film(stages: Sequence[StageRecord]) -> str:
+def _film(phases: Sequence[PhaseRecord]) -> str:
     parts = []
-    for stage in stages:
-        if stage.drawings:
+    for phase in phases:
+        if phase.drawings:
             frames = "".join(
                 f"<figure>{picture(path, f'drawings after step {step}')}<figcaption>step {step:,}</figcaption></figure>"
-                for step, path in _spaced(stage.drawings, MAX_FRAMES)
+                for step, path in _spaced(phase.drawings, MAX_FRAMES)
             )
-            parts.append(f'<h3>{escape(stage.name)}</h3><div class="film">{frames}</div>')
+            parts.append(f'<h3>{escape(phase.name)}</h3><div class="film">{frames}</div>')
     return "".join(parts)
 
 
-def _pipelines(stages: Sequence[StageRecord]) -> str:
+def _pipelines(phases: Sequence[PhaseRecord]) -> str:
     parts = []
-    for stage in stages:
-        if stage.pipeline:
-            shares = ", ".join(f"{escape(name)} {share:.0%}" for name, share in stage.bubble.items())
-            shown = picture(stage.pipeline, f"who ran what in one step of {stage.name}")
+    for phase in phases:
+        if phase.pipeline:
+            shares = ", ".join(f"{escape(name)} {share:.0%}" for name, share in phase.bubble.items())
+            shown = picture(phase.pipeline, f"who ran what in one step of {phase.name}")
             caption = f"<figcaption>Share of the step without work: {shares}</figcaption>"
-            parts.append(f'<h3>{escape(stage.name)}</h3><figure class="card">{shown}{caption}</figure>')
+            parts.append(f'<h3>{escape(phase.name)}</h3><figure class="card">{shown}{caption}</figure>')
     return "".join(parts)
 
 

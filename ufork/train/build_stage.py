@@ -22,11 +22,11 @@ from ufork.parallel.engine.zero import Engine, Precision, engine_config
 from ufork.parallel.layout import TASK_OF, Layout, Stage
 from ufork.parallel.schedule.actions import Action, Pass, StageTimes
 from ufork.parallel.schedule.schedule import make_schedule
-from ufork.parallel.schedule.trunk_order import rows_in_flight
+from ufork.parallel.schedule.trunk_order import sequences_in_flight
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.bridge import Bridge
-from ufork.parallel.transport.link import Link, Wire
-from ufork.parallel.transport.packed_sequence_format import RowFormat
+from ufork.parallel.transport.link import Link, TransferFormat
+from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
 from ufork.parallel.transport.stage_world import World
 from ufork.train.config import TrainConfig
 from ufork.train.optimizer import build_optimizer
@@ -44,7 +44,7 @@ def build_stage(
     world: World,
     bridge: Bridge,
     *,
-    row_tokens: int,
+    seq_len: int,
 ) -> TrainingStage:
     """Freezes what the recipe's stage leaves alone, divides and shards the rest, and schedules it.
 
@@ -54,7 +54,7 @@ def build_stage(
         layout_config: how the job is laid out.
         world: the rank's.
         bridge: the job's, for this stage of the recipe.
-        row_tokens: length of a packed row.
+        seq_len: length of a packed row.
 
     Raises:
         ConfigError: nothing trains, or sizes and layout do not go together.
@@ -63,31 +63,33 @@ def build_stage(
     precision = precision_of(config, world.device)
     log.info("precision: %s (train.precision is %s, the device %s)", precision, config.precision, world.device.type)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    by_tokens = divides_tokens(layout_config, world)
-    sliced_dims = _divide(model, world, by_tokens)
+    sequence_parallel = uses_sequence_parallel(layout_config, world)
+    partition_dims = _divide(model, world, sequence_parallel)
     tracer = Tracer()
-    wire = Wire(
-        rows=RowFormat(row_tokens=row_tokens, codes_per_position=model.dimensions.codes_per_position),
-        width=model.config.width,
-        dtype=_wire_dtype(layout_config, dtype),
-        trunk_is_sliced=by_tokens,
+    transfer_format = TransferFormat(
+        sequences=PackedSequenceFormat(seq_len=seq_len, codes_per_position=model.dimensions.codes_per_position),
+        hidden_size=model.config.hidden_size,
+        dtype=_p2p_dtype(layout_config, dtype),
+        trunk_is_sliced=sequence_parallel,
     )
     linear = default_linear(world.device, dtype) if config.linear == "auto" else config.linear
     log.info("linear layers: %s (train.linear is %s)", linear, config.linear)
     use_linear(model, linear)
-    engine = _build_engine(model, config, precision, world, bridge, sliced_dims)
+    engine = _build_engine(model, config, precision, world, bridge, partition_dims)
     engine.trace_gathers(tracer)
     return TrainingStage(
         engine=engine,
         world=world,
         bridge=bridge,
-        actions=_actions(model, config, layout_config, world, bridge, row_tokens),
-        rows=wire.rows,
-        in_flight=rows_in_flight(layout_config, bridge.layout),
+        actions=_actions(model, config, layout_config, world, bridge, seq_len),
+        sequences=transfer_format.sequences,
+        in_flight=sequences_in_flight(layout_config, bridge.layout),
         trunk_trains=stage_trains(Stage.TRUNK, config.trainable),
         reduce_each_backward=layout_config.reduce_each_backward,
         dtype=dtype,
-        link=None if world.place.stage is Stage.WHOLE else Link(bridge, wire, world.place, world.tp_group, tracer),
+        link=None
+        if world.coordinate.stage is Stage.COLOCATED
+        else Link(bridge, transfer_format, world.coordinate, world.tp_group, tracer),
         tied=_tie(engine, model, config, bridge, world),
         tracer=tracer,
     )
@@ -101,11 +103,11 @@ def precision_of(config: TrainConfig, device: torch.device) -> Precision:
     return "bf16" if native else "fp32"
 
 
-def nominal_times(layout: Layout, model: UniFork, row_tokens: int, *, recompute: bool) -> StageTimes:
+def nominal_times(layout: Layout, model: UniFork, seq_len: int, *, recompute: bool) -> StageTimes:
     """Times of the passes in proportion to their operations, for rows full of images or of text."""
     seconds = {}
-    for task in layout.rows_per_step:
-        cost = nominal_cost(model.config, model.dimensions, task, row_tokens=row_tokens)
+    for task in layout.global_batch_size:
+        cost = nominal_cost(model.config, model.dimensions, task, seq_len=seq_len)
         for stage, shape in layout.shapes.items():
             forward = stage_flops(cost, stage, task) / shape.tp
             seconds[stage, task, Pass.FORWARD] = forward
@@ -113,9 +115,9 @@ def nominal_times(layout: Layout, model: UniFork, row_tokens: int, *, recompute:
     return StageTimes(seconds=seconds)
 
 
-def divides_tokens(layout_config: LayoutConfig, world: World) -> bool:
+def uses_sequence_parallel(layout_config: LayoutConfig, world: World) -> bool:
     """Whether sequence parallelism is on: in a trunk of several slices, on CUDA, unless turned off."""
-    wanted = layout_config.sequence_parallel and world.place.stage is Stage.TRUNK and world.tp_group.size() > 1
+    wanted = layout_config.sequence_parallel and world.coordinate.stage is Stage.TRUNK and world.tp_group.size() > 1
     if wanted and world.device.type != "cuda":
         log.info("sequence parallelism: off, since megatron-core has it for CUDA only and this is %s", world.device)
         return False
@@ -123,25 +125,33 @@ def divides_tokens(layout_config: LayoutConfig, world: World) -> bool:
 
 
 def _actions(
-    model: UniFork, config: TrainConfig, layout_config: LayoutConfig, world: World, bridge: Bridge, row_tokens: int
+    model: UniFork, config: TrainConfig, layout_config: LayoutConfig, world: World, bridge: Bridge, seq_len: int
 ) -> tuple[Action, ...]:
     """The rank's list; every rank makes all of them, from the same inputs."""
-    times = nominal_times(bridge.layout, model, row_tokens, recompute=config.activation_checkpointing)
-    in_flight, trunk_trains = rows_in_flight(layout_config, bridge.layout), stage_trains(Stage.TRUNK, config.trainable)
-    return make_schedule(bridge.layout, times, in_flight=in_flight, trunk_trains=trunk_trains)[world.place.stage]
+    times = nominal_times(bridge.layout, model, seq_len, recompute=config.activation_checkpointing)
+    in_flight, trunk_trains = (
+        sequences_in_flight(layout_config, bridge.layout),
+        stage_trains(Stage.TRUNK, config.trainable),
+    )
+    return make_schedule(bridge.layout, times, in_flight=in_flight, trunk_trains=trunk_trains)[world.coordinate.stage]
 
 
-def _divide(model: UniFork, world: World, by_tokens: bool) -> dict[str, int]:
+def _divide(model: UniFork, world: World, sequence_parallel: bool) -> dict[str, int]:
     if world.tp_group.size() == 1:
         return {}
     from ufork.parallel.engine.tensor_parallel import divide  # megatron-core takes seconds to import
 
-    dims = divide(model, world.tp_group, sequence_parallel=by_tokens)
+    dims = divide(model, world.tp_group, sequence_parallel=sequence_parallel)
     return {MODEL_PREFIX + name: dim for name, dim in dims.items()}
 
 
 def _build_engine(
-    model: UniFork, config: TrainConfig, precision: Precision, world: World, bridge: Bridge, sliced_dims: dict[str, int]
+    model: UniFork,
+    config: TrainConfig,
+    precision: Precision,
+    world: World,
+    bridge: Bridge,
+    partition_dims: dict[str, int],
 ) -> Engine:
     module = StageModule(model, config).to(world.device)
     num_trained = freeze_except(module, config.trainable)
@@ -149,7 +159,7 @@ def _build_engine(
         raise ConfigError(
             f"train.trainable={list(config.trainable)}: the model has none of these parts, so nothing would train"
         )
-    passes_gradients = world.place.stage in TASK_OF and stage_trains(Stage.TRUNK, config.trainable)
+    passes_gradients = world.coordinate.stage in TASK_OF and stage_trains(Stage.TRUNK, config.trainable)
     if not num_trained and passes_gradients:
         module.add_anchor()
     model.set_recompute(config.activation_checkpointing)
@@ -157,22 +167,24 @@ def _build_engine(
     return Engine(
         module,
         build_optimizer(module, config, world.device) if num_trained or passes_gradients else None,
-        engine_config(precision, clip_norm=config.clip_norm, num_parameters=num_parameters, extra=config.deepspeed),
+        engine_config(
+            precision, max_grad_norm=config.max_grad_norm, num_parameters=num_parameters, extra=config.deepspeed
+        ),
         world,
         gathered_whole=(DecoderLayer, DepthBlock),
-        sliced_dims=sliced_dims,
+        partition_dims=partition_dims,
     )
 
 
 def _tie(engine: Engine, model: UniFork, config: TrainConfig, bridge: Bridge, world: World) -> TiedEmbedding | None:
     """Only where the two stages both train the one weight."""
     stages = bridge.layout.shapes.keys()
-    tied = model.config.tie_text_head and part_trains("token_embedding", config.trainable)
-    if not tied or not stages >= TIED_STAGES.keys() or world.place.stage not in TIED_STAGES:
+    tied = model.config.tie_word_embeddings and part_trains("token_embedding", config.trainable)
+    if not tied or not stages >= TIED_STAGES.keys() or world.coordinate.stage not in TIED_STAGES:
         return None
-    shape = (model.dimensions.vocabulary_size, model.config.width)
+    shape = (model.dimensions.vocab_size, model.config.hidden_size)
     return TiedEmbedding(engine, bridge, world, prefix=MODEL_PREFIX, shape=shape)
 
 
-def _wire_dtype(layout_config: LayoutConfig, computed_in: torch.dtype) -> torch.dtype:
-    return {"compute": computed_in, "fp32": torch.float32, "bf16": torch.bfloat16}[layout_config.wire_precision]
+def _p2p_dtype(layout_config: LayoutConfig, computed_in: torch.dtype) -> torch.dtype:
+    return {"compute": computed_in, "fp32": torch.float32, "bf16": torch.bfloat16}[layout_config.p2p_dtype]

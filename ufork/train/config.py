@@ -25,7 +25,7 @@ class PerTask(Config):
         return getattr(self, task)
 
 
-class RowsPerStep(Config):
+class GlobalBatchSize(Config):
     """Packed rows in one step over the whole job, per task; the data-parallel ranks share them evenly."""
 
     understanding: NonNegativeInt = 4
@@ -51,21 +51,21 @@ class TrainConfig(Config):
     limit_seconds: PositiveFloat | None = None
     """The stage ends when it has lasted this long, even before all `steps`; its schedule is shortened to fit. The same
     seed then no longer gives the same weights everywhere."""
-    rows_per_step: RowsPerStep = RowsPerStep()
+    global_batch_size: GlobalBatchSize = GlobalBatchSize()
     trainable: tuple[Part, ...] | Literal["all"] = "all"
     """Parts of the model that this stage trains; the rest is frozen."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_share: float = Field(default=0.03, ge=0, le=1)
+    warmup_ratio: float = Field(default=0.03, ge=0, le=1)
     """Share of the stage over which the learning rate rises linearly from 0."""
-    final_learning_rate_share: float = Field(default=0.0, ge=0, le=1)
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
     """Where the cosine ends, as a share of `learning_rate`."""
     weight_decay: NonNegativeFloat = 0.0
     """Applied to matrices only: not to norms, biases and embeddings."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
-    clip_norm: NonNegativeFloat = 1.0
+    max_grad_norm: NonNegativeFloat = 1.0
     """Largest norm of the gradient over the whole job; 0 turns clipping off."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16` keeps fp32 master weights; `auto` takes it where the device computes it natively."""

@@ -10,10 +10,10 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
 
     The step after n of N steps begins at n / N.
     """
-    if progress < config.warmup_share:
-        return config.learning_rate * (progress * config.steps + 1) / (config.warmup_share * config.steps + 1)
+    if progress < config.warmup_ratio:
+        return config.learning_rate * (progress * config.steps + 1) / (config.warmup_ratio * config.steps + 1)
     if config.schedule == "constant":
         return config.learning_rate
-    after_warmup = (progress - config.warmup_share) / max(1 - config.warmup_share, 1 / config.steps)
-    floor = config.final_learning_rate_share
+    after_warmup = (progress - config.warmup_ratio) / max(1 - config.warmup_ratio, 1 / config.steps)
+    floor = config.min_lr_ratio
     return config.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * after_warmup)) / 2)

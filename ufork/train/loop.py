@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ufork.checkpoint.folder import Position
+from ufork.checkpoint.folder import TrainState
 from ufork.checkpoint.saver import Saver
 from ufork.data.stream import TrainingStream
 from ufork.errors import NonFiniteError, StoppedError
@@ -38,22 +38,22 @@ TRACED_STEP = 2
 class _Course:
     """How far a stage is, by this rank's clock."""
 
-    def __init__(self, start: Position) -> None:
+    def __init__(self, start: TrainState) -> None:
         self.step, self.steps_skipped = start.step, start.steps_skipped
         self._began = time.monotonic() - start.seconds
 
     @property
-    def position(self) -> Position:
+    def position(self) -> TrainState:
         """At this moment."""
         seconds = time.monotonic() - self._began
-        return Position(step=self.step, seconds=seconds, steps_skipped=self.steps_skipped)
+        return TrainState(step=self.step, seconds=seconds, steps_skipped=self.steps_skipped)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class Hooks:
     """What goes on beside the steps of a stage; all ranks with work agree on it."""
 
-    start: Position | None = None
+    start: TrainState | None = None
     """Where the stage goes on from; its beginning unless given."""
     saver: Saver | None = None
     """Saves checkpoints, where there are any."""
@@ -65,13 +65,13 @@ class Beside:
     """Where one step's trace is left (`ufork.parallel.tracing.step_trace`)."""
 
 
-def train_stage(
+def train_phase(
     stage: TrainingStage,
     config: TrainConfig,
     stream: TrainingStream | None,
     telemetry: Telemetry,
     shapes: Shapes,
-    beside: Beside | None = None,
+    beside: Hooks | None = None,
 ) -> Weights:
     """Trains up to `config.steps` steps or `config.limit_seconds`; all ranks with work call it alike.
 
@@ -87,8 +87,8 @@ def train_stage(
         UforkError: too many steps were not finite, a rank is gone, some rank was asked to stop, or too many checkpoints
             could not be written.
     """
-    beside = beside or Beside()
-    course = _Course(beside.start or Position())
+    beside = beside or Hooks()
+    course = _Course(beside.start or TrainState())
     while (progress := _progress(course, config, beside, stage.bridge)).share < 1 and not progress.stopping:
         rate = learning_rate(config, progress.share)
         result = _take_step(stage, config, stream, course, beside, rate)
@@ -105,7 +105,7 @@ def train_stage(
     return weights
 
 
-def _progress(course: _Course, config: TrainConfig, beside: Beside, bridge: Bridge) -> Progress:
+def _progress(course: _Course, config: TrainConfig, beside: Hooks, bridge: Bridge) -> Progress:
     now = course.position
     return progress_of(config, steps=now.step, seconds=now.seconds, asked_to_stop=beside.asked_to_stop(), ranks=bridge)
 
@@ -115,12 +115,12 @@ def _take_step(
     config: TrainConfig,
     stream: TrainingStream | None,
     course: _Course,
-    beside: Beside,
+    beside: Hooks,
     rate: float,
 ) -> StepResult:
     stage.tracer.on = beside.trace_folder is not None and course.step == min(TRACED_STEP, config.steps - 1)
-    rows = stream.next_step() if stream else {}
-    result = run_step(stage, rows, rate, before_update=beside.saver.before_update if beside.saver else None)
+    sequences = stream.next_step() if stream else {}
+    result = run_step(stage, sequences, rate, before_update=beside.saver.before_update if beside.saver else None)
     if not result.is_finite:
         course.steps_skipped += 1
         _tolerate(result, course, config, stage.bridge)
@@ -128,7 +128,7 @@ def _take_step(
 
 
 def _draw(
-    stage: TrainingStage, config: TrainConfig, telemetry: Telemetry, shapes: Shapes, course: _Course, beside: Beside
+    stage: TrainingStage, config: TrainConfig, telemetry: Telemetry, shapes: Shapes, course: _Course, beside: Hooks
 ) -> None:
     if beside.draw_grid and config.draw_every_steps and course.step % config.draw_every_steps == 0:
         weights = whole_weights(stage, shapes)
@@ -136,7 +136,7 @@ def _draw(
             telemetry.show(course.step, beside.draw_grid(weights))
 
 
-def _save_last(course: _Course, stream: TrainingStream | None, beside: Beside, *, finished: bool) -> None:
+def _save_last(course: _Course, stream: TrainingStream | None, beside: Hooks, *, finished: bool) -> None:
     """Leaves a checkpoint of the stage's end, or of where it was stopped."""
     if beside.saver:
         beside.saver.save(course.position, stream)
@@ -168,12 +168,12 @@ def _tolerate(result: StepResult, course: _Course, config: TrainConfig, bridge: 
     if course.steps_skipped > config.max_nonfinite_steps:
         raise NonFiniteError(
             f"{what}; more than train.max_nonfinite_steps={config.max_nonfinite_steps} steps were not finite."
-            f" Samples in question: {_suspects_of(bridge.gather(result.suspects))}."
+            f" Samples in question: {_suspect_samples_of(bridge.gather(result.suspect_samples))}."
             " Lower the learning rate or look at the samples"
         )
 
 
-def _suspects_of(by_rank: list[Mapping[str, list[str]]]) -> dict[str, list[str]]:
-    tasks = sorted({task for suspects in by_rank for task in suspects})
-    samples = {task: [name for suspects in by_rank for name in suspects.get(task, ())] for task in tasks}
+def _suspect_samples_of(by_rank: list[Mapping[str, list[str]]]) -> dict[str, list[str]]:
+    tasks = sorted({task for suspect_samples in by_rank for task in suspect_samples})
+    samples = {task: [name for suspect_samples in by_rank for name in suspect_samples.get(task, ())] for task in tasks}
     return {task: names for task, names in samples.items() if names}

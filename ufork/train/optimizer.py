@@ -21,7 +21,7 @@ def is_decayed(name: str, parameter: nn.Parameter, *, tied: bool = False) -> boo
 
 def build_optimizer(module: StageModule, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     """One over the parameters that have gradients, in two groups: decayed and not."""
-    tied = module.model.config.tie_text_head
+    tied = module.model.config.tie_word_embeddings
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     decayed = [parameter for name, parameter in trained if is_decayed(name, parameter, tied=tied)]
     others = [parameter for name, parameter in trained if not is_decayed(name, parameter, tied=tied)]

@@ -53,7 +53,7 @@ def freeze_except(module: StageModule, trainable: Sequence[Part] | Literal["all"
     """Leaves only the parameters of `trainable` with gradients, and returns how many numbers those are."""
     num_trainable = 0
     for name, parameter in module.named_parameters():
-        part = part_of(name, tied=module.model.config.tie_text_head)
+        part = part_of(name, tied=module.model.config.tie_word_embeddings)
         parameter.requires_grad_(part_trains(part, trainable))
         num_trainable += parameter.numel() * parameter.requires_grad
     log.info(

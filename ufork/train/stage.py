@@ -10,13 +10,13 @@ import torch.distributed as dist
 
 from ufork.parallel.engine.tied_embedding import TiedEmbedding
 from ufork.parallel.engine.zero import Engine
-from ufork.parallel.executor import BranchRunner, Rows, Runner, TrunkRunner, WholeRunner
+from ufork.parallel.executor import BranchRunner, Runner, Sequences, TrunkRunner, WholeRunner
 from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.schedule.actions import Action
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.link import Link
-from ufork.parallel.transport.packed_sequence_format import RowFormat
+from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
 from ufork.parallel.transport.stage_world import World
 from ufork.vocabulary import Task
 
@@ -29,7 +29,7 @@ class TrainingStage:
     world: World
     bridge: Bridge
     actions: tuple[Action, ...]
-    rows: RowFormat
+    sequences: PackedSequenceFormat
     in_flight: int
     trunk_trains: bool
     reduce_each_backward: bool
@@ -47,29 +47,29 @@ class TrainingStage:
     @property
     def reads_data(self) -> bool:
         """Whether this rank draws its replica's rows from the stream."""
-        return self.world.place.stage == self.layout.reader and self.world.leads_replica
+        return self.world.coordinate.stage == self.layout.reader and self.world.leads_replica
 
-    def share_rows(self, rows: Rows) -> Rows:
+    def broadcast_sequences(self, sequences: Sequences) -> Sequences:
         """The rows that the replica's first rank has read, on all ranks of the replica; sample ids stay behind."""
         group = self.world.tp_group
-        if group.size() == 1 or self.world.place.stage != self.layout.reader:
-            return rows
-        numbers = self.layout.num_micro_batches(self.world.place.stage)
+        if group.size() == 1 or self.world.coordinate.stage != self.layout.reader:
+            return sequences
+        numbers = self.layout.num_micro_batches(self.world.coordinate.stage)
         if self.reads_data:
-            encoded = torch.stack([self.rows.encode(row) for task in numbers for row in rows[task]])
+            encoded = torch.stack([self.sequences.encode(sequence) for task in numbers for sequence in sequences[task]])
         else:
-            encoded = torch.empty(sum(numbers.values()), self.rows.size, dtype=torch.int32)
+            encoded = torch.empty(sum(numbers.values()), self.sequences.size, dtype=torch.int32)
         encoded = encoded.to(self.world.device)
         dist.broadcast(encoded, group=group, group_src=0)
-        decoded = iter([self.rows.decode(row) for row in encoded])
+        decoded = iter([self.sequences.decode(sequence) for sequence in encoded])
         return {task: [next(decoded) for _ in range(number)] for task, number in numbers.items()}
 
-    def runner(self, rows: Rows, num_targets: dict[Task, float]) -> Runner:
+    def runner(self, sequences: Sequences, num_targets: dict[Task, float]) -> Runner:
         """What runs the actions of one step, in which each task has `num_targets` targets over the job."""
         if self.link is None:
-            return WholeRunner(self.engine, rows, num_targets)
-        if self.world.place.stage is Stage.TRUNK:
-            return TrunkRunner(self.engine, self.link, rows, self.actions, in_flight=self.in_flight)
+            return WholeRunner(self.engine, sequences, num_targets)
+        if self.world.coordinate.stage is Stage.TRUNK:
+            return TrunkRunner(self.engine, self.link, sequences, self.actions, in_flight=self.in_flight)
         return BranchRunner(
             self.engine,
             self.link,

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ufork.checkpoint.folder import Position
+from ufork.checkpoint.folder import TrainState
 from ufork.errors import StorageError
 from ufork.train.config import TrainConfig
 from ufork.train.step import StepResult
@@ -35,11 +35,11 @@ class Telemetry:
         stage: str,
         run_config: dict[str, Any],
         speaks: bool,
-        start: Position | None = None,
+        start: TrainState | None = None,
     ):
         """Opens what `config` names in `folder`; from `start` on, what was reported up to there is kept."""
         self.config, self.folder, self.stage, self.speaks = config, folder, stage, speaks
-        start = start or Position()
+        start = start or TrainState()
         self._pending: list[StepResult] = []
         self._newest: dict[str, float] = {}
         self._file: TextIO | None = None
@@ -50,7 +50,7 @@ class Telemetry:
         if speaks:
             self._open(run_config, start)
 
-    def _open(self, run_config: dict[str, Any], start: Position) -> None:
+    def _open(self, run_config: dict[str, Any], start: TrainState) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / "metrics.jsonl"

@@ -26,7 +26,7 @@ class FitConfig(Config):
     seed gives the same weights only where no limit is met."""
     learning_rate: PositiveFloat = 1e-3
     """Peak of the schedule, after the warm-up."""
-    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     """Share of the schedule in which the learning rate rises."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW's decay of the matrices."""

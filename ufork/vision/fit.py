@@ -111,7 +111,7 @@ class _Fitting:
         patches = from_bytes(unique)
         weights = torch.bincount(numbers.flatten()).float() ** config.repeat_power
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(progress, config.warmup_share)
+            group["lr"] = config.learning_rate * _schedule(progress, config.warmup_ratio)
         reconstruction, quantized = model(patches)
         error = (weights / weights.sum()) @ (reconstruction - patches).square().mean(dim=1)
         loss = error + config.commitment_weight * quantized.commitment
@@ -174,11 +174,11 @@ def _gather(images: Iterator[np.ndarray], config: VisionConfig) -> Tensor:
     return from_bytes(distinct(to_patches(first, config.patch_px))[0])
 
 
-def _schedule(progress: float, warmup_share: float) -> float:
+def _schedule(progress: float, warmup_ratio: float) -> float:
     """Linear rise to 1, then half a cosine to 0."""
-    if progress < warmup_share:
-        return (progress + 1e-3) / (warmup_share + 1e-3)
-    return 0.5 + 0.5 * math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share))
+    if progress < warmup_ratio:
+        return (progress + 1e-3) / (warmup_ratio + 1e-3)
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - warmup_ratio) / (1 - warmup_ratio))
 
 
 def _psnr_db(mean_square: float) -> float:

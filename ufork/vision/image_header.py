@@ -1,7 +1,7 @@
 """What an image file's first bytes tell: its format and size, of which nothing is decoded.
 
 PNG: the IHDR chunk, which is always the first        JPEG: libjpeg-turbo reads the header        WebP: the first chunk
--> ImageFacts
+-> ImageHeader
 
 Pillow would set up a decoder for it, which for WebP takes a hundred times as long as reading the few bytes here
 (layouts: https://www.w3.org/TR/png-3/#11IHDR, https://www.rfc-editor.org/rfc/rfc9649).
@@ -22,7 +22,7 @@ _14_BITS = 0x3FFF
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFacts:
+class ImageHeader:
     """Of one image file."""
 
     format: str
@@ -47,7 +47,7 @@ class ImageFacts:
         return self.long_px / self.short_px
 
 
-def read_image_facts(data: bytes) -> ImageFacts:
+def read_image_header(data: bytes) -> ImageHeader:
     """Reads the header of an image file; whether the rest is sound is not looked at.
 
     Raises:
@@ -68,7 +68,7 @@ def read_image_facts(data: bytes) -> ImageFacts:
         raise SampleError("image header is damaged")
     if size[0] * size[1] > MAX_PIXELS:
         raise SampleError(f"image of more than {MAX_PIXELS} pixels")
-    return ImageFacts(format=name, width_px=size[0], height_px=size[1], num_bytes=len(data))
+    return ImageHeader(format=name, width_px=size[0], height_px=size[1], num_bytes=len(data))
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ import webdataset
 
 from ufork.data.shards import sequential_source as streamed_source
 from ufork.data.shards.sample import Sample
-from ufork.data.shards.sequential_source import StreamedSource
+from ufork.data.shards.sequential_source import SequentialSource
 from ufork.data.shards.source import ShardSource
 from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.errors import ShardError
@@ -43,7 +43,7 @@ def opened(monkeypatch):
 
 
 def test_an_epoch_has_every_sample_once_and_needs_one_pass(folder, opened):
-    source = StreamedSource(folder, Task.GENERATION)
+    source = SequentialSource(folder, Task.GENERATION)
     order = source.order(np.random.default_rng(3))
     assert sorted(order) == list(range(30)) and list(order) != list(range(30))
     for start in range(0, 30, 4):
@@ -54,7 +54,7 @@ def test_an_epoch_has_every_sample_once_and_needs_one_pass(folder, opened):
 
 
 def test_lanes_that_take_turns_do_not_disturb_each_other(folder, opened):
-    source = StreamedSource(folder, Task.GENERATION)
+    source = SequentialSource(folder, Task.GENERATION)
     order = source.order(np.random.default_rng(0))
     for place in range(10):
         numbers = [order[lane * 10 + place] for lane in range(3)]
@@ -63,15 +63,15 @@ def test_lanes_that_take_turns_do_not_disturb_each_other(folder, opened):
 
 
 def test_reading_goes_on_from_any_place(folder):
-    order = StreamedSource(folder, Task.GENERATION).order(np.random.default_rng(1))
+    order = SequentialSource(folder, Task.GENERATION).order(np.random.default_rng(1))
     indexed = ShardSource(folder, Task.GENERATION)
     for place in range(30):
-        (sample,) = StreamedSource(folder, Task.GENERATION).read(order[place : place + 1])
+        (sample,) = SequentialSource(folder, Task.GENERATION).read(order[place : place + 1])
         assert sample.id == indexed[order[place]].id
 
 
 def test_a_shard_that_webdataset_wrote_will_do(folder):
-    source = StreamedSource(folder, Task.GENERATION)
+    source = SequentialSource(folder, Task.GENERATION)
     samples = source.read(range(12))
     shard = folder / source.entries[0].file
     with webdataset.TarWriter(str(shard)) as writer:
@@ -83,7 +83,7 @@ def test_a_shard_that_webdataset_wrote_will_do(folder):
 
 @pytest.mark.parametrize("damage", ["cut", "overwritten"])
 def test_a_damaged_shard_is_named(folder, damage):
-    source = StreamedSource(folder, Task.GENERATION)
+    source = SequentialSource(folder, Task.GENERATION)
     shard = folder / source.entries[0].file
     data = shard.read_bytes()
     cut = len(data) // 2 // 512 * 512

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from tests.tiny import write_codes_source
-from ufork.data.shards.sequential_source import StreamedSource
+from ufork.data.shards.sequential_source import SequentialSource
 from ufork.data.shards.source import ShardSource
 from ufork.data.shards.storage import Span, open_storage
 from ufork.errors import ConfigError, ShardError
@@ -32,7 +32,7 @@ def contents(source):
     return [(s.id, s.prompt, s.codes.tobytes()) for s in source.read(range(len(source)))]
 
 
-@pytest.mark.parametrize("kind", [ShardSource, StreamedSource])
+@pytest.mark.parametrize("kind", [ShardSource, SequentialSource])
 def test_a_url_gives_the_samples_of_the_folder(kind, folder, url):
     expected = contents(ShardSource(folder, Task.GENERATION))
     assert len(expected) == 12
@@ -47,7 +47,7 @@ def test_an_index_that_is_missing_there_is_made(folder, url):
     assert contents(ShardSource(url, Task.GENERATION)) == contents(ShardSource(folder, Task.GENERATION))
 
 
-@pytest.mark.parametrize("kind", [ShardSource, StreamedSource])
+@pytest.mark.parametrize("kind", [ShardSource, SequentialSource])
 def test_a_shard_that_vanishes_there_is_named(kind, url):
     source = kind(url, Task.GENERATION)
     fsspec.filesystem("memory").rm(f"{url}/{source.entries[0].file}")
@@ -69,7 +69,7 @@ def test_a_url_of_an_unknown_kind_is_refused():
 
 @pytest.mark.parametrize("place", ["pipe:touch {}", "pipe://touch {}", "|touch {}", "exec://touch {}"])
 def test_no_place_runs_a_command(place, tmp_path):
-    for kind in (ShardSource, StreamedSource):
+    for kind in (ShardSource, SequentialSource):
         with pytest.raises((ConfigError, ShardError)):
             kind(place.format(tmp_path / "made"), Task.GENERATION)
     assert not list(tmp_path.iterdir())

@@ -12,10 +12,10 @@ from data_prep.inputs.config import CaptionsConfig, open_input
 from data_prep.inputs.record import Dropped, Record
 from ufork.errors import InputError, SampleError
 
-ROWS = [("1.jpg", "a cat"), ("2.jpg", 'a "big", brown dog'), ("sub/3.jpg", "zwei\nBäume")]
+SEQUENCES = [("1.jpg", "a cat"), ("2.jpg", 'a "big", brown dog'), ("sub/3.jpg", "zwei\nBäume")]
 
 
-def write_csv(path, rows=ROWS, names=("image", "caption"), **settings):
+def write_csv(path, rows=SEQUENCES, names=("image", "caption"), **settings):
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, **settings).writerows([names, *rows] if names else rows)
     return path
@@ -36,25 +36,25 @@ def reasons(records):
 
 
 def write_table(path):
-    """ROWS as the format that the name of `path` tells."""
+    """SEQUENCES as the format that the name of `path` tells."""
     if path.suffix == ".parquet":
-        write_parquet(path, image=[image for image, _ in ROWS], caption=[caption for _, caption in ROWS])
+        write_parquet(path, image=[image for image, _ in SEQUENCES], caption=[caption for _, caption in SEQUENCES])
     elif path.suffix == ".csv":
         write_csv(path)
     else:
-        lines = [json.dumps({"image": image, "caption": caption}) for image, caption in ROWS]
+        lines = [json.dumps({"image": image, "caption": caption}) for image, caption in SEQUENCES]
         path.write_text("\n".join(lines) if path.suffix == ".jsonl" else f"[{','.join(lines)}]")
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.jsonl", "t.json"])
 def test_every_format_gives_the_same_records(tmp_path, name):
     (tmp_path / "images/sub").mkdir(parents=True)
-    for image, _ in ROWS:
+    for image, _ in SEQUENCES:
         (tmp_path / "images" / image).write_bytes(image.encode())
     write_table(tmp_path / name)
     reader, records = read(tmp_path / name, images=tmp_path / "images")
     assert records == [
-        Record(id=f"{name}:{row}", image=(image,), caption=caption) for row, (image, caption) in enumerate(ROWS)
+        Record(id=f"{name}:{row}", image=(image,), caption=caption) for row, (image, caption) in enumerate(SEQUENCES)
     ]
     assert [reader.image(record) for record in reversed(records)] == [b"sub/3.jpg", b"2.jpg", b"1.jpg"]
     assert list(reader.records()) == records

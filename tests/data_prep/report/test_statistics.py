@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_prep.report.statistics import MAX_NAMES, OTHERS, TABLES, Statistics
 from ufork.data.shards.sample import Sample
-from ufork.vision.image_header import ImageFacts
+from ufork.vision.image_header import ImageHeader
 from ufork.vocabulary import Task
 
 
@@ -17,8 +17,8 @@ def sample(text: str = "a dog", *, licence: str = "CC0-1.0", task: Task = Task.G
     return Sample(id="one", task=task, source="s", licence=licence, prompt="" if turns else text, turns=turns)
 
 
-def facts(width_px: int = 640, height_px: int = 480, num_bytes: int = 1000) -> ImageFacts:
-    return ImageFacts(format="jpg", width_px=width_px, height_px=height_px, num_bytes=num_bytes)
+def facts(width_px: int = 640, height_px: int = 480, num_bytes: int = 1000) -> ImageHeader:
+    return ImageHeader(format="jpg", width_px=width_px, height_px=height_px, num_bytes=num_bytes)
 
 
 ADDED = st.tuples(

@@ -1,4 +1,4 @@
-"""Duplicates are found among all records before any is kept, whoever surveys them."""
+"""Duplicates are found among all records before any is kept, whoever fingerprints them."""
 
 import io
 from functools import partial
@@ -9,10 +9,10 @@ from PIL import Image
 
 from data_prep.inputs.config import open_input
 from data_prep.report.drop_report import load_report
-from data_prep.sharding import fingerprints as survey_module
+from data_prep.sharding import fingerprints as fingerprints_module
 from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.merge import merge_shards
-from data_prep.sharding.run import Share, make_catalogue, shard, survey_records, write_shards
+from data_prep.sharding.run import Share, fingerprint_records, make_record_index, shard, write_shards
 from ufork.errors import ShardError
 
 EACH = 6
@@ -70,15 +70,16 @@ def test_what_the_filters_drop_makes_nothing_a_duplicate(config, tmp_path):
 
 def test_tasks_of_an_array_survey_and_then_write(config, tmp_path, monkeypatch):
     shard(config, tmp_path / "whole", opener(config))
-    monkeypatch.setattr(survey_module, "CHUNK_RECORDS", 4)
+    monkeypatch.setattr(fingerprints_module, "CHUNK_RECORDS", 4)
     target = tmp_path / "array"
-    make_catalogue(config, target, opener(config))
+    make_record_index(config, target, opener(config))
     for task in (1, 0):
         with pytest.raises(
-            ShardError, match="chunk . was not surveyed; run all tasks of the array with --phase survey first"
+            ShardError,
+            match="chunk . has no fingerprints; run all array tasks with --phase fingerprints first",
         ):
             write_shards(config, target, opener(config), Share(task, 2))
-        survey_records(config, target, opener(config), Share(task, 2))
+        fingerprint_records(config, target, opener(config), Share(task, 2))
     for task in (0, 1):
         write_shards(config, target, opener(config), Share(task, 2))
     merge_shards(config, target)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.inputs.record import Dropped, Record
-from data_prep.sharding.record_index import NO_UNICODE, Catalogue, build_catalogue, dropped_entries
+from data_prep.sharding.record_index import NO_UNICODE, RecordIndex, build_record_index, dropped_entries
 from tests.toy_input import ToyConfig, ToyInput
 from ufork.errors import InputError, StorageError
 
@@ -38,41 +38,41 @@ def contents(folder):
 
 @given(ENTRIES.filter(lambda entries: any(isinstance(entry, Record) for entry in entries)))
 def test_records_read_back_by_number(tmp_path_factory, entries):
-    folder = tmp_path_factory.mktemp("work") / "catalogue"
-    build_catalogue(folder, Listed(entries))
-    catalogue = Catalogue(folder)
+    folder = tmp_path_factory.mktemp("work") / "record_index"
+    build_record_index(folder, Listed(entries))
+    record_index = RecordIndex(folder)
     records = [entry for entry in entries if isinstance(entry, Record)]
-    assert len(catalogue) == len(records)
-    assert [catalogue[number] for number in range(len(records))] == records
-    assert catalogue.read([0, len(records) - 1]) == [records[0], records[-1]]
+    assert len(record_index) == len(records)
+    assert [record_index[number] for number in range(len(records))] == records
+    assert record_index.read([0, len(records) - 1]) == [records[0], records[-1]]
     assert list(dropped_entries(folder)) == [entry for entry in entries if isinstance(entry, Dropped)]
 
 
 def test_built_twice_it_has_the_same_bytes_and_the_first_stays(tmp_path):
     source = ToyInput(ToyConfig(size=50))
     for name in ("one", "two"):
-        build_catalogue(tmp_path / name, source)
+        build_record_index(tmp_path / name, source)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    build_catalogue(tmp_path / "one", Listed([]))
-    assert len(Catalogue(tmp_path / "one")) == 45 and len(list(tmp_path.iterdir())) == 2
+    build_record_index(tmp_path / "one", Listed([]))
+    assert len(RecordIndex(tmp_path / "one")) == 45 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_ids_that_come_twice_are_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="1 ids come more than once in the input, as b;"):
-        build_catalogue(tmp_path / "catalogue", Listed([Record(id=name) for name in "abcb"]))
+        build_record_index(tmp_path / "record_index", Listed([Record(id=name) for name in "abcb"]))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_input_without_entries_is_refused(tmp_path):
     with pytest.raises(InputError, match="no entry that can be used"):
-        build_catalogue(tmp_path / "catalogue", Listed([Dropped("a", "empty")]))
+        build_record_index(tmp_path / "record_index", Listed([Dropped("a", "empty")]))
 
 
 def test_half_a_surrogate_pair_is_left_out(tmp_path):
-    build_catalogue(
-        tmp_path / "catalogue", Listed([Record(id="a"), Record(id="b", caption="\ud83d"), Dropped("\ud83d", "x")])
+    build_record_index(
+        tmp_path / "record_index", Listed([Record(id="a"), Record(id="b", caption="\ud83d"), Dropped("\ud83d", "x")])
     )
-    assert list(dropped_entries(tmp_path / "catalogue")) == [
+    assert list(dropped_entries(tmp_path / "record_index")) == [
         Dropped("'b'", NO_UNICODE),
         Dropped("'\\ud83d'", NO_UNICODE),
     ]
@@ -84,7 +84,7 @@ def test_a_reader_that_fails_leaves_nothing(tmp_path):
         raise InputError("a.csv: gone")
 
     with pytest.raises(InputError, match="gone"):
-        build_catalogue(tmp_path / "catalogue", Listed(failing()))
+        build_record_index(tmp_path / "record_index", Listed(failing()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -94,11 +94,11 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("data_prep.sharding.record_index.dropped_line", refuse)
     with pytest.raises(StorageError, match=f"{tmp_path}.*refused by the test"):
-        build_catalogue(tmp_path / "catalogue", Listed([Dropped("a", "b")]))
+        build_record_index(tmp_path / "record_index", Listed([Dropped("a", "b")]))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file"):
-        build_catalogue(tmp_path / "file" / "catalogue", Listed([]))
+        build_record_index(tmp_path / "file" / "record_index", Listed([]))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.report.drop_report import load_report
 from data_prep.sharding.merge import merge_shards
-from data_prep.sharding.run import Share, make_catalogue, shard, survey_records, write_shards
+from data_prep.sharding.run import Share, fingerprint_records, make_record_index, shard, write_shards
 from tests.toy_input import kept_ids, opener, toy_shard_config
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.source import ShardSource
@@ -69,7 +69,7 @@ def test_workers_do_not_change_the_bytes(whole, tmp_path):
 def test_tasks_of_an_array_and_a_merge_make_what_one_run_makes(whole, tmp_path):
     config = toy_shard_config()
     for task in (2, 0, 1):
-        make_catalogue(config, tmp_path, opener(config))
+        make_record_index(config, tmp_path, opener(config))
         write_shards(config, tmp_path, opener(config), Share(task, 3))
     merge_shards(config, tmp_path)
     assert contents(tmp_path) == contents(whole[0])
@@ -79,7 +79,7 @@ def test_tasks_of_an_array_and_a_merge_make_what_one_run_makes(whole, tmp_path):
 
 def test_merge_names_the_jobs_that_are_not_done_and_the_command(whole, tmp_path):
     config = toy_shard_config()
-    make_catalogue(config, tmp_path, opener(config))
+    make_record_index(config, tmp_path, opener(config))
     write_shards(config, tmp_path, opener(config), Share(0, 2))
     with pytest.raises(ShardError, match=rf"6 of 12 jobs are not done \(1, 3, .*ufork shard write {tmp_path}"):
         merge_shards(config, tmp_path)
@@ -89,11 +89,11 @@ def test_merge_names_the_jobs_that_are_not_done_and_the_command(whole, tmp_path)
 
 def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     config = toy_shard_config()
-    make_catalogue(config, tmp_path, opener(config))
+    make_record_index(config, tmp_path, opener(config))
     write_shards(config, tmp_path, opener(config), Share(0, 2))
     lost = tmp_path / "generation-00004.tar"
     lost.unlink()
-    monkeypatch.setattr("toy_input.ToyInput.records", None)
+    monkeypatch.setattr("tests.toy_input.ToyInput.records", None)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
     run(tmp_path)
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
@@ -157,22 +157,22 @@ def test_what_is_filtered_or_repeated_is_left_out_and_counted(tmp_path, duplicat
 
 def test_a_share_without_the_others_survey_is_told_so(tmp_path):
     config = toy_shard_config(9000, duplicates={"exact": True})
-    make_catalogue(config, tmp_path, opener(config))
-    survey_records(config, tmp_path, opener(config), Share(0, 2))
-    with pytest.raises(ShardError, match="chunk 1 was not surveyed.*--phase survey"):
+    make_record_index(config, tmp_path, opener(config))
+    fingerprint_records(config, tmp_path, opener(config), Share(0, 2))
+    with pytest.raises(ShardError, match="chunk 1 has no fingerprints.*--phase fingerprints"):
         write_shards(config, tmp_path, opener(config), Share(0, 2))
 
 
 def start_program(folder, delay_seconds: float) -> subprocess.Popen:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.Popen(
-        [sys.executable, root / "tests/toy_input.py", folder, "4000", str(delay_seconds)],
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"},
+        [sys.executable, "-m", "tests.toy_input", folder, "4000", str(delay_seconds)],
+        env={**os.environ, "PYTHONPATH": str(root)},
         start_new_session=True,
     )
 
 
-@pytest.mark.proof
+@pytest.mark.slow
 def test_killed_ten_times_it_ends_with_the_same_bytes(tmp_path):
     """While it starts and after some more jobs; alone, so that its processes must end by themselves, and with them."""
     moments, done = random.Random(0), tmp_path / "killed" / ".work" / "done"

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiny import packed_row, tiny_config, tiny_model
+from tests.tiny import packed_sequence, tiny_config, tiny_model
 from ufork.model.layers.attention import Segments, choose_attention_kernel, flash_attention, sdpa_attention
 from ufork.model.layers.causal import LONGEST_BY_FORMULA, attention_by_formula, causal_attention
 from ufork.vocabulary import Task
@@ -20,12 +20,12 @@ CUDA = torch.device("cuda")
 
 def written_out(query, key, value, starts):
     """Attention by its formula, in fp32, over a mask of the whole row."""
-    num_tokens, num_heads, head_width = query.shape
-    repeats = num_heads // key.shape[1]
+    num_tokens, num_attention_heads, head_dim = query.shape
+    repeats = num_attention_heads // key.shape[1]
     key, value = (x.float().repeat_interleave(repeats, dim=1) for x in (key, value))
     segment = torch.searchsorted(starts, torch.arange(num_tokens), right=True)
     seen = (segment[:, None] == segment) & torch.ones(num_tokens, num_tokens).tril().bool()
-    scores = torch.einsum("qhw,khw->hqk", query.float(), key) * head_width**-0.5
+    scores = torch.einsum("qhw,khw->hqk", query.float(), key) * head_dim**-0.5
     weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
     return torch.einsum("hqk,khw->qhw", weights, value).to(query.dtype)
 
@@ -35,10 +35,10 @@ def gradients_of(out, tensors):
     return torch.autograd.grad(out, tensors, direction)
 
 
-def inputs_of(lengths, num_kv_heads, group, dtype=torch.float32):
+def inputs_of(lengths, num_key_value_heads, group, dtype=torch.float32):
     starts = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
     generator = torch.Generator().manual_seed(sum(lengths))
-    heads = (num_kv_heads * group, num_kv_heads, num_kv_heads)
+    heads = (num_key_value_heads * group, num_key_value_heads, num_key_value_heads)
     tensors = [torch.randn(sum(lengths), n, 8, generator=generator).to(dtype).requires_grad_() for n in heads]
     return tensors, Segments(SimpleNamespace(segment_starts_S1=starts, longest_segment=max(lengths)))
 
@@ -46,9 +46,9 @@ def inputs_of(lengths, num_kv_heads, group, dtype=torch.float32):
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 
-@given(lengths=LENGTHS, num_kv_heads=st.integers(1, 3), group=st.integers(1, 3))
-def test_sdpa_is_attention_written_out(lengths, num_kv_heads, group):
-    tensors, segments = inputs_of(lengths, num_kv_heads, group)
+@given(lengths=LENGTHS, num_key_value_heads=st.integers(1, 3), group=st.integers(1, 3))
+def test_sdpa_is_attention_written_out(lengths, num_key_value_heads, group):
+    tensors, segments = inputs_of(lengths, num_key_value_heads, group)
     found, expected = sdpa_attention(*tensors, segments), written_out(*tensors, segments.starts_S1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     for ours, reference in zip(*(gradients_of(out, tensors) for out in (found, expected)), strict=True):
@@ -56,19 +56,19 @@ def test_sdpa_is_attention_written_out(lengths, num_kv_heads, group):
 
 
 @pytest.mark.parametrize("longest", [LONGEST_BY_FORMULA, LONGEST_BY_FORMULA + 1])
-@pytest.mark.parametrize(("num_kv_heads", "group"), [(2, 1), (1, 3)])
-def test_half_precision_on_a_cpu_is_attention_written_out(longest, num_kv_heads, group):
+@pytest.mark.parametrize(("num_key_value_heads", "group"), [(2, 1), (1, 3)])
+def test_half_precision_on_a_cpu_is_attention_written_out(longest, num_key_value_heads, group):
     """On either side of the length up to which the formula is the faster one."""
-    tensors, segments = inputs_of([7, longest, 1], num_kv_heads, group, torch.bfloat16)
+    tensors, segments = inputs_of([7, longest, 1], num_key_value_heads, group, torch.bfloat16)
     found, expected = sdpa_attention(*tensors, segments), written_out(*tensors, segments.starts_S1)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
     for ours, reference in zip(*(gradients_of(out, tensors) for out in (found, expected)), strict=True):
         torch.testing.assert_close(ours, reference, rtol=0.03, atol=0.03)
 
 
-@given(num_kv_heads=st.integers(1, 3), group=st.integers(1, 3), length=st.integers(1, 9))
-def test_the_formula_is_torchs_own_attention(num_kv_heads, group, length):
-    heads = (num_kv_heads * group, num_kv_heads, num_kv_heads)
+@given(num_key_value_heads=st.integers(1, 3), group=st.integers(1, 3), length=st.integers(1, 9))
+def test_the_formula_is_torchs_own_attention(num_key_value_heads, group, length):
+    heads = (num_key_value_heads * group, num_key_value_heads, num_key_value_heads)
     tensors = [torch.randn(2, n, length, 8, dtype=torch.float64, requires_grad=True) for n in heads]
     found, expected = attention_by_formula(*tensors), causal_attention(*tensors)
     torch.testing.assert_close(found, expected)
@@ -99,9 +99,9 @@ def flash_attn(monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", module)
 
 
-@pytest.mark.parametrize(("num_kv_heads", "group"), [(2, 1), (2, 2)])
-def test_flash_attention_is_called_as_it_asks(flash_attn, num_kv_heads, group):
-    tensors, segments = inputs_of([3, 7, 1], num_kv_heads, group, torch.bfloat16)
+@pytest.mark.parametrize(("num_key_value_heads", "group"), [(2, 1), (2, 2)])
+def test_flash_attention_is_called_as_it_asks(flash_attn, num_key_value_heads, group):
+    tensors, segments = inputs_of([3, 7, 1], num_key_value_heads, group, torch.bfloat16)
     found, expected = flash_attention(*tensors, segments), sdpa_attention(*tensors, segments)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
 
@@ -110,10 +110,10 @@ def test_flash_attention_is_called_as_it_asks(flash_attn, num_kv_heads, group):
 def test_a_whole_model_in_half_precision_meets_the_contract(flash_attn, task):
     """Queries, keys and segments as the decoder makes them, padding included."""
     model = tiny_model(tiny_config()).bfloat16()
-    row = packed_row(task, texts=[[5, 6, 7], [8, 9]])
-    expected = model(row)
+    sequence = packed_sequence(task, texts=[[5, 6, 7], [8, 9]])
+    expected = model(sequence)
     model.kernel = flash_attention
-    torch.testing.assert_close(model(row), expected, rtol=0.01, atol=0.0)
+    torch.testing.assert_close(model(sequence), expected, rtol=0.01, atol=0.0)
 
 
 def test_the_stand_in_has_the_packages_signature():

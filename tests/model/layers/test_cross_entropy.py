@@ -14,11 +14,11 @@ from ufork.model.text_head import TextHead
 from ufork.vocabulary import IGNORED_LABEL
 
 
-def inputs_of(num_rows, width, vocabulary_size, with_bias, seed, dtype=torch.float32):
+def inputs_of(num_rows, width, vocab_size, with_bias, seed, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(num_rows, width), (vocabulary_size, width)] + [(vocabulary_size,)] * with_bias
+    shapes = [(num_rows, width), (vocab_size, width)] + [(vocab_size,)] * with_bias
     tensors = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
-    targets = torch.randint(vocabulary_size, (num_rows,), generator=generator)
+    targets = torch.randint(vocab_size, (num_rows,), generator=generator)
     return [*tensors, *[None] * (not with_bias)], targets
 
 
@@ -36,16 +36,16 @@ def whole(hidden, weight, bias, targets):
 @given(
     num_rows=st.integers(0, 6),
     width=st.integers(1, 8),
-    vocabulary_size=st.integers(1, 40),
+    vocab_size=st.integers(1, 40),
     with_bias=st.booleans(),
     slice_entries=st.integers(1, 300),
     scale=st.floats(-2, 2),
     seed=st.integers(0, 99),
 )
 def test_loss_and_gradients_are_torchs_whatever_the_slices(
-    num_rows, width, vocabulary_size, with_bias, slice_entries, scale, seed
+    num_rows, width, vocab_size, with_bias, slice_entries, scale, seed
 ):
-    tensors, targets = inputs_of(num_rows, width, vocabulary_size, with_bias, seed)
+    tensors, targets = inputs_of(num_rows, width, vocab_size, with_bias, seed)
     with mock.patch.object(cross_entropy, "SLICE_ENTRIES", slice_entries):
         found = loss_and_gradients(sum_cross_entropy, tensors, targets, scale)
     for ours, torchs in zip(found, loss_and_gradients(whole, tensors, targets, scale), strict=True):

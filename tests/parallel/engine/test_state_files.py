@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufork.errors import CheckpointError
-from ufork.parallel.engine.state_files import WEIGHT, Part, RankShards, ShardFiles, shard_path
-from ufork.parallel.layout import Place, Stage
+from ufork.parallel.engine.state_files import WEIGHT, Part, RankState, StateFiles, state_path
+from ufork.parallel.layout import MeshCoordinate, Stage
 
 
-def write_shards(folder, tensors, sliced_dims, *, dp, tp, stage=Stage.TRUNK, steps=7):
+def write_shards(folder, tensors, partition_dims, *, dp, tp, stage=Stage.TRUNK, steps=7):
     """As the ranks of a stage would: each its slice, flat, its part of it, padded."""
     for dp_rank, tp_rank in product(range(dp), range(tp)):
         slices = {
-            name: whole.chunk(tp, dim=sliced_dims[name])[tp_rank] if name in sliced_dims else whole
+            name: whole.chunk(tp, dim=partition_dims[name])[tp_rank] if name in partition_dims else whole
             for name, whole in tensors.items()
         }
         parts = {}
@@ -24,17 +24,17 @@ def write_shards(folder, tensors, sliced_dims, *, dp, tp, stage=Stage.TRUNK, ste
             size = -(-tensor.numel() // dp)
             padded = torch.nn.functional.pad(tensor.flatten(), (0, dp * size - tensor.numel()))
             parts[name] = padded[dp_rank * size : (dp_rank + 1) * size]
-        shards = RankShards(
+        shards = RankState(
             dp=dp,
             dp_rank=dp_rank,
             tp=tp,
             tp_rank=tp_rank,
             shapes={name: tuple(tensor.shape) for name, tensor in slices.items()},
-            sliced_dims=sliced_dims,
+            partition_dims=partition_dims,
             optimizer_steps=steps,
             tensors={WEIGHT: parts},
         )
-        path = shard_path(folder, Place(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank))
+        path = state_path(folder, MeshCoordinate(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank))
         path.parent.mkdir(parents=True, exist_ok=True)
         image = shards.image()
         image.fill()
@@ -52,7 +52,7 @@ def test_whole_tensors_come_back(tmp_path_factory, dp, tp, dim, shape):
     folder = tmp_path_factory.mktemp("shards")
     whole = torch.randn(shape[0] * 4, shape[1] * 4)
     write_shards(folder, {"w": whole, "b": whole[0]}, {} if dim is None else {"w": dim}, dp=dp, tp=tp)
-    with ShardFiles(folder) as files:
+    with StateFiles(folder) as files:
         assert torch.equal(files.whole(WEIGHT, "w"), whole)
         assert torch.equal(files.whole(WEIGHT, "b"), whole[0])
         assert files.whole(WEIGHT, "c") is None and files.whole("exp_avg", "w") is None
@@ -69,15 +69,15 @@ def test_whole_tensors_come_back(tmp_path_factory, dp, tp, dim, shape):
 def test_any_layout_reads_its_own_part(tmp_path_factory, written, read, dim, shape):
     folder = tmp_path_factory.mktemp("shards")
     whole = torch.randn(shape[0] * 4, shape[1] * 4)
-    sliced_dims = {} if dim is None else {"w": dim}
-    write_shards(folder, {"w": whole}, sliced_dims, dp=written[0], tp=written[1])
+    partition_dims = {} if dim is None else {"w": dim}
+    write_shards(folder, {"w": whole}, partition_dims, dp=written[0], tp=written[1])
     dp, tp = read
-    with ShardFiles(folder) as files:
+    with StateFiles(folder) as files:
         for dp_rank, tp_rank in product(range(dp), range(tp)):
             own = (whole if dim is None else whole.chunk(tp, dim=dim)[tp_rank]).flatten()
             size = -(-len(own) // dp)
             padded = torch.nn.functional.pad(own, (0, dp * size - len(own)))
-            part = Part(tp=tp, tp_rank=tp_rank, sliced_dim=dim, start=dp_rank * size, stop=(dp_rank + 1) * size)
+            part = Part(tp=tp, tp_rank=tp_rank, partition_dim=dim, start=dp_rank * size, stop=(dp_rank + 1) * size)
             assert torch.equal(files.part(WEIGHT, "w", part), padded[part.start : part.stop])
             assert files.part(WEIGHT, "c", part) is None
 
@@ -85,7 +85,7 @@ def test_any_layout_reads_its_own_part(tmp_path_factory, written, read, dim, sha
 def test_stages_are_read_as_one(tmp_path):
     write_shards(tmp_path, {"a": torch.ones(3)}, {}, dp=2, tp=1)
     write_shards(tmp_path, {"b": torch.zeros(5)}, {}, dp=1, tp=1, stage=Stage.GENERATION, steps=0)
-    with ShardFiles(tmp_path) as files:
+    with StateFiles(tmp_path) as files:
         assert (len(files.whole(WEIGHT, "a")), len(files.whole(WEIGHT, "b"))) == (3, 5)
         assert files.optimizer_steps == 7
 
@@ -93,7 +93,7 @@ def test_stages_are_read_as_one(tmp_path):
 def test_a_missing_rank_is_named(tmp_path):
     write_shards(tmp_path, {"a": torch.ones(3)}, {}, dp=2, tp=1)
     (tmp_path / "trunk" / "dp1-tp0.safetensors").unlink()
-    with ShardFiles(tmp_path) as files, pytest.raises(CheckpointError, match=r"a has no part of .* rank \(0, 1\)"):
+    with StateFiles(tmp_path) as files, pytest.raises(CheckpointError, match=r"a has no part of .* rank \(0, 1\)"):
         files.whole(WEIGHT, "a")
 
 
@@ -102,9 +102,9 @@ def test_a_damaged_file_is_named(tmp_path, content):
     write_shards(tmp_path, {"a": torch.ones(3)}, {}, dp=1, tp=1)
     (tmp_path / "trunk" / "dp0-tp0.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match="dp0-tp0.safetensors: damaged"):
-        ShardFiles(tmp_path)
+        StateFiles(tmp_path)
 
 
 def test_an_empty_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="no file of shards"):
-        ShardFiles(tmp_path)
+        StateFiles(tmp_path)

@@ -5,24 +5,24 @@ import torch
 import torch.distributed as dist
 
 from tests.ranks import run_on_ranks
-from tests.tiny import packed_row, tiny_config, tiny_model
+from tests.tiny import packed_sequence, tiny_config, tiny_model
 from ufork.errors import ConfigError
 from ufork.model.layers.attention import PackedAttention
 from ufork.model.unifork import UniFork
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.vocabulary import Task
 
-CONFIG = tiny_config(num_kv_heads=4)
+CONFIG = tiny_config(num_key_value_heads=4)
 
 
 def whole_model(tied: bool) -> UniFork:
-    return tiny_model(CONFIG.model_copy(update={"tie_text_head": tied}))
+    return tiny_model(CONFIG.model_copy(update={"tie_word_embeddings": tied}))
 
 
-def rows():
-    return [packed_row(task, texts=[[5, 6, 7, 8], [9, 10, 250]], row_tokens=32) for task in Task]
+def sequences():
+    return [packed_sequence(task, texts=[[5, 6, 7, 8], [9, 10, 250]], seq_len=32) for task in Task]
 
 
 def gradients(model: UniFork) -> dict[str, torch.Tensor]:
@@ -37,15 +37,15 @@ def joined(part: torch.Tensor, dim: int | None, group: dist.ProcessGroup) -> tor
     return torch.cat(parts, dim)
 
 
-def run_divided(address: RankAddress, tied: bool):
+def run_divided(rank_env: RankEnvironment, tied: bool):
     """Losses of both tasks, all gradients, and all weights of the divided model, put together."""
     from ufork.parallel.engine.tensor_parallel import divide
 
     torch.set_num_threads(1)
-    with join_world(address, LayoutConfig(colocated_tp=address.world_size), timeout_seconds=60) as world:
+    with join_world(rank_env, LayoutConfig(colocated_tp=rank_env.world_size), timeout_seconds=60) as world:
         model = whole_model(tied)
         dims = divide(model, world.tp_group)
-        losses = [model(row) for row in rows()]
+        losses = [model(sequence) for sequence in sequences()]
         sum(losses).backward()
         weights = {name: joined(p.detach(), dims.get(name), world.tp_group) for name, p in model.named_parameters()}
         found = {name: joined(g, dims.get(name), world.tp_group) for name, g in gradients(model).items()}
@@ -60,7 +60,7 @@ def divided(request):
 
 def test_losses_and_gradients_are_those_of_the_whole_model(divided):
     whole, by_rank = divided
-    losses = [whole(row) for row in rows()]
+    losses = [whole(sequence) for sequence in sequences()]
     sum(losses).backward()
     for found_losses, found, _, _ in by_rank:
         assert found_losses == pytest.approx([float(loss) for loss in losses], rel=1e-6)
@@ -78,7 +78,7 @@ def test_slices_put_together_are_the_whole_weights(divided):
         assert sliced > 0.6 * sum(weight.numel() for weight in weights.values()), "most of the weights are divided"
 
 
-def run_by_tokens(address: RankAddress):
+def run_by_tokens(rank_env: RankEnvironment):
     """A trunk under sequence parallelism: its hidden states put together, and its gradients.
 
     megatron-core makes its buffers on the current CUDA device; here that is the CPU.
@@ -87,41 +87,41 @@ def run_by_tokens(address: RankAddress):
 
     torch.cuda.current_device = lambda: "cpu"
     torch.set_num_threads(1)
-    with join_world(address, LayoutConfig(colocated_tp=address.world_size), timeout_seconds=60) as world:
+    with join_world(rank_env, LayoutConfig(colocated_tp=rank_env.world_size), timeout_seconds=60) as world:
         model = UniFork(CONFIG, whole_model(True).dimensions, branches=[])
         model.load_state_dict(whole_model(True).state_dict(), strict=False)
         dims = divide(model, world.tp_group, sequence_parallel=True)
-        (row, _) = rows()
-        part_TD = model.trunk(row, PackedAttention(row, model.kernel))
-        tokens = len(row.token_ids_T) // world.tp_group.size()
+        (sequence, _) = sequences()
+        part_TD = model.trunk(sequence, PackedAttention(sequence, model.kernel))
+        tokens = len(sequence.token_ids_T) // world.tp_group.size()
         assert len(part_TD) == tokens, "each rank holds its own tokens only"
         mine = slice(world.tp_group.rank() * tokens, (world.tp_group.rank() + 1) * tokens)
-        (part_TD * weighting(row)[mine]).sum().backward()
+        (part_TD * weighting(sequence)[mine]).sum().backward()
         found = {name: joined(g, dims.get(name), world.tp_group) for name, g in gradients(model).items()}
         return joined(part_TD.detach(), 0, world.tp_group), found
 
 
-def weighting(row):
-    return torch.randn(len(row.token_ids_T), CONFIG.width, generator=torch.Generator().manual_seed(3))
+def weighting(sequence):
+    return torch.randn(len(sequence.token_ids_T), CONFIG.hidden_size, generator=torch.Generator().manual_seed(3))
 
 
 def test_sequence_parallelism_computes_the_same():
     whole = whole_model(True)
-    row, _ = rows()
-    hidden_TD = whole.trunk(row, PackedAttention(row, whole.kernel))
-    (hidden_TD * weighting(row)).sum().backward()
+    sequence, _ = sequences()
+    hidden_TD = whole.trunk(sequence, PackedAttention(sequence, whole.kernel))
+    (hidden_TD * weighting(sequence)).sum().backward()
     for found_TD, found in run_on_ranks(run_by_tokens, 2):
         torch.testing.assert_close(found_TD, hidden_TD.detach(), rtol=1e-5, atol=1e-6)
         for name, gradient in found.items():
             torch.testing.assert_close(gradient, gradients(whole)[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
-def run_refused(address: RankAddress):
+def run_refused(rank_env: RankEnvironment):
     from ufork.parallel.engine.tensor_parallel import divide
 
-    with join_world(address, LayoutConfig(colocated_tp=2), timeout_seconds=60) as world:
-        with pytest.raises(ConfigError, match=r"tp=2 does not divide model\.num_kv_heads=1"):
-            divide(tiny_model(tiny_config(num_kv_heads=1)), world.tp_group)
+    with join_world(rank_env, LayoutConfig(colocated_tp=2), timeout_seconds=60) as world:
+        with pytest.raises(ConfigError, match=r"tp=2 does not divide model\.num_key_value_heads=1"):
+            divide(tiny_model(tiny_config(num_key_value_heads=1)), world.tp_group)
 
 
 def test_sizes_that_cannot_be_divided_are_refused_by_name():

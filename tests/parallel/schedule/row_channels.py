@@ -20,14 +20,14 @@ class RowChannels:
 
     def can_run(self, stage: Stage, action: Action) -> bool:
         """Whether all its rows stand at the head of their channels, and there is room for what it makes."""
-        arrived = all(channel and channel[0] == row for channel, row in self._taken(stage, action))
+        arrived = all(channel and channel[0] == sequence for channel, sequence in self._taken(stage, action))
         return arrived and all(len(channel) < self.capacity for channel, _ in self._made(stage, action))
 
     def run(self, stage: Stage, action: Action) -> None:
         for channel, _ in self._taken(stage, action):
             channel.popleft()
-        for channel, row in self._made(stage, action):
-            channel.append(row)
+        for channel, sequence in self._made(stage, action):
+            channel.append(sequence)
 
     def _taken(self, stage: Stage, action: Action) -> list[tuple[Channel, tuple[Task, int]]]:
         if stage is Stage.TRUNK and action.direction is Pass.BACKWARD:
@@ -49,10 +49,10 @@ class RowChannels:
         first = action.index * shapes[stage].dp
         return [
             (
-                self.channels[(sender, row % shapes[sender].dp), (receiver, row % shapes[receiver].dp)],
-                (action.task, row),
+                self.channels[(sender, sequence % shapes[sender].dp), (receiver, sequence % shapes[receiver].dp)],
+                (action.task, sequence),
             )
-            for row in range(first, first + shapes[stage].dp)
+            for sequence in range(first, first + shapes[stage].dp)
         ]
 
 

@@ -23,7 +23,7 @@ F, B = Pass.FORWARD, Pass.BACKWARD
 
 
 def least(layout):
-    return max(least_in_flight(layout, task) for task in layout.rows_per_step)
+    return max(least_in_flight(layout, task) for task in layout.global_batch_size)
 
 
 def words(actions):
@@ -66,7 +66,7 @@ def test_lists_run_to_their_end_over_buffers_of_the_limit(layout, times, spare, 
 
 @pytest.mark.parametrize("order", [(1, 0, 2, 3), (0, 1, 3, 2), (2, 0, 1, 3)], ids=str)
 def test_the_channels_see_a_list_that_would_wait_for_ever(order):
-    layout = y_layout(rows={G: 2})
+    layout = y_layout(sequences={G: 2})
     schedule = make_schedule(layout, y_times((1, 2), understanding=1, generation=3), in_flight=2)
     assert words(schedule[Stage.TRUNK]) == "Fg0 Fg1 Bg0 Bg1"
     turned = {**schedule, Stage.TRUNK: tuple(schedule[Stage.TRUNK][turn] for turn in order)}
@@ -92,7 +92,7 @@ def test_no_more_than_the_limit_is_in_flight(layout, times, spare):
 @given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 5), trunk_trains=st.booleans())
 def test_every_rank_makes_the_same_lists(layout, times, spare, trunk_trains):
     """Whatever the order in which its dicts were filled."""
-    turned = replace(layout, rows_per_step=dict(reversed(layout.rows_per_step.items())))
+    turned = replace(layout, global_batch_size=dict(reversed(layout.global_batch_size.items())))
     limit = least(layout) + spare
     schedule = make_schedule(layout, times, in_flight=limit, trunk_trains=trunk_trains)
     again = make_schedule(
@@ -104,11 +104,11 @@ def test_every_rank_makes_the_same_lists(layout, times, spare, trunk_trains):
     assert schedule == again
 
 
-@given(rows=st.tuples(*[st.integers(0, 12)] * 2).filter(any), dp=st.integers(1, 4), times=stage_times())
-def test_a_colocated_model_takes_tasks_in_turn(rows, dp, times):
-    layout = whole_layout(dp, rows={task: dp * number for task, number in zip(Task, rows, strict=True)})
-    actions = make_schedule(layout, times, in_flight=1)[Stage.WHOLE]
-    assert [a.task for a in actions[::2]] == task_order({t: n for t, n in zip(Task, rows, strict=True) if n})
+@given(sequences=st.tuples(*[st.integers(0, 12)] * 2).filter(any), dp=st.integers(1, 4), times=stage_times())
+def test_a_colocated_model_takes_tasks_in_turn(sequences, dp, times):
+    layout = whole_layout(dp, sequences={task: dp * number for task, number in zip(Task, sequences, strict=True)})
+    actions = make_schedule(layout, times, in_flight=1)[Stage.COLOCATED]
+    assert [a.task for a in actions[::2]] == task_order({t: n for t, n in zip(Task, sequences, strict=True) if n})
     assert all(after == replace(before, direction=B) for before, after in zip(actions[::2], actions[1::2], strict=True))
 
 
@@ -117,8 +117,8 @@ def gets_stuck(layout, task, limit):
     trunk, branch = layout.shapes[Stage.TRUNK].dp, layout.shapes[BRANCHES[task]].dp
     count, forwards, backwards = layout.num_micro_batches(Stage.TRUNK)[task], 0, 0
     while backwards < count:
-        rows_through_branch = forwards * trunk // branch * branch
-        if (backwards + 1) * trunk <= rows_through_branch:
+        sequences_through_branch = forwards * trunk // branch * branch
+        if (backwards + 1) * trunk <= sequences_through_branch:
             backwards += 1
         elif forwards < count and forwards - backwards < limit:
             forwards += 1
@@ -130,7 +130,7 @@ def gets_stuck(layout, task, limit):
 @pytest.mark.parametrize("dp", list(product(range(1, 9), range(1, 9))), ids=str)
 def test_the_least_in_flight_is_exact(dp):
     trunk, branch = dp
-    layout = y_layout((trunk, branch, 1), rows={U: 2 * trunk * branch})
+    layout = y_layout((trunk, branch, 1), sequences={U: 2 * trunk * branch})
     assert not gets_stuck(layout, U, least_in_flight(layout, U))
     assert gets_stuck(layout, U, least_in_flight(layout, U) - 1)
 
@@ -143,7 +143,7 @@ def test_a_limit_that_would_wait_for_ever_is_refused_and_the_one_it_names_is_not
 
 
 def test_the_refusal_shows_the_arithmetic():
-    layout = y_layout((2, 1, 3), rows={U: 6, G: 6})
+    layout = y_layout((2, 1, 3), sequences={U: 6, G: 6})
     with pytest.raises(ConfigError) as refused:
         make_schedule(layout, y_times((1, 2), understanding=6, generation=6), in_flight=1)
     assert "layout.in_flight=1 would wait for ever: the 3 replicas of the stage generation start together" in str(
@@ -153,7 +153,7 @@ def test_the_refusal_shows_the_arithmetic():
 
 
 def test_balanced_branches_are_fed_in_turn():
-    layout = y_layout(rows={U: 3, G: 3})
+    layout = y_layout(sequences={U: 3, G: 3})
     schedule = make_schedule(layout, y_times((1, 2), understanding=6, generation=6), in_flight=4)
     assert words(schedule[Stage.TRUNK]) == "Fu0 Fg0 Fg1 Fu1 Bu0 Bg0 Fg2 Fu2 Bu1 Bg1 Bu2 Bg2"
     assert words(schedule[Stage.UNDERSTANDING]) == "Fu0 Bu0 Fu1 Bu1 Fu2 Bu2"
@@ -161,27 +161,27 @@ def test_balanced_branches_are_fed_in_turn():
 
 
 def test_the_slower_branch_is_fed_first():
-    layout = y_layout(rows={U: 2, G: 2})
+    layout = y_layout(sequences={U: 2, G: 2})
     schedule = make_schedule(layout, y_times((1, 2), understanding=6, generation=18), in_flight=4)
     assert words(schedule[Stage.TRUNK]).startswith("Fg0 ")
 
 
 def test_one_task_alone_is_one_forward_one_backward():
-    layout = y_layout(rows={G: 4})
+    layout = y_layout(sequences={G: 4})
     schedule = make_schedule(layout, y_times((1, 2), understanding=1, generation=3), in_flight=2)
     assert schedule.keys() == {Stage.TRUNK, Stage.GENERATION}
     assert words(schedule[Stage.TRUNK]) == "Fg0 Fg1 Bg0 Fg2 Bg1 Fg3 Bg2 Bg3"
 
 
 def test_a_branch_with_more_replicas_waits_for_more_of_the_trunk():
-    layout = y_layout((2, 1, 3), rows={G: 6})
+    layout = y_layout((2, 1, 3), sequences={G: 6})
     schedule = make_schedule(layout, y_times((1, 2), understanding=1, generation=3), in_flight=2)
     assert words(schedule[Stage.TRUNK]) == "Fg0 Fg1 Bg0 Fg2 Bg1 Bg2"
     assert words(schedule[Stage.GENERATION]) == "Fg0 Bg0 Fg1 Bg1"
 
 
 def test_a_frozen_trunk_only_runs_forward():
-    layout = y_layout(rows={U: 2, G: 2})
+    layout = y_layout(sequences={U: 2, G: 2})
     schedule = make_schedule(layout, y_times((1, 2), understanding=3, generation=3), in_flight=4, trunk_trains=False)
     assert words(schedule[Stage.TRUNK]) == "Fu0 Fg0 Fg1 Fu1"
     assert words(schedule[Stage.GENERATION]) == "Fg0 Bg0 Fg1 Bg1"
@@ -191,7 +191,7 @@ HALF = {U: 16, G: 16}
 
 
 @pytest.mark.parametrize(
-    ("dp", "rows", "trunk", "branches"),
+    ("dp", "sequences", "trunk", "branches"),
     [
         ((1, 1, 1), HALF, (1, 1), (4, 4)),
         ((1, 1, 1), HALF, (1, 2), (6, 6)),
@@ -214,8 +214,8 @@ HALF = {U: 16, G: 16}
         ((1, 1, 1), {G: 32}, (1, 2), (1, 3)),
     ],
 )
-def test_a_long_step_is_within_three_percent_of_its_floor(dp, rows, trunk, branches):
-    layout = y_layout(dp, rows=rows)
+def test_a_long_step_is_within_three_percent_of_its_floor(dp, sequences, trunk, branches):
+    layout = y_layout(dp, sequences=sequences)
     times = y_times(trunk, understanding=branches[0], generation=branches[1])
     schedule = make_schedule(layout, times, in_flight=max(4, enough_in_flight(layout)))
     assert simulate(schedule, layout, times).seconds <= 1.03 * floor_seconds(layout, times)
@@ -227,7 +227,7 @@ def test_a_long_step_is_within_three_percent_of_its_floor(dp, rows, trunk, branc
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.85])
 def test_the_trunk_never_idles_with_enough_in_flight(trunk, share):
     """Where branches have work for `share` of the time, by the rule of docs/schedule.md."""
-    layout = y_layout(rows=HALF)
+    layout = y_layout(sequences=HALF)
     through_branch = share * 2 * sum(trunk)
     times = y_times(trunk, understanding=through_branch, generation=through_branch)
     in_flight = 2 + int(through_branch / min(trunk))
@@ -237,17 +237,17 @@ def test_the_trunk_never_idles_with_enough_in_flight(trunk, share):
 
 @pytest.mark.parametrize(("branches", "ratio"), [((6, 6), 1.9), ((3, 9), 1.3), ((18, 18), 1.9), ((2, 6), 1.3)], ids=str)
 def test_one_task_after_the_other_leaves_a_branch_idle(branches, ratio):
-    layout = y_layout(rows=HALF)
+    layout = y_layout(sequences=HALF)
     times = y_times((1, 2), understanding=branches[0], generation=branches[1])
     schedule = make_schedule(layout, times, in_flight=4)
-    alone = [make_schedule(y_layout(rows={task: 16}), times, in_flight=4)[Stage.TRUNK] for task in Task]
+    alone = [make_schedule(y_layout(sequences={task: 16}), times, in_flight=4)[Stage.TRUNK] for task in Task]
     after_each_other = simulate({**schedule, Stage.TRUNK: alone[0] + alone[1]}, layout, times)
     assert after_each_other.seconds > ratio * simulate(schedule, layout, times).seconds
 
 
 @pytest.mark.parametrize("branches", [(6, 6), (3, 9), (4, 4), (2, 1)], ids=str)
 def test_all_forwards_first_keeps_eight_times_as_much_and_is_no_faster(branches):
-    layout = y_layout(rows=HALF)
+    layout = y_layout(sequences=HALF)
     times = y_times((1, 2), understanding=branches[0], generation=branches[1])
     schedule = make_schedule(layout, times, in_flight=4)
     order = tuple(sorted(schedule[Stage.TRUNK], key=lambda action: (action.direction is B, action.index, action.task)))
@@ -259,12 +259,12 @@ def test_all_forwards_first_keeps_eight_times_as_much_and_is_no_faster(branches)
 def all_trunk_orders(limit):
     """Every order of two micro-batches per task with at most `limit` in flight."""
     alone = ["FFBB", "FBFB"]
-    for first, second, places in product(alone, alone, combinations(range(8), 4)):
+    for first, second, coordinates in product(alone, alone, combinations(range(8), 4)):
         ways = {U: iter(first), G: iter(second)}
         taken: Counter = Counter()
         order = []
-        for place in range(8):
-            task = U if place in places else G
+        for coordinate in range(8):
+            task = U if coordinate in coordinates else G
             direction = F if next(ways[task]) == "F" else B
             order.append(Action(direction, task, taken[direction, task]))
             taken[direction, task] += 1
@@ -278,7 +278,7 @@ def test_a_short_step_is_near_the_best_of_all_orders(seconds, transfer, limit):
     """Where the trunk takes as long for a row of either task, as it does for rows of one fixed size."""
     forward, backward, understanding, generation = seconds
     times = y_times((forward, backward), understanding=understanding, generation=generation, transfer=transfer)
-    layout = y_layout(rows={U: 2, G: 2})
+    layout = y_layout(sequences={U: 2, G: 2})
     schedule = make_schedule(layout, times, in_flight=limit)
     ours = simulate(schedule, layout, times).seconds
     best = min(simulate({**schedule, Stage.TRUNK: order}, layout, times).seconds for order in all_trunk_orders(limit))

@@ -14,7 +14,7 @@ from ufork.parallel.schedule.simulation import floor_seconds, most_in_flight, si
 from ufork.parallel.schedule.trunk_order import enough_in_flight
 
 F, B = Pass.FORWARD, Pass.BACKWARD
-PAGE = Path(__file__).parents[2] / "docs" / "schedule.md"
+PAGE = Path(__file__).parents[3] / "docs" / "schedule.md"
 
 
 def begins(simulation, stage):
@@ -35,7 +35,7 @@ def timeline(simulation):
 
 
 def test_actions_begin_when_their_inputs_are_there():
-    layout = y_layout(rows={G: 2})
+    layout = y_layout(sequences={G: 2})
     times = y_times((1, 2), understanding=3, generation=3, transfer=0.5)
     simulation = simulate(make_schedule(layout, times, in_flight=2), layout, times)
     assert begins(simulation, Stage.TRUNK) == [0, 1, 5, 8]
@@ -45,7 +45,7 @@ def test_actions_begin_when_their_inputs_are_there():
 
 
 def test_stages_of_unequal_dp_wait_for_all_rows():
-    layout = y_layout((2, 1, 3), rows={G: 6})
+    layout = y_layout((2, 1, 3), sequences={G: 6})
     assert inputs_of(layout, Stage.GENERATION, Action(F, G, 1)) == tuple((Stage.TRUNK, Action(F, G, i)) for i in (1, 2))
     assert inputs_of(layout, Stage.TRUNK, Action(B, G, 1)) == tuple((Stage.GENERATION, Action(B, G, i)) for i in (0, 1))
     assert inputs_of(layout, Stage.TRUNK, Action(B, G, 0)) == ((Stage.GENERATION, Action(B, G, 0)),)
@@ -53,7 +53,7 @@ def test_stages_of_unequal_dp_wait_for_all_rows():
 
 
 def test_a_stage_waits_for_room():
-    layout = y_layout(rows={G: 3})
+    layout = y_layout(sequences={G: 3})
     times = y_times((1, 2), understanding=3, generation=6)
     schedule = make_schedule(layout, times, in_flight=3, trunk_trains=False)
     assert begins(simulate(schedule, layout, times), Stage.TRUNK) == [0, 1, 2]
@@ -61,7 +61,7 @@ def test_a_stage_waits_for_room():
 
 
 def test_a_deadlock_says_who_waits_for_what():
-    layout = y_layout(rows={G: 2})
+    layout = y_layout(sequences={G: 2})
     schedule = make_schedule(layout, y_times((1, 2), understanding=3, generation=6), in_flight=2)
     turned = {**schedule, Stage.TRUNK: schedule[Stage.TRUNK][::-1]}
     with pytest.raises(
@@ -71,29 +71,29 @@ def test_a_deadlock_says_who_waits_for_what():
 
 
 def test_the_floor_by_hand():
-    rows = {U: 12, G: 12}
+    sequences = {U: 12, G: 12}
     trunk_bound = y_times((1, 2), understanding=1, generation=1)
-    assert floor_seconds(y_layout(rows=rows), trunk_bound) == 24 * 3
-    assert floor_seconds(y_layout(rows=rows), trunk_bound, trunk_trains=False) == 24
+    assert floor_seconds(y_layout(sequences=sequences), trunk_bound) == 24 * 3
+    assert floor_seconds(y_layout(sequences=sequences), trunk_bound, trunk_trains=False) == 24
     branch_bound = y_times((1, 2), understanding=6, generation=18)
-    assert floor_seconds(y_layout(rows=rows), branch_bound) == 1 + 12 * 18 + 2
+    assert floor_seconds(y_layout(sequences=sequences), branch_bound) == 1 + 12 * 18 + 2
 
 
 def test_the_floor_of_unequal_dp_counts_the_trunk_at_both_ends():
     """The 3 replicas of generation need 2 micro-batches of the 2 of the trunk to begin, and leave 2 backwards."""
-    layout = y_layout((2, 1, 3), rows={U: 12, G: 12})
+    layout = y_layout((2, 1, 3), sequences={U: 12, G: 12})
     times = y_times((1, 2), understanding=6, generation=18)
     assert floor_seconds(layout, times) == max(2 * (1 + 2) + 4 * 18, (1 + 2) + 12 * 6)
     assert floor_seconds(layout, times, trunk_trains=False) == max(2 + 4 * 18, 1 + 12 * 6)
 
 
-@given(rows=st.tuples(st.integers(0, 9), st.integers(1, 9)), dp=st.integers(1, 3), times=stage_times())
-def test_a_colocated_step_is_its_floor(rows, dp, times):
-    layout = whole_layout(dp, rows={U: rows[0] * dp, G: rows[1] * dp})
+@given(sequences=st.tuples(st.integers(0, 9), st.integers(1, 9)), dp=st.integers(1, 3), times=stage_times())
+def test_a_colocated_step_is_its_floor(sequences, dp, times):
+    layout = whole_layout(dp, sequences={U: sequences[0] * dp, G: sequences[1] * dp})
     simulation = simulate(make_schedule(layout, times, in_flight=1), layout, times)
     assert simulation.seconds == pytest.approx(floor_seconds(layout, times))
-    assert simulation.idle_share(Stage.WHOLE) == pytest.approx(0)
-    assert most_in_flight(make_schedule(layout, times, in_flight=1)[Stage.WHOLE]) == 1
+    assert simulation.idle_share(Stage.COLOCATED) == pytest.approx(0)
+    assert most_in_flight(make_schedule(layout, times, in_flight=1)[Stage.COLOCATED]) == 1
 
 
 @given(layout=y_layouts(), times=stage_times(), trunk_trains=st.booleans(), spare=st.integers(0, 3))
@@ -117,7 +117,7 @@ def test_the_limit_in_flight_bounds_the_buffers(layout, times, spare):
 
 
 def test_the_page_shows_the_step_that_the_code_makes():
-    layout = y_layout(rows={U: 3, G: 3})
+    layout = y_layout(sequences={U: 3, G: 3})
     times = y_times((1, 2), understanding=6, generation=6)
     simulation = simulate(make_schedule(layout, times, in_flight=4), layout, times)
     assert timeline(simulation) in PAGE.read_text(encoding="utf-8"), f"\n{timeline(simulation)}"

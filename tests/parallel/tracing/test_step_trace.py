@@ -15,7 +15,7 @@ from ufork.report.run_report import write_report
 from ufork.vocabulary import Task
 
 LAYOUT = make_layout(
-    LayoutConfig(kind="forked"), num_ranks=3, rows_per_step={Task.UNDERSTANDING: 0, Task.GENERATION: 1}
+    LayoutConfig(kind="forked"), num_ranks=3, global_batch_size={Task.UNDERSTANDING: 0, Task.GENERATION: 1}
 )
 """Rank 0 is the trunk, rank 2 generation."""
 TRUNK = [
@@ -39,8 +39,8 @@ def test_the_bubble_is_the_time_without_a_pass_or_waiting_inside_one(trace):
 def test_events_keep_ranks_kinds_and_times_in_microseconds(trace):
     events = trace.chrome()["traceEvents"]
     assert [event["args"]["name"] for event in events if event["ph"] == "M"] == [
-        "rank 0 (trunk, replica 0 of 1, slice 0 of 1)",
-        "rank 2 (generation, replica 0 of 1, slice 0 of 1)",
+        "rank 0 (trunk, replica 0 of 1, tp rank 0 of 1)",
+        "rank 2 (generation, replica 0 of 1, tp rank 0 of 1)",
     ]
     (forward,) = [event for event in events if event["pid"] == 2 and event.get("cat") == "forward"]
     assert (forward["ts"], forward["dur"]) == (3e6, 2e6)
@@ -56,7 +56,7 @@ def test_the_picture_has_a_lane_per_rank_with_its_passes_in_place(trace, tmp_pat
 
 
 def test_the_report_shows_it(trace, tmp_path):
-    stage = tmp_path / "stages" / "joint"
+    stage = tmp_path / "phases" / "joint"
     stage.mkdir(parents=True)
     trace.save(stage)
     page = write_report(tmp_path).read_text()

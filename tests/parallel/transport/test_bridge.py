@@ -42,8 +42,8 @@ class StandInNccl:
 def bridge(monkeypatch):
     monkeypatch.setattr(dist, "ProcessGroupNCCL", StandInNccl, raising=False)
     monkeypatch.setattr(StandInNccl, "made", [])
-    rows = {Task.UNDERSTANDING: 0, Task.GENERATION: 1}  # rank 1, understanding, is absent
-    layout = make_layout(LayoutConfig(kind="forked"), num_ranks=3, rows_per_step=rows)
+    sequences = {Task.UNDERSTANDING: 0, Task.GENERATION: 1}  # rank 1, understanding, is absent
+    layout = make_layout(LayoutConfig(kind="forked"), num_ranks=3, global_batch_size=sequences)
     return Bridge(dist.HashStore(), layout, 2, torch.device("cuda"), timeout_seconds=7)
 
 

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiny import DIMENSIONS, packed_row
-from ufork.parallel.transport.packed_sequence_format import RowFormat
+from tests.tiny import DIMENSIONS, packed_sequence
+from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
 from ufork.vocabulary import Task
 
-FORMAT = RowFormat(row_tokens=64, codes_per_position=DIMENSIONS.codes_per_position)
+FORMAT = PackedSequenceFormat(seq_len=64, codes_per_position=DIMENSIONS.codes_per_position)
 
 
 @given(
@@ -21,14 +21,14 @@ FORMAT = RowFormat(row_tokens=64, codes_per_position=DIMENSIONS.codes_per_positi
     seed=st.integers(0, (1 << 62) - 1),
 )
 def test_what_is_decoded_is_what_was_encoded(task, texts, images, seed):
-    row = dataclasses.replace(
-        packed_row(task, texts=texts, images=images or task is Task.GENERATION), seed=seed, sample_ids=()
+    sequence = dataclasses.replace(
+        packed_sequence(task, texts=texts, images=images or task is Task.GENERATION), seed=seed, sample_ids=()
     )
-    encoded = FORMAT.encode(row)
+    encoded = FORMAT.encode(sequence)
     assert len(encoded) == FORMAT.size
     decoded = FORMAT.decode(encoded)
-    for field in dataclasses.fields(row):
-        sent, arrived = getattr(row, field.name), getattr(decoded, field.name)
+    for field in dataclasses.fields(sequence):
+        sent, arrived = getattr(sequence, field.name), getattr(decoded, field.name)
         if isinstance(sent, torch.Tensor):
             assert sent.numel() == arrived.numel() and torch.equal(sent.flatten(), arrived.flatten()), field.name
             assert sent.dtype == arrived.dtype, field.name
@@ -39,5 +39,5 @@ def test_what_is_decoded_is_what_was_encoded(task, texts, images, seed):
 @pytest.mark.parametrize("task", Task)
 def test_a_row_that_is_full_of_one_token_samples_fits(task):
     texts = [[5]] * 64 if task is Task.UNDERSTANDING else [[5]] * (64 // 7)
-    row = packed_row(task, texts=texts, images=task is Task.GENERATION)
-    assert torch.equal(FORMAT.decode(FORMAT.encode(row)).token_ids_T, row.token_ids_T)
+    sequence = packed_sequence(task, texts=texts, images=task is Task.GENERATION)
+    assert torch.equal(FORMAT.decode(FORMAT.encode(sequence)).token_ids_T, sequence.token_ids_T)

@@ -11,22 +11,22 @@ from tests.ranks import run_on_ranks
 from ufork.errors import ConfigError, PeerError
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import make_layout
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.vocabulary import Task
 
 FORKED = LayoutConfig(kind="forked", trunk=StageShape(tp=2), generation=StageShape(dp=2))
-ROWS = {Task.UNDERSTANDING: 2, Task.GENERATION: 2}
+SEQUENCES = {Task.UNDERSTANDING: 2, Task.GENERATION: 2}
 
 
 def bridge_of(world: World, layout: LayoutConfig | None = None, name="test"):
     return world.open_bridge(
-        make_layout(layout or LayoutConfig(), num_ranks=world.size, rows_per_step={t: 4 for t in Task}), name
+        make_layout(layout or LayoutConfig(), num_ranks=world.size, global_batch_size={t: 4 for t in Task}), name
     )
 
 
-def run_together(address: RankAddress):
-    with join_world(address, timeout_seconds=60) as world:
+def run_together(rank_env: RankEnvironment):
+    with join_world(rank_env, timeout_seconds=60) as world:
         bridge = bridge_of(world)
         sums = bridge.sum(world.rank + 1, 1e-12 + 1e3 * world.rank)
         return bridge.is_leader, sums, bridge.gather({"rank": world.rank}), bridge.gather(world.rank)
@@ -44,10 +44,10 @@ def test_one_rank_is_a_job_too():
     assert run_on_ranks(run_together, 1) == [(True, [1.0, 1e-12], [{"rank": 0}], [0])]
 
 
-def run_forked(address: RankAddress):
-    with join_world(address, FORKED, timeout_seconds=60) as world:
+def run_forked(rank_env: RankEnvironment):
+    with join_world(rank_env, FORKED, timeout_seconds=60) as world:
         seen = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-        return world.place.stage, seen, dist.get_world_size(), world.dp_group.size(), world.tp_group.size()
+        return world.coordinate.stage, seen, dist.get_world_size(), world.dp_group.size(), world.tp_group.size()
 
 
 def test_deepspeed_sees_the_stage_as_its_world():
@@ -60,8 +60,8 @@ def test_deepspeed_sees_the_stage_as_its_world():
     ]
 
 
-def run_misfit(address: RankAddress):
-    with pytest.raises(ConfigError, match="5 ranks, the job has 1"), join_world(address, FORKED, timeout_seconds=60):
+def run_misfit(rank_env: RankEnvironment):
+    with pytest.raises(ConfigError, match="5 ranks, the job has 1"), join_world(rank_env, FORKED, timeout_seconds=60):
         pass
 
 
@@ -72,9 +72,9 @@ def test_a_layout_of_another_size_is_refused_before_anyone_waits():
 TIMEOUT_SECONDS = 4.0
 
 
-def run_without_peer(address: RankAddress, fault: str):
+def run_without_peer(rank_env: RankEnvironment, fault: str):
     """Rank 1 is gone or hangs; rank 0 tells its error and how long it took."""
-    with join_world(address, timeout_seconds=TIMEOUT_SECONDS) as world:
+    with join_world(rank_env, timeout_seconds=TIMEOUT_SECONDS) as world:
         bridge = bridge_of(world)
         bridge.sum(1.0)
         if world.rank == 1:
@@ -90,15 +90,15 @@ def run_without_peer(address: RankAddress, fault: str):
 @pytest.mark.parametrize("fault", ["is gone", "hangs"])
 def test_a_peer_that_does_not_answer_is_an_error_within_the_timeout(fault):
     (message, seconds), _ = run_on_ranks(run_without_peer, 2, fault)
-    assert message.startswith("rank 0 (whole, replica 0 of 2, slice 0 of 1) waited for the answer of all ranks")
+    assert message.startswith("rank 0 (colocated, replica 0 of 2, tp rank 0 of 1) waited for the answer of all ranks")
     assert seconds < 2 * TIMEOUT_SECONDS
 
 
-def run_alone(address: RankAddress):
+def run_alone(rank_env: RankEnvironment):
     began = time.monotonic()
-    where = f"meeting the other ranks at 127.0.0.1:{address.master_port} failed"
+    where = f"meeting the other ranks at 127.0.0.1:{rank_env.master_port} failed"
     with pytest.raises(PeerError, match=f"rank 0 of 2: {where}"):
-        with join_world(dataclasses.replace(address, world_size=2), timeout_seconds=1):
+        with join_world(dataclasses.replace(rank_env, world_size=2), timeout_seconds=1):
             pass
     return time.monotonic() - began
 
@@ -108,13 +108,13 @@ def test_a_rank_that_nobody_joins_gives_up_within_the_timeout():
     assert seconds < 10
 
 
-def run_idle_rank(address: RankAddress):
+def run_idle_rank(rank_env: RankEnvironment):
     """The understanding rank has no work, and waits longer than any time-out until the leader has finished."""
-    with join_world(address, LayoutConfig(kind="forked"), timeout_seconds=1) as world:
+    with join_world(rank_env, LayoutConfig(kind="forked"), timeout_seconds=1) as world:
         layout = make_layout(
-            LayoutConfig(kind="forked"), num_ranks=3, rows_per_step={Task.UNDERSTANDING: 0, Task.GENERATION: 1}
+            LayoutConfig(kind="forked"), num_ranks=3, global_batch_size={Task.UNDERSTANDING: 0, Task.GENERATION: 1}
         )
-        assert (world.rank in layout.present_ranks) == (world.place.stage != "understanding")
+        assert (world.rank in layout.present_ranks) == (world.coordinate.stage != "understanding")
         if world.rank in layout.present_ranks:
             bridge = world.open_bridge(layout, "first")
             for _ in range(8):

@@ -9,7 +9,7 @@ from pipelines.cluster import node_health
 from pipelines.cluster.rendezvous import meet
 from pipelines.launch.ranks import free_port
 from ufork.errors import PeerError
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 
 IDLE = "NVIDIA H100 80GB HBM3, 4, 0, 0"
 
@@ -74,12 +74,12 @@ def test_unfit_and_silent_nodes_are_printed(tmp_path, capsys, caplog):
 
 
 def test_a_node_that_does_not_come_is_named():
-    address = RankAddress(rank=0, world_size=3, local_rank=0, master_address="127.0.0.1", master_port=free_port())
+    rank_env = RankEnvironment(rank=0, world_size=3, local_rank=0, master_address="127.0.0.1", master_port=free_port())
     with pytest.raises(PeerError, match="n2, n3: not there within 0.5 s"):
-        meet(address, ["n1", "n2", "n3"], on_gpu=False, timeout_seconds=0.5)
+        meet(rank_env, ["n1", "n2", "n3"], on_gpu=False, timeout_seconds=0.5)
 
 
 def test_a_first_node_that_does_not_come_is_named():
-    address = RankAddress(rank=1, world_size=2, local_rank=0, master_address="127.0.0.1", master_port=free_port())
+    rank_env = RankEnvironment(rank=1, world_size=2, local_rank=0, master_address="127.0.0.1", master_port=free_port())
     with pytest.raises(PeerError, match="n1: not there within 1 s"):
-        meet(address, ["n1", "n2"], on_gpu=False, timeout_seconds=1)
+        meet(rank_env, ["n1", "n2"], on_gpu=False, timeout_seconds=1)

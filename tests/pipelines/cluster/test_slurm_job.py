@@ -9,12 +9,12 @@ import pytest
 from pipelines import cli
 from pipelines.cluster.slurm_job import TEMPLATE, JobRequest, render
 
-RECIPE = Path(__file__).parent.parent.parent / "pipelines" / "recipes" / "unifork_0.5b.yaml"
+RECIPE = Path(__file__).parents[3] / "pipelines" / "recipes" / "unifork_0.5b.yaml"
 H100S = (
     "layout={kind: forked, trunk: {tp: 1, dp: 64}, understanding: {dp: 32}, generation: {dp: 32}}",
-    "train.rows_per_step={understanding: 128, generation: 128}",
-    "stages.generation.train.rows_per_step={understanding: 0, generation: 128}",
-    "stages.understanding.train.rows_per_step={understanding: 128, generation: 0}",
+    "train.global_batch_size={understanding: 128, generation: 128}",
+    "phases.generation.train.global_batch_size={understanding: 0, generation: 128}",
+    "phases.understanding.train.global_batch_size={understanding: 128, generation: 0}",
 )
 
 
@@ -64,9 +64,9 @@ def test_nodes_with_gpus_are_taken_whole():
 
 
 def test_what_is_submitted_is_what_runs():
-    script = rendered(stage="joint")
+    script = rendered(phase="joint")
     assert "export PYTHONPATH='/data/runs/a b/submissions/001/code'\n" in script
-    assert "set -- '/data/runs/a b/submissions/001/recipe.yaml' --stage joint\n" in script
+    assert "set -- '/data/runs/a b/submissions/001/recipe.yaml' --phase joint\n" in script
     assert "UFORK_MAX_RESTARTS=3\n" in script and "UFORK_PYTHON=/opt/venv/bin/python\n" in script
     shellcheck(script)
 
@@ -99,7 +99,7 @@ def test_a_chain_shows_each_stage_s_job(tmp_path, capsys):
     cluster = ("--nodes", "16", "--gpus-per-node", "8", "--chain", "alignment,alignment_captions")
     _, scripts, _ = submit(capsys, *cluster, *H100S, f"run.folder={tmp_path}")
     first, second = scripts.split("# ======== the next job: sbatch --dependency=afterok:JOB_ABOVE")
-    assert "--stage alignment\n" in first and "--stage alignment_captions\n" in second
+    assert "--phase alignment\n" in first and "--phase alignment_captions\n" in second
 
 
 def test_ranks_that_do_not_fit_the_layout_are_refused_with_the_arithmetic(capsys):
@@ -112,7 +112,7 @@ def test_ranks_that_do_not_fit_the_layout_are_refused_with_the_arithmetic(capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--chain", "joint,align"), "align is no stage of the recipe, which has alignment, alignment_captions, joint"),
+        (("--chain", "joint,align"), "align is no phase of the recipe, which has alignment, alignment_captions, joint"),
         (("--chain", "joint,alignment"), "starts from the weights of the one before"),
         (("--chain", "alignment,joint"), "starts from the weights of the one before"),
         (("--restarts", "-1"), "--restarts -1"),

@@ -68,7 +68,7 @@ def test_a_chain_waits_for_each_stage_and_is_told(made, slurm, capsys):
         "scontrol release 41,42",
     ]
     events = [json.loads(line) for line in (run.path / "slurm" / "jobs.jsonl").read_text().splitlines()]
-    assert [(each["event"], each["job"], each["stage"]) for each in events] == [
+    assert [(each["event"], each["job"], each["phase"]) for each in events] == [
         ("submitted", 41, "align"),
         ("submitted", 42, "all"),
     ]

@@ -10,41 +10,41 @@ from tests.ranks import run_on_ranks
 from ufork.errors import PeerError, ShardError
 
 
-def run_sum(address, base):
+def run_sum(rank_env, base):
     torch.distributed.init_process_group(
         "gloo",
-        init_method=f"tcp://{address.master_address}:{address.master_port}",
-        rank=address.rank,
-        world_size=address.world_size,
+        init_method=f"tcp://{rank_env.master_address}:{rank_env.master_port}",
+        rank=rank_env.rank,
+        world_size=rank_env.world_size,
     )
-    total = torch.tensor([base + address.rank])
+    total = torch.tensor([base + rank_env.rank])
     torch.distributed.all_reduce(total)
     torch.distributed.destroy_process_group()
     return total
 
 
-def run_big_result(address):
+def run_big_result(rank_env):
     return bytes(5_000_000)
 
 
-def run_one_raises(address, failing):
-    if address.rank == failing:
+def run_one_raises(rank_env, failing):
+    if rank_env.rank == failing:
         raise ShardError("train-000003.tar is truncated at byte 512")
     time.sleep(60)
 
 
-def run_one_is_killed_and_peers_notice(address, failing):
-    if address.rank == failing:
+def run_one_is_killed_and_peers_notice(rank_env, failing):
+    if rank_env.rank == failing:
         os.kill(os.getpid(), signal.SIGKILL)
     raise ConnectionError("connection closed by peer")
 
 
-def run_one_hangs(address, hanging):
-    while address.rank == hanging:
+def run_one_hangs(rank_env, hanging):
+    while rank_env.rank == hanging:
         time.sleep(0.1)
 
 
-def run_raises_unpicklable(address):
+def run_raises_unpicklable(rank_env):
     class LocalError(Exception):
         pass
 

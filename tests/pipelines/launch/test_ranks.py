@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.launch import ranks as launch
-from pipelines.launch.ranks import joined_address, prepare_environment, run_ranks
+from pipelines.launch.ranks import joined_environment, prepare_environment, run_ranks
 from ufork.errors import ConfigError
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.rank_environment import RankEnvironment
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 SRUN = {
@@ -40,18 +40,18 @@ if __name__ == "__main__":
 
 
 def test_torchrun_rank_is_joined():
-    expected = RankAddress(rank=5, world_size=8, local_rank=1, master_address="node1", master_port=29500)
-    assert joined_address(TORCHRUN, None) == joined_address({**SRUN, **TORCHRUN}, 8) == expected
+    expected = RankEnvironment(rank=5, world_size=8, local_rank=1, master_address="node1", master_port=29500)
+    assert joined_environment(TORCHRUN, None) == joined_environment({**SRUN, **TORCHRUN}, 8) == expected
 
 
 def test_srun_rank_is_joined():
-    address = joined_address(SRUN, None)
-    assert (address.rank, address.world_size, address.local_rank, address.master_address) == (3, 4, 1, "node7")
+    rank_env = joined_environment(SRUN, None)
+    assert (rank_env.rank, rank_env.world_size, rank_env.local_rank, rank_env.master_address) == (3, 4, 1, "node7")
 
 
 def test_two_steps_two_jobs_and_two_starts_of_a_job_have_their_own_ports():
     changes = [{}, {"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "7043"}, {"SLURM_RESTART_COUNT": "1"}]
-    ports = {joined_address({**SRUN, **change}, None).master_port for change in changes}
+    ports = {joined_environment({**SRUN, **change}, None).master_port for change in changes}
     assert len(ports) == len(changes)
     assert all(1024 < port < 32768 for port in ports)
 
@@ -61,7 +61,7 @@ def test_first_host_of_several_is_the_master(monkeypatch, tmp_path):
     scontrol.write_text('#!/bin/sh\n[ "$3" = "node[7-9]" ] && printf "node7\\nnode8\\nnode9\\n"\n')
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert joined_address({**SRUN, "SLURM_JOB_NODELIST": "node[7-9]"}, None).master_address == "node7"
+    assert joined_environment({**SRUN, "SLURM_JOB_NODELIST": "node[7-9]"}, None).master_address == "node7"
 
 
 @pytest.mark.parametrize(
@@ -70,22 +70,22 @@ def test_first_host_of_several_is_the_master(monkeypatch, tmp_path):
     ids=["none", "sbatch"],
 )
 def test_outside_of_torchrun_and_srun_there_is_nothing_to_join(environment):
-    assert joined_address(environment, 4) is None
+    assert joined_environment(environment, 4) is None
 
 
 def test_other_number_of_ranks_than_were_started_is_refused():
     with pytest.raises(ConfigError, match="--ranks 4: torchrun or srun has started 8 ranks"):
-        joined_address(TORCHRUN, 4)
+        joined_environment(TORCHRUN, 4)
 
 
 def test_ranks_start_inside_an_interactive_step_of_one_task():
-    assert joined_address({**SRUN, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"}, 4) is None
+    assert joined_environment({**SRUN, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"}, 4) is None
 
 
 def test_one_rank_is_this_process(monkeypatch):
-    monkeypatch.setattr(launch, "joined_address", lambda environment, num_ranks: None)
+    monkeypatch.setattr(launch, "joined_environment", lambda environment, num_ranks: None)
     seen = []
-    run_ranks(lambda address, word: seen.append((address.rank, address.world_size, word, os.getpid())), None, "x")
+    run_ranks(lambda rank_env, word: seen.append((rank_env.rank, rank_env.world_size, word, os.getpid())), None, "x")
     assert seen == [(0, 1, "x", os.getpid())]
 
 
@@ -103,7 +103,7 @@ def started(tmp_path):
     """Starts the program with three ranks that sleep, the given one excepted; gives the process and its ranks' pids."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    root = Path(__file__).parent.parent.parent
+    root = Path(__file__).parents[3]
     processes = []
 
     def start(failing):

@@ -8,7 +8,7 @@ from pipelines.status.failure_class import Failure, diagnose
 from ufork.config import Config
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.storage import open_storage
-from ufork.data.skipped_samples import Quarantine
+from ufork.data.skipped_samples import SkippedSamples
 from ufork.errors import ConfigError, LoaderError, SampleError, ShardError, UforkError
 
 KEY_ERROR = """ufork train: rank 1: KeyError: 'width'
@@ -113,9 +113,9 @@ def shard_is_gone(folder):
 
 
 def too_many_skipped(folder):
-    quarantine = Quarantine(None, replica=0, max_share=0.05)
-    quarantine.reasons = Counter({"empty": 500})
-    quarantine.check(1000)
+    skipped_samples = SkippedSamples(None, replica=0, max_share=0.05)
+    skipped_samples.reasons = Counter({"empty": 500})
+    skipped_samples.check(1000)
 
 
 def misspelt(folder):

@@ -16,21 +16,21 @@ from ufork.run_folder import RunFolder
 
 
 def make_run(folder, *, steps=100, reports=(10, 20, 30), second_finished=False):
-    """Two stages: the first is finished, the second has reported after `reports` steps, each of two seconds."""
+    """Two phases: the first is finished, the second has reported after `reports` steps, each of two seconds."""
     run = RunFolder(folder)
     train = {"train": {"steps": steps, "limit_seconds": None}}
     run.path.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(yaml.safe_dump({"stages": {"align": train, "all": train}}))
-    for stage, seen in (("align", (steps,)), ("all", reports)):
-        run.stage(stage).mkdir(parents=True)
+    run.config.write_text(yaml.safe_dump({"phases": {"align": train, "all": train}}))
+    for phase, seen in (("align", (steps,)), ("all", reports)):
+        run.phase(phase).mkdir(parents=True)
         lines = [
             {"step": step, "seconds": 2.0 * step, "tokens_per_s": 100.0 * step, "loss/generation": 3.0 - step / 100}
             for step in seen
         ]
-        (run.stage(stage) / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for stage in ("align", "all")[: 1 + second_finished]:
-        run.weights(stage).mkdir()
-        (run.weights(stage) / "model.safetensors").write_bytes(b"")
+        (run.phase(phase) / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for phase in ("align", "all")[: 1 + second_finished]:
+        run.weights(phase).mkdir()
+        (run.weights(phase) / "model.safetensors").write_bytes(b"")
     return run
 
 
@@ -38,7 +38,7 @@ def tell(run, *events):
     """Each as of now, or so many seconds `after`."""
     folder = run.path / "slurm"
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    base = {"job": 17, "stage": None, "restart": 0, "nodes": "n[1-2]", "exit_code": None, "reason": ""}
+    base = {"job": 17, "phase": None, "restart": 0, "nodes": "n[1-2]", "exit_code": None, "reason": ""}
     with open(folder / "jobs.jsonl", "a") as file:
         for event in events:
             values = {**base, "time": int(time.time()), **event}
@@ -61,17 +61,17 @@ def test_a_run_without_slurm_is_running_stopped_or_finished_by_its_files(tmp_pat
     silent_for(run, SILENT_SECONDS + 1)
     assert status_of(run).state == State.STOPPED
     assert status_of(make_run(tmp_path / "done", second_finished=True)).state == State.FINISHED
-    assert status_of(make_run(tmp_path / "both", reports=())).stage.name == "all"
+    assert status_of(make_run(tmp_path / "both", reports=())).phase.name == "all"
 
 
 def test_step_speed_time_left_and_loss_are_those_of_the_stage_that_trains(tmp_path):
     status = status_of(make_run(tmp_path))
-    stage = status.stage
-    assert (stage.name, stage.step, stage.steps, stage.finished) == ("all", 30, 100, False)
-    assert stage.tokens_per_s == pytest.approx(2500), "the mean of what was reported after 20 and 30 steps"
-    assert stage.seconds_left == pytest.approx(140)
-    assert stage.losses == {"generation": pytest.approx(2.7)}
-    assert [each.finished for each in status.stages] == [True, False]
+    phase = status.phase
+    assert (phase.name, phase.step, phase.steps, phase.finished) == ("all", 30, 100, False)
+    assert phase.tokens_per_s == pytest.approx(2500), "the mean of what was reported after 20 and 30 steps"
+    assert phase.seconds_left == pytest.approx(140)
+    assert phase.losses == {"generation": pytest.approx(2.7)}
+    assert [each.finished for each in status.phases] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -151,21 +151,21 @@ def test_the_end_report_names_the_class_and_the_line_of_that_jobs_log(tmp_path, 
 
 def test_what_was_left_out_is_counted_by_reason(tmp_path, capsys):
     run = make_run(tmp_path)
-    run.quarantine("all").mkdir()
+    run.skipped_samples("all").mkdir()
     for replica in range(2):
         lines = [{"sample": f"s{number}", "reason": "empty" if number else "too long"} for number in range(3)]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        (run.quarantine("all") / f"replica-{replica:05d}.jsonl").write_text(text)
-    assert status_of(run).stage.left_out == {"empty": 4, "too long": 2}
+        (run.skipped_samples("all") / f"replica-{replica:05d}.jsonl").write_text(text)
+    assert status_of(run).phase.left_out == {"empty": 4, "too long": 2}
     assert cli.main(["status", str(tmp_path)]) == 0
     assert "left out    6 samples: 4 x empty; 2 x too long" in capsys.readouterr().out
 
 
 DAMAGE = {
-    "config.yaml": "stages: [",
-    "stages/all/metrics.jsonl": '{"step": 5}\nnot json\n{"step": 7, "sec',
-    "stages/all/checkpoints/holder": "many",
-    "stages/all/checkpoints/step-00000020/state.json": "{}",
+    "config.yaml": "phases: [",
+    "phases/all/metrics.jsonl": '{"step": 5}\nnot json\n{"step": 7, "sec',
+    "phases/all/checkpoints/holder": "many",
+    "phases/all/checkpoints/step-00000020/state.json": "{}",
     "slurm/jobs.jsonl": '{"event": "started"}\n[]\n',
 }
 
@@ -181,7 +181,7 @@ def test_a_damaged_or_missing_file_is_told_and_the_rest_is_read(tmp_path, name, 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(DAMAGE[name])
     status = status_of(run)
-    assert [stage.name for stage in status.stages] == ["align", "all"]
+    assert [phase.name for phase in status.phases] == ["align", "all"]
     assert bool(status.faults) == (not missing or name == "config.yaml")
 
 
@@ -189,7 +189,7 @@ def test_values_for_programs_are_those_of_the_page(tmp_path, capsys):
     make_run(tmp_path)
     assert cli.main(["status", str(tmp_path), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert (values["state"], values["stage"], values["stages"][1]["step"]) == ("running", "all", 30)
+    assert (values["state"], values["phase"], values["phases"][1]["step"]) == ("running", "all", 30)
 
 
 def test_no_folder_is_refused(tmp_path):

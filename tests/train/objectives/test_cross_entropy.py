@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tiny import packed_row, tiny_model
+from tests.tiny import packed_sequence, tiny_model
 from ufork.train.config import PerTask, TrainConfig
 from ufork.train.stage_module import StageModule
 from ufork.vocabulary import Task
@@ -32,11 +32,13 @@ def step_loss(loss, ends):
     """Sum of the parts, and the rows' sums by task; the texts are cut into rows at `ends`."""
     step, sums = 0.0, {}
     for task in Task:
-        rows = [
-            packed_row(task, texts=TEXTS[a:b], seed=a) for a, b in zip([0, *ends], [*ends, 4], strict=True) if a < b
+        sequences = [
+            packed_sequence(task, texts=TEXTS[a:b], seed=a)
+            for a, b in zip([0, *ends], [*ends, 4], strict=True)
+            if a < b
         ]
-        num_targets = sum(row.num_targets for row in rows)
-        parts, totals = zip(*(loss(row, num_targets) for row in rows), strict=True)
+        num_targets = sum(sequence.num_targets for sequence in sequences)
+        parts, totals = zip(*(loss(sequence, num_targets) for sequence in sequences), strict=True)
         step, sums[task] = step + sum(parts), sum(totals) / num_targets
     return step, sums
 

@@ -28,7 +28,7 @@ MAX_READERS = 64
 """Open shards; at least as many as a process has lanes."""
 
 
-class StreamedSource(ShardSource):
+class SequentialSource(ShardSource):
     """A source whose shards are read in order."""
 
     def __init__(self, folder: Path | str, task: Task) -> None:

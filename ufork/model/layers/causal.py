@@ -29,10 +29,10 @@ def causal_attention(query_SHLW: Tensor, key_SGLW: Tensor, value_SGLW: Tensor) -
 
 def attention_by_formula(query_SHLW: Tensor, key_SGLW: Tensor, value_SGLW: Tensor) -> Tensor:
     """SHLW. The query heads of a group are stacked along the tokens, so that keys and values are not repeated."""
-    num_sequences, num_heads, length, width = query_SHLW.shape
-    group = num_heads // key_SGLW.shape[1]
+    num_sequences, num_attention_heads, length, width = query_SHLW.shape
+    group = num_attention_heads // key_SGLW.shape[1]
     query = query_SHLW.reshape(-1, group * length, width)
     key, value = (x.reshape(-1, length, width) for x in (key_SGLW, value_SGLW))
     mask = query.new_full((length, length), -torch.inf).triu(1).repeat(group, 1)
     weights = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=width**-0.5).softmax(-1)
-    return torch.bmm(weights, value).view(num_sequences, num_heads, length, width)
+    return torch.bmm(weights, value).view(num_sequences, num_attention_heads, length, width)

@@ -61,9 +61,9 @@ def sum_cross_entropy(
     return _SumCrossEntropy.apply(hidden_RD, weight_VD, bias_V, targets_R - vocabulary.first_row, vocabulary)
 
 
-def _slices(num_rows: int, vocabulary_size: int) -> list[slice]:
+def _slices(num_rows: int, vocab_size: int) -> list[slice]:
     size = max(SLICE_ENTRIES // max(num_rows, 1), 1)
-    return [slice(start, min(start + size, vocabulary_size)) for start in range(0, vocabulary_size, size)]
+    return [slice(start, min(start + size, vocab_size)) for start in range(0, vocab_size, size)]
 
 
 def _logits(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, part: slice) -> Tensor:

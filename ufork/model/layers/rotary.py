@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 
-def rotary_angles(positions_T: Tensor, head_width: int, theta: float) -> Tensor:
+def rotary_angles(positions_T: Tensor, head_dim: int, theta: float) -> Tensor:
     """Angles TW in fp32: position times theta^(-2i/W), the W/2 frequencies repeated for both halves."""
-    exponents = torch.arange(0, head_width, 2, device=positions_T.device, dtype=torch.float32) / head_width
+    exponents = torch.arange(0, head_dim, 2, device=positions_T.device, dtype=torch.float32) / head_dim
     angles = positions_T[:, None].float() * theta**-exponents
     return torch.cat((angles, angles), dim=-1)
 
@@ -14,8 +14,8 @@ def rotary_angles(positions_T: Tensor, head_width: int, theta: float) -> Tensor:
 class Rotary:
     """Cosines and sines of a row's positions, computed once and used by every layer."""
 
-    def __init__(self, positions_T: Tensor, *, head_width: int, theta: float, dtype: torch.dtype):
-        angles_TW = rotary_angles(positions_T, head_width, theta)
+    def __init__(self, positions_T: Tensor, *, head_dim: int, theta: float, dtype: torch.dtype):
+        angles_TW = rotary_angles(positions_T, head_dim, theta)
         self.cos_T1W = angles_TW.cos().to(dtype)[:, None]
         self.sin_T1W = angles_TW.sin().to(dtype)[:, None]
 

@@ -1,6 +1,6 @@
 """A rank's shards inside a ZeRO-3 engine, by the names of the parameters: read for a checkpoint, and put back.
 
-engine -> read() -> RankShards        files of any layout -> this rank's parts -> restore() -> engine
+engine -> read() -> RankState        files of any layout -> this rank's parts -> restore() -> engine
 """
 
 from collections.abc import Callable, Collection
@@ -15,33 +15,33 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from ufork.parallel.engine.state_files import WEIGHT, Part, RankShards
+from ufork.parallel.engine.state_files import WEIGHT, Part, RankState
 from ufork.parallel.transport.stage_world import World
 
 
-class ZeroShards:
+class EngineState:
     """Those of one DeepSpeed engine that trains something."""
 
-    def __init__(self, engine: Any, world: World, sliced_dims: dict[str, int]):
-        """`sliced_dims` tells, by name, the dimension along which a parameter is a slice (tensor parallelism)."""
-        self._world, self._sliced_dims = world, sliced_dims
+    def __init__(self, engine: Any, world: World, partition_dims: dict[str, int]):
+        """`partition_dims` tells, by name, the dimension along which a parameter is a slice (tensor parallelism)."""
+        self._world, self._partition_dims = world, partition_dims
         self._zero = engine.optimizer
         self._parameters: dict[str, Any] = dict(engine.module.named_parameters())
 
-    def read(self) -> RankShards:
+    def read(self) -> RankState:
         """What this rank holds of every parameter that trains, and of what the optimizer keeps for it; not copied."""
         trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
         tensors = {WEIGHT: {name: safe_get_local_fp32_param(p) for name, p in trained.items()}}
         for kind in self._kept_kinds():
             tensors[kind] = {name: safe_get_local_optimizer_state(p, kind) for name, p in trained.items()}
-        place = self._world.place
-        return RankShards(
+        coordinate = self._world.coordinate
+        return RankState(
             dp=self._world.dp_group.size(),
-            dp_rank=place.dp_rank,
+            dp_rank=coordinate.dp_rank,
             tp=self._world.tp_group.size(),
-            tp_rank=place.tp_rank,
+            tp_rank=coordinate.tp_rank,
             shapes={name: tuple(p.ds_shape) for name, p in trained.items()},
-            sliced_dims=self._sliced_dims,
+            partition_dims=self._partition_dims,
             optimizer_steps=self._optimizer_steps(),
             tensors=tensors,
         )
@@ -52,7 +52,7 @@ class ZeroShards:
         """Takes this rank's shards, however they were sharded when they were written.
 
         Args:
-            read: a part by kind and parameter's name, as `ShardFiles.part`; where it is None, what is there stays.
+            read: a part by kind and parameter's name, as `StateFiles.part`; where it is None, what is there stays.
             kept: kinds besides WEIGHT: what the optimizer kept.
             optimizer_steps: updates that these have seen.
         """
@@ -81,13 +81,13 @@ class ZeroShards:
         in_passes.copy_(shard.view(in_passes.shape))
 
     def _own_part(self, name: str, parameter: Any) -> Part:
-        place, num_entries = self._world.place, parameter.ds_tensor.numel()
+        coordinate, num_entries = self._world.coordinate, parameter.ds_tensor.numel()
         return Part(
             tp=self._world.tp_group.size(),
-            tp_rank=place.tp_rank,
-            sliced_dim=self._sliced_dims.get(name),
-            start=place.dp_rank * num_entries,
-            stop=(place.dp_rank + 1) * num_entries,
+            tp_rank=coordinate.tp_rank,
+            partition_dim=self._partition_dims.get(name),
+            start=coordinate.dp_rank * num_entries,
+            stop=(coordinate.dp_rank + 1) * num_entries,
         )
 
     def _kept_kinds(self) -> list[str]:

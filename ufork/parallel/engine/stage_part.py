@@ -3,7 +3,7 @@
 import torch
 
 from ufork.model.config import Dimensions, ModelConfig
-from ufork.model.cost import RowCost
+from ufork.model.cost import SequenceCost
 from ufork.model.layers.attention import AttentionKernel, sdpa_attention
 from ufork.model.unifork import TIED_HEAD, UniFork
 from ufork.parallel.layout import BRANCHES, TASK_OF, Layout, Stage
@@ -15,14 +15,14 @@ def build_part(
     config: ModelConfig, dimensions: Dimensions, stage: Stage, kernel: AttentionKernel = sdpa_attention
 ) -> UniFork:
     """The part of the model that `stage` holds, with arbitrary weights."""
-    branches = config.tasks if stage is Stage.WHOLE else [TASK_OF[stage]] if stage in TASK_OF else []
-    with_trunk = stage in (Stage.WHOLE, Stage.TRUNK)
+    branches = config.tasks if stage is Stage.COLOCATED else [TASK_OF[stage]] if stage in TASK_OF else []
+    with_trunk = stage in (Stage.COLOCATED, Stage.TRUNK)
     return UniFork(config, dimensions, kernel, with_trunk=with_trunk, branches=branches)
 
 
-def stage_flops(cost: RowCost, stage: Stage, task: Task) -> int:
+def stage_flops(cost: SequenceCost, stage: Stage, task: Task) -> int:
     """Of a row's operations, those that `stage` runs forward; 0 where the row's path does not run through it."""
-    if stage is Stage.WHOLE:
+    if stage is Stage.COLOCATED:
         return cost.forward
     if stage is Stage.TRUNK:
         return cost.trunk
@@ -36,7 +36,7 @@ def collected_shapes(config: ModelConfig, dimensions: Dimensions, layout: Layout
         with torch.device("meta"):
             part = build_part(config, dimensions, stage)
         names = {name: parameter.shape for name, parameter in part.named_parameters()}
-        if config.tie_text_head:
+        if config.tie_word_embeddings:
             names.pop(TIED_HEAD, None)
         shapes[stage] = names
     return shapes

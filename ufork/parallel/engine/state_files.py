@@ -1,7 +1,7 @@
 """A job's ZeRO-3 state as files: one a rank, its shard of each parameter under the parameter's name.
 
-    engine.shards() -> RankShards --write--> STAGE/dp0-tp0.safetensors
-    all files of all stages -> ShardFiles.part(kind, name, Part) -> engine.restore
+    engine.shards() -> RankState --write--> STAGE/dp0-tp0.safetensors
+    all files of all stages -> StateFiles.part(kind, name, Part) -> engine.restore
 
 DeepSpeed's own files hold each rank's shards as one flat tensor without names, pickled: only the same layout can read
 them, and reading them executes what is in them. Here a name leads to its parts wherever they lie, so that any layout
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ufork.errors import CheckpointError
 from ufork.files import Checksum
-from ufork.parallel.layout import Place
+from ufork.parallel.layout import MeshCoordinate
 
 WEIGHT = "weight"
 """Kind of the parameters themselves, in fp32 where they train; other kinds are the optimizer's, by its own names."""
@@ -40,7 +40,7 @@ _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankShards:
+class RankState:
     """What one rank of a stage holds."""
 
     dp: int
@@ -49,7 +49,7 @@ class RankShards:
     tp_rank: int
     shapes: Mapping[str, tuple[int, ...]]
     """Of each parameter on this rank before ZeRO flattens it: a slice of the whole under tensor parallelism."""
-    sliced_dims: Mapping[str, int]
+    partition_dims: Mapping[str, int]
     """Along which dimension it is one."""
     optimizer_steps: int
     """Updates that the optimizer's numbers have seen."""
@@ -76,10 +76,10 @@ class RankShards:
             memory = torch.frombuffer(mmap(-1, len(head) + ends[-1]), dtype=torch.uint8)  # on a page's boundary
         memory[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
         numbers = memory[len(head) :]
-        places = [
+        coordinates = [
             numbers[start:end].view(t.dtype) for t, start, end in zip(flat.values(), ends, ends[1:], strict=False)
         ]
-        return FileImage(memory, places, list(flat.values()))
+        return FileImage(memory, coordinates, list(flat.values()))
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class FileImage:
 
     memory: Tensor
     """uint8, the whole file: length of the header, header, numbers."""
-    places: list[Tensor]
+    coordinates: list[Tensor]
     """Flat parts of it, one for each of `sources`."""
     sources: list[Tensor]
 
     def fill(self) -> None:
         """Copies the numbers; they may not change meanwhile."""
-        torch._foreach_copy_(self.places, self.sources)
+        torch._foreach_copy_(self.coordinates, self.sources)
 
     def write(self, path: Path) -> str:
         """Writes the file, through to the disk; its checksum.
@@ -140,9 +140,9 @@ def _write_all(file: int, contents: memoryview) -> None:
         contents = contents[os.write(file, contents) :]
 
 
-def shard_path(folder: Path, place: Place) -> Path:
+def state_path(folder: Path, coordinate: MeshCoordinate) -> Path:
     """Where the rank at `place` has its file."""
-    return folder / str(place.stage) / f"dp{place.dp_rank}-tp{place.tp_rank}{SUFFIX}"
+    return folder / str(coordinate.stage) / f"dp{coordinate.dp_rank}-tp{coordinate.tp_rank}{SUFFIX}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class Part:
 
     tp: int
     tp_rank: int
-    sliced_dim: int | None
+    partition_dim: int | None
     """Along which the slices lie; None where every rank has the whole parameter."""
     start: int
     stop: int
@@ -162,7 +162,7 @@ _Parts = dict[tuple[int, int], tuple[dict[str, Any], Any]]
 """By (tp, dp) rank: the header, and the file."""
 
 
-class ShardFiles:
+class StateFiles:
     """The files of all ranks of a job, opened but not read."""
 
     def __init__(self, folder: Path) -> None:
@@ -204,7 +204,7 @@ class ShardFiles:
         for header, _, keys in self._files:
             for name in (key.partition(":")[2] for key in keys):
                 shape = list(header["shapes"][name])
-                if (dim := header["sliced_dims"].get(name)) is not None:
+                if (dim := header["partition_dims"].get(name)) is not None:
                     shape[dim] *= header["tp"]
                 shapes[name] = tuple(shape)
         return dict(sorted(shapes.items()))
@@ -218,7 +218,7 @@ class ShardFiles:
         if not (parts := self._parts(kind, name)):
             return None
         header, _ = parts[0, 0]
-        dim = header["sliced_dims"].get(name)
+        dim = header["partition_dims"].get(name)
         slices = []
         for tp_rank in range(1 if dim is None else header["tp"]):
             shape = torch.Size(parts[tp_rank, 0][0]["shapes"][name])
@@ -233,14 +233,14 @@ class ShardFiles:
         if not (parts := self._parts(kind, name)):
             return None
         header, _ = parts[0, 0]
-        if header["tp"] == part.tp or name not in header["sliced_dims"] and part.sliced_dim is None:
+        if header["tp"] == part.tp or name not in header["partition_dims"] and part.partition_dim is None:
             tp_rank = min(part.tp_rank, header["tp"] - 1)
             num_entries = torch.Size(parts[tp_rank, 0][0]["shapes"][name]).numel()
             flat = _entries(parts, f"{kind}:{name}", tp_rank, part.start, min(part.stop, num_entries))
         else:
             whole = self.whole(kind, name)
             assert whole is not None
-            own = whole if part.sliced_dim is None else whole.chunk(part.tp, dim=part.sliced_dim)[part.tp_rank]
+            own = whole if part.partition_dim is None else whole.chunk(part.tp, dim=part.partition_dim)[part.tp_rank]
             flat = own.flatten()[part.start : part.stop]
         return torch.nn.functional.pad(flat, (0, part.stop - part.start - flat.numel()))
 

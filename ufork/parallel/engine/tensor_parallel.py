@@ -97,11 +97,11 @@ class _Divider:
 
     def divide_block(self, block: nn.Module, products: dict[str, str]) -> None:
         """Swaps a block's products, and has its input's gradient summed once for all of them."""
-        by_tokens = self.sequence_parallel and isinstance(block, Attention | SwiGLU)
+        sequence_parallel = self.sequence_parallel and isinstance(block, Attention | SwiGLU)
         for name, how in products.items():
-            swap = self._column if how == "column" else self._row
-            setattr(block, name, swap(getattr(block, name), by_tokens))
-        enter: Callable[[Tensor], Tensor] = self._gather_tokens if by_tokens else self._enter
+            swap = self._column if how == "column" else self._sequence
+            setattr(block, name, swap(getattr(block, name), sequence_parallel))
+        enter: Callable[[Tensor], Tensor] = self._gather_tokens if sequence_parallel else self._enter
         entrance = ENTRANCES.get(type(block))
         if entrance:
             getattr(block, entrance).register_forward_hook(lambda module, inputs, output: enter(output))
@@ -147,16 +147,16 @@ class _Divider:
         dist.all_reduce(gradient, group=self.group)
         return gradient
 
-    def _config(self, *, by_tokens: bool = False) -> ModelParallelConfig:
+    def _config(self, *, sequence_parallel: bool = False) -> ModelParallelConfig:
         return ModelParallelConfig(
             tensor_model_parallel_size=self.group.size(),
-            sequence_parallel=by_tokens,
+            sequence_parallel=sequence_parallel,
             use_cpu_initialization=True,
             perform_initialization=False,
             params_dtype=torch.float32,
         )
 
-    def _column(self, plain: nn.Linear, by_tokens: bool) -> ColumnParallel:
+    def _column(self, plain: nn.Linear, sequence_parallel: bool) -> ColumnParallel:
         layer = ColumnParallel(
             plain.in_features,
             plain.out_features,
@@ -167,14 +167,14 @@ class _Divider:
         )
         return self._filled(layer, plain, weight_dim=0, bias_dim=0)
 
-    def _row(self, plain: nn.Linear, by_tokens: bool) -> RowParallel:
+    def _sequence(self, plain: nn.Linear, sequence_parallel: bool) -> RowParallel:
         layer = RowParallel(
             plain.in_features,
             plain.out_features,
             bias=plain.bias is not None,
             input_is_parallel=True,
             skip_bias_add=False,
-            config=self._config(by_tokens=by_tokens),
+            config=self._config(sequence_parallel=sequence_parallel),
             **self._common(),
         )
         return self._filled(layer, plain, weight_dim=1, bias_dim=None)
@@ -206,21 +206,21 @@ class _Divider:
     def _slice(self, whole: Tensor, dim: int) -> Tensor:
         return whole.chunk(self.group.size(), dim)[self.group.rank()]
 
-    def _vocabulary(self, num_rows: int) -> VocabularySlice:
-        return VocabularySlice(self.group, self.group.rank() * num_rows)
+    def _vocabulary(self, num_sequences: int) -> VocabularySlice:
+        return VocabularySlice(self.group, self.group.rank() * num_sequences)
 
 
 def _require_multiples(model: UniFork, tp: int) -> None:
     config, dimensions = model.config, model.dimensions
     sizes = {
-        "model.num_heads": config.num_heads,
-        "model.num_kv_heads": config.num_kv_heads,
-        "model.mlp_width": config.mlp_width,
-        "the vocabulary's size": dimensions.vocabulary_size,
+        "model.num_attention_heads": config.num_attention_heads,
+        "model.num_key_value_heads": config.num_key_value_heads,
+        "model.intermediate_size": config.intermediate_size,
+        "the vocabulary's size": dimensions.vocab_size,
     }
     if any(isinstance(module, RqHead) for module in model.modules()):
-        sizes["model.rq_head.num_heads"] = config.rq_head.num_heads
-        sizes["model.rq_head.width"] = config.rq_head.width
+        sizes["model.rq_head.num_attention_heads"] = config.rq_head.num_attention_heads
+        sizes["model.rq_head.hidden_size"] = config.rq_head.hidden_size
         sizes["the codebook's size"] = dimensions.codebook_size
     for name, size in sizes.items():
         if size % tp:

@@ -25,14 +25,14 @@ class TiedEmbedding:
     def __init__(self, engine: Engine, bridge: Bridge, world: World, *, prefix: str, shape: tuple[int, int]):
         """`prefix` comes before the model's own names in the engine's; `shape` is VD, whole."""
         self.engine, self.bridge, self.world, self.shape = engine, bridge, world, shape
-        self.name = prefix + NAMES[world.place.stage]
+        self.name = prefix + NAMES[world.coordinate.stage]
         members = sorted(rank for stage in NAMES for rank in bridge.layout.ranks_of(stage))
         self._group = bridge.connect("tied embedding", tuple(members))
 
     @property
     def counted_elsewhere(self) -> tuple[str, ...]:
         """Parameters that the job's gradient norm counts in another stage."""
-        return (self.name,) if self.world.place.stage is Stage.UNDERSTANDING else ()
+        return (self.name,) if self.world.coordinate.stage is Stage.UNDERSTANDING else ()
 
     def add_gradients(self) -> None:
         """Replaces the gradient in both stages by the sum.
@@ -41,13 +41,13 @@ class TiedEmbedding:
             PeerError: a rank is gone.
         """
         total_VD = torch.zeros(self.shape, device=self.world.device)
-        rows = self._rows()
+        sequences = self._sequences()
         own_ND = self.engine.whole_gradient(self.name)
-        if self.world.place.dp_rank == 0:
-            total_VD[rows] = own_ND
+        if self.world.coordinate.dp_rank == 0:
+            total_VD[sequences] = own_ND
         self.bridge.add_up(total_VD, waits_for="the tied embedding's gradient", group=self._group)
-        self.engine.replace_gradient(self.name, total_VD[rows].contiguous())
+        self.engine.replace_gradient(self.name, total_VD[sequences].contiguous())
 
-    def _rows(self) -> slice:
+    def _sequences(self) -> slice:
         size = self.shape[0] // self.world.tp_group.size()
-        return slice(self.world.place.tp_rank * size, (self.world.place.tp_rank + 1) * size)
+        return slice(self.world.coordinate.tp_rank * size, (self.world.coordinate.tp_rank + 1) * size)

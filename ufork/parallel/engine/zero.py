@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ufork.errors import ConfigError
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
-from ufork.parallel.engine.rank_state import ZeroShards
+from ufork.parallel.engine.rank_state import EngineState
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.stage_world import World
 
@@ -47,13 +47,13 @@ OWNED_KEYS = frozenset(
 
 
 def engine_config(
-    precision: Precision, *, clip_norm: float, num_parameters: int, extra: dict[str, Any]
+    precision: Precision, *, max_grad_norm: float, num_parameters: int, extra: dict[str, Any]
 ) -> dict[str, Any]:
     """DeepSpeed's configuration: what ufork owns, with an expert's `extra` keys merged in.
 
     Args:
         precision: of the passes.
-        clip_norm: of the job's gradients; 0 for none.
+        max_grad_norm: of the job's gradients; 0 for none.
         num_parameters: of the stage on this rank.
         extra: `train.deepspeed` of the recipe.
 
@@ -71,7 +71,7 @@ def engine_config(
         **extra,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": clip_norm,
+        "gradient_clipping": max_grad_norm,
         "bf16": {"enabled": precision == "bf16"},
         "zero_optimization": {
             # DeepSpeed's own linear function would save memory that is not short, and costs a tenth of a step on a CPU
@@ -138,7 +138,7 @@ class Engine:
         world: World,
         *,
         gathered_whole: Sequence[type[nn.Module]] = (),
-        sliced_dims: dict[str, int] | None = None,
+        partition_dims: dict[str, int] | None = None,
     ):
         """Shards `model`.
 
@@ -148,20 +148,20 @@ class Engine:
             config: of `engine_config`.
             world: the rank's.
             gathered_whole: modules whose parameters are fetched together, not by one small gather per layer.
-            sliced_dims: by name, the dimension along which a parameter is a slice of the whole (tensor parallelism).
+            partition_dims: by name, the dimension along which a parameter is a slice of the whole (tensor parallelism).
         """
         deepspeed_logger.setLevel(logging.WARNING)
         # Its shared-memory collectives spin without a time-out when a peer dies, and cost a compilation; gloo does not.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.trains, self.device = optimizer is not None, world.device
         self.gradient_scale = world.dp_group.size() if self.trains else 1
-        self._world, self._sliced_dims = world, sliced_dims or {}
+        self._world, self._partition_dims = world, partition_dims or {}
         self._gather_together(model, gathered_whole)
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, mpu=Grid(world), dist_init_required=False
         )
         self._adds_partitions = False
-        self.shards = ZeroShards(self._engine, world, self._sliced_dims) if self.trains else None
+        self.shards = EngineState(self._engine, world, self._partition_dims) if self.trains else None
         self._names = {id(parameter): name for name, parameter in self._engine.module.named_parameters()}
 
     @staticmethod
@@ -207,7 +207,7 @@ class Engine:
         for group, gradients in optimizer.get_fp32_grad_partitions().items():
             for number, gradient in gradients.items():
                 name = self._names[id(optimizer.fp16_groups[group][number])]
-                if name not in leave_out and (name in self._sliced_dims or self._world.place.tp_rank == 0):
+                if name not in leave_out and (name in self._partition_dims or self._world.coordinate.tp_rank == 0):
                     total += gradient.norm().double().to(self.device) ** 2
         return float(total)
 
@@ -265,11 +265,11 @@ class Engine:
 
     def _joined(self, name: str, part: Tensor) -> Tensor:
         """The slices of all tensor-parallel ranks as one."""
-        if name not in self._sliced_dims:
+        if name not in self._partition_dims:
             return part
         parts = [torch.empty_like(part) for _ in range(self._world.tp_group.size())]
         dist.all_gather(parts, part.contiguous(), group=self._world.tp_group)
-        return torch.cat(parts, dim=self._sliced_dims[name])
+        return torch.cat(parts, dim=self._partition_dims[name])
 
     def close(self) -> None:
         """Frees the engine's hooks and buffers, so that another one can follow in the same process."""

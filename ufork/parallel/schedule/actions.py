@@ -94,8 +94,8 @@ def room_for(layout: Layout, stage: Stage, action: Action, *, buffers: int) -> t
     if receiver is None:
         return None
     dp, receiver_dp = layout.shapes[stage].dp, layout.shapes[receiver].dp
-    row = action.index * dp + dp - 1 - buffers * lcm(dp, receiver_dp)
-    return (receiver, Action(action.direction, action.task, row // receiver_dp)) if row >= 0 else None
+    sequence = action.index * dp + dp - 1 - buffers * lcm(dp, receiver_dp)
+    return (receiver, Action(action.direction, action.task, sequence // receiver_dp)) if sequence >= 0 else None
 
 
 _OPPOSITE = {Pass.FORWARD: Pass.BACKWARD, Pass.BACKWARD: Pass.FORWARD}

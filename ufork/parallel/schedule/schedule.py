@@ -43,10 +43,12 @@ def make_schedule(
     return schedule
 
 
-def task_order(num_rows: Mapping[Task, int]) -> list[Task]:
+def task_order(num_sequences: Mapping[Task, int]) -> list[Task]:
     """Tasks of a rank's rows in turn, spread evenly: the same on every rank, so that all gather the same weights."""
-    places = [((row + 0.5) / number, task) for task, number in num_rows.items() for row in range(number)]
-    return [task for _, task in sorted(places)]
+    coordinates = [
+        ((sequence + 0.5) / number, task) for task, number in num_sequences.items() for sequence in range(number)
+    ]
+    return [task for _, task in sorted(coordinates)]
 
 
 def _numbered(turns: Iterable[tuple[Pass, Task]]) -> tuple[Action, ...]:
@@ -60,7 +62,7 @@ def _numbered(turns: Iterable[tuple[Pass, Task]]) -> tuple[Action, ...]:
 
 
 def _require_progress(layout: Layout, in_flight: int) -> None:
-    needed = {task: least_in_flight(layout, task) for task in layout.rows_per_step}
+    needed = {task: least_in_flight(layout, task) for task in layout.global_batch_size}
     task = max(needed, key=lambda task: needed[task])
     if needed[task] > in_flight:
         trunk, branch = layout.shapes[Stage.TRUNK].dp, layout.shapes[BRANCHES[task]].dp

@@ -79,10 +79,10 @@ def floor_seconds(layout: Layout, times: StageTimes, *, trunk_trains: bool = Tru
     A branch cannot begin before the trunk has run the forwards of its first micro-batch, and the trunk cannot end
     before the backwards of the branch's last. Transfers are not counted.
     """
-    tasks = layout.rows_per_step
-    if Stage.WHOLE in layout.shapes:
-        counts = layout.num_micro_batches(Stage.WHOLE)
-        return sum(counts[task] * times.both(Stage.WHOLE, task) for task in tasks)
+    tasks = layout.global_batch_size
+    if Stage.COLOCATED in layout.shapes:
+        counts = layout.num_micro_batches(Stage.COLOCATED)
+        return sum(counts[task] * times.both(Stage.COLOCATED, task) for task in tasks)
     counts = layout.num_micro_batches(Stage.TRUNK)
     trunk = sum(counts[task] * _trunk_seconds(times, task, trunk_trains) for task in tasks)
     return max(trunk, *(_way_seconds(layout, times, task, trunk_trains) for task in tasks))

@@ -52,10 +52,10 @@ def enough_in_flight(layout: Layout) -> int:
 
     More hardly shortens a step, fewer leave branches idle.
     """
-    return 2 * sum(least_in_flight(layout, task) for task in layout.rows_per_step)
+    return 2 * sum(least_in_flight(layout, task) for task in layout.global_batch_size)
 
 
-def rows_in_flight(config: LayoutConfig, layout: Layout) -> int:
+def sequences_in_flight(config: LayoutConfig, layout: Layout) -> int:
     """What the config says, or else enough, and at least MIN_IN_FLIGHT."""
     if config.in_flight is not None or Stage.TRUNK not in layout.shapes:
         return config.in_flight or 1
@@ -144,7 +144,7 @@ class _Play:
         trunk_trains: bool,
     ):
         self.next_task, self.first, self.trunk_trains = next_task, first, trunk_trains
-        self.paths = [_path(layout, times, task, trunk_trains) for task in Task if task in layout.rows_per_step]
+        self.paths = [_path(layout, times, task, trunk_trains) for task in Task if task in layout.global_batch_size]
         # rows on their way to a branch wait in its buffers, so a frozen trunk is never short of the least
         self.limit = in_flight if trunk_trains else max(in_flight, sum(path.least for path in self.paths))
         self.clock = 0.0

@@ -51,7 +51,7 @@ def draw_pipeline(lanes: Mapping[str, Sequence[Span]], *, begin: float, end: flo
 
 
 def _draw_span(draw: ImageDraw.ImageDraw, span: Span, top: int, begin: float, end: float, font: Any) -> None:
-    left, right = (_place(moment, begin, end) for moment in (span.start, span.end))
+    left, right = (_coordinate(moment, begin, end) for moment in (span.start, span.end))
     if right <= left:
         return
     colour = _colour(span)
@@ -61,7 +61,7 @@ def _draw_span(draw: ImageDraw.ImageDraw, span: Span, top: int, begin: float, en
         draw.text((left + 2, top + 12), number, fill=BACKGROUND, font=font)
 
 
-def _place(moment: float, begin: float, end: float) -> int:
+def _coordinate(moment: float, begin: float, end: float) -> int:
     share = min(max((moment - begin) / (end - begin), 0.0), 1.0)
     return LABEL_WIDTH + round(share * (WIDTH - MARGIN - LABEL_WIDTH))
 

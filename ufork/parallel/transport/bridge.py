@@ -23,7 +23,7 @@ from ufork.parallel.layout import Layout
 class Channel(IntEnum):
     """What is sent; the messages of one channel from one rank to another keep their order."""
 
-    ROWS = 0
+    SEQUENCES = 0
     HIDDEN = 1
     GRADIENTS = 2
     WEIGHTS = 3

@@ -20,11 +20,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ufork.errors import ConfigError
-from ufork.parallel.layout import BRANCHES, Place, Stage
+from ufork.parallel.layout import BRANCHES, MeshCoordinate, Stage
 from ufork.parallel.schedule.actions import Action
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.bridge import Bridge, Channel, Transfer
-from ufork.parallel.transport.packed_sequence_format import RowFormat
+from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
 from ufork.vocabulary import PackedSequence
 
 RECEIVES_AHEAD = 2
@@ -32,20 +32,20 @@ RECEIVES_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wire:
+class TransferFormat:
     """The form of what is sent."""
 
-    rows: RowFormat
-    width: int
+    sequences: PackedSequenceFormat
+    hidden_size: int
     dtype: torch.dtype
     trunk_is_sliced: bool = False
     """Under sequence parallelism a trunk rank holds only its own T/t tokens of the hidden states."""
 
 
-def slices_of(place: Place, *, own_tp: int, other_tp: int) -> range:
+def slices_of(coordinate: MeshCoordinate, *, own_tp: int, other_tp: int) -> range:
     """The slices, of max(own_tp, other_tp), that lie on `place` of a replica."""
     per_rank = max(own_tp, other_tp) // own_tp
-    return range(place.tp_rank * per_rank, (place.tp_rank + 1) * per_rank)
+    return range(coordinate.tp_rank * per_rank, (coordinate.tp_rank + 1) * per_rank)
 
 
 Received = TypeVar("Received")
@@ -97,15 +97,28 @@ class SendQueue:
 class Link:
     """One rank's end of the links between trunk and branches."""
 
-    def __init__(self, bridge: Bridge, wire: Wire, place: Place, tp_group: dist.ProcessGroup, tracer: Tracer):
-        self.bridge, self.wire, self.place, self.tp_group, self.tracer = bridge, wire, place, tp_group, tracer
+    def __init__(
+        self,
+        bridge: Bridge,
+        transfer_format: TransferFormat,
+        coordinate: MeshCoordinate,
+        tp_group: dist.ProcessGroup,
+        tracer: Tracer,
+    ):
+        self.bridge, self.transfer_format, self.coordinate, self.tp_group, self.tracer = (
+            bridge,
+            transfer_format,
+            coordinate,
+            tp_group,
+            tracer,
+        )
         self.layout = bridge.layout
-        self.tp, self.dp = self.layout.shapes[place.stage].tp, self.layout.shapes[place.stage].dp
+        self.tp, self.dp = self.layout.shapes[coordinate.stage].tp, self.layout.shapes[coordinate.stage].dp
         largest = max(shape.tp for shape in self.layout.shapes.values())
-        if wire.rows.row_tokens % largest:
+        if transfer_format.sequences.seq_len % largest:
             raise ConfigError(
-                f"data.row_tokens={wire.rows.row_tokens} is not a multiple of the {largest} slices that hidden states"
-                " are sent in (the largest tp of the layout); change one of them"
+                f"data.seq_len={transfer_format.sequences.seq_len} is not a multiple of the {largest} slices that"
+                " hidden states are sent in (the largest tp of the layout); change one of them"
             )
 
     @property
@@ -113,32 +126,32 @@ class Link:
         """Replicas of the trunk, at the other end of a branch's link."""
         return self.layout.shapes[Stage.TRUNK].dp
 
-    def send_hidden(self, action: Action, hidden_TD: Tensor, row: PackedSequence) -> list[Transfer]:
+    def send_hidden(self, action: Action, hidden_TD: Tensor, sequence: PackedSequence) -> list[Transfer]:
         """Starts to send a micro-batch to its branch: this rank's slices, and from the replica's rank 0 the row."""
         stage, replica = self._peer(action)
         sends = []
-        if self.place.tp_rank == 0:
-            encoded = self.wire.rows.encode(row).to(self.bridge.device)
+        if self.coordinate.tp_rank == 0:
+            encoded = self.transfer_format.sequences.encode(sequence).to(self.bridge.device)
             for tp_rank in range(self.layout.shapes[stage].tp):
                 peer = self.layout.rank_at(stage, dp_rank=replica, tp_rank=tp_rank)
-                sends.append(self.bridge.send(encoded, peer, Channel.ROWS, f"the row of {action.micro_batch}"))
+                sends.append(self.bridge.send(encoded, peer, Channel.SEQUENCES, f"the row of {action.micro_batch}"))
         what = f"hidden states of {action.micro_batch}"
         return sends + self._send_slices(hidden_TD.detach(), stage, replica, Channel.HIDDEN, what)
 
     def post_hidden(self, action: Action) -> tuple[Tensor, Tensor, list[Transfer]]:
         """Buffers for a row and for this rank's part of its hidden states, and the transfers that fill them."""
         stage, replica = self._peer(action)
-        encoded = self.wire.rows.empty(self.bridge.device)
+        encoded = self.transfer_format.sequences.empty(self.bridge.device)
         sender = self.layout.rank_at(stage, dp_rank=replica, tp_rank=0)
-        row = self.bridge.receive(encoded, sender, Channel.ROWS, f"the row of {action.micro_batch}")
+        sequence = self.bridge.receive(encoded, sender, Channel.SEQUENCES, f"the row of {action.micro_batch}")
         part, transfers = self._post_slices(stage, replica, Channel.HIDDEN, f"hidden states of {action.micro_batch}")
-        return encoded, part, [row, *transfers]
+        return encoded, part, [sequence, *transfers]
 
     def wait_for_hidden(self, posted: tuple[Tensor, Tensor, list[Transfer]]) -> tuple[Tensor, PackedSequence]:
         """The whole hidden states TD, and the row."""
         encoded, part, transfers = posted
         self._wait(transfers)
-        return self._whole(part), self.wire.rows.decode(encoded)
+        return self._whole(part), self.transfer_format.sequences.decode(encoded)
 
     def send_gradient(self, action: Action, gradient_TD: Tensor) -> list[Transfer]:
         """Starts to send this rank's slices of the gradient of a micro-batch's hidden states back to the trunk."""
@@ -156,18 +169,18 @@ class Link:
         """The gradient TD; under sequence parallelism only this rank's tokens of it."""
         part, transfers = posted
         self._wait(transfers)
-        return part if self.wire.trunk_is_sliced else self._whole(part)
+        return part if self.transfer_format.trunk_is_sliced else self._whole(part)
 
     def _peer(self, action: Action) -> tuple[Stage, int]:
         """Stage and replica at the other end: that of the row that this replica knows as `action.index`."""
-        row = self.layout.row_of(self.place, action.index)
-        stage = BRANCHES[action.task] if self.place.stage is Stage.TRUNK else Stage.TRUNK
-        return stage, row % self.layout.shapes[stage].dp
+        sequence = self.layout.sequence_number(self.coordinate, action.index)
+        stage = BRANCHES[action.task] if self.coordinate.stage is Stage.TRUNK else Stage.TRUNK
+        return stage, sequence % self.layout.shapes[stage].dp
 
     def _send_slices(
         self, values_TD: Tensor, stage: Stage, replica: int, channel: Channel, what: str
     ) -> list[Transfer]:
-        values_TD = values_TD.to(self.wire.dtype)
+        values_TD = values_TD.to(self.transfer_format.dtype)
         tokens, first = self._slice_tokens(stage), self._first_held_token()
         starts = [(number * tokens - first, peer) for number, peer in self._slices(stage, replica)]
         return [
@@ -177,8 +190,8 @@ class Link:
 
     def _post_slices(self, stage: Stage, replica: int, channel: Channel, what: str) -> tuple[Tensor, list[Transfer]]:
         slices, tokens = self._slices(stage, replica), self._slice_tokens(stage)
-        shape = (len(slices) * tokens, self.wire.width)
-        part = torch.empty(shape, dtype=self.wire.dtype, device=self.bridge.device)
+        shape = (len(slices) * tokens, self.transfer_format.hidden_size)
+        part = torch.empty(shape, dtype=self.transfer_format.dtype, device=self.bridge.device)
         buffers = part.split(tokens)
         return part, [
             self.bridge.receive(buffer, peer, channel, what) for buffer, (_, peer) in zip(buffers, slices, strict=True)
@@ -190,15 +203,15 @@ class Link:
         per_other = max(self.tp, other_tp) // other_tp
         return [
             (number, self.layout.rank_at(stage, dp_rank=replica, tp_rank=number // per_other))
-            for number in slices_of(self.place, own_tp=self.tp, other_tp=other_tp)
+            for number in slices_of(self.coordinate, own_tp=self.tp, other_tp=other_tp)
         ]
 
     def _slice_tokens(self, stage: Stage) -> int:
-        return self.wire.rows.row_tokens // max(self.tp, self.layout.shapes[stage].tp)
+        return self.transfer_format.sequences.seq_len // max(self.tp, self.layout.shapes[stage].tp)
 
     def _first_held_token(self) -> int:
-        sliced = self.place.stage is Stage.TRUNK and self.wire.trunk_is_sliced
-        return self.place.tp_rank * self.wire.rows.row_tokens // self.tp if sliced else 0
+        sliced = self.coordinate.stage is Stage.TRUNK and self.transfer_format.trunk_is_sliced
+        return self.coordinate.tp_rank * self.transfer_format.sequences.seq_len // self.tp if sliced else 0
 
     def _wait(self, transfers: Sequence[Transfer]) -> None:
         with self.tracer.span("receive"):

@@ -25,23 +25,28 @@ _HEADER = 1 + len(NUMBERS) + 2 + len(ARRAYS)
 """Task, numbers, the seed in two words, length of each array."""
 
 
-class RowFormat:
-    """The tensor that carries rows of `row_tokens` with images of `codes_per_position` codes."""
+class PackedSequenceFormat:
+    """The tensor that carries rows of `seq_len` with images of `codes_per_position` codes."""
 
-    def __init__(self, *, row_tokens: int, codes_per_position: int):
-        self.row_tokens, self.codes_per_position = row_tokens, codes_per_position
-        tokens, segments, images = 3 * row_tokens, row_tokens + 2, row_tokens  # I + 2 M <= T
-        self.size = _HEADER + tokens + segments + images + row_tokens * codes_per_position
+    def __init__(self, *, seq_len: int, codes_per_position: int):
+        self.seq_len, self.codes_per_position = seq_len, codes_per_position
+        tokens, segments, images = 3 * seq_len, seq_len + 2, seq_len  # I + 2 M <= T
+        self.size = _HEADER + tokens + segments + images + seq_len * codes_per_position
 
     def empty(self, device: torch.device) -> Tensor:
         """A buffer to receive into."""
         return torch.empty(self.size, dtype=torch.int32, device=device)
 
-    def encode(self, row: PackedSequence) -> Tensor:
+    def encode(self, sequence: PackedSequence) -> Tensor:
         """int32 [size] on the CPU."""
-        arrays = [getattr(row, name).flatten() for name in ARRAYS]
-        seed = (row.seed & ((1 << _SEED_BITS) - 1), row.seed >> _SEED_BITS)
-        numbers = [_TASKS.index(row.task), *(getattr(row, name) for name in NUMBERS), *seed, *map(len, arrays)]
+        arrays = [getattr(sequence, name).flatten() for name in ARRAYS]
+        seed = (sequence.seed & ((1 << _SEED_BITS) - 1), sequence.seed >> _SEED_BITS)
+        numbers = [
+            _TASKS.index(sequence.task),
+            *(getattr(sequence, name) for name in NUMBERS),
+            *seed,
+            *map(len, arrays),
+        ]
         filled = torch.cat([torch.tensor(numbers, dtype=torch.int32), *(array.int() for array in arrays)])
         return torch.nn.functional.pad(filled, (0, self.size - len(filled)))
 

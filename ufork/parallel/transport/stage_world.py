@@ -23,8 +23,8 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from ufork.errors import PeerError
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.layout import Layout, Place, place_ranks, ranks_of, stage_shapes
-from ufork.parallel.rank_environment import RankAddress
+from ufork.parallel.layout import Layout, MeshCoordinate, place_ranks, ranks_of, stage_shapes
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.bridge import Bridge
 
 POLL_SECONDS = 5.0
@@ -39,7 +39,7 @@ class World:
     """Of the job."""
     size: int
     """Ranks of the job."""
-    place: Place
+    coordinate: MeshCoordinate
     device: torch.device
     timeout_seconds: float
     store: dist.Store
@@ -51,12 +51,12 @@ class World:
     @property
     def leads_stage(self) -> bool:
         """Whether this is its stage's rank 0."""
-        return self.place.dp_rank == self.place.tp_rank == 0
+        return self.coordinate.dp_rank == self.coordinate.tp_rank == 0
 
     @property
     def leads_replica(self) -> bool:
         """Whether this rank reads data, and counts, for its replica."""
-        return self.place.tp_rank == 0
+        return self.coordinate.tp_rank == 0
 
     def open_bridge(self, layout: Layout, name: str) -> Bridge:
         """The job's group for one stage of a recipe, `name` telling it from the others; only ranks with work call.
@@ -95,7 +95,9 @@ class World:
 
 
 @contextmanager
-def join_world(address: RankAddress, layout: LayoutConfig | None = None, *, timeout_seconds: float) -> Iterator[World]:
+def join_world(
+    rank_env: RankEnvironment, layout: LayoutConfig | None = None, *, timeout_seconds: float
+) -> Iterator[World]:
     """Joins the ranks at `address` (NCCL on CUDA devices, gloo on CPUs) and leaves them at the end.
 
     Args:
@@ -108,77 +110,77 @@ def join_world(address: RankAddress, layout: LayoutConfig | None = None, *, time
         PeerError: not all ranks came within `timeout_seconds`.
     """
     layout = layout or LayoutConfig()
-    places = place_ranks(layout, address.world_size)
-    place = places[address.rank]
-    device = _take_device(address)
+    coordinates = place_ranks(layout, rank_env.world_size)
+    coordinate = coordinates[rank_env.rank]
+    device = _take_device(rank_env)
     timeout = timedelta(seconds=timeout_seconds)
-    _export(address, rank=address.rank, size=address.world_size)
-    where = f"{address.master_address}:{address.master_port}"
-    with _peers_named(address, f"meeting the other ranks at {where}"):
+    _export(rank_env, rank=rank_env.rank, size=rank_env.world_size)
+    where = f"{rank_env.master_address}:{rank_env.master_port}"
+    with _peers_named(rank_env, f"meeting the other ranks at {where}"):
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
-    members = ranks_of(places, place.stage)
-    _export(address, rank=members.index(address.rank), size=len(members))
-    with _peers_named(address, f"meeting the stage {place.stage} at {where}"):
+    members = ranks_of(coordinates, coordinate.stage)
+    _export(rank_env, rank=members.index(rank_env.rank), size=len(members))
+    with _peers_named(rank_env, f"meeting the stage {coordinate.stage} at {where}"):
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore(f"stage/{place.stage}", store),
-            rank=members.index(address.rank),
+            store=dist.PrefixStore(f"stage/{coordinate.stage}", store),
+            rank=members.index(rank_env.rank),
             world_size=len(members),
             timeout=timeout,
         )
-        shape = stage_shapes(layout, address.world_size)[place.stage]
+        shape = stage_shapes(layout, rank_env.world_size)[coordinate.stage]
         mesh = init_device_mesh(device.type, (shape.dp, shape.tp), mesh_dim_names=("dp", "tp"))
     try:
         yield World(
-            rank=address.rank,
-            size=address.world_size,
-            place=place,
+            rank=rank_env.rank,
+            size=rank_env.world_size,
+            coordinate=coordinate,
             device=device,
             timeout_seconds=timeout_seconds,
             store=store,
             dp_group=mesh.get_group("dp"),
             tp_group=mesh.get_group("tp"),
         )
-        _leave_together(store, address, timeout)
+        _leave_together(store, rank_env, timeout)
     finally:
         dist.destroy_process_group()
 
 
-def _leave_together(store: dist.Store, address: RankAddress, timeout: timedelta) -> None:
+def _leave_together(store: dist.Store, rank_env: RankEnvironment, timeout: timedelta) -> None:
     """Rank 0 holds the store, so it leaves last; those that fail do not come here, and nobody waits for them long."""
-    store.set(f"left/{address.rank}", "")
-    if address.rank == 0:
+    store.set(f"left/{rank_env.rank}", "")
+    if rank_env.rank == 0:
         with contextlib.suppress(dist.DistError):
-            store.wait([f"left/{rank}" for rank in range(address.world_size)], timeout)
+            store.wait([f"left/{rank}" for rank in range(rank_env.world_size)], timeout)
 
 
-def _take_device(address: RankAddress) -> torch.device:
+def _take_device(rank_env: RankEnvironment) -> torch.device:
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
         return torch.device("cpu")
-    device = torch.device("cuda", address.local_rank)
+    device = torch.device("cuda", rank_env.local_rank)
     torch.cuda.set_device(device)
     return device
 
 
-def _export(address: RankAddress, *, rank: int, size: int) -> None:
+def _export(rank_env: RankEnvironment, *, rank: int, size: int) -> None:
     """What torch's rendezvous, and then DeepSpeed, read."""
     os.environ.update(
         RANK=str(rank),
-        LOCAL_RANK=str(address.local_rank),
+        LOCAL_RANK=str(rank_env.local_rank),
         WORLD_SIZE=str(size),
-        MASTER_ADDR=address.master_address,
-        MASTER_PORT=str(address.master_port),
+        MASTER_ADDR=rank_env.master_address,
+        MASTER_PORT=str(rank_env.master_port),
     )
 
 
 @contextmanager
-def _peers_named(address: RankAddress, action: str) -> Iterator[None]:
+def _peers_named(rank_env: RankEnvironment, action: str) -> Iterator[None]:
     try:
         yield
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(
-            f"rank {address.rank} of {address.world_size}: {action} failed; a rank died, hung or raised, see its log"
+            f"rank {rank_env.rank} of {rank_env.world_size}: {action} failed; a rank died, hung or raised, see its log"
             f" ({str(error).splitlines()[0]})"
         ) from error

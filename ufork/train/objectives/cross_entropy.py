@@ -23,7 +23,7 @@ class TaskLoss(nn.Module):
         learned = config.loss_weighting == "uncertainty"
         self.log_variance = nn.Parameter(torch.zeros(1)) if learned else None
 
-    def forward(self, total: Tensor, row_targets: int, num_targets: float) -> Tensor:
+    def forward(self, total: Tensor, sequence_targets: int, num_targets: float) -> Tensor:
         """The row's part of the step's loss.
 
         Args:
@@ -34,5 +34,5 @@ class TaskLoss(nn.Module):
         part = self.weight * total / num_targets
         if self.log_variance is not None:
             log_variance = self.log_variance.float().squeeze(0)
-            part = part * torch.exp(-log_variance) + log_variance / 2 * (row_targets / num_targets)
+            part = part * torch.exp(-log_variance) + log_variance / 2 * (sequence_targets / num_targets)
         return part
