@@ -1,4 +1,4 @@
-"""Sizes of the model. Values of released checkpoints are in `pipelines/recipes`; the defaults are the 0.5B body's."""
+"""Model sizes. The defaults are those of the 0.5B body; `pipelines/recipes` has those of the released checkpoints."""
 
 from typing import Self
 
@@ -9,18 +9,18 @@ from ufork.vocabulary import Task
 
 
 class RqHeadConfig(Config):
-    """The depth transformer that predicts the codes of one image position (spec of the release, section 6)."""
+    """The depth transformer that predicts the codes of one image position (specification of the release, section 6)."""
 
     hidden_size: PositiveInt = 896
-    """Features of its residual stream."""
+    """Width of its residual stream."""
     attention_size: PositiveInt = 3584
-    """Features that queries, keys and values are spread over."""
+    """Width of queries, keys and values, all heads together."""
     num_attention_heads: PositiveInt = 32
     num_blocks: PositiveInt = 6
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
+    def _heads_divide_attention(self) -> Self:
         if self.attention_size % self.num_attention_heads:
             raise ValueError(
                 f"attention_size {self.attention_size} is not a multiple of num_attention_heads"
@@ -30,35 +30,35 @@ class RqHeadConfig(Config):
 
 
 class ModelConfig(Config):
-    """A Y: a trunk, and per task a branch with its norm and head."""
+    """Sizes of the trunk, and of one branch per task with its norm and head; names as in transformers' Qwen2Config."""
 
     hidden_size: PositiveInt = 896
-    """Features of the residual stream."""
+    """Width of the residual stream."""
     intermediate_size: PositiveInt = 4864
     num_attention_heads: PositiveInt = 14
     num_key_value_heads: PositiveInt = 2
     """Heads of keys and values, each shared by `num_attention_heads / num_key_value_heads` query heads."""
     trunk_layers: NonNegativeInt = 12
-    """Layers that both tasks pass: the fork depth. With no branch layers this is the fully shared baseline."""
+    """Layers that both tasks share: the fork depth. Without branch layers the model is the fully shared baseline."""
     understanding_layers: NonNegativeInt = 12
     generation_layers: NonNegativeInt = 12
     tasks: tuple[Task, ...] = (Task.UNDERSTANDING, Task.GENERATION)
-    """Branches that exist; a single one makes an expert."""
+    """Branches to build; a single one makes a single-task expert."""
     rope_theta: PositiveFloat = 1e6
     rms_norm_eps: PositiveFloat = 1e-6
     tie_word_embeddings: bool = True
-    """Whether the text head reads the token embedding's weight."""
+    """Whether the text head uses the weight of the token embedding."""
     initializer_range: PositiveFloat = 0.02
     """Standard deviation of the body's initial weights."""
     rq_head: RqHeadConfig = RqHeadConfig()
 
     @property
     def head_dim(self) -> int:
-        """Features of one attention head."""
+        """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     def branch_layers(self, task: Task) -> int:
-        """Depth of the branch of `task`."""
+        """Returns the number of layers of the branch of `task`."""
         return self.understanding_layers if task is Task.UNDERSTANDING else self.generation_layers
 
     @model_validator(mode="after")
@@ -79,13 +79,13 @@ class ModelConfig(Config):
 
 
 class Dimensions(Config):
-    """Sizes that the tokenizers decide, not the recipe."""
+    """Sizes that follow from the tokenizers rather than the recipe."""
 
     vocab_size: PositiveInt
     """Rows of the token embedding."""
     codebook_size: PositiveInt
-    """Codes to choose from at each depth."""
+    """Entries of the codebook."""
     code_width: PositiveInt
-    """Features of a code's embedding."""
+    """Width of a code's embedding."""
     codes_per_position: PositiveInt
-    """Residual depth."""
+    """Residual depth: codes at each image position."""

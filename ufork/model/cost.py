@@ -1,7 +1,7 @@
-"""Floating-point operations of the model's matrix products, counted from its sizes and a packed row.
+"""Floating-point operations of the model's matrix products, counted from its sizes and a packed sequence.
 
-A product of [m, k] and [k, n] counts 2 m k n. Element-wise work is left out, so figures compare with the
-rate of a GEMM. Attention counts the causal half. A backward pass costs twice its forward pass.
+A product of [m, k] and [k, n] counts 2 m k n. Element-wise operations are not counted, so figures are
+comparable to a GEMM rate. Attention counts the causal half. A backward pass costs twice its forward pass.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ BACKWARD_OVER_FORWARD = 2
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceCost:
-    """Forward operations of one packed row, by where they happen."""
+    """Forward operations of one packed sequence, by module."""
 
     trunk: int
     branch: int
@@ -22,17 +22,17 @@ class SequenceCost:
 
     @property
     def forward(self) -> int:
-        """All of it."""
+        """Operations of the whole forward pass."""
         return self.trunk + self.branch + self.head
 
     @property
     def training(self) -> int:
-        """Forward and backward."""
+        """Operations of forward plus backward pass."""
         return self.forward * (1 + BACKWARD_OVER_FORWARD)
 
 
 def sequence_cost(config: ModelConfig, dimensions: Dimensions, sequence: PackedSequence) -> SequenceCost:
-    """Operations of `row` on its task's path; padding is computed and therefore counted."""
+    """Counts the operations of `sequence` on its task's path; padding is computed and therefore counted."""
     num_positions = len(sequence.image_positions_I)
     num_predictions = sequence.num_targets if sequence.task is Task.UNDERSTANDING else num_positions
     lengths = sequence.segment_starts_S1.diff().tolist()
@@ -42,7 +42,7 @@ def sequence_cost(config: ModelConfig, dimensions: Dimensions, sequence: PackedS
 
 
 def nominal_cost(config: ModelConfig, dimensions: Dimensions, task: Task, *, seq_len: int) -> SequenceCost:
-    """Operations of a row before one is seen: full of images for generation, half of it answers for understanding."""
+    """Estimates a packed sequence's operations: all of it images (generation), or half of it answers (else)."""
     generates = task is Task.GENERATION
     return path_cost(
         config,
@@ -65,16 +65,16 @@ def path_cost(
     num_predictions: int,
     num_tokens: int | None = None,
 ) -> SequenceCost:
-    """Operations on a task's path.
+    """Counts the operations on a task's path.
 
     Args:
         config: sizes of the model.
         dimensions: sizes that the tokenizers decide.
-        task: whose path.
+        task: selects the branch.
         lengths: tokens of each segment, for the attention.
         num_positions: image positions, which the projector embeds.
         num_predictions: text tokens, or image positions, that the head predicts.
-        num_tokens: of the row; the sum of `lengths` unless given.
+        num_tokens: length of the packed sequence; default: the sum of `lengths`.
     """
     num_tokens = sum(lengths) if num_tokens is None else num_tokens
     layer = num_tokens * layer_flops_per_token(config) + attention_flops(config.hidden_size, lengths)
@@ -89,18 +89,18 @@ def path_cost(
 
 
 def layer_flops_per_token(config: ModelConfig) -> int:
-    """The projections of one decoder layer."""
+    """Counts the projections of one decoder layer."""
     key_width = config.num_key_value_heads * config.head_dim
     return 2 * config.hidden_size * (2 * config.hidden_size + 2 * key_width + 3 * config.intermediate_size)
 
 
-def attention_flops(width: int, lengths: list[int]) -> int:
-    """Scores and mixing of one layer over segments of `lengths` tokens."""
-    return sum(2 * width * length * (length + 1) for length in lengths)
+def attention_flops(hidden_size: int, lengths: list[int]) -> int:
+    """Counts scores and weighted sums of one layer over segments of `lengths` tokens."""
+    return sum(2 * hidden_size * length * (length + 1) for length in lengths)
 
 
 def rq_head_flops_per_position(config: ModelConfig, dimensions: Dimensions) -> int:
-    """All depths of one image position."""
+    """Counts all depths of one image position."""
     head, depth = config.rq_head, dimensions.codes_per_position
     attention = 2 * head.hidden_size * head.attention_size + 4 * head.attention_size**2
     block = 2 * (attention + 8 * head.hidden_size**2) * depth + attention_flops(head.attention_size, [depth])

@@ -1,6 +1,6 @@
 """A decoder layer as in Qwen2 (arXiv 2407.10671): grouped-query attention (q, k, v biased), SwiGLU, both pre-normed.
 
-Shapes: T tokens, D width, H query heads, G key and value heads, W features of a head, F width of the MLP.
+Shapes: T tokens, D hidden size, H query heads, G key and value heads, W features of a head, F intermediate size.
 """
 
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from ufork.model.layers.rotary import Rotary
 
 
 class Attention(nn.Module):
-    """Projections around an `Attend`; heads are counted from the weights, so that a slice of them works too."""
+    """Projections around an `Attend`; the number of heads follows from the weights, so tensor-parallel shards work."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -25,7 +25,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden_TD: Tensor, layer: int, rotary: Rotary, attend: Attend) -> Tensor:
-        """TD -> TD."""
+        """Maps TD to TD."""
         query_THW, key_TGW, value_TGW = (
             projection(hidden_TD).unflatten(-1, (-1, self.head_dim))
             for projection in (self.query, self.key, self.value)
@@ -37,14 +37,14 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """Gated MLP (arXiv 2002.05202)."""
 
-    def __init__(self, width: int, intermediate_size: int):
+    def __init__(self, hidden_size: int, intermediate_size: int):
         super().__init__()
-        self.gate = nn.Linear(width, intermediate_size, bias=False)
-        self.up = nn.Linear(width, intermediate_size, bias=False)
-        self.down = nn.Linear(intermediate_size, width, bias=False)
+        self.gate = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
-        """TD -> TD."""
+        """Maps TD to TD."""
         return self.down(F.silu(self.gate(hidden_TD)) * self.up(hidden_TD))
 
 
@@ -60,6 +60,6 @@ class DecoderLayer(nn.Module):
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(self, hidden_TD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
-        """TD -> TD. `layer` numbers the layers along a task's path, so that a cache can tell them apart."""
+        """Maps TD to TD. `layer` numbers the layers along a task's path, which a key-value cache needs."""
         hidden_TD = hidden_TD + self.attention(self.attention_norm(hidden_TD), self.layer, rotary, attend)
         return hidden_TD + self.mlp(self.mlp_norm(hidden_TD))

@@ -1,8 +1,8 @@
-"""Codes of the image tokenizer as inputs of the body: frozen embeddings, a projector, and the marks around an image.
+"""Input embeddings of images: frozen code embeddings, a projector, and begin- and end-of-image marks.
 
-Both tasks see an image in the same way (spec of the release, section 4).
+Both tasks embed images alike (specification of the release, section 4).
 
-Shapes: I image positions, C codes per position, K codebook size, E features of a code, D width, M marks.
+Shapes: I image positions, C codes per position, K codebook size, E features of a code, D hidden size, M marks.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class CodeEmbedding(nn.Module):
-    """The tokenizer's codebook, frozen: a buffer, so that neither optimizer nor ZeRO touches it."""
+    """The image tokenizer's codebook, frozen; a buffer, so neither the optimizer nor ZeRO sees it."""
 
     codebook_KE: Tensor
 
@@ -20,7 +20,7 @@ class CodeEmbedding(nn.Module):
         self.register_buffer("codebook_KE", torch.zeros(codebook_size, code_width))
 
     def forward(self, codes_IC: Tensor) -> Tensor:
-        """Sums over the depths up to each one, ICE: at depth d the residual approximation after d + 1 codes."""
+        """Returns cumulative sums over the depths, ICE: at depth d, the residual approximation after d + 1 codes."""
         return F.embedding(codes_IC, self.codebook_KE).cumsum(dim=-2)
 
 
@@ -29,15 +29,15 @@ BEGIN_MARK, END_MARK = 0, 1
 
 
 class ImageProjector(nn.Module):
-    """Two linear layers from code features to the body's width, and embeddings of begin- and end-of-image."""
+    """Two linear layers from code features to the hidden size, and embeddings of begin- and end-of-image marks."""
 
-    def __init__(self, code_width: int, width: int):
+    def __init__(self, code_width: int, hidden_size: int):
         super().__init__()
-        self.first = nn.Linear(code_width, width)
-        self.second = nn.Linear(width, width)
-        self.marks = nn.Embedding(2, width)
+        self.first = nn.Linear(code_width, hidden_size)
+        self.second = nn.Linear(hidden_size, hidden_size)
+        self.marks = nn.Embedding(2, hidden_size)
 
     def forward(self, features_IE: Tensor, marks_M: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings ID of image positions, and MD of marks given by their number."""
+        """Returns embeddings ID of image positions, and MD of marks."""
         features_IE = features_IE.to(self.first.weight.dtype)  # the codebook stays in fp32
         return self.second(F.gelu(self.first(features_IE))), self.marks(marks_M)

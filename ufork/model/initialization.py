@@ -1,7 +1,7 @@
 """Initial weights that depend on the seed and the parameter's name alone.
 
-Each parameter draws from a generator of its own, so a rank that builds one stage gets the weights that the whole model
-would have, whatever the layout.
+Each parameter has its own random generator, so a rank that builds one stage gets the same weights as the whole model,
+for any layout.
 """
 
 import hashlib
@@ -19,10 +19,12 @@ _UNDERSTANDING_STACK, _GENERATION_STACK = (f"branches.{task}.stack." for task in
 
 
 def initialize(model: UniFork, seed: int) -> None:
-    """Fills every parameter: the body N(0, initializer_range), projector and RQ head as torch does (spec, section 2).
+    """Fills every parameter: the body N(0, initializer_range), projector and RQ head with torch's defaults.
 
-    Where the branches are equally deep, generation starts as a copy of understanding; a tied text head that stands
-    apart from the token embedding starts as a copy of that. Copies draw under the original's name.
+    (Specification of the release, section 2.)
+
+    If the branches are equally deep, generation starts as a copy of understanding. A tied text head on another stage
+    than the token embedding starts as its copy. Copies use the generator of the original.
     """
     torch_default = [name for name, module in model.named_modules() if isinstance(module, ImageProjector | RqHead)]
     modules = dict(model.named_modules())
@@ -37,7 +39,7 @@ def initialize(model: UniFork, seed: int) -> None:
 
 
 def original_name(name: str, config: ModelConfig) -> str:
-    """The parameter that `name` starts as a copy of, or `name` itself."""
+    """Returns the parameter that `name` starts as a copy of, or `name` itself."""
     if name == TIED_HEAD and config.tie_word_embeddings:
         return TOKEN_EMBEDDING
     equally_deep = config.understanding_layers == config.generation_layers

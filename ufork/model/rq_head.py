@@ -2,10 +2,11 @@
 
     body state h, codes of the position -> [in(h), in(codes to depth 1), ..., in(to depth C-1)] -> blocks -> logits
 
-Sizes and order as in the release (spec, section 6; VILA-U, arXiv 2409.04429; RQ-Transformer, arXiv 2203.01941).
+Sizes and order follow the release (specification, section 6; VILA-U, arXiv 2409.04429; RQ-Transformer, arXiv
+2203.01941).
 
-Shapes: I image positions, C codes per position, K codebook size, E features of a code, D the body's width, P the head's
-width, A its attention width.
+Shapes: I image positions, C codes per position, K codebook size, E features of a code, D hidden size of the body, P
+hidden size of the head, A its attention size.
 """
 
 import torch
@@ -19,7 +20,7 @@ from ufork.model.layers.dropout import SeededDropout
 
 
 class DepthAttention(nn.Module):
-    """Causal attention over depths, in a width of its own."""
+    """Causal attention over depths, computed at `attention_size` features."""
 
     def __init__(self, config: RqHeadConfig):
         super().__init__()
@@ -32,7 +33,7 @@ class DepthAttention(nn.Module):
         self.narrow = nn.Linear(config.attention_size, config.hidden_size)
 
     def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None) -> Tensor:
-        """ICP -> ICP. With `past`, a list of earlier keys and values, C is 1: the depth that follows them."""
+        """Maps ICP to ICP. With `past`, the keys and values of earlier depths, C is 1: the next depth."""
         wide_ICA = self.widen(hidden_ICP)
         query, key, value = (
             projection(wide_ICA).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -40,7 +41,7 @@ class DepthAttention(nn.Module):
         )
         if past is None:
             mixed = causal_attention(query, key, value)
-        else:  # one depth, which sees all that came before it
+        else:  # one depth attends to all earlier ones
             mixed = F.scaled_dot_product_attention(query, *_extended(past, key, value))
         return self.narrow(self.mix(mixed.transpose(1, 2).flatten(2)))
 
@@ -53,7 +54,7 @@ def _extended(past: list[Tensor], key: Tensor, value: Tensor) -> tuple[Tensor, T
 
 
 class DepthBlock(nn.Module):
-    """Attention and a 4x GELU MLP, each normed before and added after."""
+    """Pre-normalised attention and a 4x GELU MLP, each added to the residual stream."""
 
     def __init__(self, config: RqHeadConfig):
         super().__init__()
@@ -65,7 +66,7 @@ class DepthBlock(nn.Module):
         self.dropout = SeededDropout(config.dropout)
 
     def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None, seed: int = 0) -> Tensor:
-        """ICP -> ICP; in training `seed` decides what is dropped."""
+        """Maps ICP to ICP; in training, `seed` selects the dropout mask."""
         attended = self.attention(self.attention_norm(hidden_ICP), past)
         hidden_ICP = hidden_ICP + self.dropout(attended, 2 * seed)
         transformed = self.mlp_down(F.gelu(self.mlp_up(self.mlp_norm(hidden_ICP))))
@@ -75,9 +76,9 @@ class DepthBlock(nn.Module):
 class RqHead(nn.Module):
     """Predicts the codes of image positions, each depth given those before it."""
 
-    def __init__(self, config: RqHeadConfig, dimensions: Dimensions, body_width: int):
+    def __init__(self, config: RqHeadConfig, dimensions: Dimensions, body_size: int):
         super().__init__()
-        self.from_body = nn.Linear(body_width, config.hidden_size)
+        self.from_body = nn.Linear(body_size, config.hidden_size)
         self.from_codes = nn.Linear(dimensions.code_width, config.hidden_size)
         self.depth_positions_CP = nn.Parameter(torch.zeros(dimensions.codes_per_position, config.hidden_size))
         self.blocks = nn.ModuleList(DepthBlock(config) for _ in range(config.num_blocks))
@@ -86,12 +87,12 @@ class RqHead(nn.Module):
         self.vocabulary: Vocabulary = WHOLE_VOCABULARY
 
     def forward(self, hidden_ID: Tensor, code_sums_ICE: Tensor, codes_IC: Tensor, seed: int = 0) -> Tensor:
-        """Sum of cross-entropies over positions and depths, a scalar in fp32 (teacher-forced)."""
+        """Returns the sum of cross-entropies over positions and depths, a scalar in fp32 (teacher-forced)."""
         states_NP = self.states(hidden_ID, code_sums_ICE, seed).flatten(0, 1)
         return sum_cross_entropy(states_NP, self.out.weight, self.out.bias, codes_IC.flatten(), self.vocabulary)
 
     def states(self, hidden_ID: Tensor, code_sums_ICE: Tensor, seed: int = 0) -> Tensor:
-        """States ICP that `out` turns into logits, all depths at once; in training `seed` decides what is dropped."""
+        """Returns states ICP, the inputs of `out`, for all depths; in training, `seed` selects the dropout masks."""
         code_sums_ICE = code_sums_ICE.to(hidden_ID.dtype)  # the codebook stays in fp32
         inputs = (self.from_body(hidden_ID)[:, None], self.from_codes(code_sums_ICE[:, :-1]))
         state_ICP = torch.cat(inputs, dim=1) + self.depth_positions_CP
@@ -100,12 +101,12 @@ class RqHead(nn.Module):
         return self.out_norm(state_ICP)
 
     def next_logits(self, entering_IX: Tensor, depth: int, past: list[list[Tensor]]) -> Tensor:
-        """Logits IK of one depth, given what enters there: the body's state at first, then the sum of the codes so far.
+        """Returns logits IK of one depth from its input: the body state at depth 0, then the sum of the earlier codes.
 
         Args:
             entering_IX: ID at depth 0, IE at the others.
-            depth: counted from 0.
-            past: one list per block, empty at depth 0; keys and values of the depths before, extended here.
+            depth: index from 0.
+            past: one list per block, empty at depth 0: keys and values of earlier depths, extended in place.
         """
         project = self.from_codes if depth else self.from_body
         state_I1P = (project(entering_IX.to(project.weight.dtype)) + self.depth_positions_CP[depth])[:, None]

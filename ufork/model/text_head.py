@@ -1,4 +1,4 @@
-"""The understanding branch's head: next-token logits, and their loss without materialising them."""
+"""The understanding branch's head: next-token loss without materialised logits, and logits for sampling."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,7 @@ from ufork.vocabulary import IGNORED_LABEL
 
 
 class TextHead(nn.Module):
-    """A projection onto the vocabulary; its weight VD may be the token embedding's own (tied)."""
+    """A projection onto the vocabulary; its weight VD may be that of the token embedding (tied)."""
 
     def __init__(self, weight_VD: nn.Parameter):
         super().__init__()
@@ -15,10 +15,10 @@ class TextHead(nn.Module):
         self.vocabulary: Vocabulary = WHOLE_VOCABULARY
 
     def forward(self, hidden_TD: Tensor, labels_T: Tensor) -> Tensor:
-        """Sum of cross-entropies over the labelled positions, a scalar in fp32."""
-        rows_R = (labels_T != IGNORED_LABEL).nonzero().squeeze(1)
-        return sum_cross_entropy(hidden_TD[rows_R], self.weight, None, labels_T[rows_R], self.vocabulary)
+        """Returns the sum of cross-entropies over the labelled positions, a scalar in fp32."""
+        labelled_R = (labels_T != IGNORED_LABEL).nonzero().squeeze(1)
+        return sum_cross_entropy(hidden_TD[labelled_R], self.weight, None, labels_T[labelled_R], self.vocabulary)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
-        """Logits TV, for sampling."""
+        """Returns logits TV."""
         return nn.functional.linear(hidden_TD, self.weight)

@@ -1,10 +1,10 @@
-"""The Y: a trunk that every sample passes, and above it one branch per task.
+"""The Y-shaped model: a trunk shared by all samples, and one branch per task above it.
 
-    packed row -> Trunk: embeddings, layers -> hidden TD -> Branch of the row's task: layers, norm, head -> summed loss
+    packed sequence -> Trunk: embeddings, layers -> hidden TD -> Branch of its task: layers, norm, head -> summed loss
 
-A trunk and a branch touch only through the hidden states, so each can live on ranks of its own.
+Trunk and branch share nothing but the hidden states, so they can run on different ranks.
 
-Shapes: T tokens, D width, I image positions, M images, C codes per position, E features of a code.
+Shapes: T tokens, D hidden size, I image positions, M images, C codes per position, E features of a code.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from ufork.model.text_head import TextHead
 from ufork.vocabulary import PackedSequence, Task
 
 TOKEN_EMBEDDING, TIED_HEAD = "trunk.token_embedding.weight", "branches.understanding.head.weight"
-"""Names of the two weights that `tie_word_embeddings` makes one; the second exists only where the trunk does not."""
+"""The two weights that `tie_word_embeddings` ties; the second is a parameter only if the trunk is on another stage."""
 
 
 class DecoderStack(nn.Module):
@@ -35,10 +35,10 @@ class DecoderStack(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(DecoderLayer(config, first_layer + i) for i in range(num_layers))
         self.recompute = False
-        """Whether the backward pass computes each layer's activations again instead of keeping them."""
+        """Whether the backward pass recomputes each layer's activations (activation checkpointing)."""
 
     def forward(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
-        """TD -> TD."""
+        """Maps TD to TD."""
         rotary = Rotary(positions_T, head_dim=self.config.head_dim, theta=self.config.rope_theta, dtype=hidden_TD.dtype)
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
@@ -49,7 +49,7 @@ class DecoderStack(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Embeddings of text and images, and the shared layers."""
+    """Token and image embeddings, and the shared layers."""
 
     def __init__(self, config: ModelConfig, dimensions: Dimensions):
         super().__init__()
@@ -59,16 +59,16 @@ class Trunk(nn.Module):
         self.stack = DecoderStack(config, first_layer=0, num_layers=config.trunk_layers)
 
     def forward(self, packed: PackedSequence, attend: Attend) -> Tensor:
-        """Hidden states TD where the model forks."""
+        """Returns hidden states TD at the fork."""
         return self.stack(self.embed(packed), packed.positions_T, attend)
 
     def embed(self, packed: PackedSequence) -> Tensor:
-        """Inputs TD of the first layer: text tokens, image features framed by their marks."""
-        places, values = self.embed_images(packed)
-        return self.token_embedding(packed.token_ids_T).index_copy(0, places, values)
+        """Returns inputs TD of the first layer: text tokens, and image features between their marks."""
+        index, values = self.embed_images(packed)
+        return self.token_embedding(packed.token_ids_T).index_copy(0, index, values)
 
     def embed_images(self, packed: PackedSequence) -> tuple[Tensor, Tensor]:
-        """Places in the row that belong to images, and their embeddings."""
+        """Returns the positions that belong to images, and their embeddings."""
         begins_M, ends_M = packed.image_begins_M, packed.image_ends_M
         marks = torch.cat((torch.full_like(begins_M, BEGIN_MARK), torch.full_like(ends_M, END_MARK)))
         embedded = self.projector(self.code_embedding(packed.codes_IC)[:, -1], marks)
@@ -76,7 +76,7 @@ class Trunk(nn.Module):
 
 
 class Branch(nn.Module):
-    """Layers and norm of one task; subclasses add the head."""
+    """Layers and final norm of one task; subclasses add the head."""
 
     def __init__(self, config: ModelConfig, task: Task):
         super().__init__()
@@ -84,7 +84,7 @@ class Branch(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def states(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
-        """What the head reads, TD."""
+        """Returns the inputs of the head, TD."""
         return self.norm(self.stack(hidden_TD, positions_T, attend))
 
 
@@ -96,7 +96,7 @@ class UnderstandingBranch(Branch):
         self.head = text_head
 
     def forward(self, hidden_TD: Tensor, packed: PackedSequence, attend: Attend) -> Tensor:
-        """Sum of cross-entropies over the row's labelled tokens."""
+        """Returns the sum of cross-entropies over the labelled tokens."""
         return self.head(self.states(hidden_TD, packed.positions_T, attend), packed.labels_T)
 
 
@@ -109,16 +109,16 @@ class GenerationBranch(Branch):
         self.head = RqHead(config.rq_head, dimensions, config.hidden_size)
 
     def forward(self, hidden_TD: Tensor, packed: PackedSequence, attend: Attend) -> Tensor:
-        """Sum of cross-entropies over the row's codes; the state one place ahead predicts a position's codes."""
+        """Returns the sum of cross-entropies over the codes; the token before a position predicts its codes."""
         states_TD = self.states(hidden_TD, packed.positions_T, attend)
         code_sums_ICE = self.code_embedding(packed.codes_IC)
         return self.head(states_TD[packed.image_positions_I - 1], code_sums_ICE, packed.codes_IC, packed.seed)
 
 
 class UniFork(nn.Module):
-    """Trunk and branches: all of them, or those that one place holds, under the same names.
+    """Trunk and branches: all of them, or those that one stage holds, under the same parameter names.
 
-    A tied text head without the trunk beside it has a weight of its own, to be kept equal to the token embedding's.
+    A tied text head without the trunk has its own weight, which training keeps equal to the token embedding.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class UniFork(nn.Module):
         with_trunk: bool = True,
         branches: Sequence[Task] | None = None,
     ):
-        """Builds the trunk unless told otherwise, and the `branches` (None: those of `config.tasks`)."""
+        """Builds the trunk if `with_trunk`, and the `branches` (None: all of `config.tasks`)."""
         super().__init__()
         self.config, self.dimensions, self.kernel = config, dimensions, kernel
         self.trunk = Trunk(config, dimensions) if with_trunk else None
@@ -146,7 +146,7 @@ class UniFork(nn.Module):
         return UnderstandingBranch(self.config, TextHead(own))
 
     def forward(self, packed: PackedSequence) -> Tensor:
-        """Sum of the row's cross-entropies, a scalar in fp32."""
+        """Returns the summed cross-entropy of the packed sequence, a scalar in fp32."""
         assert self.trunk
         attend = PackedAttention(packed, self.kernel)
         return self.branches[packed.task](self.trunk(packed, attend), packed, attend)

@@ -19,7 +19,7 @@ WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 
 
 class WeightsConfig(Config):
-    """What `config.json` says."""
+    """Contents of `config.json`."""
 
     model: ModelConfig
     dimensions: Dimensions
@@ -44,7 +44,7 @@ def save_weights(folder: Path, weights: dict[str, Tensor], config: WeightsConfig
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
-    """Reads what `save_weights` wrote.
+    """Reads a folder written by `save_weights`.
 
     Raises:
         CheckpointError: a file is missing, damaged or not ufork's.
@@ -60,11 +60,11 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
     try:
         return weights, WeightsConfig.from_mapping(mapping, origin=str(folder / CONFIG_NAME))
     except ConfigError as error:
-        raise CheckpointError(f"{error}\nthese are not weights of ufork's, or of another version's") from None
+        raise CheckpointError(f"{error}\nthese weights are not ufork's, or were written by another version") from None
 
 
 def select_weights(weights: dict[str, Tensor], model: UniFork) -> dict[str, Tensor]:
-    """Those of a whole model's `weights` that `model` holds, which may be a part of it."""
+    """Selects from a whole model's `weights` those that `model`, which may hold some stages only, has."""
     held = {name for name, _ in model.named_parameters()}
     if model.config.tie_word_embeddings and TOKEN_EMBEDDING in weights:
         weights = {**weights, TIED_HEAD: weights[TOKEN_EMBEDDING]}
@@ -72,7 +72,7 @@ def select_weights(weights: dict[str, Tensor], model: UniFork) -> dict[str, Tens
 
 
 def put_weights(model: UniFork, weights: dict[str, Tensor], *, origin: str) -> None:
-    """Copies `weights`, which hold every parameter of `model` and nothing else, into it.
+    """Copies `weights` into `model`; their names must be the same.
 
     Raises:
         CheckpointError: a parameter is missing, unknown, or of another shape.

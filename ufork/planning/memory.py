@@ -6,14 +6,14 @@ activations of rows in flight are whole (over dp; tensor parallelism divides the
 
 from dataclasses import dataclass, fields
 
-from ufork.model.layers.cross_entropy import SLICE_ENTRIES
+from ufork.model.layers.cross_entropy import CHUNK_LOGITS
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS, StageShape
 from ufork.parallel.layout import BRANCHES, Stage
 from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
 
 FP32_BYTES = 4
-LOGITS_BYTES = 2 * SLICE_ENTRIES * FP32_BYTES
+LOGITS_BYTES = 2 * CHUNK_LOGITS * FP32_BYTES
 """The slice of logits held at once, twice in the backward pass."""
 LIVE_PARAMETERS = 10**9
 """Gathered numbers that ZeRO-3 keeps for the backward pass (DeepSpeed's stage3_max_reuse_distance)."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.tiny import packed_sequence, tiny_config, tiny_model
 from ufork.model.layers.attention import Segments, choose_attention_kernel, flash_attention, sdpa_attention
-from ufork.model.layers.causal import LONGEST_BY_FORMULA, attention_by_formula, causal_attention
+from ufork.model.layers.causal import MAX_EXPLICIT_LENGTH, causal_attention, explicit_attention
 from ufork.vocabulary import Task
 
 CUDA = torch.device("cuda")
@@ -55,7 +55,7 @@ def test_sdpa_is_attention_written_out(lengths, num_key_value_heads, group):
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("longest", [LONGEST_BY_FORMULA, LONGEST_BY_FORMULA + 1])
+@pytest.mark.parametrize("longest", [MAX_EXPLICIT_LENGTH, MAX_EXPLICIT_LENGTH + 1])
 @pytest.mark.parametrize(("num_key_value_heads", "group"), [(2, 1), (1, 3)])
 def test_half_precision_on_a_cpu_is_attention_written_out(longest, num_key_value_heads, group):
     """On either side of the length up to which the formula is the faster one."""
@@ -70,7 +70,7 @@ def test_half_precision_on_a_cpu_is_attention_written_out(longest, num_key_value
 def test_the_formula_is_torchs_own_attention(num_key_value_heads, group, length):
     heads = (num_key_value_heads * group, num_key_value_heads, num_key_value_heads)
     tensors = [torch.randn(2, n, length, 8, dtype=torch.float64, requires_grad=True) for n in heads]
-    found, expected = attention_by_formula(*tensors), causal_attention(*tensors)
+    found, expected = explicit_attention(*tensors), causal_attention(*tensors)
     torch.testing.assert_close(found, expected)
     for ours, reference in zip(*(gradients_of(out, tensors) for out in (found, expected)), strict=True):
         torch.testing.assert_close(ours, reference)

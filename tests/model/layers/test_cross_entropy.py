@@ -46,7 +46,7 @@ def test_loss_and_gradients_are_torchs_whatever_the_slices(
     num_rows, width, vocab_size, with_bias, slice_entries, scale, seed
 ):
     tensors, targets = inputs_of(num_rows, width, vocab_size, with_bias, seed)
-    with mock.patch.object(cross_entropy, "SLICE_ENTRIES", slice_entries):
+    with mock.patch.object(cross_entropy, "CHUNK_LOGITS", slice_entries):
         found = loss_and_gradients(sum_cross_entropy, tensors, targets, scale)
     for ours, torchs in zip(found, loss_and_gradients(whole, tensors, targets, scale), strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
@@ -56,7 +56,7 @@ def test_loss_and_gradients_are_torchs_whatever_the_slices(
 def test_huge_logits_do_not_overflow(factor):
     tensors, targets = inputs_of(5, 4, 30, True, 0)
     tensors[0] = (tensors[0] * factor).detach().requires_grad_()
-    with mock.patch.object(cross_entropy, "SLICE_ENTRIES", 35):
+    with mock.patch.object(cross_entropy, "CHUNK_LOGITS", 35):
         found = loss_and_gradients(sum_cross_entropy, tensors, targets)
     for ours, torchs in zip(found, loss_and_gradients(whole, tensors, targets), strict=True):
         torch.testing.assert_close(ours, torchs)
@@ -72,7 +72,7 @@ def test_no_slice_of_logits_is_larger_than_allowed():
         return logits
 
     original = cross_entropy._logits
-    with mock.patch.object(cross_entropy, "SLICE_ENTRIES", 120), mock.patch.object(cross_entropy, "_logits", recording):
+    with mock.patch.object(cross_entropy, "CHUNK_LOGITS", 120), mock.patch.object(cross_entropy, "_logits", recording):
         sum_cross_entropy(*tensors, targets).backward()
     assert sum(sizes) == 2 * 600 and max(sizes) <= 120
 

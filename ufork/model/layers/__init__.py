@@ -1,1 +1,1 @@
-"""Parts of a decoder that have no idea of the Y: attention, norms, rotary embedding, linear layers, losses."""
+"""Building blocks of any decoder: attention, normalisation, rotary embedding, linear layers, cross-entropy."""

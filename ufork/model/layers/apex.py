@@ -1,7 +1,8 @@
 """NVIDIA apex's fused kernels, where the genuine apex is installed with its compiled parts.
 
-PyPI's package of that name is an unrelated web toolkit, and apex can be installed without its CUDA extensions, which it
-then misses only when a kernel is called. So apex is known by what it provides.
+The package named apex on PyPI is an unrelated web toolkit, and NVIDIA apex can be installed without its CUDA
+extensions, in which case it fails only when a kernel is called. This module therefore looks for the
+compiled extension and the kernel.
 """
 
 import importlib
@@ -12,12 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ApexKernel:
-    """One that ufork would use."""
+    """Where a fused kernel is found."""
 
     module: str
     name: str
     extension: str
-    """The compiled module that it calls."""
+    """Compiled module that the kernel calls."""
 
 
 RMS_NORM = ApexKernel("apex.normalization.fused_layer_norm", "fused_rms_norm_affine", "fused_layer_norm_cuda")
@@ -25,7 +26,7 @@ FUSED_ADAM = ApexKernel("apex.optimizers", "FusedAdam", "amp_C")
 
 
 def find_apex_kernel(kernel: ApexKernel) -> Callable[..., Any] | None:
-    """The kernel, or None where apex is absent, not compiled, or another package of the same name."""
+    """Returns the kernel, or None where apex is absent, not compiled, or another package of the same name."""
     try:
         importlib.import_module(kernel.extension)
         return getattr(importlib.import_module(kernel.module), kernel.name)

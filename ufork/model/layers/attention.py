@@ -1,11 +1,12 @@
 """Attention over packed sequences: one contract, two kernels.
 
-    query, key, value of one row + segment starts -> each token attends to itself and what stands before it there
+    query, key, value of a packed sequence + segment starts -> causal attention inside each segment
 
-On a CUDA device with the `flash-attn` package it is FlashAttention's varlen kernel, elsewhere torch's own attention
-over the segments padded to one length. `choose_attention_kernel` decides once.
+On a CUDA device with the `flash-attn` package the kernel is FlashAttention's varlen kernel; elsewhere it is torch's
+scaled_dot_product_attention over the segments padded to one length. `choose_attention_kernel` decides once.
 
-Shapes: T tokens of the row, S segments, H query heads, G key and value heads, W features of a head, L longest segment.
+Shapes: T tokens of the packed sequence, S segments, H query heads, G key and value heads, W features of a head,
+L longest segment.
 """
 
 import importlib
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Attend(Protocol):
-    """What a decoder layer calls: attention of one layer, whatever holds the keys and values."""
+    """The attention that a decoder layer calls; implementations decide where keys and values are kept."""
 
     def __call__(self, layer: int, query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, /) -> Tensor:
         """Returns THW."""
@@ -31,7 +32,7 @@ class Attend(Protocol):
 
 
 class Segments:
-    """Where the segments of a packed row lie, in the forms the kernels want; made once a row, used in every layer."""
+    """Segment boundaries of a packed sequence in the forms the kernels need; computed once, used by every layer."""
 
     def __init__(self, packed: PackedSequence):
         self.starts_S1 = packed.segment_starts_S1
@@ -41,7 +42,7 @@ class Segments:
         self.is_token_SL = offsets_L < lengths_S[:, None]
         num_tokens = int(self.starts_S1[-1])
         self.source_SL = (self.starts_S1[:-1, None] + offsets_L).clamp(max=num_tokens - 1)
-        self.place_T = self.is_token_SL.flatten().nonzero().squeeze(1)
+        self.padded_index_T = self.is_token_SL.flatten().nonzero().squeeze(1)
 
 
 AttentionKernel = Callable[[Tensor, Tensor, Tensor, Segments], Tensor]
@@ -49,7 +50,7 @@ AttentionKernel = Callable[[Tensor, Tensor, Tensor, Segments], Tensor]
 
 
 def sdpa_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segments: Segments) -> Tensor:
-    """Pads the segments to one length, so that causal attention hides the padding: it comes after every token."""
+    """Pads the segments to one length; the padding comes after every token, so causal attention ignores it."""
 
     def padded(x_THW: Tensor) -> Tensor:
         return (
@@ -57,7 +58,7 @@ def sdpa_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segmen
         )
 
     out_SHLW = causal_attention(padded(query_THW), padded(key_TGW), padded(value_TGW))
-    return out_SHLW.transpose(1, 2).flatten(0, 1).index_select(0, segments.place_T)
+    return out_SHLW.transpose(1, 2).flatten(0, 1).index_select(0, segments.padded_index_T)
 
 
 def flash_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segments: Segments) -> Tensor:
@@ -76,7 +77,7 @@ def flash_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segme
 
 
 def choose_attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
-    """FlashAttention where it can run, torch's own kernel elsewhere; logs which and why."""
+    """Returns FlashAttention where it can run, torch's kernel elsewhere, and logs the choice with its reason."""
     if device.type != "cuda":
         reason = f"the device is {device.type}"
     elif dtype not in (torch.float16, torch.bfloat16):
@@ -89,17 +90,17 @@ def choose_attention_kernel(device: torch.device, dtype: torch.dtype) -> Attenti
         else:
             log.info("attention: FlashAttention varlen kernel")
             return flash_attention
-    log.info("attention: torch's own, since %s", reason)
+    log.info("attention: torch scaled_dot_product_attention (%s)", reason)
     return sdpa_attention
 
 
 class PackedAttention:
-    """`Attend` over the segments of one packed row."""
+    """`Attend` over the segments of one packed sequence."""
 
     def __init__(self, packed: PackedSequence, kernel: AttentionKernel):
         self.segments = Segments(packed)
         self.kernel = kernel
 
     def __call__(self, layer: int, query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor) -> Tensor:
-        """Every layer sees the same segments."""
+        """Returns THW; all layers share the segments."""
         return self.kernel(query_THW, key_TGW, value_TGW, self.segments)

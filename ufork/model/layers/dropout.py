@@ -1,21 +1,21 @@
-"""Dropout whose choice follows from a seed, so that it is the same on whatever rank a row is trained."""
+"""Dropout with an explicit seed, so that the mask does not depend on the rank that trains a packed sequence."""
 
 import torch
 from torch import Tensor, nn
 
 SEED_RANGE = 1 << 63
-"""Seeds are taken modulo this: torch's generators want 64 bits."""
+"""Seeds are taken modulo this, to fit torch's 64-bit generators."""
 
 
 class SeededDropout(nn.Module):
-    """As `nn.Dropout`, the mask drawn from a generator of its own."""
+    """`nn.Dropout` whose mask comes from a generator seeded in each call."""
 
     def __init__(self, share: float):
         super().__init__()
         self.share = share
 
     def forward(self, values: Tensor, seed: int) -> Tensor:
-        """Same shape; outside of training the values themselves."""
+        """Returns the same shape; in eval mode, the values unchanged."""
         if not self.training or not self.share:
             return values
         generator = torch.Generator(values.device).manual_seed(seed % SEED_RANGE)

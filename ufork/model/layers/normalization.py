@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation (arXiv 1910.07467), computed in fp32 whatever the input's precision.
+"""Root-mean-square normalisation (arXiv 1910.07467), computed in fp32 for any input precision.
 
 NVIDIA apex's fused kernel is used on CUDA tensors where the genuine apex is installed (`apex.py`).
 """
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def find_apex_rms_norm() -> Callable[[Tensor, Tensor, torch.Size, float], Tensor] | None:
-    """NVIDIA apex's `fused_rms_norm_affine`, or None as `find_apex_kernel`; looked for once."""
+    """Returns NVIDIA apex's `fused_rms_norm_affine`, or None (see `find_apex_kernel`); cached."""
     if kernel := find_apex_kernel(RMS_NORM):
         log.info("RMSNorm: NVIDIA apex's fused kernel")
     return kernel
 
 
 def rms_norm(hidden_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """`x / sqrt(mean(x^2) + eps) * weight`, in `hidden_TD`'s dtype; statistics in fp32."""
+    """Returns `x / sqrt(mean(x^2) + eps) * weight` in `hidden_TD`'s dtype; statistics in fp32."""
     if hidden_TD.is_cuda and (fused := find_apex_rms_norm()):
         return fused(hidden_TD, weight_D, weight_D.shape, eps)
     wide_TD = hidden_TD.float()
@@ -33,11 +33,11 @@ def rms_norm(hidden_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with its weight."""
+    """RMSNorm over the last dimension, with a weight."""
 
-    def __init__(self, width: int, eps: float):
+    def __init__(self, hidden_size: int, eps: float):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.ones(hidden_size))
         self.eps = eps
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
