@@ -25,7 +25,7 @@ from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, make_layout
 from ufork.parallel.rank_environment import RankEnvironment
-from ufork.parallel.schedule.trunk_order import sequences_in_flight
+from ufork.parallel.schedule.in_flight import sequences_in_flight
 from ufork.planning.memory import rank_memory
 from ufork.planning.step_time import estimate_step
 from ufork.planning.workload import Workload

@@ -31,7 +31,8 @@ NO_TORCH = [
     "ufork/processes/child.py",
     "ufork/parallel/rank_environment.py",
     "ufork/parallel/layout.py",
-    *(f"ufork/parallel/schedule/{name}.py" for name in ("actions", "schedule", "trunk_order", "simulation")),
+    "ufork/parallel/layout_checks.py",
+    *(str(path.relative_to(ROOT)) for path in (ROOT / "ufork/parallel/schedule").glob("*.py")),
     "pipelines/cli.py",
 ]
 """Files importable in an instant, besides every config.py."""

@@ -11,7 +11,7 @@ from math import gcd
 from ufork.errors import ConfigError
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Layout, Stage, make_layout, num_ranks_of
-from ufork.parallel.schedule.trunk_order import sequences_in_flight
+from ufork.parallel.schedule.in_flight import sequences_in_flight
 from ufork.planning.machine import MachineProfile
 from ufork.planning.memory import RankMemory, rank_memory
 from ufork.planning.step_time import StepEstimate, estimate_step

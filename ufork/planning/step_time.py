@@ -10,9 +10,9 @@ from ufork.model.cost import BACKWARD_OVER_FORWARD
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.schedule.actions import Pass, StageTimes
+from ufork.parallel.schedule.in_flight import sequences_in_flight
 from ufork.parallel.schedule.schedule import make_schedule
 from ufork.parallel.schedule.simulation import simulate
-from ufork.parallel.schedule.trunk_order import sequences_in_flight
 from ufork.planning.machine import MachineProfile
 from ufork.planning.workload import Workload
 from ufork.vocabulary import Task

@@ -21,8 +21,8 @@ from ufork.parallel.engine.tied_embedding import TiedEmbedding
 from ufork.parallel.engine.zero import Engine, Precision, engine_config
 from ufork.parallel.layout import TASK_OF, Layout, Stage
 from ufork.parallel.schedule.actions import Action, Pass, StageTimes
+from ufork.parallel.schedule.in_flight import sequences_in_flight
 from ufork.parallel.schedule.schedule import make_schedule
-from ufork.parallel.schedule.trunk_order import sequences_in_flight
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.link import Link, TransferFormat

@@ -14,9 +14,9 @@ from tests.parallel.schedule.y_shapes import G, U, stage_times, whole_layout, y_
 from ufork.errors import ConfigError
 from ufork.parallel.layout import BRANCHES, TASK_OF, Stage
 from ufork.parallel.schedule.actions import Action, Pass
+from ufork.parallel.schedule.in_flight import enough_in_flight, least_in_flight
 from ufork.parallel.schedule.schedule import make_schedule, task_order
 from ufork.parallel.schedule.simulation import floor_seconds, most_in_flight, simulate
-from ufork.parallel.schedule.trunk_order import enough_in_flight, least_in_flight
 from ufork.vocabulary import Task
 
 F, B = Pass.FORWARD, Pass.BACKWARD
@@ -137,7 +137,7 @@ def test_the_least_in_flight_is_exact(dp):
 
 @given(layout=y_layouts(), times=stage_times())
 def test_a_limit_that_would_wait_for_ever_is_refused_and_the_one_it_names_is_not(layout, times):
-    with pytest.raises(ConfigError, match=f"set layout.in_flight={least(layout)} or more"):
+    with pytest.raises(ConfigError, match=f"deadlocks; use at least {least(layout)}:"):
         make_schedule(layout, times, in_flight=least(layout) - 1)
     make_schedule(layout, times, in_flight=least(layout))
 
@@ -146,10 +146,10 @@ def test_the_refusal_shows_the_arithmetic():
     layout = y_layout((2, 1, 3), sequences={U: 6, G: 6})
     with pytest.raises(ConfigError) as refused:
         make_schedule(layout, y_times((1, 2), understanding=6, generation=6), in_flight=1)
-    assert "layout.in_flight=1 would wait for ever: the 3 replicas of the stage generation start together" in str(
+    assert "layout.in_flight=1 deadlocks; use at least 2: the 3 replicas of the generation stage start together" in str(
         refused.value
     )
-    assert "(2 + 3 - 1) / 2 = 2 rows" in str(refused.value)
+    assert "(2 + 3 - 1) / 2 = 2 sequences" in str(refused.value)
 
 
 def test_balanced_branches_are_fed_in_turn():

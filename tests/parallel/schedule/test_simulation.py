@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.parallel.schedule.y_shapes import G, U, stage_times, whole_layout, y_layout, y_layouts, y_times
 from ufork.parallel.layout import Stage
 from ufork.parallel.schedule.actions import Action, Pass, inputs_of
+from ufork.parallel.schedule.in_flight import enough_in_flight
 from ufork.parallel.schedule.schedule import make_schedule
 from ufork.parallel.schedule.simulation import floor_seconds, most_in_flight, simulate
-from ufork.parallel.schedule.trunk_order import enough_in_flight
 
 F, B = Pass.FORWARD, Pass.BACKWARD
 PAGE = Path(__file__).parents[3] / "docs" / "schedule.md"

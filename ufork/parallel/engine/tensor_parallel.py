@@ -26,12 +26,12 @@ from megatron.core.tensor_parallel import (
 )
 from torch import Tensor, nn
 
-from ufork.errors import ConfigError
 from ufork.model.decoder import Attention, DecoderLayer, SwiGLU
 from ufork.model.rq_head import DepthAttention, DepthBlock, RqHead
 from ufork.model.text_head import TextHead
 from ufork.model.unifork import DecoderStack, UniFork
 from ufork.parallel.engine.vocabulary_parallel import VocabularySlice
+from ufork.parallel.layout_checks import require_divisible_sizes
 
 BLOCKS: dict[type[nn.Module], dict[str, str]] = {
     Attention: {"query": "column", "key": "column", "value": "column", "out": "row"},
@@ -75,7 +75,8 @@ def divide(model: UniFork, group: dist.ProcessGroup, *, sequence_parallel: bool 
     Raises:
         ConfigError: a size of the model is not a multiple of the number of ranks.
     """
-    _require_multiples(model, group.size())
+    has_rq_head = any(isinstance(module, RqHead) for module in model.modules())
+    require_divisible_sizes(group.size(), model.config, model.dimensions, has_rq_head=has_rq_head)
     divider = _Divider(group, sequence_parallel=sequence_parallel)
     for module in list(model.modules()):
         for kind, products in BLOCKS.items():
@@ -208,20 +209,3 @@ class _Divider:
 
     def _vocabulary(self, num_sequences: int) -> VocabularySlice:
         return VocabularySlice(self.group, self.group.rank() * num_sequences)
-
-
-def _require_multiples(model: UniFork, tp: int) -> None:
-    config, dimensions = model.config, model.dimensions
-    sizes = {
-        "model.num_attention_heads": config.num_attention_heads,
-        "model.num_key_value_heads": config.num_key_value_heads,
-        "model.intermediate_size": config.intermediate_size,
-        "the vocabulary's size": dimensions.vocab_size,
-    }
-    if any(isinstance(module, RqHead) for module in model.modules()):
-        sizes["model.rq_head.num_attention_heads"] = config.rq_head.num_attention_heads
-        sizes["model.rq_head.hidden_size"] = config.rq_head.hidden_size
-        sizes["the codebook's size"] = dimensions.codebook_size
-    for name, size in sizes.items():
-        if size % tp:
-            raise ConfigError(f"layout: tp={tp} does not divide {name}={size}; choose a tp that divides it")

@@ -7,12 +7,11 @@ model likewise, its tasks taking turns. Only the trunk has a choice, which `trun
 """
 
 from collections.abc import Iterable, Mapping
-from math import gcd
 
-from ufork.errors import ConfigError
-from ufork.parallel.layout import BRANCHES, Layout, Stage
+from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.schedule.actions import Action, Pass, StageTimes
-from ufork.parallel.schedule.trunk_order import least_in_flight, trunk_order
+from ufork.parallel.schedule.in_flight import require_progress
+from ufork.parallel.schedule.trunk_order import trunk_order
 from ufork.vocabulary import Task
 
 
@@ -31,8 +30,8 @@ def make_schedule(
     Raises:
         ConfigError: a branch needs more rows for one micro-batch than `in_flight` lets the trunk keep.
     """
-    if Stage.TRUNK in layout.shapes and trunk_trains:
-        _require_progress(layout, in_flight)
+    if trunk_trains:
+        require_progress(layout, in_flight)
     schedule = {}
     for stage in layout.shapes:
         if stage is Stage.TRUNK:
@@ -59,16 +58,3 @@ def _numbered(turns: Iterable[tuple[Pass, Task]]) -> tuple[Action, ...]:
         taken[direction, task] = index + 1
         actions.append(Action(direction, task, index))
     return tuple(actions)
-
-
-def _require_progress(layout: Layout, in_flight: int) -> None:
-    needed = {task: least_in_flight(layout, task) for task in layout.global_batch_size}
-    task = max(needed, key=lambda task: needed[task])
-    if needed[task] > in_flight:
-        trunk, branch = layout.shapes[Stage.TRUNK].dp, layout.shapes[BRANCHES[task]].dp
-        raise ConfigError(
-            f"layout.in_flight={in_flight} would wait for ever: the {branch} replicas of the stage {task} start"
-            f" together, so each of the {trunk} of the trunk must hold ({trunk} + {branch} - {gcd(trunk, branch)}) /"
-            f" {trunk} = {needed[task]} rows (rounded up) for a gradient to return; set layout.in_flight={needed[task]}"
-            f" or more, or bring trunk.dp={trunk} and {task}.dp={branch} closer"
-        )

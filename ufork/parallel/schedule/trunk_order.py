@@ -11,16 +11,13 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import product
 
-from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import BRANCHES, Layout, Stage
 from ufork.parallel.schedule.actions import Pass, StageTimes
+from ufork.parallel.schedule.in_flight import least_in_flight
 from ufork.vocabulary import Task
 
 _SAME = 1e-9
 """Relative difference of two steps' seconds below which they are equally long, whatever the rounding."""
-
-MIN_IN_FLIGHT = 4
-"""Rows in flight that a layout is given at least: a row more per branch than the fewest that keep both busy."""
 
 Turn = tuple[Pass, Task]
 
@@ -35,31 +32,6 @@ def trunk_order(layout: Layout, times: StageTimes, *, in_flight: int, trunk_trai
             best, shortest = turns, seconds
     assert best is not None
     return best
-
-
-def least_in_flight(layout: Layout, task: Task) -> int:
-    """Rows of `task` that a trunk replica must be able to hold, or its gradients would never return.
-
-    The rows of a trunk micro-batch (trunk dp of them) end somewhere inside a branch's micro-batch (branch dp rows),
-    which must be filled before it runs: with at most branch dp - gcd further rows.
-    """
-    trunk, branch = layout.shapes[Stage.TRUNK].dp, layout.shapes[BRANCHES[task]].dp
-    return -(-(trunk + branch - math.gcd(trunk, branch)) // trunk)
-
-
-def enough_in_flight(layout: Layout) -> int:
-    """Rows of a trunk replica with which every branch has a micro-batch to run and the next one waiting.
-
-    More hardly shortens a step, fewer leave branches idle.
-    """
-    return 2 * sum(least_in_flight(layout, task) for task in layout.global_batch_size)
-
-
-def sequences_in_flight(config: LayoutConfig, layout: Layout) -> int:
-    """What the config says, or else enough, and at least MIN_IN_FLIGHT."""
-    if config.in_flight is not None or Stage.TRUNK not in layout.shapes:
-        return config.in_flight or 1
-    return max(MIN_IN_FLIGHT, enough_in_flight(layout))
 
 
 class _NextTask(Enum):

@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ufork.errors import ConfigError
 from ufork.parallel.layout import BRANCHES, MeshCoordinate, Stage
+from ufork.parallel.layout_checks import require_divisible_seq_len
 from ufork.parallel.schedule.actions import Action
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.bridge import Bridge, Channel, Transfer
@@ -114,12 +114,7 @@ class Link:
         )
         self.layout = bridge.layout
         self.tp, self.dp = self.layout.shapes[coordinate.stage].tp, self.layout.shapes[coordinate.stage].dp
-        largest = max(shape.tp for shape in self.layout.shapes.values())
-        if transfer_format.sequences.seq_len % largest:
-            raise ConfigError(
-                f"data.seq_len={transfer_format.sequences.seq_len} is not a multiple of the {largest} slices that"
-                " hidden states are sent in (the largest tp of the layout); change one of them"
-            )
+        require_divisible_seq_len(self.layout, transfer_format.sequences.seq_len)
 
     @property
     def peer_dp(self) -> int:
