@@ -34,10 +34,9 @@ from ufork.data.shards.writer import (
     finish_source,
     finished_source,
     start_source,
-    storage_errors,
-    write_whole,
 )
 from ufork.errors import SampleError, ShardError
+from ufork.files import storage_errors, write_whole
 from ufork.processes.worker_pool import run_jobs
 from ufork.vision.codec import ImageCodec
 from ufork.vision.images import decode_image

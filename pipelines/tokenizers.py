@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,8 @@ from ufork.data.prompts import generation_prompt, question_prompt
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.source import ShardSource
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.errors import SampleError, ShardError, StorageError
+from ufork.errors import SampleError, ShardError
+from ufork.files import write_whole
 from ufork.run_folder import RunFolder
 from ufork.vocabulary import Task
 
@@ -67,7 +67,9 @@ def fit_image_tokenizer(recipe: Recipe) -> None:
     heldout = _heldout_images(folder, config.image_px, recipe.run.seed)
     model, report = fit(images, heldout, config, seed=recipe.run.seed, log=_log_fitting)
     ImageCodec(model).save(folder.vision_tokenizer)
-    _write_report(folder.vision_tokenizer / FIT_REPORT, {**asdict(report), "fitted_on": origin})
+    write_whole(
+        folder.vision_tokenizer / FIT_REPORT, json.dumps({**asdict(report), "fitted_on": origin}, indent=1) + "\n"
+    )
     log.info(
         "image tokenizer: %.1f dB on %d images not fitted, %.0f%% of the codes used, %d steps in %.0f s, %s",
         report.psnr_db,
@@ -90,13 +92,6 @@ def _fitted_on(folder: Path) -> str | None:
         return json.loads((folder / FIT_REPORT).read_text(encoding="utf-8")).get("fitted_on")
     except (OSError, ValueError):
         return None
-
-
-def _write_report(path: Path, report: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def encode_all_shards(recipe: Recipe) -> None:

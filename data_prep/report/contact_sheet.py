@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.source import ShardSource
-from ufork.data.shards.writer import storage_errors
 from ufork.errors import SampleError
+from ufork.files import make_folder, whole_file
 from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 
@@ -75,9 +75,9 @@ def write_contact_sheet(folder: Path, out: Path) -> None:
         cells += [_cell(source, sample) for sample in source.read(here)]
         start += len(source)
     sheet = _drawn(cells, f"{manifest.source} / {manifest.split}", _summary(manifest, len(cells)))
-    with storage_errors(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out, "PNG")
+    make_folder(out.parent)
+    with whole_file(out) as file:
+        sheet.save(file, "PNG")
 
 
 def _spread(total: int, wanted: int) -> list[int]:

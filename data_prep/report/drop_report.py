@@ -12,8 +12,8 @@ from pathlib import Path
 
 from data_prep.report.selection import Selection
 from data_prep.report.statistics import TABLES, Statistics
-from ufork.data.shards.writer import write_whole
 from ufork.errors import ShardError
+from ufork.files import write_whole
 from ufork.report.page import page, panel, tile, track
 
 REPORT_FILE = "report.json"

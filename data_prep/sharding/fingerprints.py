@@ -21,8 +21,8 @@ from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.progress import Progress
 from data_prep.sharding.record_index import RecordIndex
 from data_prep.sharding.work_folder import WorkFolder
-from ufork.data.shards.writer import draft_of
 from ufork.errors import ShardError
+from ufork.files import whole_file
 from ufork.processes.worker_pool import run_jobs
 
 CHUNK_RECORDS = 4096
@@ -80,7 +80,7 @@ def find_duplicates(config: ShardConfig, target: Path, num_records: int) -> None
     reasons = np.zeros(num_records, np.uint8)
     reasons[kept[found.dropped]] = REASONS.index(EXACT)
     reasons[kept[found.near]] = REASONS.index(NEAR)
-    with draft_of(work.duplicates) as draft, open(draft, "wb") as file:
+    with whole_file(work.duplicates) as file:
         np.save(file, reasons, allow_pickle=False)
 
 
@@ -116,7 +116,7 @@ class FingerprintChunks:
         for number, record in enumerate(records):
             if (row := self._row(record)) is not None:
                 rows[number] = row
-        with draft_of(self._work.fingerprint_chunk(chunk)) as draft, open(draft, "wb") as file:
+        with whole_file(self._work.fingerprint_chunk(chunk)) as file:
             np.save(file, rows, allow_pickle=False)
         return len(records)
 

@@ -27,8 +27,9 @@ from data_prep.sharding.sample_making import SampleMaker
 from data_prep.sharding.work_folder import WorkFolder
 from ufork.data.shards.manifest import ShardEntry
 from ufork.data.shards.sample import Sample
-from ufork.data.shards.writer import ShardWriter, write_whole
+from ufork.data.shards.writer import ShardWriter
 from ufork.errors import SampleError
+from ufork.files import write_whole
 
 OpenInput = Callable[[], Input]
 """Importable by name: each process opens the input for itself."""

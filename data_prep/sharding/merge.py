@@ -18,8 +18,9 @@ from data_prep.sharding.plan import ShardPlan
 from data_prep.sharding.record_index import dropped_entries
 from data_prep.sharding.work_folder import WorkFolder
 from ufork.data.shards.manifest import Manifest, ShardEntry
-from ufork.data.shards.writer import finish_source, storage_errors, write_attribution
+from ufork.data.shards.writer import finish_source, write_attribution
 from ufork.errors import ShardError
+from ufork.files import DRAFT_SUFFIX, storage_errors
 
 CONTACT_SHEET_FILE = "contact_sheet.png"
 _NAMED_JOBS = 10
@@ -92,5 +93,5 @@ def _all_done(work: WorkFolder, plan: ShardPlan) -> Iterator[JobDone]:
 def _remove_drafts(target: Path) -> None:
     """What killed processes left; no job is at work any more."""
     with storage_errors(target):
-        for draft in target.glob("*.part"):
+        for draft in target.glob(f"*{DRAFT_SUFFIX}"):
             draft.unlink(missing_ok=True)

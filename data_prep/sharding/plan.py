@@ -15,8 +15,8 @@ from data_prep.sharding.record_index import RecordIndex
 from data_prep.sharding.sample_making import SampleMaker
 from data_prep.sharding.shuffle import Shuffle
 from ufork.data.shards.index import BLOCK_BYTES
-from ufork.data.shards.writer import write_whole
 from ufork.errors import SampleError, ShardError
+from ufork.files import write_whole
 
 _MEASURED_RECORDS = 1000
 

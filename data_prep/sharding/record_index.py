@@ -8,8 +8,6 @@ each build one; the first to be whole stays.
 
 import json
 import os
-import shutil
-import uuid
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +18,8 @@ import numpy as np
 from data_prep.inputs.record import Dropped, Input, Record
 from data_prep.sharding.progress import Progress
 from data_prep.sharding.unique_ids import UniqueIds, ids_with
-from ufork.data.shards.writer import storage_errors
 from ufork.errors import InputError
+from ufork.files import whole_folder
 
 RECORDS_FILE, OFFSETS_FILE, DROPPED_FILE = "records.jsonl", "offsets.u64", "dropped.jsonl"
 NO_UNICODE = "name or text that is no Unicode"
@@ -67,16 +65,8 @@ def build_record_index(folder: Path, source: Input) -> None:
     """
     if folder.exists():
         return
-    draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
-    with storage_errors(folder.parent):
-        draft.mkdir(parents=True)
-    try:
-        with storage_errors(folder.parent):
-            _write_all(draft, source)
-            if not folder.exists():
-                draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with whole_folder(folder) as draft:
+        _write_all(draft, source)
 
 
 def dropped_entries(folder: Path) -> Iterator[Dropped]:

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from ufork.data.shards.writer import storage_errors
+from ufork.files import storage_errors
 
 _NUM_FILES = 64
 _HELD_HASHES = 1 << 16

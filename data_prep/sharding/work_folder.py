@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 
 from data_prep.sharding.config import ShardConfig
-from ufork.data.shards.writer import storage_errors, write_whole
 from ufork.errors import ConfigError
+from ufork.files import make_folder, write_whole
 
 NAME = ".work"
 _SURVEY, _DROPPED, _DONE = "fingerprints", "dropped", "done"
@@ -50,11 +50,10 @@ class WorkFolder:
         """
         if not self.config.exists():
             self._refuse_others()
-        with storage_errors(self.target):
-            for name in (_SURVEY, _DROPPED, _DONE):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-            if not self.config.exists():
-                write_whole(self.config, config.to_yaml())
+        for name in (_SURVEY, _DROPPED, _DONE):
+            make_folder(self.folder / name)
+        if not self.config.exists():
+            write_whole(self.config, config.to_yaml())
         begun = type(config).from_yaml(self.config)
         if begun.digest() != config.digest():
             changes = _changes(begun, config)

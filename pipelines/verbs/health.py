@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         StorageError: the folder cannot be written.
     """
     from pipelines.cluster.node_health import judge
-    from ufork.errors import StorageError
+    from ufork.files import make_folder, write_whole
 
     nodes = arguments.nodes.split(",")
     if arguments.judge:
@@ -42,12 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
             log.info("node %s: %s", verdict.node, verdict.describe())
         print(",".join(verdict.node for verdict in verdicts if verdict.faults))
         return
-    try:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
-        report = _examined(arguments, nodes)
-        (arguments.folder / f"{report.node}.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{arguments.folder}: cannot be written ({error.strerror}); permit writing there") from None
+    make_folder(arguments.folder)
+    report = _examined(arguments, nodes)
+    write_whole(arguments.folder / f"{report.node}.json", report.model_dump_json(indent=1) + "\n")
 
 
 def _examined(arguments: argparse.Namespace, nodes: list[str]) -> "NodeReport":

@@ -174,7 +174,7 @@ def test_folder_that_is_no_run_is_named(tmp_path):
 
 def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("run: {}")
-    (tmp_path / "report.part").mkdir()
+    (tmp_path / "report.html").mkdir()
     with pytest.raises(StorageError, match=r"report\.html"):
         write_report(tmp_path)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ufork.data.config import SKIPPED_BEFORE_LIMIT
 from ufork.data.task_stream import SkippedSample
-from ufork.errors import SampleError, StorageError
+from ufork.errors import SampleError
+from ufork.files import make_folder, storage_errors
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +70,6 @@ class SkippedSamples:
 
     @staticmethod
     def _append(path: Path, lines: list[str]) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "a", encoding="utf-8") as file:
-                file.writelines(lines)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written ({error.strerror}); free some space") from None
+        make_folder(path.parent)
+        with storage_errors(path), open(path, "a", encoding="utf-8") as file:
+            file.writelines(lines)

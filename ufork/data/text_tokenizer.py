@@ -6,7 +6,8 @@ from typing import Self
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ufork.errors import StorageError, TokenizerError
+from ufork.errors import TokenizerError
+from ufork.files import make_folder, write_whole
 from ufork.vocabulary import PADDING, SPECIAL_TOKENS, TURN_END
 
 FILE_NAME = "tokenizer.json"
@@ -70,11 +71,7 @@ class TextTokenizer:
         Raises:
             StorageError: the folder cannot be written.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / FILE_NAME).write_text(self._tokenizer.to_str(), encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"{folder}: the tokenizer cannot be written ({error.strerror})") from None
+        write_whole(make_folder(folder) / FILE_NAME, self._tokenizer.to_str())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added; special tokens in it become their ids."""

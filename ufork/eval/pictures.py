@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ufork.data.shards.sample import Sample
-from ufork.errors import SampleError, StorageError
+from ufork.errors import SampleError
+from ufork.files import make_folder, whole_file
 
 
 def read_picture(sample: Sample) -> NDArray[np.uint8]:
@@ -32,8 +33,6 @@ def write_picture(image_HW3: NDArray[np.uint8], path: Path) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image_HW3).save(path)
-    except OSError as error:
-        raise StorageError(f"{path}: the picture cannot be written ({error.strerror or error})") from None
+    make_folder(path.parent)
+    with whole_file(path) as file:
+        Image.fromarray(image_HW3).save(file, "PNG")

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ufork.errors import StorageError
 from ufork.eval.scenes.questions import AnswerScore
 from ufork.eval.scenes.skills import SKILLS, DrawingScore
+from ufork.files import make_folder, write_whole
 
 VERSION = 1
 """Of the layout of evaluation.json."""
@@ -111,13 +111,8 @@ class Evaluation:
         Raises:
             StorageError: the file cannot be written.
         """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f"{path.name}.part")
-            draft.write_text(json.dumps(self.to_mapping(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            draft.replace(path)
-        except OSError as error:
-            raise StorageError(f"{path}: the evaluation cannot be written ({error.strerror})") from None
+        make_folder(path.parent)
+        write_whole(path, json.dumps(self.to_mapping(), indent=1, ensure_ascii=False) + "\n")
 
     def summary(self) -> str:
         """A table for a terminal: a row per skill, the means, and how far that is from chance."""

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ufork.config import Config
-from ufork.errors import CheckpointError, ConfigError, StorageError
+from ufork.errors import CheckpointError, ConfigError
+from ufork.files import make_folder, write_tensors, write_whole
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
 
@@ -31,16 +32,9 @@ def save_weights(folder: Path, weights: dict[str, Tensor], config: WeightsConfig
     Raises:
         StorageError: the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / f"{WEIGHTS_NAME}.unfinished"
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, unfinished)
-        unfinished.rename(folder / WEIGHTS_NAME)
-        (folder / CONFIG_NAME).write_text(config.model_dump_json(indent=1), encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"{folder}: the weights cannot be written ({error}); free some space or choose another"
-        ) from None
+    make_folder(folder)
+    write_tensors(folder / WEIGHTS_NAME, weights, durable=True)
+    write_whole(folder / CONFIG_NAME, config.model_dump_json(indent=1), durable=True)
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:

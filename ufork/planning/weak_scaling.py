@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ufork.errors import StorageError
+from ufork.files import whole_file
 from ufork.planning.machine import MachineProfile
 from ufork.planning.planner import make_plan
 from ufork.planning.workload import Workload
@@ -71,7 +71,5 @@ def draw_scaling(points: Sequence[ScalingPoint], path: Path) -> None:
     draw.line((left, bottom, right, bottom), fill=INK)
     draw.text((left, 20), "tokens per second and device, estimated, of those on the fewest", fill=INK, font=font)
     draw.text((left, bottom + 34), "devices; rows per device stay the same", fill=INK, font=font)
-    try:
-        image.save(path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); choose another --scaling") from None
+    with whole_file(path, choose="another --scaling") as file:
+        image.save(file, "PNG")

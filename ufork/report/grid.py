@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ufork.errors import StorageError
+from ufork.files import make_folder, whole_file
 
 GAP_PX, GAP_COLOUR = 2, 127
 
@@ -31,8 +31,6 @@ def write_grid(images: np.ndarray, path: Path) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grid_of(images)).save(path, format="PNG")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+    make_folder(path.parent, choose="another --out")
+    with whole_file(path, choose="another --out") as file:
+        Image.fromarray(grid_of(images)).save(file, format="PNG")

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ufork.errors import StorageError
+from ufork.files import write_whole
 from ufork.report.charts import Curve, line_chart, short_number
 from ufork.report.page import page, panel, picture, tile
 from ufork.report.results import answers, confusions, drawings, emoji, scores
@@ -43,12 +43,7 @@ def write_report(run_folder: Path) -> Path:
     """
     html = render(read_run(run_folder))
     path = run_folder / REPORT_FILE
-    try:
-        draft = path.with_suffix(".part")
-        draft.write_text(html, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path}: the report cannot be written ({error.strerror})") from None
+    write_whole(path, html)
     return path
 
 

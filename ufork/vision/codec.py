@@ -16,10 +16,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ufork.errors import ConfigError, StorageError, TokenizerError
+from ufork.errors import ConfigError, TokenizerError
+from ufork.files import make_folder, write_tensors, write_whole
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.config import VisionConfig
 from ufork.vision.patches import distinct, from_bytes, to_bytes, to_images, to_patches
@@ -61,14 +62,9 @@ class ImageCodec:
         Raises:
             StorageError: the folder cannot be written.
         """
-        described = json.dumps(self._description(), indent=1) + "\n"
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, folder / WEIGHTS_FILE)
-            (folder / CONFIG_FILE).write_text(described, encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            raise StorageError(f"{folder}: the image tokenizer cannot be written ({error})") from None
+        make_folder(folder)
+        write_tensors(folder / WEIGHTS_FILE, self.model.state_dict())
+        write_whole(folder / CONFIG_FILE, json.dumps(self._description(), indent=1) + "\n")
 
     @property
     def config(self) -> VisionConfig:

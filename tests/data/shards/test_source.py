@@ -122,10 +122,10 @@ def test_check_compares_sizes_and_when_deep_checksums(folder):
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_saved_index(folder, monkeypatch):
-    def refuse(self, *args, **kwargs):
+    def refuse(*arguments):
         raise PermissionError(13, "refused by the test")
 
-    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    monkeypatch.setattr("ufork.files.open", refuse, raising=False)
     assert ShardSource(folder, Task.GENERATION)[4].id == "toy-4"
     assert not index_path(folder / "1.tar").exists()
 

@@ -129,10 +129,10 @@ def test_an_interrupted_writer_leaves_no_manifest_and_no_partial_shard(tmp_path)
 def test_full_disk_and_forbidden_folder_name_the_folder(tmp_path, monkeypatch, code):
     start_source(tmp_path)
 
-    def refuse(self, data, encoding):
+    def refuse(*arguments):
         raise OSError(code, "refused by the test")
 
-    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    monkeypatch.setattr("ufork.files.open", refuse, raising=False)
     writer = ShardWriter(tmp_path, source="toy", split="train", task=Task.GENERATION, shard_samples=1)
     with pytest.raises(StorageError, match=f"{tmp_path}.*refused by the test"):
         writer.write(make_sample(1))

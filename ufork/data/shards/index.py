@@ -8,7 +8,6 @@ same key are one sample; the key is the path up to the file name's first dot, th
 
 import json
 import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ufork.errors import ShardError
+from ufork.files import write_whole
 
 BLOCK_BYTES = 512
 """Unit of a tar: a header is one block, contents are padded to whole blocks."""
@@ -97,7 +97,7 @@ class ShardIndex:
         """Writes the index beside the tar at `tar_path`, whole or not at all.
 
         Raises:
-            OSError: the folder cannot be written.
+            StorageError: the folder cannot be written.
         """
         columns = {
             "version": INDEX_VERSION,
@@ -106,14 +106,8 @@ class ShardIndex:
             "offsets": {name: column.tolist() for name, column in self.offsets.items()},
             "sizes": {name: column.tolist() for name, column in self.sizes.items()},
         }
-        target = index_path(tar_path)
         # Ranks that find no index build it at the same time: each renames its own file over the same contents.
-        draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            draft.write_text(json.dumps(columns, separators=(",", ":")), encoding="utf-8")
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_whole(index_path(tar_path), json.dumps(columns, separators=(",", ":")))
 
 
 def index_path(tar_path: Path) -> Path:

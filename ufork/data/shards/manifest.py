@@ -10,7 +10,7 @@ from typing import Any
 
 from ufork.data.shards.storage import LocalStorage, Storage
 from ufork.errors import ShardError
-from ufork.files import checksum_of
+from ufork.files import checksum_of, write_whole
 from ufork.vocabulary import Task
 
 MANIFEST_FILE = "manifest.json"
@@ -85,11 +85,9 @@ class Manifest:
         """Writes the manifest into `folder`, whole or not at all.
 
         Raises:
-            OSError: the folder cannot be written.
+            StorageError: the folder cannot be written.
         """
-        draft = folder / f"{MANIFEST_FILE}.part"
-        draft.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(folder / MANIFEST_FILE)
+        write_whole(folder / MANIFEST_FILE, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
     def num_samples(self, task: Task) -> int:
         """Samples of `task` over all shards."""

@@ -16,7 +16,7 @@ from ufork.data.shards.index import ShardIndex, index_path
 from ufork.data.shards.manifest import Manifest, check_size
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.storage import Span, Storage, open_storage
-from ufork.errors import SampleError, ShardError
+from ufork.errors import SampleError, ShardError, StorageError
 from ufork.vocabulary import Task
 
 _REMEDY = "prepare the data again"
@@ -180,6 +180,6 @@ def _built_index(path: Path) -> ShardIndex:
     index = ShardIndex.build(path)
     try:
         index.save(path)
-    except OSError as error:
-        _logger.info("%s: its new index is kept in memory only (%s)", path, error.strerror)
+    except StorageError as error:
+        _logger.info("its new index is kept in memory only: %s", error)
     return index

@@ -6,9 +6,7 @@ Tars are laid out by hand (USTAR headers, time 0, no owner), with the index coun
 samples alone, and webdataset reads them at full speed (its own writer's fractional times add a header to every member).
 """
 
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,8 +14,8 @@ from typing import Any, Self
 from ufork.data.shards.index import BLOCK_BYTES, IndexBuilder
 from ufork.data.shards.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from ufork.data.shards.sample import Sample
-from ufork.errors import ShardError, StorageError
-from ufork.files import Checksum
+from ufork.errors import ShardError
+from ufork.files import Checksum, draft_of, make_folder, storage_errors, write_whole
 from ufork.vocabulary import Task
 
 ATTRIBUTION_FILE = "ATTRIBUTION.md"
@@ -31,44 +29,6 @@ _CONSTANT_SUM = sum(_MODE_AND_OWNER + _TIME + _KIND) - sum(b"\0 ") + 8 * ord(" "
 _BUFFER_BYTES = 1 << 18
 _CHUNK_BYTES = 1 << 13
 """Contents from this size on are written from where they are."""
-
-
-@contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
-    """Turns an OSError inside the block into a StorageError that names `folder`."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: cannot be written ({error.strerror}); free some space or give another folder"
-        ) from error
-
-
-@contextmanager
-def draft_of(path: Path) -> Iterator[Path]:
-    """A name to write under; the file gets its own when the block is left well, and is removed otherwise.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    # Not by the process's number: tasks of an array in containers have the same.
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with storage_errors(path.parent):
-        try:
-            yield draft
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes the file whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    with draft_of(path) as draft:
-        draft.write_text(text, encoding="utf-8")
 
 
 def finished_source(folder: Path, recipe: str) -> Manifest | None:
@@ -87,8 +47,7 @@ def start_source(folder: Path) -> None:
     Raises:
         StorageError: the folder cannot be made or written.
     """
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors(make_folder(folder)):
         # The manifest goes first: a folder that has one must be whole.
         (folder / MANIFEST_FILE).unlink(missing_ok=True)
         for task in Task:
@@ -123,8 +82,7 @@ def finish_source(
         skipped=dict(sorted(skipped.items())),
         details=details,
     )
-    with storage_errors(folder):
-        manifest.save(folder)
+    manifest.save(folder)
     return manifest
 
 
@@ -142,9 +100,7 @@ def write_attribution(folder: Path, manifests: Iterable[Manifest]) -> None:
     text = "# Whose work these shards hold\n"
     for (attribution, licence), names in sources.items():
         text += f"\n## {', '.join(names)} ({licence})\n\n{attribution}\n"
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ATTRIBUTION_FILE).write_text(text, encoding="utf-8")
+    write_whole(make_folder(folder) / ATTRIBUTION_FILE, text)
 
 
 class ShardWriter:
@@ -241,7 +197,7 @@ class ShardWriter:
 def _write_summed(path: Path, chunks: list[bytes]) -> str:
     """Writes one after the other: joined, they would need their memory twice."""
     checksum = Checksum()
-    with open(path, "wb", buffering=_BUFFER_BYTES) as file:
+    with open(path, "xb", buffering=_BUFFER_BYTES) as file:
         for chunk in chunks:
             checksum.update(chunk)
             file.write(chunk)

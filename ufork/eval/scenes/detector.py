@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ufork.errors import CheckpointError, StorageError
+from ufork.errors import CheckpointError
 from ufork.eval.scenes.skills import Detection, FoundObject
+from ufork.files import make_folder, write_tensors, write_whole
 
 CELL_PX = 8
 """The grid's pitch: three convolutions of stride 2. Corners between two cells count as the upper left one's."""
@@ -147,12 +148,9 @@ class Detector:
         Raises:
             StorageError: the folder cannot be written.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(self.network.state_dict(), folder / "detector.safetensors")
-            (folder / "words.json").write_text(json.dumps(asdict(self.words), indent=2), encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"{folder}: the detector cannot be written ({error.strerror})") from None
+        make_folder(folder)
+        write_tensors(folder / "detector.safetensors", self.network.state_dict())
+        write_whole(folder / "words.json", json.dumps(asdict(self.words), indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> "Detector":

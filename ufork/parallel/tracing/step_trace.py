@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ufork.errors import StorageError
+from ufork.files import whole_file, write_whole
 from ufork.parallel.layout import Layout
 from ufork.parallel.tracing.pipeline_picture import draw_pipeline
 from ufork.parallel.tracing.trace import Span
@@ -69,13 +69,11 @@ class StepTrace:
         Raises:
             StorageError: it cannot be written.
         """
-        try:
-            (folder / TRACE_FILE).write_text(json.dumps(self.chrome()), encoding="utf-8")
-            (folder / BUBBLE_FILE).write_text(json.dumps(self.bubble(), indent=1), encoding="utf-8")
-            lanes = {self.layout.describe(rank): spans for rank, spans in self.spans.items()}
-            draw_pipeline(lanes, begin=self.begin, end=self.end).save(folder / PICTURE_FILE)
-        except OSError as error:
-            raise StorageError(f"{folder}: the trace cannot be written ({error.strerror}); free some space") from None
+        write_whole(folder / TRACE_FILE, json.dumps(self.chrome()))
+        write_whole(folder / BUBBLE_FILE, json.dumps(self.bubble(), indent=1))
+        lanes = {self.layout.describe(rank): spans for rank, spans in self.spans.items()}
+        with whole_file(folder / PICTURE_FILE) as file:
+            draw_pipeline(lanes, begin=self.begin, end=self.end).save(file, "PNG")
 
     def _seconds(self, rank: int, kinds: Sequence[str]) -> float:
         return sum(span.end - span.start for span in self.spans[rank] if span.kind in kinds)
