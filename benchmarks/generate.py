@@ -1,7 +1,7 @@
-"""Speed of drawing on this machine: `python -m benchmarks.generate`.
+"""Measures the speed of drawing on this machine: `python -m benchmarks.generate`.
 
-Image positions drawn per second, guidance on, by batch size; all codes of a position count as one. The last line is one
-JSON object.
+Reports image positions drawn per second, with guidance, by batch size; all codes of a position count as one. The last
+line is one JSON object.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def _positions_per_s(model: UniFork, tokenizer: TextTokenizer, batch: int) -> fl
     seconds = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
-        draw_codes(model, tokenizer, prompts, DrawConfig(), num_positions=NUM_POSITIONS, generator=torch.Generator())
+        draw_codes(model, tokenizer, prompts, DrawConfig(), num_positions=NUM_POSITIONS, seeds=range(batch))
         seconds.append(time.perf_counter() - start)
     return batch * NUM_POSITIONS / statistics.median(seconds[1:])
 

@@ -49,9 +49,9 @@ def uncached(model, tokenizer, codes, question, num_tokens):
             image_begin=0,
             codes_IC=codes_IC,
         )
-        row = pack_sequence([sample], seq_len=len(token_ids), padding_id=0)
-        attend, branch = PackedAttention(row, model.kernel), model.branches[Task.UNDERSTANDING]
-        states = branch.states(model.trunk(row, attend), row.positions_T, attend)
+        packed = pack_sequence([sample], seq_len=len(token_ids), padding_id=0)
+        attend, branch = PackedAttention(packed, model.kernel), model.branches[Task.UNDERSTANDING]
+        states = branch.states(model.trunk(packed, attend), packed.positions_T, attend)
         token_ids.append(int(branch.head.logits(states[-1]).argmax()))
     return token_ids[first:]
 
@@ -63,10 +63,10 @@ def test_answers_are_those_of_an_uncached_greedy_run(model, tokenizer):
         assert answer == uncached(model, tokenizer, codes, question, 8)
 
 
-def test_an_answer_ends_at_the_end_of_turn_while_its_neighbour_goes_on(model, tokenizer):
+def test_an_answer_ends_at_the_end_of_turn_while_another_continues(model, tokenizer):
     first, second = answers(model, tokenizer)
-    place = next(i for i, token in enumerate(first) if token not in second)
-    end = first[place]
+    index = next(i for i, token in enumerate(first) if token not in second)
+    end = first[index]
     length = first.index(end)
     assert answers(model, tokenizer, turn_end_id=end) == [first[:length] + [end] * (8 - length), second]
 

@@ -19,8 +19,8 @@ NUM_POSITIONS = 6
 
 def draw(model, tokenizer, prompts=PROMPTS, seed=0, **changes):
     config = DrawConfig(**{"guidance": 1.0} | changes)
-    generator = torch.Generator().manual_seed(seed)
-    return draw_codes(model, tokenizer, prompts, config, num_positions=NUM_POSITIONS, generator=generator)
+    seeds = range(seed, seed + len(prompts))
+    return draw_codes(model, tokenizer, prompts, config, num_positions=NUM_POSITIONS, seeds=seeds)
 
 
 def logits_over(model, tokenizer, text, codes_NC):
@@ -35,10 +35,12 @@ def logits_over(model, tokenizer, text, codes_NC):
         image_begin=len(text_ids),
         codes_IC=codes_NC.numpy(),
     )
-    row = pack_sequence([sample], seq_len=len(token_ids), padding_id=0)
-    attend, branch = PackedAttention(row, model.kernel), model.branches[Task.GENERATION]
-    states = branch.states(model.trunk(row, attend), row.positions_T, attend)
-    return branch.head.out(branch.head.states(states[row.image_positions_I - 1], branch.code_embedding(row.codes_IC)))
+    packed = pack_sequence([sample], seq_len=len(token_ids), padding_id=0)
+    attend, branch = PackedAttention(packed, model.kernel), model.branches[Task.GENERATION]
+    states = branch.states(model.trunk(packed, attend), packed.positions_T, attend)
+    return branch.head.out(
+        branch.head.states(states[packed.image_positions_I - 1], branch.code_embedding(packed.codes_IC))
+    )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -61,13 +63,13 @@ def test_the_model_heeds_its_prompt_and_its_own_codes(model, tokenizer):
     assert all(len(codes.unique(dim=0)) > 1 for codes in codes_BNC)
 
 
-@pytest.mark.parametrize(("guidance", "rows_per_prompt"), [(1.0, 1), (3.0, 2)])
-def test_guidance_of_1_runs_the_prompts_alone(model, tokenizer, guidance, rows_per_prompt):
+@pytest.mark.parametrize(("guidance", "sequences_per_prompt"), [(1.0, 1), (3.0, 2)])
+def test_guidance_of_1_runs_the_prompts_alone(model, tokenizer, guidance, sequences_per_prompt):
     widths = []
     hook = model.trunk.stack.register_forward_pre_hook(lambda _, inputs: widths.append(len(inputs[0])))
     draw(model, tokenizer, guidance=guidance)
     hook.remove()
-    assert widths[1:] == [rows_per_prompt * len(PROMPTS)] * (NUM_POSITIONS - 1)
+    assert widths[1:] == [sequences_per_prompt * len(PROMPTS)] * (NUM_POSITIONS - 1)
 
 
 def test_a_seed_decides_and_another_changes_the_codes(model, tokenizer):
@@ -76,7 +78,16 @@ def test_a_seed_decides_and_another_changes_the_codes(model, tokenizer):
     assert not codes.equal(draw(model, tokenizer, seed=2))
 
 
-def test_neighbours_in_a_batch_change_nothing(model, tokenizer):
-    together = draw(model, tokenizer, guidance=3.0, top_k=1)
-    alone = [draw(model, tokenizer, [prompt], guidance=3.0, top_k=1) for prompt in PROMPTS]
+@pytest.mark.parametrize("top_k", [1, 0])
+def test_other_prompts_of_a_batch_change_nothing(model, tokenizer, top_k):
+    together = draw(model, tokenizer, guidance=3.0, top_k=top_k)
+    alone = [
+        draw(model, tokenizer, [prompt], seed=seed, guidance=3.0, top_k=top_k) for seed, prompt in enumerate(PROMPTS)
+    ]
     assert together.equal(torch.cat(alone))
+
+
+def test_temperature_0_draws_the_likeliest_codes_whatever_the_seed(model, tokenizer):
+    greedy = draw(model, tokenizer, temperature=0.0)
+    assert greedy.equal(draw(model, tokenizer, temperature=0.0, seed=9))
+    assert greedy.equal(draw(model, tokenizer, top_k=1))

@@ -1,16 +1,21 @@
 """A folder of trained weights: loaded, used, and refused with its fault."""
 
 import shutil
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.tiny import DIMENSIONS, tiny_config, tiny_model, tiny_tokenizer
+from ufork.data.packing import pack_sequence
+from ufork.data.prompts import encode_sample
+from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.errors import CheckpointError, ConfigError, TokenizerError
+from ufork.errors import CheckpointError, ConfigError, SampleError, TokenizerError
 from ufork.infer.config import AnswerConfig, DrawConfig
-from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER, TrainedModel
+from ufork.infer.model import MAX_TEXT_CHARS, TEXT_FOLDER, VISION_FOLDER, TrainedModel
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, save_weights
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec
@@ -57,11 +62,13 @@ def test_a_loaded_model_has_the_weights_and_the_codebook(saved):
 
 def test_drawings_are_one_a_prompt_and_follow_from_the_seed(saved):
     model = TrainedModel.load(saved)
-    config = DrawConfig(seed=3, batch_prompts=2)
+    config = DrawConfig(seed=3, batch_prompts=2, guidance=1.0)
     images = model.draw(PROMPTS, config)
     assert (images.shape, images.dtype) == ((3, 16, 16, 3), np.uint8)
     assert np.array_equal(images, model.draw(PROMPTS, config))
-    assert not np.array_equal(images, model.draw(PROMPTS, DrawConfig(seed=4, batch_prompts=2)))
+    assert not np.array_equal(images, model.draw(PROMPTS, config.model_copy(update={"seed": 4})))
+    in_one_batch = config.model_copy(update={"batch_prompts": 64})
+    assert np.array_equal(images[[2, 0]], model.draw([PROMPTS[2], PROMPTS[0]], in_one_batch, seeds=[5, 3]))
 
 
 def test_answers_are_one_a_question_whatever_the_batches(saved):
@@ -114,3 +121,48 @@ def test_an_expert_refuses_the_other_task(tmp_path):
 def test_empty_prompts_are_refused(saved, prompts):
     with pytest.raises(ConfigError, match="at least one prompt"):
         TrainedModel.load(saved).draw(prompts)
+
+
+@pytest.mark.parametrize("name", ["prompt", "question"])
+def test_texts_that_are_too_long_are_refused(saved, name):
+    model, texts = TrainedModel.load(saved), ["a" * (MAX_TEXT_CHARS + 1)]
+    with pytest.raises(ConfigError, match=f"a {name} has 10,001 characters, at most 10,000"):
+        if name == "prompt":
+            model.draw(texts)
+        else:
+            model.answer(np.zeros((1, 16, 16, 3), np.uint8), texts)
+
+
+def sample_of(task, **fields):
+    words = {"prompt": "a dog"} if task is Task.GENERATION else {"turns": (("what is this?", "a dog"),)}
+    return Sample(id="one", task=task, source="s", licence="CC0-1.0", **words, **fields)
+
+
+def codes_of(seed, depth=DIMENSIONS.codes_per_position):
+    return np.random.default_rng(seed).integers(0, DIMENSIONS.codebook_size, (2, 2, depth), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("task", Task)
+def test_loss_is_the_training_loss_of_the_sample_alone(saved, task):
+    model, sample = TrainedModel.load(saved), sample_of(task, codes=codes_of(1))
+    found = model.loss(sample)
+    encoded = encode_sample(sample, model.tokenizer)
+    packed = pack_sequence([encoded], seq_len=len(encoded.token_ids_L) + 5, padding_id=model.tokenizer.padding_id)
+    assert found.num_targets == packed.num_targets > 0
+    assert found.nats == pytest.approx(model.model(packed).item(), rel=1e-5)
+
+
+def test_loss_of_an_image_is_that_of_its_codes(saved):
+    model = TrainedModel.load(saved)
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    stream = BytesIO()
+    Image.fromarray(image[0]).save(stream, "PNG")
+    codes = model.codec.encode(image)[0].astype(np.uint16)
+    from_image = model.loss(sample_of(Task.GENERATION, image=stream.getvalue(), image_format="png"))
+    assert from_image == model.loss(sample_of(Task.GENERATION, codes=codes))
+
+
+@pytest.mark.parametrize("codes", [codes_of(0, depth=5), np.full((2, 2, 3), DIMENSIONS.codebook_size, np.uint16)])
+def test_loss_refuses_codes_of_another_codec(saved, codes):
+    with pytest.raises(SampleError, match="one: its codes"):
+        TrainedModel.load(saved).loss(sample_of(Task.GENERATION, codes=codes))

@@ -1,12 +1,13 @@
-"""What guidance, temperature, top-k and top-p leave to draw from."""
+"""Sampling: what guidance, temperature, top-k and top-p leave to draw from, and that it is reproducible."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ufork.errors import ConfigError
 from ufork.infer.config import DrawConfig
-from ufork.infer.sampling import guided, sample
+from ufork.infer.sampling import guided, sample, uniform_numbers
 
 
 def logits_of(num_sequences, num_codes, seed):
@@ -15,7 +16,7 @@ def logits_of(num_sequences, num_codes, seed):
 
 def drawn(logits, seed=0, **changes):
     config = DrawConfig(**{"temperature": 1.0, "top_k": 0, "top_p": 1.0} | changes)
-    return sample(logits, config, torch.Generator().manual_seed(seed))
+    return sample(logits, config, torch.rand(len(logits), generator=torch.Generator().manual_seed(seed)))
 
 
 @given(
@@ -66,3 +67,46 @@ def test_guidance_goes_from_the_unconditional_through_the_conditional(guidance):
 def test_without_guidance_the_rows_are_the_prompts():
     logits = logits_of(3, 4, 0)
     assert guided(logits, 1.0, 3).equal(logits)
+
+
+def test_temperature_0_is_greedy():
+    logits = logits_of(50, 9, 0)
+    assert drawn(logits, temperature=0.0, top_p=0.3).equal(logits.argmax(-1))
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24, 1.0])
+def test_rounding_never_leaves_the_codes_that_are_kept(uniform):
+    logits = logits_of(1, 16_384, 0).expand(200, -1)
+    config = DrawConfig(top_k=0, top_p=0.5)
+    kept = set(drawn(logits.expand(200, -1), top_p=0.5).tolist()) | set(
+        sample(logits, config, torch.rand(200)).tolist()
+    )
+    code = int(sample(logits, config, torch.full((200,), uniform))[0])
+    likelier = logits[0] > logits[0][code]
+    assert logits[0].softmax(-1)[likelier].sum() < 0.5 + 1e-5 and kept
+
+
+def test_uniform_numbers_follow_from_each_prompts_own_seed():
+    together = uniform_numbers([5, 6, 5], 4, 3)
+    assert together.shape == (3, 4, 3) and 0 <= together.min() and together.max() < 1
+    assert together[0].equal(together[2]) and not together[0].equal(together[1])
+    assert together[1].equal(uniform_numbers([6], 4, 3)[0])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("guidance", float("inf")),
+        ("guidance", -1),
+        ("temperature", float("nan")),
+        ("temperature", -0.1),
+        ("top_p", 0),
+        ("top_p", float("nan")),
+        ("top_k", -1),
+        ("seed", 10**20),
+        ("seed", -1),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(key, value):
+    with pytest.raises(ConfigError, match=key):
+        DrawConfig.from_mapping({key: value}, origin="options")

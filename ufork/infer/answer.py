@@ -1,4 +1,6 @@
-"""Answers to questions about images, decoded greedily.
+"""Answers questions about images, decoding greedily.
+
+    codes and question -> prefill -> per token: text head -> most likely token -> body step
 
 Shapes: B questions, Y and X rows and columns of positions, C codes per position.
 """
@@ -17,11 +19,11 @@ from ufork.vocabulary import IGNORED_LABEL, Task
 def answer_questions(
     model: UniFork, tokenizer: TextTokenizer, codes_BYXC: np.ndarray, questions: list[str], *, max_tokens: int
 ) -> list[str]:
-    """One answer per image and question; an answer ends at the end-of-turn mark or after `max_tokens`."""
+    """Returns one answer per image and question; an answer ends at the end-of-turn mark or after `max_tokens`."""
     device = model.trunk.token_embedding.weight.device
     branch: UnderstandingBranch = model.branches[Task.UNDERSTANDING]  # type: ignore[assignment]
     sequences = Sequences(model, Task.UNDERSTANDING, device=device)
-    prompts = [_asked(codes, question, tokenizer) for codes, question in zip(codes_BYXC, questions, strict=True)]
+    prompts = [_encoded(codes, question, tokenizer) for codes, question in zip(codes_BYXC, questions, strict=True)]
     states_BD = sequences.start(prompts, num_new_tokens=max_tokens, image_is_open=False)
     chosen = []
     ended_B = torch.zeros(len(questions), dtype=torch.bool, device=device)
@@ -35,7 +37,7 @@ def answer_questions(
     return [tokenizer.decode(tokens).strip() for tokens in torch.stack(chosen, dim=1).tolist()]
 
 
-def _asked(codes_YXC: np.ndarray, question: str, tokenizer: TextTokenizer) -> EncodedSample:
+def _encoded(codes_YXC: np.ndarray, question: str, tokenizer: TextTokenizer) -> EncodedSample:
     codes_IC = codes_YXC.reshape(-1, codes_YXC.shape[-1]).astype(np.int64)
     token_ids = [tokenizer.padding_id] * (len(codes_IC) + 2) + tokenizer.encode(question_prompt(question))
     return EncodedSample(

@@ -1,29 +1,34 @@
-"""How drawings and answers are sampled."""
+"""Sampling of drawings and decoding of answers."""
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from ufork.config import Config
+
+MAX_SEED = 2**63 - 1
+"""Largest seed; torch generators take 64 bits, and the seeds of a batch count up from the given one."""
 
 
 class DrawConfig(Config):
     """Sampling of image codes; the defaults are the release's (spec, section 6)."""
 
-    guidance: NonNegativeFloat = 4.0
+    guidance: float = Field(default=4.0, ge=0, le=1000, allow_inf_nan=False)
     """Classifier-free guidance: logits = unconditional + guidance * (conditional - unconditional); 1 turns it off."""
-    temperature: PositiveFloat = 1.0
-    top_k: NonNegativeInt = 900
+    temperature: float = Field(default=1.0, ge=0, le=1000, allow_inf_nan=False)
+    """Divides the logits; 0 takes the most likely code (greedy)."""
+    top_k: int = Field(default=900, ge=0, le=2**31 - 1)
     """Codes kept at each depth; 0 keeps all."""
     top_p: float = Field(default=0.96, gt=0, le=1)
-    """Probability kept: the likeliest codes up to and including the one that crosses it."""
-    seed: NonNegativeInt = 0
+    """Probability mass kept: the most likely codes up to and including the one that reaches it."""
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    """Seed of the first prompt; prompt i has seed + i, unless the caller gives each its own."""
     batch_prompts: PositiveInt = 64
-    """Prompts drawn at a time."""
+    """Prompts drawn at a time; does not change what is drawn."""
 
 
 class AnswerConfig(Config):
     """Greedy decoding of answers."""
 
-    max_tokens: PositiveInt = 32
+    max_tokens: int = Field(default=32, ge=1, le=32_768)
     """Longest answer."""
     batch_questions: PositiveInt = 64
     """Questions answered at a time."""

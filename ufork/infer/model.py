@@ -1,8 +1,11 @@
 """A trained model with its tokenizers: pixels and text in, pixels and text out.
 
-A folder of trained weights holds `model.safetensors`, `config.json`, `text/` (tokenizer) and `vision/` (image codec).
+folder: model.safetensors, config.json, text/ (tokenizer), vision/ (image codec) -> TrainedModel.load
+prompts -> draw -> images      images, questions -> answer -> texts      sample -> loss -> cross-entropy
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -10,8 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ufork.data.packing import pack_sequence
+from ufork.data.prompts import encode_sample
+from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.errors import CheckpointError, ConfigError
+from ufork.errors import CheckpointError, ConfigError, SampleError
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import draw_codes
@@ -20,13 +26,26 @@ from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig, load_weights, put_weights, save_weights
 from ufork.vision.codec import ImageCodec
+from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 
 TEXT_FOLDER, VISION_FOLDER = "text", "vision"
 
+MAX_TEXT_CHARS = 10_000
+"""Longest prompt or question; attention's memory grows with the square of the length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetLoss:
+    """Cross-entropy of one sample's targets, which are text tokens or image codes."""
+
+    nats: float
+    """Sum over the targets."""
+    num_targets: int
+
 
 class TrainedModel:
-    """Draws and answers."""
+    """Draws images, answers questions, and computes the loss of samples."""
 
     def __init__(self, model: UniFork, tokenizer: TextTokenizer, codec: ImageCodec):
         self.model, self.tokenizer, self.codec = model.eval(), tokenizer, codec
@@ -36,7 +55,7 @@ class TrainedModel:
         """Reads a folder of trained weights.
 
         Raises:
-            CheckpointError: weights are missing, damaged or do not fit their own config or a tokenizer.
+            CheckpointError: weights are missing or damaged, or do not match their own config or a tokenizer.
             TokenizerError: a tokenizer is missing or damaged.
         """
         weights, config = load_weights(folder)
@@ -50,51 +69,95 @@ class TrainedModel:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """Those that it has a branch for."""
+        """Tasks that the model has a branch for."""
         return tuple(task for task in Task if task in self.model.branches)
 
-    def draw(self, prompts: list[str], config: DrawConfig | None = None) -> np.ndarray:
-        """Images uint8 [B, rows, columns, 3], one per prompt; the same for the same seed and batches.
+    @property
+    def image_px(self) -> int:
+        """Side of the square images that the model reads and draws."""
+        return self.codec.config.image_px
+
+    def draw(
+        self, prompts: Sequence[str], config: DrawConfig | None = None, *, seeds: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Draws an image per prompt; each depends on its prompt, its seed and `config`, and not on its batch.
+
+        Args:
+            prompts: texts of at most MAX_TEXT_CHARS characters.
+            config: how codes are sampled.
+            seeds: one per prompt, at most MAX_SEED + 1; `config.seed` and the numbers that follow it by default.
+
+        Returns:
+            uint8 [B, rows, columns, 3].
 
         Raises:
-            ConfigError: the model has no generation branch, or a prompt is empty.
+            ConfigError: the model has no generation branch, or a prompt is empty or too long.
         """
         config = config or DrawConfig()
         self._require(Task.GENERATION, prompts, "prompt")
-        generator = torch.Generator(self.model.trunk.token_embedding.weight.device).manual_seed(config.seed)
-        grid = (self.codec.grid_rows, self.codec.grid_columns)
+        seeds = range(config.seed, config.seed + len(prompts)) if seeds is None else seeds
+        rows, columns = self.codec.grid_rows, self.codec.grid_columns
         images = []
-        for batch in _batches(prompts, config.batch_prompts):
+        for start in range(0, len(prompts), config.batch_prompts):
+            batch = slice(start, start + config.batch_prompts)
             codes_BNC = draw_codes(
-                self.model, self.tokenizer, batch, config, num_positions=grid[0] * grid[1], generator=generator
+                self.model, self.tokenizer, prompts[batch], config, num_positions=rows * columns, seeds=seeds[batch]
             )
-            images.append(np.asarray(self.codec.decode(codes_BNC.cpu().unflatten(1, grid))))
+            images.append(np.asarray(self.codec.decode(codes_BNC.cpu().unflatten(1, (rows, columns)))))
         return np.concatenate(images)
 
-    def answer(self, images: np.ndarray, questions: list[str], config: AnswerConfig | None = None) -> list[str]:
-        """Answers, one per image (uint8 [B, rows, columns, 3]) and question.
+    def answer(self, images: np.ndarray, questions: Sequence[str], config: AnswerConfig | None = None) -> list[str]:
+        """Answers one question per image (uint8 [B, image_px, image_px, 3]).
 
         Raises:
-            ConfigError: the model has no understanding branch, or a question is empty.
+            ConfigError: the model has no understanding branch, or a question is empty or too long.
         """
         config = config or AnswerConfig()
         self._require(Task.UNDERSTANDING, questions, "question")
         answers = []
         for start in range(0, len(questions), config.batch_questions):
-            part = slice(start, start + config.batch_questions)
-            codes_BYXC = np.asarray(self.codec.encode(images[part]))
+            batch = slice(start, start + config.batch_questions)
+            codes_BYXC = np.asarray(self.codec.encode(images[batch]))
             answers += answer_questions(
-                self.model, self.tokenizer, codes_BYXC, questions[part], max_tokens=config.max_tokens
+                self.model, self.tokenizer, codes_BYXC, list(questions[batch]), max_tokens=config.max_tokens
             )
         return answers
 
-    def _require(self, task: Task, texts: list[str], what: str) -> None:
+    @torch.inference_mode()
+    def loss(self, sample: Sample) -> TargetLoss:
+        """Computes the cross-entropy of a sample's targets; an image without codes is encoded first.
+
+        Raises:
+            SampleError: the sample has no target, its image cannot be decoded, or its codes are not this codec's.
+            ConfigError: the model has no branch for the sample's task.
+        """
+        self._require_branch(sample.task)
+        if sample.codes is None and sample.image is not None:
+            image = decode_image(sample.image, size_px=self.image_px, purpose=sample.task)
+            sample = replace(sample, codes=np.asarray(self.codec.encode(image[None]))[0].astype(np.uint16))
+        codes, num_codes = sample.codes, self.codec.codes_per_position
+        if codes is not None and (codes.shape[-1] != num_codes or codes.max(initial=0) >= self.codec.codebook_size):
+            raise SampleError(
+                f"{sample.id}: its codes have shape {codes.shape} and reach {codes.max(initial=0)}, the image tokenizer"
+                f" has {num_codes} codes per position, each below {self.codec.codebook_size}; encode the shards again"
+            )
+        encoded = encode_sample(sample, self.tokenizer)
+        packed = pack_sequence([encoded], seq_len=len(encoded.token_ids_L), padding_id=self.tokenizer.padding_id)
+        device = self.model.trunk.token_embedding.weight.device
+        return TargetLoss(nats=float(self.model(packed.to(str(device)))), num_targets=packed.num_targets)
+
+    def _require(self, task: Task, texts: Sequence[str], name: str) -> None:
+        self._require_branch(task)
+        if not texts or not all(text.strip() for text in texts):
+            raise ConfigError(f"expected at least one {name}, and none of them empty; found {list(texts)}")
+        if (longest := max(map(len, texts))) > MAX_TEXT_CHARS:
+            raise ConfigError(f"a {name} has {longest:,} characters, at most {MAX_TEXT_CHARS:,} are read; shorten it")
+
+    def _require_branch(self, task: Task) -> None:
         if task not in self.model.branches:
             raise ConfigError(
                 f"this model has no {task} branch; it was trained with model.tasks={self.model.config.tasks}"
             )
-        if not texts or not all(text.strip() for text in texts):
-            raise ConfigError(f"expected at least one {what}, and none empty; found {texts}")
 
 
 def save_trained(
@@ -104,7 +167,7 @@ def save_trained(
     tokenizer: TextTokenizer,
     codec: ImageCodec,
 ) -> None:
-    """Writes what `TrainedModel.load` reads.
+    """Writes a folder that `TrainedModel.load` reads.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -119,15 +182,11 @@ def _check_fit(dimensions: Dimensions, tokenizer: TextTokenizer, codec: ImageCod
     expected = (dimensions.codebook_size, dimensions.code_width, dimensions.codes_per_position)
     if found != expected:
         raise CheckpointError(
-            f"{folder}: the image codec's codes, their width and depth are {found}, those of the weights {expected};"
-            " export them again"
+            f"{folder}: the image codec has (codes, code width, codes per position) = {found}, the weights expect"
+            f" {expected}; export them again"
         )
     if tokenizer.size > dimensions.vocab_size:
         raise CheckpointError(
             f"{folder}: the text tokenizer has {tokenizer.size} tokens, the weights embed"
             f" {dimensions.vocab_size}; export them again"
         )
-
-
-def _batches(items: list[str], size: int) -> list[list[str]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,7 +1,14 @@
-"""From logits to drawn codes: guidance, temperature, top-k, then top-p, in the release's order (spec, section 6).
+"""Samples codes from logits: guidance, temperature, top-k, then top-p, in the release's order (spec, section 6).
 
-Shapes: B prompts, K codebook size.
+    logits of a depth -> guided -> sample, with one uniform number per prompt -> codes
+
+The uniform numbers come from a generator per prompt on the CPU, so a drawing depends on its prompt and seed, and not on
+its batch or the kind of device.
+
+Shapes: B prompts, R sequences (B, or 2B with guidance), N positions, C codes per position, K codebook size.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,21 +16,31 @@ from torch import Tensor
 from ufork.infer.config import DrawConfig
 
 
+def uniform_numbers(seeds: Sequence[int], num_positions: int, codes_per_position: int) -> Tensor:
+    """Returns uniform numbers BNC in [0, 1), those of each prompt drawn from its own seed."""
+    shape = (num_positions, codes_per_position)
+    return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
 def guided(logits_RK: Tensor, guidance: float, num_prompts: int) -> Tensor:
-    """BK. With guidance the rows are R = 2B, conditional then unconditional; without, R = B."""
+    """Returns guided logits BK; with guidance R = 2B, conditional sequences first, and without it R = B."""
     if len(logits_RK) == num_prompts:
         return logits_RK
     conditional_BK, unconditional_BK = logits_RK.chunk(2)
     return unconditional_BK + guidance * (conditional_BK - unconditional_BK)
 
 
-def sample(logits_BK: Tensor, config: DrawConfig, generator: torch.Generator) -> Tensor:
-    """Codes B, int64, drawn from what temperature, top-k and top-p leave."""
+def sample(logits_BK: Tensor, config: DrawConfig, uniform_B: Tensor) -> Tensor:
+    """Returns codes B (int64) by inverting the cumulative distribution that temperature, top-k and top-p leave."""
+    if config.temperature == 0:
+        return logits_BK.argmax(-1)
     logits_BK = logits_BK.float() / config.temperature
     num_kept = min(config.top_k or logits_BK.shape[-1], logits_BK.shape[-1])
     sorted_BK, codes_BK = logits_BK.topk(num_kept, dim=-1)
     probabilities_BK = sorted_BK.softmax(-1)
     before_BK = probabilities_BK.cumsum(-1) - probabilities_BK
     probabilities_BK = probabilities_BK.masked_fill(before_BK >= config.top_p, 0.0)
-    drawn_B1 = torch.multinomial(probabilities_BK, 1, generator=generator)
-    return codes_BK.gather(1, drawn_B1).squeeze(1)
+    cumulative_BK = probabilities_BK.cumsum(-1)
+    drawn_B1 = torch.searchsorted(cumulative_BK, uniform_B[:, None] * cumulative_BK[:, -1:], right=True)
+    last_B1 = (probabilities_BK > 0).sum(-1, keepdim=True) - 1  # rounding may reach past the last code that is kept
+    return codes_BK.gather(1, drawn_B1.minimum(last_B1)).squeeze(1)

@@ -1,4 +1,6 @@
-"""A batch of sequences on the path of one task: prompts in at once, then a token each per step.
+"""Runs a batch of sequences along the path of one task: all prompts at once, then one token each per step.
+
+    prompts -> start -> last states BD;  embedded tokens BD -> step -> states BD
 
 Shapes: B sequences, T tokens of all prompts together, D width.
 """
@@ -17,18 +19,18 @@ from ufork.vocabulary import Task
 
 
 class Sequences:
-    """Holds the cache and the place where each sequence stands."""
+    """Key-value cache and current length of each sequence."""
 
     def __init__(self, model: UniFork, task: Task, *, device: torch.device):
         self.model, self.task, self.device = model, task, device
 
     def start(self, prompts: list[EncodedSample], *, num_new_tokens: int, image_is_open: bool) -> Tensor:
-        """Runs the prompts, and returns the state BD of each one's last token.
+        """Runs the prompts and returns the state BD of each one's last token.
 
         Args:
             prompts: one per sequence.
-            num_new_tokens: how many steps may follow.
-            image_is_open: the prompts end with a begin-of-image mark whose image is still to come.
+            num_new_tokens: number of steps that may follow.
+            image_is_open: whether the prompts end with a begin-of-image mark whose image follows.
         """
         lengths = [len(prompt.token_ids_L) for prompt in prompts]
         packed = pack_sequence(prompts, seq_len=sum(lengths), padding_id=0)
@@ -42,7 +44,7 @@ class Sequences:
         return states_TD[packed.segment_starts_S1[1:].long() - 1]
 
     def step(self, entering_BD: Tensor) -> Tensor:
-        """Appends one embedded token to each sequence, and returns its state BD."""
+        """Appends one embedded token to each sequence and returns its state BD."""
         states_BD = self._states(entering_BD, self.positions_B, Extend(self.cache, self.positions_B))
         self.positions_B = self.positions_B + 1
         return states_BD
