@@ -1,9 +1,9 @@
-"""What filters and fingerprints cost, on one core: `python -m benchmarks.filters`.
+"""Measures filters and fingerprints on one core: `python -m benchmarks.filters`.
 
-Files of 640 x 480 px, of coarse random structure, are judged by their header (beside it, Pillow opens them), with their
-language told, decoded whole, and fingerprinted; then duplicates are looked for among random fingerprints.
+Images of 640 x 480 px with coarse random structure are filtered by their header (compared to opening them with Pillow),
+filtered by language, decoded, and fingerprinted. Then duplicates are searched among random fingerprints.
 
-The last line is one JSON object: records per second of each, and of the search also the bytes a record that it takes.
+The last line is one JSON object: records per second of each, and bytes per record of the search.
 """
 
 import io
@@ -23,22 +23,22 @@ SIZE = (640, 480)
 RECORD = Record(id="one", image=("one",), caption="A man riding a wave on top of a surfboard while the sun sets.")
 NUM_FINGERPRINTS = 1_000_000
 SECONDS = 0.2
-"""Each is repeated for so long, three times; the best counts."""
+"""Duration of one measurement; the best of three counts."""
 
 
 def main() -> None:
-    """Measures and prints a line for each."""
+    """Runs all measurements and prints one line for each."""
     figures: dict[str, float] = {}
     headers, languages = Filters(FilterConfig()), Filters(FilterConfig(languages=("en",)))
     decoding, both = Filters(FilterConfig(check_decode=True)), DuplicatesConfig(exact=True, perceptual=True)
-    for form in ("JPEG", "PNG", "WEBP"):
-        data = _file(form)
-        figures[f"header_{form}"] = _rate(lambda data=data: headers.judge(RECORD, data))
-        figures[f"pillow_header_{form}"] = _rate(lambda data=data: Image.open(io.BytesIO(data)).close())
-        figures[f"decoded_{form}"] = _rate(lambda data=data: decoding.judge(RECORD, data))
-        figures[f"exact_{form}"] = _rate(lambda data=data: fingerprint(data, "", DuplicatesConfig(exact=True)))
-        figures[f"perceptual_{form}"] = _rate(lambda data=data: fingerprint(data, "", both))
-    figures["language"] = _rate(lambda: languages.judge(RECORD, None))
+    for format in ("JPEG", "PNG", "WEBP"):
+        data = _file(format)
+        figures[f"header_{format}"] = _rate(lambda data=data: headers.check(RECORD, data))
+        figures[f"pillow_header_{format}"] = _rate(lambda data=data: Image.open(io.BytesIO(data)).close())
+        figures[f"decoded_{format}"] = _rate(lambda data=data: decoding.check(RECORD, data))
+        figures[f"exact_{format}"] = _rate(lambda data=data: fingerprint(data, "", DuplicatesConfig(exact=True)))
+        figures[f"perceptual_{format}"] = _rate(lambda data=data: fingerprint(data, "", both))
+    figures["language"] = _rate(lambda: languages.check(RECORD, None))
     for max_distance in range(5):
         figures |= _search(DuplicatesConfig(exact=True, perceptual=True, max_distance=max_distance))
     for name, figure in figures.items():
@@ -46,10 +46,10 @@ def main() -> None:
     print(json.dumps({name: round(figure) for name, figure in figures.items()}))
 
 
-def _file(form: str) -> bytes:
+def _file(format: str) -> bytes:
     coarse = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     stream = io.BytesIO()
-    Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC).save(stream, form)
+    Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC).save(stream, format)
     return stream.getvalue()
 
 

@@ -18,7 +18,7 @@ from data_prep.demo.questions import Question
 from data_prep.demo.source import SPLITS
 from data_prep.demo.sprites import encode_png
 from data_prep.demo.twemoji import ATTRIBUTION, LICENCE, blend, load_premultiplied, png_folder
-from data_prep.sharding.skipped_input import SkippedInput
+from data_prep.inputs.skipped_input import SkippedInput
 from ufork.config import Config
 from ufork.data.shards.sample import Sample
 from ufork.vocabulary import Task

@@ -24,7 +24,7 @@ from data_prep.demo.emoji import EmojiConfig, EmojiSource
 from data_prep.demo.scene_grammar import ScenesConfig
 from data_prep.demo.scenes import SceneSource
 from data_prep.demo.source import SPLITS, Source
-from data_prep.sharding.skipped_input import SkippedInput
+from data_prep.inputs.skipped_input import SkippedInput
 from ufork.config import Config
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.sample import Sample

@@ -1,1 +1,1 @@
-"""Decides which records become samples: filters and duplicate detection."""
+"""Filters of records, and the search for duplicates."""

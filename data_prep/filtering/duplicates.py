@@ -1,15 +1,16 @@
-"""Records that say the same as an earlier one.
+"""Finds records that repeat an earlier record.
 
-    each record  ->  fingerprint: a hash of the image file, one of what it looks like, one of the text   (any process)
-    all of them  ->  duplicates_of: for each record the first that it repeats; that one stays            (one process)
+    each record       ->  fingerprint: hash of the image file, perceptual hash, hash of the text     (in any process)
+    all fingerprints  ->  duplicates_of: for each record the first one that it repeats, which stays  (in one process)
 
-Exact duplicates have the same image file. Near ones look alike: their difference hashes are at most `max_distance` bits
-apart. The hash is cut into 2 d blocks for a distance d, and d of them are the same in any two hashes that near; so each
-choice of d blocks is a key (of 30 bits or more), and only records of one key are compared (Manku, Jain and Das Sarma,
-"Detecting near-duplicates for web crawling", WWW 2007). Fingerprints take 32 bytes a record, the search about 90 more.
+Exact duplicates have the same image file. Near duplicates look alike: their difference hashes differ in at most
+`max_distance` bits. For a distance d the hash is cut into 2 d blocks; two hashes that differ in at most d bits agree in
+at least d blocks. So each choice of d blocks is a key of 30 bits or more, and only records with equal keys are compared
+(Manku, Jain and Das Sarma, "Detecting near-duplicates for web crawling", WWW 2007). A fingerprint takes 32 bytes, the
+search about 90 more per record.
 
-An image that comes again with another text is no duplicate unless the config says so: data sets of conversations and of
-captions repeat images on purpose. Records without an image are duplicates when their texts are the same.
+By default an image repeated with another text is no duplicate: caption and conversation data sets repeat images on
+purpose. Records without an image are duplicates if their texts are equal.
 """
 
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ from pydantic import Field
 from data_prep.filtering.difference_hash import NO_PICTURE, difference_hash
 from ufork.config import Config
 
-FINGERPRINT_DTYPE = np.dtype([("exact_high", "<u8"), ("exact_low", "<u8"), ("looks", "<u8"), ("text", "<u8")])
-"""Of an array of fingerprints, as `np.array(list_of_fingerprints, FINGERPRINT_DTYPE)` makes it."""
+FINGERPRINT_DTYPE = np.dtype([("exact_high", "<u8"), ("exact_low", "<u8"), ("perceptual", "<u8"), ("text", "<u8")])
+"""Dtype of an array of fingerprints: `np.array(list_of_fingerprints, FINGERPRINT_DTYPE)`."""
 
 EXACT, NEAR = "exact duplicate", "near duplicate"
 """The reasons under which duplicates are counted."""
@@ -35,76 +36,80 @@ _LOW_64 = 2**64 - 1
 
 
 class DuplicatesConfig(Config):
-    """Which repetitions are left out."""
+    """Which duplicates are dropped."""
 
     exact: bool = False
-    """Whether records with the same image file as an earlier one are dropped."""
+    """Drops records with the same image file as an earlier one."""
     perceptual: bool = False
-    """Whether records are dropped whose image looks like that of an earlier one; each image is decoded for it."""
+    """Drops records whose image looks like that of an earlier one. Each image is decoded for this."""
     max_distance: int = Field(default=0, ge=0, le=4)
-    """Bits of 64 in which the hashes of images that look alike may differ. 0 finds copies of another size or format, 2
-    to 4 also most of those of another quality, and more and more of those that are merely similar."""
+    """Bits of 64 in which the hashes of near duplicates may differ. 0 finds copies of another size or format; 2 to 4
+    find most copies of another quality, and increasingly images that are only similar."""
     same_text: bool = True
-    """Whether a repetition must have the same text too. false keeps one record an image, whatever is said of it."""
+    """Whether duplicates must also have the same text. false keeps one record per image, whatever its text."""
 
     @property
     def wanted(self) -> bool:
-        """Whether fingerprints are needed at all."""
+        """Whether duplicates are searched at all, so that fingerprints are needed."""
         return self.exact or self.perceptual
 
 
 class Fingerprint(NamedTuple):
-    """Of one record: a row of FINGERPRINT_DTYPE."""
+    """Fingerprint of one record: an element of FINGERPRINT_DTYPE."""
 
     exact_high: int
+    """Upper 64 bits of the image file's hash, or of the text's for a record without an image."""
     exact_low: int
-    looks: int
+    """Lower 64 bits."""
+    perceptual: int
+    """Difference hash of the image; NO_PICTURE if not needed or not known."""
     text: int
+    """Hash of the text; 0 if the text does not count."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Over N records in record_index order."""
+    """The duplicates among N records, in the order of the record index."""
 
     originals: np.ndarray
-    """int64 [N]: the number of the record that stays in place of this one; its own where it is kept."""
+    """int64 [N]: number of the record that is kept in place of this one; its own number if it is kept."""
     near: np.ndarray
-    """bool [N]: whether it is dropped because it looks like another, not for the same bytes."""
+    """bool [N]: whether the record is dropped as a near duplicate rather than an exact one."""
 
     @property
     def dropped(self) -> np.ndarray:
-        """Whether each record is: bool [N]."""
+        """Whether each record is dropped: bool [N]."""
         return self.originals != np.arange(len(self.originals))
 
     def reason(self, number: int) -> str | None:
-        """Why a record is dropped; None for one that is kept."""
+        """Returns EXACT or NEAR for a record that is dropped, None for one that is kept."""
         if self.originals[number] == number:
             return None
         return NEAR if self.near[number] else EXACT
 
 
 def fingerprint(image: bytes | None, text: str, config: DuplicatesConfig) -> Fingerprint:
-    """Of one record.
+    """Returns the fingerprint of one record.
 
     Args:
-        image: the file's bytes; None for a record without one.
-        text: all that is said, as `data_prep.filtering.filters.text_of` gives it.
+        image: bytes of the image file; None for a record without one.
+        text: all text of the record, as returned by `data_prep.filtering.filters.text_of`.
         config: decides whether the image is decoded, and whether the text counts.
     """
-    words = text.encode(errors="surrogatepass")
-    # Another seed, so that no image is the same as a text.
-    exact = xxhash.xxh3_128_intdigest(words, seed=1) if image is None else xxhash.xxh3_128_intdigest(image)
-    looks = difference_hash(image) if config.perceptual and image is not None else NO_PICTURE
-    said = xxhash.xxh3_64_intdigest(words) if config.same_text else 0
-    return Fingerprint(exact >> 64, exact & _LOW_64, looks, said)
+    text_bytes = text.encode(errors="surrogatepass")
+    # Another seed, so that a text never equals an image file of the same bytes.
+    exact = xxhash.xxh3_128_intdigest(text_bytes, seed=1) if image is None else xxhash.xxh3_128_intdigest(image)
+    perceptual = difference_hash(image) if config.perceptual and image is not None else NO_PICTURE
+    text_hash = xxhash.xxh3_64_intdigest(text_bytes) if config.same_text else 0
+    return Fingerprint(exact >> 64, exact & _LOW_64, perceptual, text_hash)
 
 
 def duplicates_of(fingerprints: np.ndarray, config: DuplicatesConfig) -> Duplicates:
-    """Finds the records that repeat an earlier one; a chain of near duplicates keeps its first only.
+    """Finds the records that repeat an earlier one. Of a chain of near duplicates only the first is kept.
 
     Args:
-        fingerprints: FINGERPRINT_DTYPE [N], in record_index order, made with the same config.
-        config: which repetitions count.
+        fingerprints: FINGERPRINT_DTYPE [N], in the order of the record index, made with the same config.
+        config: which duplicates count.
     """
     own = np.arange(len(fingerprints))
     originals = own.copy()
@@ -121,22 +126,22 @@ def duplicates_of(fingerprints: np.ndarray, config: DuplicatesConfig) -> Duplica
 
 
 def _alike(fingerprints: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Numbers of earlier records, and of later ones that look like them."""
-    numbers = np.flatnonzero(fingerprints["looks"] != NO_PICTURE)
-    looks, text = fingerprints["looks"][numbers], fingerprints["text"][numbers]
-    first, second = _equal(looks, text)
+    """Yields the numbers of earlier records, and of later records that look like them."""
+    numbers = np.flatnonzero(fingerprints["perceptual"] != NO_PICTURE)
+    hashes, text = fingerprints["perceptual"][numbers], fingerprints["text"][numbers]
+    first, second = _equal(hashes, text)
     yield numbers[first], numbers[second]
-    # Of those with one hash the first stands for all, or a thousand copies would be half a million pairs.
-    numbers, looks, text = (np.delete(column, second) for column in (numbers, looks, text))
+    # Only the first record of each hash is compared further: a thousand copies would be half a million pairs.
+    numbers, hashes, text = (np.delete(column, second) for column in (numbers, hashes, text))
     for mask in _masks(max_distance):
-        for first, second in _pairs(looks & mask, text):
-            near = np.bitwise_count(looks[first] ^ looks[second]) <= max_distance
+        for first, second in _pairs(hashes & mask, text):
+            near = np.bitwise_count(hashes[first] ^ hashes[second]) <= max_distance
             yield numbers[first[near]], numbers[second[near]]
 
 
 def _masks(max_distance: int) -> list[np.uint64]:
-    """The bits of each choice of half of the blocks; hashes within the distance are equal in one of them."""
-    # The blocks are diagonals of the 8 x 8 bits: rows or columns would be the same in all images that are plain there.
+    """Returns a bit mask for each choice of half of the blocks. Hashes within the distance agree under at least one."""
+    # Blocks are diagonals of the 8 x 8 bits: rows or columns would be equal in all images that are plain there.
     blocks = [0] * (2 * max_distance)
     for bit in range(_HASH_BITS if blocks else 0):
         blocks[(bit // 8 + bit % 8) % len(blocks)] |= 1 << bit
@@ -144,14 +149,14 @@ def _masks(max_distance: int) -> list[np.uint64]:
 
 
 def _equal(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that repeat an earlier one, as (the first of its kind, the row)."""
+    """Returns the table rows that equal an earlier one, as (first row with these values, row)."""
     order, starts = _runs(*columns)
     repeats = np.flatnonzero(starts != np.arange(len(starts)))
     return order[starts[repeats]], order[repeats]
 
 
 def _pairs(*columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of equal rows as (earlier, later), in portions of at most N."""
+    """Yields all pairs of equal table rows as (earlier, later), in chunks of at most N pairs."""
     order, starts = _runs(*columns)
     later = np.arange(len(order))
     for step in count(1):
@@ -162,7 +167,7 @@ def _pairs(*columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _runs(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An order in which equal rows are neighbours, the earlier first, and where the run of each begins in it."""
+    """Returns an order in which equal table rows are neighbours, earlier first, and where the run of each begins."""
     order = np.lexsort(columns)
     begins = np.zeros(len(order), bool)
     for column in columns:

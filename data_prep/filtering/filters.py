@@ -1,9 +1,9 @@
-"""What is left out of the shards by itself, whatever else the collection holds.
+"""Filters that look at one record at a time.
 
-    a record and its image file  ->  length of its text  ->  the image's header  ->  language  ->  the image, decoded
-                                 ->  Verdict: why it is dropped, or None, and what was learnt of it
+    a record and its image file  ->  text length  ->  image header  ->  language  ->  decoding the image
+                                 ->  FilterResult: the reason to drop the record, or None; image header; language
 
-Every check is off or permissive unless the config says otherwise, and the cheap ones come first.
+Checks run cheapest first and stop at the first failure. By default every check is off or lets everything pass.
 """
 
 from dataclasses import dataclass
@@ -22,76 +22,76 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 _SURELY_ANOTHER = 100
-"""A text is of another language when that is so many times as likely as each that is wanted. Short ones never are:
-"tennis match" is Swedish with 0.09, twice as likely as English."""
+"""A text is dropped when another language is this many times as likely as each wanted one. Short texts never reach it:
+"tennis match" is Swedish with probability 0.09, twice as likely as English."""
 
 _MIN_CONFIDENCE = 0.5
-"""A language that is less likely is not named: the text is too short to tell."""
+"""Lowest probability at which a language is reported; below it the text is too short to identify."""
 
 _LANGUAGE_CHARS = 2000
-"""More of a text tells nothing new."""
+"""Characters used to identify the language; more do not change the result."""
 
 _CHECKED_PX = 32
-"""An image is checked as training decodes it, at a size that costs little."""
+"""Side to which `check_decode` decodes an image: as training does, but cheaper."""
 
 
 class FilterConfig(Config):
-    """Which records are left out."""
+    """Which records are dropped."""
 
     min_side_px: PositiveInt = 1
-    """Images whose shorter side is below are dropped."""
+    """Shortest allowed side: images with a shorter one are dropped."""
     max_side_px: PositiveInt | None = None
-    """Images whose longer side is above are dropped; null allows any."""
+    """Longest allowed side: images with a longer one are dropped; null for no limit."""
     max_aspect: float | None = Field(default=None, ge=1)
-    """Images whose long side is more than so many times the short one are dropped; null allows any."""
+    """Largest allowed ratio of long to short side; null for no limit."""
     check_decode: bool = False
-    """Whether each image is decoded to find damage, as training will; otherwise its header is all that is read."""
+    """Decodes each image as training will, to drop damaged ones; otherwise only its header is read."""
     min_text_chars: NonNegativeInt = 1
-    """Records with less text are dropped. Text is the caption and all questions and answers; a class name is not
-    measured, as it becomes a sentence only later."""
+    """Records with less text are dropped. Counted are the caption and all dialogue turns, not the class name, which
+    becomes a sentence only when samples are made."""
     max_text_chars: PositiveInt | None = None
-    """Records with more text are dropped; null allows any."""
+    """Records with more text are dropped; null for no limit."""
     languages: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """ISO 639 codes, as [en, de]; texts surely of another language are dropped, those too short to tell are kept.
-    null keeps all and looks at none; anything else needs the package py3langid."""
+    """ISO 639 codes of the languages to keep, such as [en, de]. Texts that are clearly in another language are dropped;
+    texts too short to identify are kept. null identifies no language; any other value needs the package py3langid."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """On one record."""
+class FilterResult:
+    """Result of the filters for one record."""
 
     reason: str | None
-    """Why it is dropped, in words under which such records are counted together; None for one that is kept."""
-    image: ImageHeader | None = None
-    """None without an image, or where the header was not reached or cannot be read."""
+    """Why the record is dropped, worded so that equal reasons can be counted; None if it is kept."""
+    header: ImageHeader | None = None
+    """None if there is no image, its header cannot be read, or an earlier check failed."""
     language: str | None = None
-    """ISO 639 code; None where nobody asked or the text is too short to tell."""
+    """ISO 639 code; None if languages are not filtered, the text is too short, or an earlier check failed."""
 
 
 class Filters:
-    """Judges records by a config. Build one in each process: the model of languages takes a second or two to load."""
+    """Checks records against a config. Build one in each process: the language model takes a second or two to load."""
 
     def __init__(self, config: FilterConfig) -> None:
-        """Loads what the config asks for.
+        """Loads the language model if languages are filtered.
 
         Raises:
-            ConfigError: a language is unknown, or the package that tells languages is not installed.
+            ConfigError: a language is unknown, or py3langid is not installed.
         """
         self._config = config
         self._languages = _load_languages(config.languages) if config.languages else None
 
-    def judge(self, record: Record, image: bytes | None) -> Verdict:
-        """Whether a record is kept, by its text and its undecoded image (None where it has none)."""
-        facts, language = None, None
+    def check(self, record: Record, image: bytes | None) -> FilterResult:
+        """Checks the text and the image file of a record; `image` is None for a record without one."""
+        header, language = None, None
         text = _sentences(record)
         reason = None if record.class_name and not text else self._length_reason(len(text))
         if reason is None and image is not None:
-            facts, reason = self._image_reason(image)
+            header, reason = self._image_reason(image)
         if reason is None and self._languages is not None and text:
             language, reason = self._language_reason(text)
         if reason is None and image is not None and self._config.check_decode:
             reason = _damage(image)
-        return Verdict(reason=reason, image=facts, language=language)
+        return FilterResult(reason=reason, header=header, language=language)
 
     def _length_reason(self, length: int) -> str | None:
         config = self._config
@@ -104,16 +104,16 @@ class Filters:
     def _image_reason(self, image: bytes) -> tuple[ImageHeader | None, str | None]:
         config = self._config
         try:
-            facts = read_image_header(image)
+            header = read_image_header(image)
         except SampleError as error:
             return None, str(error)
-        if facts.short_px < config.min_side_px:
-            return facts, f"image below {config.min_side_px} px"
-        if config.max_side_px is not None and facts.long_px > config.max_side_px:
-            return facts, f"image above {config.max_side_px} px"
-        if config.max_aspect is not None and facts.aspect > config.max_aspect:
-            return facts, f"image longer than {config.max_aspect:g} times its short side"
-        return facts, None
+        if header.short_px < config.min_side_px:
+            return header, f"image below {config.min_side_px} px"
+        if config.max_side_px is not None and header.long_px > config.max_side_px:
+            return header, f"image above {config.max_side_px} px"
+        if config.max_aspect is not None and header.aspect > config.max_aspect:
+            return header, f"image longer than {config.max_aspect:g} times its short side"
+        return header, None
 
     def _language_reason(self, text: str) -> tuple[str | None, str | None]:
         assert self._languages is not None and self._config.languages is not None
@@ -126,12 +126,12 @@ class Filters:
 
 
 def text_of(record: Record) -> str:
-    """All that is said of a record: its class name, caption, questions and answers."""
-    return "\n".join(part for part in (record.class_name, _sentences(record)) if part)
+    """Class name, caption and dialogue turns of a record, one a line."""
+    return "\n".join(text for text in (record.class_name, _sentences(record)) if text)
 
 
 def _sentences(record: Record) -> str:
-    lines = [record.caption, *(part for turn in record.turns for part in turn)]
+    lines = [record.caption, *(text for turn in record.turns for text in turn)]
     return "\n".join(line for line in lines if line)
 
 
@@ -148,10 +148,12 @@ def _load_languages(languages: tuple[str, ...]) -> "LanguageIdentifier":
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
         raise ConfigError(
-            "languages: telling them needs the package py3langid; pip install 'ufork[prep]' brings it"
+            "languages: identifying them needs the package py3langid; pip install 'ufork[prep]'"
         ) from None
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     unknown = sorted(set(languages) - set(identifier.labels))
     if unknown:
-        raise ConfigError(f"languages: {unknown} are not known; known are {', '.join(sorted(identifier.labels))}")
+        raise ConfigError(
+            f"languages: {unknown} are not known; expected some of {', '.join(sorted(identifier.labels))}"
+        )
     return identifier

@@ -1,30 +1,31 @@
-"""What comes between a record and its samples: its image is read, and the filters say whether it stays.
+"""Reads the image of a record and filters both.
 
-Record  ->  Input.image  ->  Filters.judge  ->  Judged: image, verdict
+Record  ->  Input.image  ->  Filters.check  ->  FilteredRecord: image, result
 """
 
 from dataclasses import dataclass
 
-from data_prep.filtering.filters import FilterConfig, Filters, Verdict
+from data_prep.filtering.filters import FilterConfig, FilterResult, Filters
 from data_prep.inputs.record import Input, Record
 from data_prep.sharding.sample_making import holds_codes
 from ufork.errors import SampleError
 
 UNREADABLE = "image cannot be read"
+"""The reason under which records with an unreadable image are counted."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A record's image, and what is thought of both."""
+class FilteredRecord:
+    """A record's image and the result of the filters."""
 
     image: bytes | None
-    verdict: Verdict
+    result: FilterResult
     detail: str = ""
-    """What exactly is wrong, where the verdict's reason does not say it all."""
+    """The exact error, where `result.reason` does not say it all."""
 
 
 class RecordFilter:
-    """Reads and judges; one in each process."""
+    """Reads and filters records. Build one in each process."""
 
     def __init__(self, filters: FilterConfig, source: Input) -> None:
         """Loads what the filters need.
@@ -34,11 +35,11 @@ class RecordFilter:
         """
         self._filters, self._input = Filters(filters), source
 
-    def judge(self, record: Record) -> Judged:
-        """Of one record; an image that cannot be read is a reason like another."""
+    def apply(self, record: Record) -> FilteredRecord:
+        """Filters one record. An image that cannot be read is a reason to drop it, not an error."""
         try:
             image = None if record.image is None else self._input.image(record)
         except SampleError as error:
-            return Judged(None, Verdict(reason=UNREADABLE), str(error))
-        # Codes are no image whose header could be looked at.
-        return Judged(image, self._filters.judge(record, None if image and holds_codes(image) else image))
+            return FilteredRecord(None, FilterResult(reason=UNREADABLE), str(error))
+        # Codes (.npy) have no image header to check.
+        return FilteredRecord(image, self._filters.check(record, None if image and holds_codes(image) else image))

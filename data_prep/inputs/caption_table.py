@@ -15,9 +15,9 @@ from data_prep.inputs.config import CaptionsConfig
 from data_prep.inputs.files import ImageFiles, check_path, entries_of, matching_files
 from data_prep.inputs.readers.delimited import delimited_rows
 from data_prep.inputs.readers.json_stream import json_entries
-from data_prep.inputs.record import Dropped, MeshCoordinate, Record, entry_id
+from data_prep.inputs.record import Dropped, ImageLocation, Record, entry_id
+from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import licence_of, usable_caption
-from data_prep.sharding.skipped_input import SkippedInput
 from ufork.errors import InputError, SampleError
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class CaptionTable:
         except SkippedInput as skip:
             return Dropped(id, skip.reason)
 
-    def _place(self, values: Mapping[str, Any]) -> MeshCoordinate:
+    def _place(self, values: Mapping[str, Any]) -> ImageLocation:
         path = values.get(self._config.image_column)
         if path is not None and not isinstance(path, str):
             raise SkippedInput("image path that is not text")

@@ -14,7 +14,7 @@ from data_prep.inputs.dialogue import Dialogue, find_messages, read_dialogue
 from data_prep.inputs.files import ImageFiles, check_path, entries_of, matching_files
 from data_prep.inputs.readers.json_stream import json_entries
 from data_prep.inputs.record import Dropped, Record, entry_id
-from data_prep.sharding.skipped_input import SkippedInput
+from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
 _SUFFIXES = (".json", ".jsonl")

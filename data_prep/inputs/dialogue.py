@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import usable_text
-from data_prep.sharding.skipped_input import SkippedInput
 
 _KEYS = (("conversations", "from", "value"), ("messages", "role", "content"))
 _QUESTION, _ANSWER, _SYSTEM = "question", "answer", "system"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import is_clean
-from data_prep.sharding.skipped_input import SkippedInput
 from ufork.errors import InputError, SampleError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

@@ -19,8 +19,8 @@ from data_prep.inputs.class_names import read_class_names
 from data_prep.inputs.config import TarsConfig
 from data_prep.inputs.files import IMAGE_SUFFIXES, entries_of, matching_files
 from data_prep.inputs.record import Dropped, Record, entry_id
+from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import licence_of, usable_caption, usable_text
-from data_prep.sharding.skipped_input import SkippedInput
 from ufork.data.shards.index import scan_members, split_name
 from ufork.errors import InputError, SampleError, ShardError
 

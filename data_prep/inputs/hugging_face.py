@@ -19,8 +19,8 @@ from data_prep.inputs.dialogue import read_dialogue
 from data_prep.inputs.files import ImageFiles
 from data_prep.inputs.readers.arrow_values import holds_images, image_or_path, python_rows
 from data_prep.inputs.record import Dropped, Record, entry_id
+from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import licence_of, usable_caption, usable_text
-from data_prep.sharding.skipped_input import SkippedInput
 from ufork.errors import InputError, SampleError
 
 _ROWS_AT_ONCE = 1000

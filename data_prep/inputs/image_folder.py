@@ -14,8 +14,8 @@ from data_prep.inputs.class_names import first_name, read_class_names
 from data_prep.inputs.config import ImageFolderConfig
 from data_prep.inputs.files import IMAGE_SUFFIXES, ImageFiles, check_path
 from data_prep.inputs.record import Dropped, Record, printable
+from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import usable_text
-from data_prep.sharding.skipped_input import SkippedInput
 from ufork.errors import InputError
 
 

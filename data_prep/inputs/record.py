@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-MeshCoordinate = tuple[str | int, ...]
+ImageLocation = tuple[str | int, ...]
 """Where an image lies, in its input's own terms: (path,), (tar, offset, size), (row,), ...; JSON-able and light."""
 
 _MAX_OWN_ID_CHARS = 200
@@ -20,7 +20,7 @@ class Record:
 
     id: str
     """Unique in the input, as `entry_id` makes it, or the path of a file."""
-    image: MeshCoordinate | None = None
+    image: ImageLocation | None = None
     """None for text without an image."""
     caption: str = ""
     """What the image shows."""

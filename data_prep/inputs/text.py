@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from data_prep.sharding.skipped_input import SkippedInput
+from data_prep.inputs.skipped_input import SkippedInput
 
 _MAX_LICENCE_CHARS = 1000
 

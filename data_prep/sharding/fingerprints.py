@@ -99,7 +99,7 @@ class FingerprintChunks:
     def __init__(self, config: ShardConfig, target: Path, open_input: Callable[[], Input]) -> None:
         """Opens what all chunks need."""
         self._work, self._config = WorkFolder(target), config
-        self._judge, self._record_index = (
+        self._filter, self._record_index = (
             RecordFilter(config.filters, open_input()),
             RecordIndex(self._work.record_index),
         )
@@ -121,7 +121,7 @@ class FingerprintChunks:
         return len(records)
 
     def _row(self, record: Record) -> tuple[int, ...] | None:
-        judged = self._judge.judge(record)
-        if judged.verdict.reason:
+        filtered = self._filter.apply(record)
+        if filtered.result.reason:
             return None
-        return True, *fingerprint(judged.image, text_of(record), self._config.duplicates)
+        return True, *fingerprint(filtered.image, text_of(record), self._config.duplicates)

@@ -91,7 +91,7 @@ class ShardJobs:
     def __init__(self, config: ShardConfig, target: Path, open_input: OpenInput) -> None:
         """Opens what all jobs need; record_index, plan and, where duplicates are dropped, these are there."""
         self._config, self._work = config, WorkFolder(target)
-        self._judge, self._record_index = (
+        self._filter, self._record_index = (
             RecordFilter(config.filters, open_input()),
             RecordIndex(self._work.record_index),
         )
@@ -127,12 +127,12 @@ class ShardJobs:
 
     def _samples(self, record: Record, made: _Made) -> list[Sample]:
         """Those of a record that is no duplicate; none where it is left out."""
-        judged = self._judge.judge(record)
-        if judged.verdict.reason:
-            made.drop(record, judged.verdict.reason, judged.detail)
+        filtered = self._filter.apply(record)
+        if filtered.result.reason:
+            made.drop(record, filtered.result.reason, filtered.detail)
             return []
         try:
-            samples = self._maker.samples(record, judged.image)
+            samples = self._maker.samples(record, filtered.image)
         except SampleError as error:
             made.drop(record, UNREADABLE, str(error))
             return []
@@ -141,7 +141,7 @@ class ShardJobs:
             return []
         made.selection.kept += 1
         for sample in samples:
-            made.statistics.add(sample, judged.verdict.image, language=judged.verdict.language)
+            made.statistics.add(sample, filtered.result.header, language=filtered.result.language)
         return samples
 
     def _write(self, job: int, samples: list[Sample]) -> list[ShardEntry]:

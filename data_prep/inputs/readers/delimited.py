@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from data_prep.sharding.skipped_input import SkippedInput
+from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
 _LINE_CHARS = 2**20

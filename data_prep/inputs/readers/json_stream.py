@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.sharding.skipped_input import SkippedInput
+from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
 MAX_ENTRY_BYTES = 16 * 2**20

@@ -13,7 +13,7 @@ from data_prep.demo.emoji import CATEGORIES, EmojiConfig, EmojiSource
 from data_prep.demo.emoji_concepts import read_emoji
 from data_prep.demo.sprites import KINDS
 from data_prep.demo.twemoji import png_folder
-from data_prep.sharding.skipped_input import SkippedInput
+from data_prep.inputs.skipped_input import SkippedInput
 from ufork.vocabulary import Task
 
 HEXCODES = {path.stem for path in png_folder().glob("*.png")}

@@ -7,7 +7,7 @@ import pytest
 from data_prep.demo import prepare as prepare_room
 from data_prep.demo.prepare import PrepareConfig, prepare
 from data_prep.demo.scenes import SceneSource
-from data_prep.sharding.skipped_input import SkippedInput
+from data_prep.inputs.skipped_input import SkippedInput
 from ufork.data.shards.manifest import MANIFEST_FILE
 from ufork.data.shards.source import ShardSource
 from ufork.data.shards.writer import ATTRIBUTION_FILE

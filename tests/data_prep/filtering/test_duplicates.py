@@ -1,4 +1,4 @@
-"""Duplicates: those that a look at all pairs finds, the first stays, and the same emoji in other skin tones."""
+"""Duplicates: the search finds the same as comparing all pairs, the first is kept, skin tones of an emoji are near."""
 
 import math
 import tracemalloc
@@ -28,15 +28,17 @@ BOTH = {"exact": True, "perceptual": True, "max_distance": 2}
 
 
 def reasons(records: list[tuple[bytes | None, str]], **config) -> list[str | None]:
-    settled = DuplicatesConfig(**config)
-    prints = [fingerprint(image, text, settled) for image, text in records]
-    found = duplicates_of(np.array(prints, FINGERPRINT_DTYPE), settled)
+    settings = DuplicatesConfig(**config)
+    prints = [fingerprint(image, text, settings) for image, text in records]
+    found = duplicates_of(np.array(prints, FINGERPRINT_DTYPE), settings)
     return [found.reason(number) for number in range(len(records))]
 
 
 def test_nothing_is_dropped_or_decoded_unless_asked_for():
     assert reasons([(PNG, "a"), (PNG, "a"), (JPEG, "a")]) == [None] * 3
-    assert not DuplicatesConfig().wanted and fingerprint(PNG, "a", DuplicatesConfig(exact=True)).looks == NO_PICTURE
+    assert (
+        not DuplicatesConfig().wanted and fingerprint(PNG, "a", DuplicatesConfig(exact=True)).perceptual == NO_PICTURE
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_nothing_is_dropped_or_decoded_unless_asked_for():
         (BOTH, [None, EXACT, NEAR, None, None]),
         ({**BOTH, "same_text": False}, [None, EXACT, NEAR, EXACT, None]),
     ],
-    ids=["exact", "perceptual", "both", "whatever the text"],
+    ids=["exact", "perceptual", "both", "any text"],
 )
 def test_reasons(config, expected):
     assert reasons([(PNG, "a"), (PNG, "a"), (JPEG, "a"), (PNG, "b"), (OTHER, "a")], **config) == expected
@@ -59,27 +61,27 @@ def test_records_without_an_image_are_duplicates_by_their_text(same_text):
     assert reasons(records, **BOTH, same_text=same_text) == [None, None, EXACT, None, None, None]
 
 
-def test_damaged_and_plain_images_look_like_nothing():
+def test_damaged_and_plain_images_are_never_near_duplicates():
     assert reasons([(b"x", "a"), (b"y", "a"), (b"x", "a")], perceptual=True, max_distance=4) == [None] * 3
 
 
 def prints_of(rows: list[tuple[int, int, int]]) -> np.ndarray:
-    """Of (file, looks, text) in small numbers; the looks are spread over all 64 bits."""
-    spread = [sum((looks >> bit & 1) << (bit * 37 + 5) % 64 for bit in range(8)) for _, looks, _ in rows]
-    return np.array([Fingerprint(file, 0, look, text) for (file, _, text), look in zip(rows, spread, strict=True)],
+    """Fingerprints of rows (file, 8-bit perceptual hash, text); the 8 bits are spread over all 64."""
+    spread = [sum((bits >> bit & 1) << (bit * 37 + 5) % 64 for bit in range(8)) for _, bits, _ in rows]
+    return np.array([Fingerprint(file, 0, hash, text) for (file, _, text), hash in zip(rows, spread, strict=True)],
                     FINGERPRINT_DTYPE)  # fmt: skip
 
 
 def by_all_pairs(prints: np.ndarray, config: DuplicatesConfig) -> tuple[list[bool], list[int]]:
-    """Which records are dropped, and for each the first of its chain."""
+    """Compares all pairs: which records are dropped, and for each the first of its chain."""
     rows = [tuple(int(value) for value in row) for row in prints]
     original = list(range(len(rows)))
-    for later, (*file, looks, text) in enumerate(rows):
+    for later, (*file, hash, text) in enumerate(rows):
         for earlier in range(later):
-            *other_file, other_looks, other_text = rows[earlier]
+            *other_file, other_hash, other_text = rows[earlier]
             same_file = config.exact and file == other_file
-            near = (looks ^ other_looks).bit_count() <= config.max_distance
-            alike = config.perceptual and near and looks != NO_PICTURE and other_looks != NO_PICTURE
+            near = (hash ^ other_hash).bit_count() <= config.max_distance
+            alike = config.perceptual and near and NO_PICTURE not in (hash, other_hash)
             if (same_file or alike) and text == other_text:
                 original[later] = original[earlier]
                 break
@@ -88,15 +90,15 @@ def by_all_pairs(prints: np.ndarray, config: DuplicatesConfig) -> tuple[list[boo
 
 @st.composite
 def small_rows(draw) -> list[tuple[int, int, int]]:
-    """(file, looks, text): files of the same bytes look the same."""
-    looks = draw(st.lists(st.integers(0, 255), min_size=12, max_size=12))
+    """Rows (file, perceptual hash, text): equal files have equal hashes."""
+    hashes = draw(st.lists(st.integers(0, 255), min_size=12, max_size=12))
     files = draw(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 1)), max_size=40))
-    return [(file, looks[file], text) for file, text in files]
+    return [(file, hashes[file], text) for file, text in files]
 
 
 @settings(max_examples=200)
 @given(small_rows(), st.booleans(), st.booleans(), st.integers(0, 4))
-def test_all_pairs_find_the_same(rows, exact, perceptual, max_distance):
+def test_finds_the_same_as_comparing_all_pairs(rows, exact, perceptual, max_distance):
     config = DuplicatesConfig(exact=exact, perceptual=perceptual, max_distance=max_distance)
     found = duplicates_of(prints_of(rows), config)
     dropped, originals = by_all_pairs(prints_of(rows), config)
@@ -106,16 +108,16 @@ def test_all_pairs_find_the_same(rows, exact, perceptual, max_distance):
 
 
 @given(st.integers(0, 2**64 - 1), st.sets(st.integers(0, 63), max_size=5), st.integers(0, 4))
-def test_any_bits_may_differ(looks, bits, max_distance):
-    other = looks ^ sum(1 << bit for bit in bits)
-    prints = np.array([Fingerprint(1, 0, looks, 0), Fingerprint(2, 0, other, 0)], FINGERPRINT_DTYPE)
-    near = NO_PICTURE not in (looks, other) and len(bits) <= max_distance
+def test_any_bits_may_differ(hash, bits, max_distance):
+    other = hash ^ sum(1 << bit for bit in bits)
+    prints = np.array([Fingerprint(1, 0, hash, 0), Fingerprint(2, 0, other, 0)], FINGERPRINT_DTYPE)
+    near = NO_PICTURE not in (hash, other) and len(bits) <= max_distance
     config = DuplicatesConfig(perceptual=True, max_distance=max_distance)
     assert duplicates_of(prints, config).dropped.tolist() == [False, near]
 
 
 @pytest.mark.parametrize("max_distance", range(1, 5))
-def test_no_key_lies_in_a_part_of_the_image(max_distance):
+def test_no_key_lies_in_a_row_or_column_of_the_image(max_distance):
     masks = duplicates._masks(max_distance)
     rows = [0xFF << 8 * row for row in range(8)]
     columns = [0x0101_0101_0101_0101 << column for column in range(8)]
@@ -128,7 +130,7 @@ def test_many_records_take_bounded_memory():
     prints = np.zeros(100_000, FINGERPRINT_DTYPE)
     for name in FINGERPRINT_DTYPE.names:
         prints[name] = rng.integers(1, 2**63, len(prints), dtype=np.uint64)
-    prints[5000:70_000] = prints[0]  # which would be two thousand million pairs
+    prints[5000:70_000] = prints[0]  # two thousand million pairs
     tracemalloc.start()
     found = duplicates_of(prints, DuplicatesConfig(**BOTH))
     assert tracemalloc.get_traced_memory()[1] < 120 * len(prints)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data_prep.inputs.config import ConversationsConfig, open_input
 from data_prep.inputs.dialogue import read_dialogue
 from data_prep.inputs.record import Dropped, Record
-from data_prep.sharding.skipped_input import SkippedInput
+from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError, SampleError
 
 

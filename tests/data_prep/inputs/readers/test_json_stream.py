@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_prep.inputs.readers import json_stream
 from data_prep.inputs.readers.json_stream import json_entries
-from data_prep.sharding.skipped_input import SkippedInput
+from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
 VALUES = st.recursive(
