@@ -7,15 +7,13 @@ This is dHash (Neal Krawetz, "Kind of Like That", 2013:
 https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html).
 """
 
-import io
-
 import numpy as np
 import simplejpeg
 from PIL import Image
 
 from ufork.errors import SampleError
 from ufork.vision.image_header import read_image_header
-from ufork.vision.images import FORMATS
+from ufork.vision.images import decode_whole
 
 NO_PICTURE = 0
 """The hash of what nothing can be said about: no image, a damaged one, or one that nowhere gets brighter to the right,
@@ -25,15 +23,13 @@ _COLUMNS, _ROWS = 9, 8
 _MIN_DETAIL = 4
 """A JPEG is decoded at no less than so many times the size that it is scaled to, or its hash would be another one."""
 
-_WHITE = (255, 255, 255, 255)
-
 
 def difference_hash(data: bytes) -> int:
     """The hash of an image file, 0 to 2**64 - 1; NO_PICTURE where it cannot be decoded."""
     try:
         grey = _reduced_jpeg(data) if read_image_header(data).format == "jpg" else None
-        grey = grey or _decoded(data)
-    except (SampleError, OSError, ValueError, SyntaxError, EOFError):
+        grey = grey or Image.fromarray(decode_whole(data)).convert("L")
+    except (SampleError, ValueError):
         return NO_PICTURE
     pixels = np.asarray(grey.resize((_COLUMNS, _ROWS), Image.Resampling.LANCZOS))
     return int.from_bytes(np.packbits(pixels[:, 1:] > pixels[:, :-1]).tobytes())
@@ -45,12 +41,3 @@ def _reduced_jpeg(data: bytes) -> Image.Image | None:
         return None
     height, width = _MIN_DETAIL * _ROWS, _MIN_DETAIL * _COLUMNS
     return Image.fromarray(simplejpeg.decode_jpeg(data, "GRAY", min_height=height, min_width=width)[:, :, 0])
-
-
-def _decoded(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if not image.has_transparency_data:
-            return image.convert("L")
-        ground = Image.new("RGBA", image.size, _WHITE)
-        ground.alpha_composite(image.convert("RGBA"))
-        return ground.convert("L")

@@ -16,9 +16,9 @@ from data_prep.inputs.record import Record
 from ufork.config import Config
 from ufork.data.shards.sample import Sample, read_codes
 from ufork.errors import SampleError
+from ufork.vision.image_header import PILLOW_DECODERS, image_format
 from ufork.vocabulary import Task
 
-_STARTS = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF"}
 _NPY_START = b"\x93NUMPY"
 """Codes that were made before, in the place of an image."""
 _FIELD = "class_name"
@@ -110,10 +110,11 @@ def _picture(record: Record, data: bytes) -> dict[str, Any]:
     """Fields of a sample: the file as it is, or the codes that it holds."""
     if holds_codes(data):
         return {"codes": read_codes(data, record.id)}
-    for image_format, start in _STARTS.items():
-        if data.startswith(start) and (image_format != "webp" or data[8:12] == b"WEBP"):
-            return {"image": data, "image_format": image_format}
-    raise SampleError(f"{record.id}: {len(data)} bytes that are none of {', '.join(_STARTS)}, nor codes as .npy")
+    name = image_format(data)
+    if name is None:
+        formats = ", ".join(PILLOW_DECODERS)
+        raise SampleError(f"{record.id}: {len(data)} bytes that are neither an image ({formats}) nor codes (.npy)")
+    return {"image": data, "image_format": name}
 
 
 def _chosen(templates: tuple[str, ...], record: Record) -> str:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ufork.errors import SampleError
-from ufork.vision.image_header import ImageHeader, read_image_header
-from ufork.vision.images import MAX_PIXELS
+from ufork.vision.image_header import MAX_PIXELS, MAX_SIDE_PX, ImageHeader, image_format, read_image_header
 
 SAVED = {
     "png": ("PNG", "RGB", {}),
@@ -67,12 +66,22 @@ def test_sides_and_aspect():
     assert (facts.short_px, facts.long_px, facts.aspect) == (30, 120, 4.0)
 
 
+@pytest.mark.parametrize("kind", SAVED)
+def test_the_format_is_recognised_by_the_first_bytes(kind):
+    assert image_format(saved(kind)[:12]) == kind.split()[0].rstrip(",")
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"RIFF0000WAVE", b"II*\0", b"%!PS-Adobe-3.0 EPSF-3.0", b"\xff\xd8"])
+def test_no_other_format_is_recognised(data):
+    assert image_format(data) is None
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"", "image is an empty file"),
-        (b"GIF89a" + bytes(40), "image is none of PNG, JPEG, WEBP"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image is none of PNG, JPEG, WEBP"),
+        (b"GIF89a" + bytes(40), "image is none of JPEG, PNG, WEBP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image is none of JPEG, PNG, WEBP"),
         (png_header(0, 5), "image header is damaged"),
         (saved("png")[:20], "image header is damaged"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "image header is damaged"),
@@ -83,10 +92,13 @@ def test_sides_and_aspect():
         (png_header(100_000, 100_000), f"image of more than {MAX_PIXELS} pixels"),
         (png_header(2**32 - 1, 2**32 - 1), f"image of more than {MAX_PIXELS} pixels"),
         (webp_header(2**24, 2**24), f"image of more than {MAX_PIXELS} pixels"),
+        (png_header(MAX_PIXELS, 1), f"image with a side of more than {MAX_SIDE_PX} pixels"),
+        (png_header(1, MAX_SIDE_PX + 1), f"image with a side of more than {MAX_SIDE_PX} pixels"),
+        (webp_header(2**24, 1), f"image with a side of more than {MAX_SIDE_PX} pixels"),
     ],
-    ids=range(13),
+    ids=range(16),
 )
-def test_what_is_wrong_is_said_in_words_that_can_be_counted(data, reason):
+def test_the_reason_is_named(data, reason):
     with pytest.raises(SampleError) as caught:
         read_image_header(data)
     assert str(caught.value) == reason

@@ -1,8 +1,10 @@
-"""Image files of all sorts become squares of bytes, or a SampleError."""
+"""Decodes image files of every supported format and colour mode, or raises SampleError."""
 
 import io
 import struct
+import tracemalloc
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 
 from ufork.errors import SampleError
 from ufork.vision import images
-from ufork.vision.images import decode_image
+from ufork.vision.images import decode_image, decode_whole
 from ufork.vocabulary import Task
 
 UNDERSTANDING, GENERATION = Task.UNDERSTANDING, Task.GENERATION
@@ -68,11 +70,19 @@ def test_the_padded_side_is_rounded_down_and_the_spare_pixel_goes_below():
     assert np.flatnonzero((padded == 0).all(axis=(1, 2))).tolist() == list(range(5, 26))  # 21 of 21.8
 
 
-def test_transparent_pixels_are_white():
+@pytest.mark.parametrize("decode", [decode_whole, partial(decode_image, size_px=8, purpose=GENERATION)])
+def test_transparent_pixels_are_white(decode):
     image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     image.putpixel((3, 3), (255, 0, 0, 255))
-    pixels = decode_image(encoded(image), size_px=8, purpose=GENERATION)
+    pixels = decode(encoded(image))
     assert pixels[3, 3].tolist() == [255, 0, 0] and (pixels.reshape(-1, 3) == 255).all(axis=1).sum() == 63
+
+
+def test_a_transparent_colour_is_white():
+    image = Image.new("RGB", (8, 8), (255, 0, 0))
+    image.putpixel((3, 3), (0, 0, 9))
+    pixels = decode_whole(encoded(image, transparency=(255, 0, 0)))
+    assert pixels[3, 3].tolist() == [0, 0, 9] and (pixels.reshape(-1, 3) == 255).all(axis=1).sum() == 63
 
 
 @pytest.mark.parametrize(
@@ -87,7 +97,7 @@ def test_other_modes_become_rgb(mode, form):
 @given(st.binary(max_size=200))
 @example(b"\xff\xd8\xff")
 def test_other_bytes_are_refused(data):
-    with pytest.raises(SampleError, match=r"none of PNG, JPEG, WEBP|cannot be decoded"):
+    with pytest.raises(SampleError, match=r"empty file|none of JPEG, PNG, WEBP|header is damaged|cannot be decoded"):
         decode_image(data, size_px=8, purpose=GENERATION)
 
 
@@ -98,9 +108,55 @@ def test_a_truncated_file_is_refused(form):
         decode_image(data[: len(data) // 2], size_px=64, purpose=GENERATION)
 
 
-def test_formats_outside_the_list_are_refused():
-    with pytest.raises(SampleError, match="none of"):
-        decode_image(encoded(Image.new("RGB", (8, 8)), "GIF"), size_px=8, purpose=GENERATION)
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF", "ICO", "PPM", "EPS"])
+@pytest.mark.parametrize("decode", [decode_whole, partial(decode_image, size_px=8, purpose=GENERATION)])
+def test_formats_outside_the_list_never_reach_a_decoder(decode, form, monkeypatch):
+    data = EPS if form == "EPS" else encoded(Image.new("RGB", (8, 8)), form)
+    monkeypatch.setattr(Image, "open", None)
+    with pytest.raises(SampleError, match="none of JPEG, PNG, WEBP"):
+        decode(data)
+
+
+def test_only_the_decoder_of_the_format_is_tried(monkeypatch):
+    tried, opened = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda file, formats: tried.append(formats) or opened(file, formats=formats))
+    for form in ("PNG", "WEBP"):
+        decode_whole(encoded(Image.new("RGB", (8, 8)), form))
+    assert tried == [("PNG",), ("WEBP",)]
+
+
+def test_a_very_long_side_is_refused_before_anything_is_allocated():
+    tracemalloc.start()
+    for size in ((67_000_000, 1), (1, 67_000_000)):
+        with pytest.raises(SampleError, match="a side of more than 65535 pixels"):
+            decode_image(png_claiming(*size), size_px=64, purpose=UNDERSTANDING)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_decoding_whole_keeps_the_size(form):
+    image = np.full((30, 44, 3), (200, 10, 10), np.uint8)
+    pixels = decode_whole(encoded(image, form))
+    assert pixels.shape == image.shape and pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - image).max() <= 12
+    if form == "PNG":
+        np.testing.assert_array_equal(pixels, image)
+
+
+@settings(max_examples=200, deadline=None)
+@given(form=st.sampled_from(["PNG", "WEBP", "JPEG"]), at=st.integers(0, 400), value=st.integers(0, 255))
+@pytest.mark.filterwarnings("ignore:Invalid APNG")
+def test_a_changed_byte_is_decoded_or_refused(form, at, value):
+    data = bytearray(encoded(np.arange(300, dtype=np.uint8).reshape(10, 10, 3), form, save_all=form != "JPEG"))
+    data[at % len(data)] = value
+    try:
+        decode_whole(bytes(data))
+    except SampleError:
+        pass
 
 
 @pytest.mark.parametrize("side", [9000, 12_000, 60_000])  # under, between and over Pillow's own two bounds

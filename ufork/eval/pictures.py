@@ -1,15 +1,15 @@
 """Pictures in and out of an evaluation: a sample's image as an array, an array as a PNG file."""
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ufork.data.shards.sample import Sample
 from ufork.errors import SampleError
 from ufork.files import make_folder, whole_file
+from ufork.vision.images import decode_whole
 
 
 def read_picture(sample: Sample) -> NDArray[np.uint8]:
@@ -21,10 +21,9 @@ def read_picture(sample: Sample) -> NDArray[np.uint8]:
     if sample.image is None:
         raise SampleError(f"{sample.id}: has no image; evaluation needs the shards with images, not those with codes")
     try:
-        with Image.open(BytesIO(sample.image)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise SampleError(f"{sample.id}: the image cannot be decoded ({error})") from None
+        return decode_whole(sample.image)
+    except SampleError as error:
+        raise SampleError(f"{sample.id}: {error}") from None
 
 
 def write_picture(image_HW3: NDArray[np.uint8], path: Path) -> None:

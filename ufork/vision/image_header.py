@@ -1,10 +1,11 @@
-"""What an image file's first bytes tell: its format and size, of which nothing is decoded.
+"""Format and size of an image file, read from its first bytes without decoding it.
 
-PNG: the IHDR chunk, which is always the first        JPEG: libjpeg-turbo reads the header        WebP: the first chunk
--> ImageHeader
+PNG: the IHDR chunk, always the first       JPEG: libjpeg-turbo reads the header       WebP: the first chunk
+-> image_format: png, jpg or webp           -> read_image_header: ImageHeader
 
-Pillow would set up a decoder for it, which for WebP takes a hundred times as long as reading the few bytes here
-(layouts: https://www.w3.org/TR/png-3/#11IHDR, https://www.rfc-editor.org/rfc/rfc9649).
+This is the only place that recognises image formats and limits image sizes. Pillow would set up a decoder just to read
+the size, which for WebP takes a hundred times as long (layouts: https://www.w3.org/TR/png-3/#11IHDR,
+https://www.rfc-editor.org/rfc/rfc9649).
 """
 
 import struct
@@ -13,7 +14,15 @@ from dataclasses import dataclass
 import simplejpeg
 
 from ufork.errors import SampleError
-from ufork.vision.images import FORMATS, MAX_PIXELS
+
+PILLOW_DECODERS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+"""Supported formats, as in a sample's `image_format`, with the names of Pillow's decoders for them."""
+
+MAX_PIXELS = 64 * 2**20
+"""Largest number of pixels of an image."""
+
+MAX_SIDE_PX = 65_535
+"""Longest side of an image: JPEG's own limit. Memory for resizing grows with the side as well as with the area."""
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
 _JPEG_START = b"\xff\xd8\xff"
@@ -23,7 +32,7 @@ _14_BITS = 0x3FFF
 
 @dataclass(frozen=True, kw_only=True)
 class ImageHeader:
-    """Of one image file."""
+    """Format and size of one image file."""
 
     format: str
     """As a sample's `image_format`: png, jpg or webp."""
@@ -47,27 +56,36 @@ class ImageHeader:
         return self.long_px / self.short_px
 
 
+def image_format(data: bytes) -> str | None:
+    """Returns png, jpg or webp as the first bytes of `data` say, or None for anything else."""
+    if data.startswith(_JPEG_START):
+        return "jpg"
+    if data.startswith(_PNG_START[:8]):
+        return "png"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    return None
+
+
 def read_image_header(data: bytes) -> ImageHeader:
-    """Reads the header of an image file; whether the rest is sound is not looked at.
+    """Reads the header of an image file; the rest of the file is not checked.
 
     Raises:
-        SampleError: in words under which such files are counted together: the file is empty, of another format, has a
-            damaged header, no pixels, or more than `MAX_PIXELS`.
+        SampleError: the file is empty, of an unsupported format, has a damaged header, no pixels, more than
+            `MAX_PIXELS`, or a side longer than `MAX_SIDE_PX`. Such files are counted by this message.
     """
     if not data:
         raise SampleError("image is an empty file")
-    if data.startswith(_JPEG_START):
-        name, size = "jpg", _jpeg_size(data)
-    elif data.startswith(_PNG_START[:8]):
-        name, size = "png", _png_size(data)
-    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        name, size = "webp", _webp_size(data)
-    else:
-        raise SampleError(f"image is none of {', '.join(FORMATS)}")
+    name = image_format(data)
+    if name is None:
+        raise SampleError(f"image is none of {', '.join(PILLOW_DECODERS.values())}")
+    size = {"jpg": _jpeg_size, "png": _png_size, "webp": _webp_size}[name](data)
     if size is None or 0 in size:
         raise SampleError("image header is damaged")
     if size[0] * size[1] > MAX_PIXELS:
         raise SampleError(f"image of more than {MAX_PIXELS} pixels")
+    if max(size) > MAX_SIDE_PX:
+        raise SampleError(f"image with a side of more than {MAX_SIDE_PX} pixels")
     return ImageHeader(format=name, width_px=size[0], height_px=size[1], num_bytes=len(data))
 
 

@@ -1,26 +1,34 @@
-"""Image files to the square uint8 arrays that a tokenizer reads.
+"""Decodes image files: to the square uint8 arrays that training reads, or at their own size.
 
-bytes of a PNG, JPEG or WebP -> checked header -> RGB, transparency laid on white
--> understanding: the whole image, padded to a square; generation: the middle square
--> uint8 [size, size, 3]
+bytes of a PNG, JPEG or WebP -> header checked (image_header.py) -> RGB, transparent pixels blended with white
+-> decode_image: uint8 [size, size, 3]; understanding pads the whole image to a square, generation crops the middle
+-> decode_whole: uint8 [height, width, 3]
+
+This is the only place that decodes image files from outside. JPEG is decoded by libjpeg-turbo; other formats, and JPEG
+in colour spaces that it does not convert, by the Pillow decoder of the format that the first bytes show. No other
+decoder of Pillow can be reached.
 """
 
 import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ufork.errors import SampleError
+from ufork.vision.image_header import MAX_PIXELS, PILLOW_DECODERS, ImageHeader, read_image_header
 from ufork.vocabulary import Task
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-"""What may be decoded; Pillow's other decoders are never reached."""
+_DECODER_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, AssertionError, LookupError, TypeError, ArithmeticError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""Exceptions that Pillow lets through for damaged files. Not all of Exception: a signal handler may raise as well."""
 
-MAX_PIXELS = 64 * 2**20
-"""Pixels of the largest image that is decoded, or made on the way by scaling a narrow one up."""
-
-_JPEG_START = b"\xff\xd8\xff"
 _PADDING_VALUE = 127
 _WHITE = (255, 255, 255, 255)
 
@@ -35,51 +43,65 @@ def decode_image(data: bytes, *, size_px: int, purpose: Task) -> np.ndarray:
             padded with grey 127. For generation nothing is padded: the short side is scaled and the middle cut out.
 
     Raises:
-        SampleError: not a PNG, JPEG or WebP file, damaged, or of more than `MAX_PIXELS` pixels.
+        SampleError: as `read_image_header`, or the file is damaged, or so narrow that it would be scaled up to more
+            than `MAX_PIXELS`.
     """
-    try:
-        pixels = _jpeg_pixels(data, size_px, purpose) if data.startswith(_JPEG_START) else None
+    header = read_image_header(data)
+    side_px = header.long_px if purpose == Task.UNDERSTANDING else header.short_px
+    # libjpeg-turbo decodes at half the size (or less) faster than at full size
+    height, width = (min(length, -(-length * size_px // side_px)) for length in (header.height_px, header.width_px))
+    with _decoding_errors():
+        pixels = _jpeg_pixels(data, header, min_height=height, min_width=width)
         if pixels is not None and pixels.shape[:2] == (size_px, size_px):
             return pixels
-        image = Image.fromarray(pixels) if pixels is not None else _opened(data)
-        if image.size == (size_px, size_px):
-            return np.array(image)
-    except UnidentifiedImageError:
-        raise SampleError(f"image: {len(data)} bytes that are none of {', '.join(FORMATS)}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise SampleError(f"image: cannot be decoded ({error})") from None
+        image = _pillow_image(data, header) if pixels is None else Image.fromarray(pixels)
+    if image.size == (size_px, size_px):
+        return np.array(image)
     return np.array(_padded(image, size_px) if purpose == Task.UNDERSTANDING else _cropped(image, size_px))
 
 
-def _jpeg_pixels(data: bytes, size_px: int, purpose: Task) -> np.ndarray | None:
-    """RGB, already smaller where the square is: libjpeg-turbo halves for less than it takes to decode whole.
+def decode_whole(data: bytes) -> np.ndarray:
+    """Decodes an image file at its own size into uint8 [height, width, 3].
 
-    None for colours that only Pillow converts.
+    Raises:
+        SampleError: as `read_image_header`, or the file is damaged.
     """
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    if colours not in ("YCbCr", "Gray", "RGB"):
+    header = read_image_header(data)
+    with _decoding_errors():
+        pixels = _jpeg_pixels(data, header)
+        return np.array(_pillow_image(data, header)) if pixels is None else pixels
+
+
+@contextmanager
+def _decoding_errors() -> Iterator[None]:
+    """Turns whatever decoders raise for damaged files into SampleError."""
+    try:
+        yield
+    except _DECODER_ERRORS as error:
+        raise SampleError(f"image cannot be decoded ({str(error) or type(error).__name__})") from None
+
+
+def _jpeg_pixels(data: bytes, header: ImageHeader, *, min_height: int = 0, min_width: int = 0) -> np.ndarray | None:
+    """RGB pixels of a JPEG, decoded at a reduced size that is not below the given one (0: at its own size).
+
+    None for other formats, and for colour spaces that only Pillow converts.
+    """
+    if header.format != "jpg" or simplejpeg.decode_jpeg_header(data)[2] not in ("YCbCr", "Gray", "RGB"):
         return None
-    _check_size((width, height))
-    side = max(width, height) if purpose == Task.UNDERSTANDING else min(width, height)
-    min_height, min_width = (min(length, -(-length * size_px // side)) for length in (height, width))
     return simplejpeg.decode_jpeg(data, "RGB", min_height=min_height, min_width=min_width)
 
 
-def _opened(data: bytes) -> Image.Image:
-    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-    _check_size(image.size)
-    return _to_rgb(image)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        image.load()
-        return image
-    if not image.has_transparency_data:
+def _pillow_image(data: bytes, header: ImageHeader) -> Image.Image:
+    """The image in RGB, transparent pixels blended with white."""
+    image: Image.Image = Image.open(io.BytesIO(data), formats=(PILLOW_DECODERS[header.format],))
+    if image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, _WHITE)
+        ground.alpha_composite(image.convert("RGBA"))
+        return ground.convert("RGB")
+    if image.mode != "RGB":
         return image.convert("RGB")
-    ground = Image.new("RGBA", image.size, _WHITE)
-    ground.alpha_composite(image.convert("RGBA"))
-    return ground.convert("RGB")
+    image.load()
+    return image
 
 
 def _padded(image: Image.Image, size_px: int) -> Image.Image:
@@ -92,18 +114,14 @@ def _padded(image: Image.Image, size_px: int) -> Image.Image:
 
 def _cropped(image: Image.Image, size_px: int) -> Image.Image:
     """The middle square of the image."""
-    size = _scaled_size(image.size, size_px, min(image.size))
-    _check_size(size)
-    scaled = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (scaled.width - size_px) // 2, (scaled.height - size_px) // 2
+    width, height = _scaled_size(image.size, size_px, min(image.size))
+    if width * height > MAX_PIXELS:
+        raise SampleError(f"image would be scaled to {width} x {height} pixels, the limit is {MAX_PIXELS}")
+    scaled = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size_px) // 2, (height - size_px) // 2
     return scaled.crop((left, top, left + size_px, top + size_px))
 
 
 def _scaled_size(size: tuple[int, int], target_px: int, side_px: int) -> tuple[int, int]:
     """`size` scaled so that `side_px` becomes `target_px`; rounded down, as the release of UniFork does."""
     return max(1, size[0] * target_px // side_px), max(1, size[1] * target_px // side_px)
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise SampleError(f"image: {size[0]} x {size[1]} pixels, at most {MAX_PIXELS} are decoded; make it smaller")

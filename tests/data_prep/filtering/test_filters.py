@@ -145,7 +145,7 @@ def test_damaged_files_never_raise(data):
         None,
         "image cannot be decoded",
         "image header is damaged",
-        "image is none of PNG, JPEG, WEBP",
+        "image is none of JPEG, PNG, WEBP",
         "image of more than 67108864 pixels",
     }
 
