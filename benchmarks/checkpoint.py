@@ -1,11 +1,12 @@
 """What a checkpoint costs a run: `python -m benchmarks.checkpoint`.
 
-One rank trains; saves are taken with training waiting for them, and in the background. The stall of the latter is what
-some steps take longer with a save than without, in turns, by their medians: with training on every core, and with one
-core left over, as a machine with GPUs has many. Hooks it, what the disk itself does with as many bytes.
+One rank trains; some saves block training, others run in the background. The stall of a background save is the extra
+time that the same number of steps takes with a save (medians of alternating measurements): once with training on every
+core, and once with one core free, as on a machine with GPUs. For comparison, the disk's own speed is measured with as
+many bytes.
 
-The last line is one JSON object: the stall as a share of a save that is waited for, both ways, and MB/s of saving, of
-loading and of the disk.
+The last line is one JSON object: the stall as a share of a blocking save, both ways, and MB/s of saving, of loading and
+of the disk.
 """
 
 import argparse
@@ -21,13 +22,14 @@ from typing import Any
 
 from pipelines.launch.local_ranks import start_local_ranks
 from pipelines.launch.ranks import prepare_environment, process_context
-from ufork.checkpoint.config import CheckpointConfig
-from ufork.data.stream_state import StreamState
+from ufork.data.config import DataConfig, SourceConfig
+from ufork.data.text_tokenizer import TextTokenizer
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
+from ufork.parallel.config import LayoutConfig
 from ufork.parallel.rank_environment import RankEnvironment
-from ufork.planning.workload import Workload
-from ufork.train.config import GlobalBatchSize, TrainConfig
-from ufork.vocabulary import PackedSequence, Task
+from ufork.run_folder import RunFolder
+from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
+from ufork.vocabulary import Task
 
 MODEL = ModelConfig(
     hidden_size=512,
@@ -41,13 +43,14 @@ MODEL = ModelConfig(
 )
 DIMENSIONS = Dimensions(vocab_size=8192, codebook_size=512, code_width=64, codes_per_position=4)
 SEQ_LEN = 256
+PROMPT = "a red dog left of two yellow buses"
 STEPS, REPEATS = 4, 7
 
 
 def main() -> None:
     """Measures on one rank."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary one unless given")
+    parser.add_argument("--folder", type=Path, help="folder on the disk to measure (default: the temporary folder)")
     arguments = parser.parse_args()
     prepare_environment(os.environ, num_local_ranks=1)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -58,35 +61,34 @@ def main() -> None:
 def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
     import torch
 
-    from benchmarks.stages import open_stage
-    from ufork.checkpoint.folder import CheckpointFolder, TrainState
+    from benchmarks.stages import initial_model
+    from ufork.checkpoint.folder import TrainState
     from ufork.checkpoint.resume import resume
-    from ufork.checkpoint.saver import Saver
     from ufork.parallel.transport.stage_world import join_world
+    from ufork.train.session import Phase, open_session
     from ufork.train.step import run_step
 
-    config = TrainConfig(precision="auto", global_batch_size=GlobalBatchSize(understanding=0, generation=1))
-    with join_world(rank_env, timeout_seconds=120) as world:
-        stage = open_stage(world, MODEL, DIMENSIONS, config, seq_len=SEQ_LEN)
-        sequence = _sequence()
-
-        checkpoints = CheckpointFolder(folder)
-        checkpoints.take()
-        saver = Saver(
-            stage.engine.shards,
-            stage.bridge,
-            stage.world.coordinate,
-            checkpoints,
-            CheckpointConfig(),
-            facts={"fixed": {}, "layout": "", "versions": {}},
-            start=TrainState(),
-        )
+    _write_source(folder / "random")
+    phase = Phase(
+        name="benchmark",
+        initial=initial_model(MODEL, DIMENSIONS),
+        train=TrainConfig(
+            global_batch_size=GlobalBatchSize(understanding=0, generation=1), wandb=WandbConfig(mode="disabled")
+        ),
+        data=DataConfig(generation=(SourceConfig(folder="random"),), seq_len=SEQ_LEN),
+        layout=LayoutConfig(),
+        tokenizer=TextTokenizer.train([PROMPT], vocab_size=512),
+        run=RunFolder(folder),
+    )
+    with join_world(rank_env, timeout_seconds=120) as world, open_session(phase, world) as session:
+        stage, stream, saver = session.stage, session.stream, session.saver
+        assert stream and saver
+        sequences = stream.next_step()
         numbers = itertools.count(1)
-        stream: Any = _NoStream()
 
         def steps() -> None:
             for _ in range(STEPS):
-                run_step(stage, {Task.GENERATION: [sequence]}, 1e-4, before_update=saver.before_update)
+                run_step(stage, sequences, 1e-4, before_update=saver.before_update)
                 saver.poll()
 
         def save() -> None:
@@ -97,52 +99,50 @@ def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
             steps()
             saver.finish()
 
-        def waited_for() -> None:
+        def blocking() -> None:
             save()
             saver.finish()
 
-        waited_for()  # its image takes memory, and keeps it
+        blocking()  # allocates the memory that later saves use again
         steps()
-        waited, stall = {}, {}
+        blocked, stall = {}, {}
         all_cores = torch.get_num_threads()
         for threads in sorted({max(all_cores - 1, 1), all_cores}):
             torch.set_num_threads(threads)
-            waited[threads] = statistics.median(_seconds(waited_for) for _ in range(3))
+            blocked[threads] = statistics.median(_seconds(blocking) for _ in range(3))
             quiet, saving = zip(*((_seconds(steps), _seconds(with_a_save)) for _ in range(REPEATS)), strict=True)
             stall[threads] = statistics.median(saving) - statistics.median(quiet)
-        newest = checkpoints.at(checkpoints.steps()[-1])
+        newest = saver.folder.at(saver.folder.steps()[-1])
         num_bytes = sum(file.stat().st_size for file in newest.rglob("*"))
         loading = _seconds(lambda: resume(stage.engine.shards, None, newest))
         writing = _seconds(lambda: _write_through(folder / "plain", num_bytes))
         return {
-            "stall_share": round(stall[all_cores] / waited[all_cores], 4),
+            "stall_share": round(stall[all_cores] / blocked[all_cores], 4),
             "stall_s": round(stall[all_cores], 4),
-            "stall_share_with_a_core_free": round(stall[min(stall)] / waited[min(stall)], 4),
-            "save_mb_per_s": round(num_bytes / waited[all_cores] / 1e6, 1),
+            "stall_share_with_a_core_free": round(stall[min(stall)] / blocked[min(stall)], 4),
+            "save_mb_per_s": round(num_bytes / blocked[all_cores] / 1e6, 1),
             "load_mb_per_s": round(num_bytes / loading / 1e6, 1),
             "disk_write_mb_per_s": round(num_bytes / writing / 1e6, 1),
             "checkpoint_mb": round(num_bytes / 1e6, 1),
         }
 
 
-class _NoStream:
-    """Where a stream stands that has nothing to read."""
+def _write_source(folder: Path) -> None:
+    """Writes a source of random codes."""
+    import numpy as np
 
-    def state(self) -> StreamState:
-        """As `TrainingStream.state`."""
-        return StreamState(seed=0, num_lanes=1, step=0, first_sequence={}, sources={}, taken={})
+    from ufork.data.shards.sample import Sample
+    from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 
-
-def _sequence() -> PackedSequence:
-    workload = Workload(
-        model=MODEL,
-        dimensions=DIMENSIONS,
-        global_batch_size={Task.GENERATION: 1},
-        seq_len=SEQ_LEN,
-        precision="bf16",
-        recompute=False,
-    )
-    return workload.sequence(Task.GENERATION)
+    start_source(folder)
+    shape, random = (8, 8, DIMENSIONS.codes_per_position), np.random.default_rng(0)
+    with ShardWriter(folder, source="random", split="train", task=Task.GENERATION, shard_samples=100) as writer:
+        for number in range(100):
+            codes = random.integers(0, DIMENSIONS.codebook_size, shape, dtype=np.uint16)
+            names = {"id": str(number), "source": "random", "licence": "CC0-1.0"}
+            writer.write(Sample(task=Task.GENERATION, prompt=PROMPT, codes=codes, **names))
+    described: dict[str, Any] = {"licence": "CC0-1.0", "attribution": "", "recipe": "", "details": {}, "skipped": {}}
+    finish_source(folder, source="random", split="train", entries=writer.entries, **described)
 
 
 def _write_through(path: Path, num_bytes: int) -> None:

@@ -1,13 +1,15 @@
 """A rank's training stage with initial weights, for benchmarks that run on ranks."""
 
+import torch
+
 from ufork.model.config import Dimensions, ModelConfig
-from ufork.model.initialization import initialize
+from ufork.model.weights import WeightsConfig
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.engine.stage_part import build_part
 from ufork.parallel.layout import make_layout
 from ufork.parallel.transport.stage_world import World
 from ufork.train.build_stage import build_stage
 from ufork.train.config import TrainConfig
+from ufork.train.initial_model import InitialModel
 from ufork.train.stage import TrainingStage
 
 
@@ -21,10 +23,18 @@ def open_stage(
     layout: LayoutConfig | None = None,
     name: str = "benchmark",
 ) -> TrainingStage:
-    """This rank's, in the colocated layout unless told otherwise; `name` tells it from others in the same world."""
+    """Opens this rank's stage, in the colocated layout by default; several in one world differ by `name`."""
     layout = layout or LayoutConfig()
     sequences = config.global_batch_size.by_task
     bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, global_batch_size=sequences), name)
-    part = build_part(model, dimensions, world.coordinate.stage)
-    initialize(part, 0)
-    return build_stage(part, config, layout, world, bridge, seq_len=seq_len)
+    return build_stage(
+        initial_model(model, dimensions).build(world.coordinate.stage), config, layout, world, bridge, seq_len=seq_len
+    )
+
+
+def initial_model(model: ModelConfig, dimensions: Dimensions) -> InitialModel:
+    """Weights of seed 0, and a codebook of zeros: speed does not depend on it."""
+    return InitialModel(
+        config=WeightsConfig(model=model, dimensions=dimensions),
+        codebook_KE=torch.zeros(dimensions.codebook_size, dimensions.code_width),
+    )

@@ -10,26 +10,22 @@ import pytest
 import torch
 
 from tests.ranks import run_on_ranks
-from tests.stages import open_stage
-from tests.tiny import DIMENSIONS, shallow_config, tiny_tokenizer, write_codes_source
+from tests.stages import initial_model
+from tests.tiny import shallow_config, tiny_tokenizer, write_codes_source
 from ufork.checkpoint.config import CheckpointConfig
-from ufork.checkpoint.folder import CheckpointFolder, TrainState, verify
+from ufork.checkpoint.folder import CheckpointFolder, verify
 from ufork.checkpoint.reshape import reshape
-from ufork.checkpoint.resume import find_checkpoint, resume
-from ufork.checkpoint.saver import Saver
 from ufork.data.config import DataConfig, SourceConfig
-from ufork.data.stream import TrainingStream
 from ufork.errors import ConfigError, StoppedError, StorageError
 from ufork.parallel.config import LayoutConfig, StageShape
-from ufork.parallel.engine.stage_part import collected_shapes
 from ufork.parallel.engine.state_files import WEIGHT, FileImage, StateFiles
-from ufork.parallel.layout import make_layout, num_ranks_of
+from ufork.parallel.layout import num_ranks_of
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
+from ufork.run_folder import RunFolder
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
 from ufork.train.loop import Hooks, train_phase
-from ufork.train.telemetry import Telemetry
-from ufork.vocabulary import Task
+from ufork.train.session import Phase, open_session
 
 STOPPED_AFTER, STEPS = 4, 14
 CLOSE = 1e-6
@@ -37,7 +33,9 @@ MODEL = shallow_config(num_key_value_heads=4)
 DATA = DataConfig(
     understanding=(SourceConfig(folder="tiny"),), generation=(SourceConfig(folder="tiny"),), seq_len=192, num_lanes=4
 )
-FACTS = {"fixed": {"model": "tiny"}, "layout": "", "versions": {}}
+NAME = "all"
+CHECKPOINT = RunFolder(Path()).checkpoints(NAME) / f"step-{STOPPED_AFTER:08d}"
+"""Within a run's folder."""
 
 
 def config_of(precision: str, optimizer: str) -> TrainConfig:
@@ -58,47 +56,25 @@ def config_of(precision: str, optimizer: str) -> TrainConfig:
 def run_stage(
     rank_env: RankEnvironment, layout: LayoutConfig, config: TrainConfig, folder: Path, stop_after: int | None
 ):
-    """Final weights on the leader; None where the stage was stopped."""
+    """Final weights on the leader; None where the phase was stopped."""
     torch.set_num_threads(1)
-    sequences = {task: getattr(config.global_batch_size, task) for task in Task}
-    checkpoints = CheckpointFolder(folder / "checkpoints")
-    with join_world(rank_env, layout, timeout_seconds=60) as world:
-        bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, global_batch_size=sequences), "finding")
-        found = find_checkpoint(checkpoints, config.resume, FACTS, bridge)
-        stage = open_stage(world, config, model=MODEL, layout=layout, seq_len=192)
-        stream = None
-        if stage.reads_data:
-            coordinate = dict(replica=world.coordinate.dp_rank, num_replicas=world.dp_group.size())
-            stream = TrainingStream(
-                DATA, tiny_tokenizer(), global_batch_size=sequences, folder=folder, seed=3, **coordinate
-            )
-        start = resume(stage.engine.shards, stream, found) if found else None
-        telemetry = Telemetry(config, folder, stage="s", run_config={}, speaks=stage.bridge.is_leader, start=start)
+    phase = Phase(
+        name=NAME,
+        initial=initial_model(MODEL),
+        train=config,
+        data=DATA,
+        layout=layout,
+        tokenizer=tiny_tokenizer(),
+        run=RunFolder(folder),
+        data_seed=3,
+    )
+    with join_world(rank_env, layout, timeout_seconds=60) as world, open_session(phase, world) as session:
+        stream = session.stream
+        asked_to_stop = lambda: bool(stream and stop_after and stream.step >= stop_after)  # noqa: E731
         try:
-            return train_phase(
-                stage,
-                config,
-                stream,
-                telemetry,
-                collected_shapes(MODEL, DIMENSIONS, stage.layout),
-                Hooks(
-                    start=start,
-                    saver=Saver(
-                        stage.engine.shards,
-                        stage.bridge,
-                        stage.world.coordinate,
-                        checkpoints,
-                        config.checkpoint,
-                        facts=FACTS,
-                        start=start or TrainState(),
-                    ),
-                    asked_to_stop=lambda: bool(stream and stop_after and stream.step >= stop_after),
-                ),
-            )
+            return train_phase(session, Hooks(asked_to_stop=asked_to_stop))
         except StoppedError:
             return None
-        finally:
-            telemetry.close()
 
 
 def run_stage_on_a_full_disk(rank_env, layout, config, folder, stop_after, failing_saves):
@@ -122,7 +98,7 @@ def run(layout: LayoutConfig, config: TrainConfig, folder: Path, stop_after: int
 
 def figures(folder: Path) -> torch.Tensor:
     """Losses and norm of every step, from what the stage reported."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (RunFolder(folder).phase(NAME) / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1)), "each step is reported once"
     return torch.tensor(
         [[line[key] for key in ("loss/understanding", "loss/generation", "gradient_norm")] for line in lines]
@@ -168,9 +144,8 @@ def folder(tmp_path):
 
 def resumed_in(layout: LayoutConfig, config: TrainConfig, folder: Path, origin: Path):
     """Final weights of a run in `folder` that goes on from where `origin`'s was after STOPPED_AFTER steps."""
-    checkpoint = Path("checkpoints") / f"step-{STOPPED_AFTER:08d}"
-    shutil.copytree(origin / checkpoint, folder / checkpoint)
-    shutil.copy(origin / "metrics.jsonl", folder)
+    shutil.copytree(origin / CHECKPOINT, folder / CHECKPOINT)
+    shutil.copy(RunFolder(origin).phase(NAME) / "metrics.jsonl", RunFolder(folder).phase(NAME))
     return run(layout, config, folder)
 
 
@@ -197,19 +172,18 @@ def test_a_stop_leaves_the_checkpoint_of_an_undisturbed_run(undisturbed, folder)
     config = config_of("fp32", "adamw")
     _, whole = undisturbed("dp2", config)
     assert run(LAYOUTS["dp2"], config, folder, STOPPED_AFTER + 1) is None
-    checkpoint = Path("checkpoints") / f"step-{STOPPED_AFTER:08d}"
-    with StateFiles(folder / checkpoint) as files, StateFiles(whole / checkpoint) as others:
+    with StateFiles(folder / CHECKPOINT) as files, StateFiles(whole / CHECKPOINT) as others:
         assert files.kinds() == others.kinds() == {WEIGHT, "exp_avg", "exp_avg_sq"}
         name = "model.trunk.token_embedding.weight"
         assert all(torch.equal(files.whole(kind, name), others.whole(kind, name)) for kind in files.kinds())
-    assert CheckpointFolder(folder / "checkpoints").steps() == [STOPPED_AFTER, STOPPED_AFTER + 1]
+    assert CheckpointFolder(RunFolder(folder).checkpoints(NAME)).steps() == [STOPPED_AFTER, STOPPED_AFTER + 1]
 
 
 def test_a_frozen_trunk_stays_what_it_was(undisturbed, folder):
     branches = ("understanding", "generation", "rq_head", "loss_weights")
     config = config_of("fp32", "adamw").model_copy(update={"trainable": branches})
     expected, whole = undisturbed("forked", config)
-    saved = whole / "checkpoints" / f"step-{STOPPED_AFTER:08d}"
+    saved = whole / CHECKPOINT
     assert sorted(path.name for path in saved.iterdir()) == ["generation", "state.json", "understanding"]
     weights = resumed_in(LAYOUTS["forked"], config, folder, whole)
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
@@ -229,20 +203,21 @@ def test_in_another_layout_to_rounding(first, then, undisturbed, folder):
 def test_a_reshaped_checkpoint_is_gone_on_from_bit_for_bit(name, num_ranks, undisturbed, folder):
     config = config_of("fp32", "adamw")
     expected, whole = undisturbed(name, config)
-    checkpoint = Path("checkpoints") / f"step-{STOPPED_AFTER:08d}"
-    reshape(whole / checkpoint, folder / "reshaped" / checkpoint, num_ranks=num_ranks)
-    assert len(verify(folder / "reshaped" / checkpoint, deep=True).files) == num_ranks
-    shutil.copy(whole / "metrics.jsonl", folder / "reshaped")
+    reshape(whole / CHECKPOINT, folder / "reshaped" / CHECKPOINT, num_ranks=num_ranks)
+    assert len(verify(folder / "reshaped" / CHECKPOINT, deep=True).files) == num_ranks
+    shutil.copy(RunFolder(whole).phase(NAME) / "metrics.jsonl", RunFolder(folder / "reshaped").phase(NAME))
     weights = resumed_in(LAYOUTS[name], config, folder, folder / "reshaped")
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
     with pytest.raises(ConfigError, match="a folder that is not there"):
-        reshape(whole / checkpoint, folder / "reshaped" / checkpoint, num_ranks=1)
+        reshape(whole / CHECKPOINT, folder / "reshaped" / CHECKPOINT, num_ranks=1)
 
 
 def test_a_save_without_space_leaves_the_others_and_the_run_alone(folder):
     run_on_ranks(run_stage_on_a_full_disk, 2, LAYOUTS["dp2"], config_of("fp32", "sgd"), folder, None, 2)
-    assert CheckpointFolder(folder / "checkpoints").steps() == [12, STEPS], "after 4 and 8 there was no space"
-    assert not list((folder / "checkpoints").glob("*.unfinished"))
+    assert CheckpointFolder(RunFolder(folder).checkpoints(NAME)).steps() == [12, STEPS], (
+        "after 4 and 8 there was no space"
+    )
+    assert not list(RunFolder(folder).checkpoints(NAME).glob("*.unfinished"))
 
 
 def test_too_many_saves_without_space_end_the_run(folder):

@@ -13,6 +13,7 @@ from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
 from ufork.train.loop import train_phase
+from ufork.train.session import Session
 from ufork.train.step import run_step
 from ufork.train.telemetry import Telemetry
 from ufork.vocabulary import Task
@@ -128,8 +129,9 @@ def run_until_the_error(rank_env: RankEnvironment, folder: Path):
     with join_world(rank_env, timeout_seconds=60) as world:
         stage = open_stage(world, CONFIG, model=model_with_a_bad_token(), seq_len=32)
         telemetry = Telemetry(CONFIG, folder, stage="all", run_config={}, speaks=stage.bridge.is_leader)
+        session = Session(config=CONFIG, stage=stage, stream=AlwaysBad(world), telemetry=telemetry)
         with pytest.raises(NonFiniteError) as raised:
-            train_phase(stage, CONFIG, AlwaysBad(world), telemetry, shapes={})
+            train_phase(session)
         return str(raised.value)
 
 
@@ -137,4 +139,4 @@ def test_past_the_tolerated_number_every_rank_names_step_task_and_samples(tmp_pa
     for message in run_on_ranks(run_until_the_error, 2, tmp_path):
         assert "step 2: losses {'generation': nan}" in message, "steps 1 and 2 break; one is tolerated"
         assert "train.max_nonfinite_steps=1" in message
-        assert "Samples in question: {'generation': ['s2', 's3']}" in message
+        assert "Suspect samples: {'generation': ['s2', 's3']}" in message

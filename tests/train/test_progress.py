@@ -15,6 +15,7 @@ from ufork.parallel.transport.stage_world import join_world
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
 from ufork.train.loop import train_phase
 from ufork.train.progress import progress_of
+from ufork.train.session import Session
 from ufork.train.telemetry import Telemetry
 from ufork.vocabulary import Task
 
@@ -86,7 +87,7 @@ def run_until_the_limit(rank_env: RankEnvironment, folder: Path):
         stage = open_stage(world, config, model=shallow_config(), seq_len=16)
         telemetry = Telemetry(config, folder, stage="short", run_config={}, speaks=stage.bridge.is_leader)
         stream = LateSequences(world.rank)
-        train_phase(stage, config, stream, telemetry, shapes={})
+        train_phase(Session(config=config, stage=stage, stream=stream, telemetry=telemetry))
         telemetry.close()
         return stream.steps
 

@@ -23,13 +23,15 @@ from ufork.parallel.transport.bridge import Bridge
 log = logging.getLogger(__name__)
 
 
-def find_checkpoint(folder: CheckpointFolder, resume: str, facts: Mapping[str, Any], bridge: Bridge) -> Path | None:
+def find_checkpoint(
+    folder: CheckpointFolder, resume: str, run_metadata: Mapping[str, Any], bridge: Bridge
+) -> Path | None:
     """The checkpoint to go on from, as the leader decides; None to start anew. Takes the folder for this job.
 
     Args:
         folder: of the stage.
         resume: `auto`, `never`, or the path of a checkpoint, as `TrainConfig.resume`.
-        facts: on the leader, what the checkpoints of this job will say (`CheckpointState`).
+        run_metadata: on the leader, what the checkpoints of this job will say (`CheckpointState`).
         bridge: all ranks with work call.
 
     Raises:
@@ -37,12 +39,12 @@ def find_checkpoint(folder: CheckpointFolder, resume: str, facts: Mapping[str, A
         StorageError: the folder cannot be written.
         PeerError: a rank is gone.
     """
-    found = _decide(folder, resume, facts) if bridge.is_leader else None
+    found = _decide(folder, resume, run_metadata) if bridge.is_leader else None
     chosen, folder.restart = bridge.gather([str(found) if found else None, folder.restart])[0]
     return Path(chosen) if chosen else None
 
 
-def _decide(folder: CheckpointFolder, resume: str, facts: Mapping[str, Any]) -> Path | None:
+def _decide(folder: CheckpointFolder, resume: str, run_metadata: Mapping[str, Any]) -> Path | None:
     folder.take()
     if resume == "never":
         for step in folder.prune(keep=0):
@@ -55,10 +57,10 @@ def _decide(folder: CheckpointFolder, resume: str, facts: Mapping[str, Any]) -> 
     if path is None:
         return None
     state = read_state(path)
-    require_unchanged(state, facts["fixed"], origin=path)
+    require_unchanged(state, run_metadata["fixed"], origin=path)
     log.info("resumed: %s, after step %d", path, state.position.step)
-    if state.layout != facts["layout"]:
-        log.info("its layout was %s, this one is %s", state.layout, facts["layout"])
+    if state.layout != run_metadata["layout"]:
+        log.info("its layout was %s, this one is %s", state.layout, run_metadata["layout"])
     return path
 
 

@@ -61,7 +61,7 @@ class Saver:
         folder: CheckpointFolder,
         config: CheckpointConfig,
         *,
-        facts: Mapping[str, Any],
+        run_metadata: Mapping[str, Any],
         start: TrainState,
     ):
         """Prepares to save this rank's part.
@@ -72,11 +72,11 @@ class Saver:
             place: of this rank in its stage.
             folder: of the phase's checkpoints, held by this job.
             config: how often to save, and what to keep.
-            facts: on the leader, what `CheckpointState` says of the recipe and the job.
+            run_metadata: on the leader, what `CheckpointState` says of the recipe and the job.
             start: where training began.
         """
         self.shards, self.bridge, self.coordinate = shards, bridge, coordinate
-        self.folder, self.config, self.facts = folder, config, facts
+        self.folder, self.config, self.run_metadata = folder, config, run_metadata
         self._writing: _Writing | None = None
         self._image: FileImage | None = None
         self._pruning: threading.Thread | None = None
@@ -200,7 +200,7 @@ class Saver:
                 stream=writing.stream,
                 files=files,
                 losses=writing.losses,
-                **self.facts,
+                **self.run_metadata,
             )
         )
         log.info("checkpoint: %s", path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
+from ufork.model.weights import MODEL_PREFIX
 from ufork.parallel.engine.tied_embedding import TiedEmbedding
 from ufork.parallel.engine.zero import Engine
 from ufork.parallel.executor import BranchRunner, Runner, Sequences, TrunkRunner, WholeRunner
@@ -15,9 +16,11 @@ from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.schedule.actions import Action
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.bridge import Bridge
+from ufork.parallel.transport.collect_weights import Shapes, collect_weights
 from ufork.parallel.transport.link import Link
 from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
 from ufork.parallel.transport.stage_world import World
+from ufork.train.initial_model import Weights
 from ufork.vocabulary import Task
 
 
@@ -63,6 +66,16 @@ class TrainingStage:
         dist.broadcast(encoded, group=group, group_src=0)
         decoded = iter([self.sequences.decode(sequence) for sequence in encoded])
         return {task: [next(decoded) for _ in range(number)] for task, number in numbers.items()}
+
+    def whole_weights(self, shapes: Shapes) -> Weights:
+        """Returns the model parameters named in `shapes`, whole, fp32, on the leader; every rank with work must call.
+
+        Raises:
+            PeerError: another rank is gone.
+        """
+        own = self.engine.full_weights()
+        named = {name.removeprefix(MODEL_PREFIX): own[name] for name in own if name.startswith(MODEL_PREFIX)}
+        return collect_weights(self.bridge, named, shapes)
 
     def runner(self, sequences: Sequences, num_targets: dict[Task, float]) -> Runner:
         """What runs the actions of one step, in which each task has `num_targets` targets over the job."""

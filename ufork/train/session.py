@@ -1,0 +1,192 @@
+"""Opens one phase of training on one rank, from configs alone, and closes it again.
+
+Phase + World -> bridge to the other ranks -> checkpoint to resume from, if there is one
+              -> the stage's modules, engine and actions; the stream of packed sequences; both as the checkpoint left
+                 them -> saver, telemetry -> Session, which `train_phase` trains
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import torch
+
+from ufork.checkpoint.folder import (
+    FIXED_MODEL,
+    FIXED_SIZES,
+    FIXED_START,
+    CheckpointFolder,
+    TrainState,
+    record_of,
+)
+from ufork.checkpoint.resume import find_checkpoint, resume
+from ufork.checkpoint.saver import Saver
+from ufork.data.config import DataConfig
+from ufork.data.stream import TrainingStream
+from ufork.data.text_tokenizer import TextTokenizer
+from ufork.model.layers.attention import choose_attention_kernel
+from ufork.model.weights import WEIGHTS_NAME
+from ufork.parallel.config import LayoutConfig
+from ufork.parallel.engine.stage_part import collected_shapes
+from ufork.parallel.layout import Layout, Stage, make_layout
+from ufork.parallel.transport.bridge import Bridge
+from ufork.parallel.transport.collect_weights import Shapes
+from ufork.parallel.transport.stage_world import World
+from ufork.run_folder import RunFolder, versions_in_use
+from ufork.train.build_stage import build_stage, precision_of
+from ufork.train.config import TrainConfig
+from ufork.train.initial_model import InitialModel, Weights
+from ufork.train.stage import TrainingStage
+from ufork.train.telemetry import Telemetry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Everything that decides what one phase trains and where its files are; the same on every rank."""
+
+    name: str
+    initial: InitialModel
+    train: TrainConfig
+    data: DataConfig
+    layout: LayoutConfig
+    tokenizer: TextTokenizer
+    run: RunFolder
+    """The phase writes below `run.phase(name)`; folders of sources are relative to the run's."""
+    data_seed: int = 0
+    """Seed of the order of samples."""
+    run_config: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved recipe, for Weights & Biases to record."""
+
+    def layout_of(self, num_ranks: int) -> Layout:
+        """Returns which of `num_ranks` ranks does what in this phase.
+
+        Raises:
+            ConfigError: as `make_layout`.
+        """
+        return make_layout(self.layout, num_ranks=num_ranks, global_batch_size=self.train.global_batch_size.by_task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One phase, opened on one rank: what the train loop works with."""
+
+    config: TrainConfig
+    stage: TrainingStage
+    telemetry: Telemetry
+    """Reports on the leader, does nothing on other ranks."""
+    stream: TrainingStream | None = None
+    """Packed sequences for this rank's replica; None on ranks that read no data."""
+    saver: Saver | None = None
+    """Saves checkpoints; None saves none."""
+    start: TrainState = field(default_factory=TrainState)
+    """Where training starts: at the phase's beginning, or after the checkpoint's step."""
+    shapes: Shapes = field(default_factory=dict)
+    """Names and shapes of the weights that the leader collects from each stage."""
+    absent_weights: Weights = field(default_factory=dict)
+    """On the leader, the weights of stages that are absent from this phase and stay what they are."""
+
+    def whole_weights(self) -> Weights:
+        """Returns all of the model's parameters (fp32, CPU) on the leader, none elsewhere; every rank must call."""
+        return self.absent_weights | self.stage.whole_weights(self.shapes)
+
+
+@contextmanager
+def open_session(phase: Phase, world: World, *, context: BaseContext | None = None) -> Iterator[Session]:
+    """Opens `phase` on this rank, at its beginning or where its newest checkpoint left it, and closes it at the end.
+
+    Every rank that has work in the phase must call. Telemetry, loader processes and engine are closed on errors too.
+
+    Args:
+        phase: what to train; the same on every rank.
+        world: this rank's.
+        context: how loader processes are started; needed if `phase.data.num_workers` is not 0.
+
+    Raises:
+        ConfigError: sizes, data and layout do not fit together.
+        CheckpointError: weights or a checkpoint are damaged, or of another model.
+        ShardError: a source is missing or damaged.
+        StorageError: the phase's folder cannot be written.
+        PeerError: another rank is gone.
+    """
+    with ExitStack() as opened:
+        bridge = world.open_bridge(phase.layout_of(world.size), phase.name)
+        run_metadata = _run_metadata(phase) if bridge.is_leader else {}
+        checkpoints = CheckpointFolder(phase.run.checkpoints(phase.name))
+        found = find_checkpoint(checkpoints, phase.train.resume, run_metadata, bridge)
+        stage = open_stage(phase, world, bridge)
+        opened.callback(stage.engine.close)
+        stream = _open_stream(phase, stage, context) if stage.reads_data else None
+        if stream:
+            opened.callback(stream.close)
+        start = resume(stage.engine.shards, stream, found) if found else TrainState()
+        absent_weights = _absent_weights(phase, bridge.layout) if bridge.is_leader else {}
+        telemetry = Telemetry(
+            phase.train,
+            phase.run.phase(phase.name),
+            stage=phase.name,
+            run_config=dict(phase.run_config),
+            speaks=bridge.is_leader,
+            start=start,
+        )
+        opened.callback(telemetry.close)
+        yield Session(
+            config=phase.train,
+            stage=stage,
+            telemetry=telemetry,
+            stream=stream,
+            saver=Saver(
+                stage.engine.shards,
+                bridge,
+                world.coordinate,
+                checkpoints,
+                phase.train.checkpoint,
+                run_metadata=run_metadata,
+                start=start,
+            ),
+            start=start,
+            shapes=collected_shapes(phase.initial.config.model, phase.initial.config.dimensions, bridge.layout),
+            absent_weights=absent_weights,
+        )
+
+
+def open_stage(phase: Phase, world: World, bridge: Bridge) -> TrainingStage:
+    """Returns this rank's stage of `phase`, sharded over its ranks and with its schedule; raises as `open_session`."""
+    dtype = torch.bfloat16 if precision_of(phase.train, world.device) == "bf16" else torch.float32
+    model = phase.initial.build(world.coordinate.stage, choose_attention_kernel(world.device, dtype))
+    return build_stage(model, phase.train, phase.layout, world, bridge, seq_len=phase.data.seq_len)
+
+
+def _open_stream(phase: Phase, stage: TrainingStage, context: BaseContext | None) -> TrainingStream:
+    return TrainingStream(
+        phase.data,
+        phase.tokenizer,
+        global_batch_size=phase.train.global_batch_size.by_task,
+        replica=stage.world.coordinate.dp_rank,
+        num_replicas=stage.world.dp_group.size(),
+        folder=phase.run.path,
+        seed=phase.data_seed,
+        context=context,
+        skipped_samples_folder=phase.run.skipped_samples(phase.name),
+    )
+
+
+def _run_metadata(phase: Phase) -> dict[str, Any]:
+    """Returns what a checkpoint records besides the training state; values under `fixed` may not change on resume."""
+    config, previous = phase.initial.config, phase.initial.folder
+    fixed = {
+        FIXED_MODEL: config.model.model_dump(mode="json"),
+        FIXED_SIZES: config.dimensions.model_dump(mode="json"),
+        "train.optimizer": phase.train.optimizer,
+        "train.trainable": phase.train.trainable,
+        FIXED_START: record_of(previous / WEIGHTS_NAME).checksum if previous else None,
+    }
+    return {"fixed": fixed, "layout": phase.layout.describe(), "versions": versions_in_use()}
+
+
+def _absent_weights(phase: Phase, layout: Layout) -> Weights:
+    if layout.reader is Stage.COLOCATED or len(layout.shapes) == len(phase.initial.config.model.tasks) + 1:
+        return {}
+    whole = phase.initial.build(Stage.COLOCATED)
+    return {name: parameter.detach() for name, parameter in whole.named_parameters()}
