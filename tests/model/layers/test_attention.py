@@ -125,7 +125,7 @@ def test_the_stand_in_has_the_packages_signature():
 @pytest.mark.parametrize(
     ("device", "dtype", "package", "kernel", "said"),
     [
-        (torch.device("cpu"), torch.bfloat16, True, sdpa_attention, "since the device is cpu"),
+        (torch.device("cpu"), torch.bfloat16, True, sdpa_attention, "the device is cpu"),
         (CUDA, torch.float32, True, sdpa_attention, "half precision, not torch.float32"),
         (CUDA, torch.bfloat16, False, sdpa_attention, "pip install ufork[gpu]"),
         (CUDA, torch.bfloat16, True, flash_attention, "FlashAttention varlen kernel"),
