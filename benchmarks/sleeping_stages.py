@@ -73,9 +73,9 @@ def _run_rank(
     """Seconds of each step on this rank, the first one not warmed up."""
     import torch
 
-    from ufork.parallel import link as links
     from ufork.parallel.executor import BranchRunner, TrunkRunner, run_actions
     from ufork.parallel.tracing.trace import Tracer
+    from ufork.parallel.transport import link as links
     from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
     from ufork.parallel.transport.stage_world import join_world
 
@@ -89,7 +89,7 @@ def _run_rank(
         transfer_format = links.TransferFormat(
             sequences=sequences_in_transfer, hidden_size=transport.hidden_size, dtype=getattr(torch, transport.dtype)
         )
-        link = links.Link(bridge, transfer_format, world.coordinate, world.tp_group, tracer)
+        link = links.Link(bridge, transfer_format, world.tp_group, tracer)
         engine: Any = _SleepingEngine(stage, times, transport.hidden_size)
         seconds = []
         for _ in range(steps + 1):
@@ -108,7 +108,7 @@ def _run_rank(
                     in_flight=len(actions[stage]),
                     dtype=torch.float32,
                 )
-            run_actions(actions[stage], runner, tracer, who=bridge.describe())
+            run_actions(actions[stage], runner, tracer, who=bridge.coordinate)
             runner.finish()
             seconds.append(time.perf_counter() - start)
         return seconds

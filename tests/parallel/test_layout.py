@@ -84,7 +84,7 @@ def test_ranks_of_an_absent_stage_idle():
         (
             forked(trunk=(1, 5)),
             7,
-            r"train\.global_batch_size\.understanding=12 is not a multiple of the 5 .* stage trunk",
+            r"train\.global_batch_size\.understanding=12 is not a multiple of the 5 .* trunk stage",
         ),
         (LayoutConfig(colocated_tp=2), 3, r"layout\.colocated_tp=2 does not divide the 3 ranks"),
     ],
@@ -101,4 +101,4 @@ def test_a_bare_word_is_the_kind():
 def test_ranks_are_told_in_words():
     config = forked(trunk=(2, 2))
     layout = make_layout(config, num_ranks=6, global_batch_size=SEQUENCES)
-    assert layout.describe(3) == "rank 3 (trunk, replica 1 of 2, tp rank 1 of 2)"
+    assert str(layout.coordinates[3]) == "rank 3 (trunk, replica 1 of 2, tp rank 1 of 2)"

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ufork.checkpoint.folder import CheckpointState, FileRecord, verify, write_state
 from ufork.errors import CheckpointError, ConfigError, StorageError
+from ufork.parallel.config import LayoutConfig
 from ufork.parallel.engine.state_files import Part, RankState, StateFiles, state_path
-from ufork.parallel.layout import MeshCoordinate, Stage
+from ufork.parallel.layout import place_ranks
 
 
 def reshape(path: Path, output: Path, *, num_ranks: int) -> CheckpointState:
@@ -36,8 +37,8 @@ def reshape(path: Path, output: Path, *, num_ranks: int) -> CheckpointState:
     shutil.rmtree(draft, ignore_errors=True)  # of one that was interrupted
     try:
         with StateFiles(path) as files:
-            for rank in range(num_ranks):
-                target = state_path(draft, MeshCoordinate(stage=Stage.COLOCATED, dp_rank=rank, tp_rank=0))
+            for rank, coordinate in enumerate(place_ranks(LayoutConfig(), num_ranks)):
+                target = state_path(draft, coordinate)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 image = _shards_of(files, rank, num_ranks).image()
                 image.fill()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ufork.errors import PeerError, UforkError
 from ufork.parallel.engine.zero import Engine
+from ufork.parallel.layout import MeshCoordinate
 from ufork.parallel.schedule.actions import Action, Pass
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.bridge import Transfer
@@ -47,7 +48,7 @@ class Runner(Protocol):
         ...
 
 
-def run_actions(actions: Sequence[Action], runner: Runner, tracer: Tracer, *, who: str) -> None:
+def run_actions(actions: Sequence[Action], runner: Runner, tracer: Tracer, *, who: MeshCoordinate) -> None:
     """Runs `actions` in their order.
 
     Raises:

@@ -1,10 +1,11 @@
-"""Which rank does what: pure arithmetic, free of torch, so that every process and the planner can ask.
+"""Which rank does what: pure arithmetic, importable without torch, the same on every rank and in the planner.
 
-    LayoutConfig + number of ranks + rows per step -> Layout: the stages present, their shapes, every rank's place
+    LayoutConfig + number of ranks -> MeshCoordinate of every rank
+      + global batch size by task  -> Layout: the stages of a phase, and which replica runs which packed sequence
 
-Words: a *stage* is the trunk, a branch, or (colocated) the whole model; its ranks form a grid dp x tp. A *replica* is
-the tp ranks that share one dp coordinate. Row j of a task in a step is run by replica j mod dp of each stage on its
-path, as its micro-batch number j div dp.
+A *stage* is the trunk, a branch, or (colocated) the whole model; its ranks form a grid of dp x tp. A *replica* is the
+tp ranks that share one dp rank. Packed sequence j of a task in a step is run by replica j mod dp of each stage on its
+path, as that replica's micro-batch j div dp.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from ufork.vocabulary import Task
 
 
 class Stage(StrEnum):
-    """What one DeepSpeed world trains."""
+    """The part of the model that one group of ranks trains."""
 
     COLOCATED = "colocated"
     TRUNK = "trunk"
@@ -33,23 +34,42 @@ TASK_OF = {stage: task for task, stage in BRANCHES.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class MeshCoordinate:
-    """Where one rank of the job stands."""
+    """One rank of a job: which stage it works for, and where it stands in that stage's grid of dp x tp ranks."""
 
+    rank: int
+    """Counts from 0 over the job."""
     stage: Stage
+    shape: StageShape
+    """Of the stage."""
     dp_rank: int
     tp_rank: int
+
+    @property
+    def leads_stage(self) -> bool:
+        """Whether this is the first rank of its stage."""
+        return self.dp_rank == self.tp_rank == 0
+
+    @property
+    def leads_replica(self) -> bool:
+        """Whether this rank reads data, and counts, for its replica."""
+        return self.tp_rank == 0
+
+    def __str__(self) -> str:
+        """Names the rank in messages: "rank 5 (generation, replica 1 of 3, tp rank 0 of 1)"."""
+        where = f"replica {self.dp_rank} of {self.shape.dp}, tp rank {self.tp_rank} of {self.shape.tp}"
+        return f"rank {self.rank} ({self.stage}, {where})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The stages of one training stage of a recipe."""
+    """The stages of one phase, the ranks of each, and the packed sequences of a step."""
 
     shapes: Mapping[Stage, StageShape]
-    """Present stages in the order trunk, understanding, generation; or WHOLE alone."""
+    """Present stages in the order trunk, understanding, generation; or COLOCATED alone."""
     coordinates: tuple[MeshCoordinate, ...]
     """By rank of the job; a rank whose stage is not among `shapes` idles."""
     global_batch_size: Mapping[Task, int]
-    """Rows of the whole job; tasks without rows are left out."""
+    """Packed sequences per step of the whole job; tasks without any are absent."""
 
     @property
     def reader(self) -> Stage:
@@ -57,85 +77,86 @@ class Layout:
         return Stage.COLOCATED if Stage.COLOCATED in self.shapes else Stage.TRUNK
 
     def ranks_of(self, stage: Stage) -> tuple[int, ...]:
-        """Ranks of the job in `stage`, in the order of their rank within it: dp-major."""
+        """Ranks of the job in `stage`, dp-major."""
         return self._ranks[stage]
 
     @cached_property
     def _ranks(self) -> dict[Stage, tuple[int, ...]]:
-        """Made once: every transfer asks."""
+        """Cached, since every transfer asks."""
         return {stage: ranks_of(self.coordinates, stage) for stage in Stage}
 
     def rank_at(self, stage: Stage, *, dp_rank: int, tp_rank: int) -> int:
-        """The job's rank at a place."""
+        """Rank of the job at a position in the grid of `stage`."""
         return self.ranks_of(stage)[dp_rank * self.shapes[stage].tp + tp_rank]
 
     def sequence_number(self, coordinate: MeshCoordinate, index: int) -> int:
-        """Number, among its task's rows of the step, of what the replica at `place` knows as micro-batch `index`."""
+        """Number, among its task's sequences of a step, of micro-batch `index` of the replica at `coordinate`."""
         return index * self.shapes[coordinate.stage].dp + coordinate.dp_rank
 
     def num_micro_batches(self, stage: Stage) -> dict[Task, int]:
-        """Rows that one replica of `stage` runs in a step, by task."""
+        """Packed sequences that one replica of `stage` runs in a step, by task."""
         tasks = [TASK_OF[stage]] if stage in TASK_OF else list(self.global_batch_size)
         return {task: self.global_batch_size[task] // self.shapes[stage].dp for task in tasks}
 
     @property
     def present_ranks(self) -> tuple[int, ...]:
         """Ranks of the job that have work."""
-        return tuple(rank for rank, coordinate in enumerate(self.coordinates) if coordinate.stage in self.shapes)
-
-    def describe(self, rank: int) -> str:
-        """As "rank 5 (generation, replica 1 of 3, tp rank 0 of 1)"."""
-        coordinate = self.coordinates[rank]
-        shape = self.shapes[coordinate.stage]
-        where = f"replica {coordinate.dp_rank} of {shape.dp}, tp rank {coordinate.tp_rank} of {shape.tp}"
-        return f"rank {rank} ({coordinate.stage}, {where})"
+        return tuple(coordinate.rank for coordinate in self.coordinates if coordinate.stage in self.shapes)
 
 
 def ranks_of(coordinates: tuple[MeshCoordinate, ...], stage: Stage) -> tuple[int, ...]:
-    """Ranks of the job in `stage`, in the order of their rank within it: dp-major."""
-    members = [
-        (coordinate.dp_rank, coordinate.tp_rank, rank)
-        for rank, coordinate in enumerate(coordinates)
-        if coordinate.stage == stage
-    ]
-    return tuple(rank for _, _, rank in sorted(members))
+    """Ranks of the job in `stage`, dp-major."""
+    members = [coordinate for coordinate in coordinates if coordinate.stage == stage]
+    return tuple(member.rank for member in sorted(members, key=lambda member: (member.dp_rank, member.tp_rank)))
 
 
 def make_layout(config: LayoutConfig, *, num_ranks: int, global_batch_size: Mapping[Task, int]) -> Layout:
-    """Lays `num_ranks` ranks out.
+    """Returns who does what in a phase.
+
+    Args:
+        config: the recipe's layout.
+        num_ranks: ranks of the job.
+        global_batch_size: packed sequences per step, by task; the branch of a task with 0 is absent.
 
     Raises:
-        ConfigError: the ranks, rows or shapes do not go together; the message shows the arithmetic.
+        ConfigError: ranks, batch sizes and shapes do not fit together; the message shows the arithmetic.
     """
     sequences = {task: number for task, number in global_batch_size.items() if number}
     shapes = stage_shapes(config, num_ranks)
     present = {stage: shape for stage, shape in shapes.items() if stage not in TASK_OF or TASK_OF[stage] in sequences}
-    _require_sequences(present, sequences)
+    _require_equal_replicas(present, sequences)
     return Layout(shapes=present, coordinates=place_ranks(config, num_ranks), global_batch_size=sequences)
 
 
 def stage_shapes(config: LayoutConfig, num_ranks: int) -> dict[Stage, StageShape]:
-    """All stages that the layout knows.
+    """Returns the shapes of all stages of a layout, in every phase.
 
     Raises:
-        ConfigError: the shapes do not add up to `num_ranks`, or do not share evenly what passes between them.
+        ConfigError: the shapes do not add up to `num_ranks`, or cannot share evenly what passes between them.
     """
     if config.kind == "colocated":
         return {Stage.COLOCATED: _colocated_shape(config, num_ranks)}
     shapes = {Stage(name): getattr(config, name) for name in ("trunk", "understanding", "generation")}
     _require_ranks(shapes, num_ranks)
-    _require_slices(shapes)
+    _require_multiples(shapes)
     return shapes
 
 
 def place_ranks(config: LayoutConfig, num_ranks: int) -> tuple[MeshCoordinate, ...]:
-    """Every rank's place, the same in all stages of a recipe; raises as `stage_shapes`."""
+    """Returns the coordinate of every rank, the same in all phases of a recipe; raises as `stage_shapes`."""
     shapes = stage_shapes(config, num_ranks)
-    return tuple(_by_replica(shapes) if config.placement == "replicas" else _by_stage(shapes))
+    replicas = [(stage, dp_rank) for stage, shape in shapes.items() for dp_rank in range(shape.dp)]
+    if config.placement == "replicas":  # by the middle of each replica's share of the job's sequences
+        replicas.sort(key=lambda replica: (replica[1] + 0.5) / shapes[replica[0]].dp)
+    positions = [(stage, dp_rank, tp_rank) for stage, dp_rank in replicas for tp_rank in range(shapes[stage].tp)]
+    return tuple(
+        MeshCoordinate(rank=rank, stage=stage, shape=shapes[stage], dp_rank=dp_rank, tp_rank=tp_rank)
+        for rank, (stage, dp_rank, tp_rank) in enumerate(positions)
+    )
 
 
 def num_ranks_of(config: LayoutConfig) -> int | None:
-    """Ranks that a forked layout needs; None for a colocated one, which takes any number."""
+    """Returns the number of ranks of a forked layout, or None for a colocated one, which takes any number."""
     if config.kind == "colocated":
         return None
     return config.trunk.size + config.understanding.size + config.generation.size
@@ -160,8 +181,8 @@ def _require_ranks(shapes: Mapping[Stage, StageShape], num_ranks: int) -> None:
         )
 
 
-def _require_slices(shapes: Mapping[Stage, StageShape]) -> None:
-    """A trunk replica's ranks and a branch replica's share what passes between them evenly."""
+def _require_multiples(shapes: Mapping[Stage, StageShape]) -> None:
+    """The ranks of a trunk replica and of a branch replica split hidden states evenly."""
     trunk_tp = shapes[Stage.TRUNK].tp
     for stage, shape in shapes.items():
         if max(trunk_tp, shape.tp) % min(trunk_tp, shape.tp):
@@ -170,38 +191,14 @@ def _require_slices(shapes: Mapping[Stage, StageShape]) -> None:
             )
 
 
-def _require_sequences(shapes: Mapping[Stage, StageShape], sequences: Mapping[Task, int]) -> None:
-    """ZeRO's gathers are collective: all replicas of a stage must run equally many rows."""
+def _require_equal_replicas(shapes: Mapping[Stage, StageShape], sequences: Mapping[Task, int]) -> None:
+    """ZeRO's gathers are collective, so all replicas of a stage must run equally many sequences."""
     for stage, shape in shapes.items():
         for task in [TASK_OF[stage]] if stage in TASK_OF else sequences:
-            if sequences[task] % shape.dp:
+            number = sequences[task]
+            if number % shape.dp:
                 raise ConfigError(
-                    f"train.global_batch_size.{task}={sequences[task]} is not a multiple of the {shape.dp}"
-                    f" data-parallel replicas of the stage {stage}, which must run equally many rows"
+                    f"train.global_batch_size.{task}={number} is not a multiple of the {shape.dp} data-parallel"
+                    f" replicas of the {stage} stage, which must run equally many packed sequences; set"
+                    f" {-(-number // shape.dp) * shape.dp} or change the dp"
                 )
-
-
-def _by_stage(shapes: Mapping[Stage, StageShape]) -> list[MeshCoordinate]:
-    return [coordinate for stage, shape in shapes.items() for coordinate in _grid(stage, shape)]
-
-
-def _by_replica(shapes: Mapping[Stage, StageShape]) -> list[MeshCoordinate]:
-    """Replicas of all stages dealt out evenly: sorted by the middle of their share of the job's rows."""
-    replicas = [
-        ((dp_rank + 0.5) / shape.dp, number, stage, dp_rank)
-        for number, (stage, shape) in enumerate(shapes.items())
-        for dp_rank in range(shape.dp)
-    ]
-    return [
-        MeshCoordinate(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank)
-        for _, _, stage, dp_rank in sorted(replicas)
-        for tp_rank in range(shapes[stage].tp)
-    ]
-
-
-def _grid(stage: Stage, shape: StageShape) -> list[MeshCoordinate]:
-    return [
-        MeshCoordinate(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank)
-        for dp_rank in range(shape.dp)
-        for tp_rank in range(shape.tp)
-    ]

@@ -89,7 +89,7 @@ def build_stage(
         dtype=dtype,
         link=None
         if world.coordinate.stage is Stage.COLOCATED
-        else Link(bridge, transfer_format, world.coordinate, world.tp_group, tracer),
+        else Link(bridge, transfer_format, world.tp_group, tracer),
         tied=_tie(engine, model, config, bridge, world),
         tracer=tracer,
     )

@@ -50,7 +50,7 @@ class TrainingStage:
     @property
     def reads_data(self) -> bool:
         """Whether this rank draws its replica's rows from the stream."""
-        return self.world.coordinate.stage == self.layout.reader and self.world.leads_replica
+        return self.world.coordinate.stage == self.layout.reader and self.world.coordinate.leads_replica
 
     def broadcast_sequences(self, sequences: Sequences) -> Sequences:
         """The rows that the replica's first rank has read, on all ranks of the replica; sample ids stay behind."""

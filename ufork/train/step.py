@@ -45,7 +45,7 @@ def run_step(
     num_targets = {task: max(count, 1.0) for task, count in counts.items()}
     runner = stage.runner(stage.broadcast_sequences(sequences), num_targets)
     with stage.engine.accumulating(once=not stage.reduce_each_backward):
-        run_actions(stage.actions, runner, stage.tracer, who=stage.bridge.describe())
+        run_actions(stage.actions, runner, stage.tracer, who=stage.world.coordinate)
     with stage.tracer.span("send"):
         runner.finish()
     sequence_sums, gradient_norm = _agree(stage, runner)
@@ -82,7 +82,7 @@ def _agree(stage: TrainingStage, runner: Runner) -> tuple[dict[Task, list[float]
             stage.tied.add_gradients()
     left_out = stage.tied.counted_elsewhere if stage.tied else ()
     sums = {task: [0.0] * number for task, number in stage.layout.global_batch_size.items()}
-    if stage.world.leads_replica and runner.sums:
+    if stage.world.coordinate.leads_replica and runner.sums:
         totals = torch.stack(list(runner.sums.values())).tolist()
         for action, total in zip(runner.sums, totals, strict=True):
             sums[action.task][stage.layout.sequence_number(stage.world.coordinate, action.index)] = total

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufork.errors import CheckpointError
+from ufork.parallel.config import StageShape
 from ufork.parallel.engine.state_files import WEIGHT, Part, RankState, StateFiles, state_path
 from ufork.parallel.layout import MeshCoordinate, Stage
 
@@ -34,7 +35,9 @@ def write_shards(folder, tensors, partition_dims, *, dp, tp, stage=Stage.TRUNK, 
             optimizer_steps=steps,
             tensors={WEIGHT: parts},
         )
-        path = state_path(folder, MeshCoordinate(stage=stage, dp_rank=dp_rank, tp_rank=tp_rank))
+        path = state_path(
+            folder, MeshCoordinate(rank=0, stage=stage, shape=StageShape(), dp_rank=dp_rank, tp_rank=tp_rank)
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         image = shards.image()
         image.fill()

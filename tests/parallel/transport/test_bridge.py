@@ -44,7 +44,7 @@ def bridge(monkeypatch):
     monkeypatch.setattr(StandInNccl, "made", [])
     sequences = {Task.UNDERSTANDING: 0, Task.GENERATION: 1}  # rank 1, understanding, is absent
     layout = make_layout(LayoutConfig(kind="forked"), num_ranks=3, global_batch_size=sequences)
-    return Bridge(dist.HashStore(), layout, 2, torch.device("cuda"), timeout_seconds=7)
+    return Bridge(dist.HashStore(), layout, layout.coordinates[2], torch.device("cuda"), timeout_seconds=7)
 
 
 def test_what_goes_up_and_what_comes_down_have_communicators_of_their_own(bridge):

@@ -252,7 +252,7 @@ class Engine:
         weights = {}
         for name, parameter in self._engine.module.named_parameters():
             whole = self._joined(name, self._gathered(parameter))
-            if self._world.leads_stage:
+            if self._world.coordinate.leads_stage:
                 weights[name] = whole.detach().float().cpu().clone()
         return weights
 

@@ -57,7 +57,7 @@ class StepTrace:
         first = min(span.start for spans in self.spans.values() for span in spans)
         events: list[dict[str, Any]] = []
         for rank, spans in self.spans.items():
-            events.append(_event(rank, ph="M", name="process_name", args={"name": self.layout.describe(rank)}))
+            events.append(_event(rank, ph="M", name="process_name", args={"name": str(self.layout.coordinates[rank])}))
             for span in spans:
                 times = {"ts": (span.start - first) * 1e6, "dur": (span.end - span.start) * 1e6}
                 events.append(_event(rank, ph="X", name=span.name, cat=span.kind, tid=0, **times))
@@ -71,7 +71,7 @@ class StepTrace:
         """
         write_whole(folder / TRACE_FILE, json.dumps(self.chrome()))
         write_whole(folder / BUBBLE_FILE, json.dumps(self.bubble(), indent=1))
-        lanes = {self.layout.describe(rank): spans for rank, spans in self.spans.items()}
+        lanes = {str(self.layout.coordinates[rank]): spans for rank, spans in self.spans.items()}
         with whole_file(folder / PICTURE_FILE) as file:
             draw_pipeline(lanes, begin=self.begin, end=self.end).save(file, "PNG")
 

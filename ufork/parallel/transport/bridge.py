@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ufork.errors import PeerError
-from ufork.parallel.layout import Layout
+from ufork.parallel.layout import Layout, MeshCoordinate
 
 
 class Channel(IntEnum):
@@ -36,9 +36,10 @@ class Transfer:
     work: Any
     tensor: Tensor
     """Kept alive until the transfer is done."""
-    who: str
-    """The rank that waits, and `waits_for` what, in words: for the message when it does not come."""
+    who: MeshCoordinate
+    """The rank that waits."""
     waits_for: str
+    """What it waits for, and from whom, for the message when it does not come."""
     timeout: timedelta | None
     """None on CUDA, where only the stream waits and NCCL's watchdog ends the process after its own time-out."""
 
@@ -58,12 +59,21 @@ class Bridge:
     """One rank's end of the job's group.
 
     Attributes:
-        rank: of the job.
-        layout: the job's.
+        coordinate: this rank's.
+        layout: of the phase.
+        device: of this rank.
     """
 
-    def __init__(self, store: dist.Store, layout: Layout, rank: int, device: torch.device, *, timeout_seconds: float):
-        self.rank, self.layout, self.device = rank, layout, device
+    def __init__(
+        self,
+        store: dist.Store,
+        layout: Layout,
+        coordinate: MeshCoordinate,
+        device: torch.device,
+        *,
+        timeout_seconds: float,
+    ):
+        self.coordinate, self.layout, self.device = coordinate, layout, device
         self.timeout = timedelta(seconds=timeout_seconds)
         self._store = store
         self._members = layout.present_ranks
@@ -81,7 +91,7 @@ class Bridge:
     @property
     def is_leader(self) -> bool:
         """Whether this rank speaks, and writes, for the job."""
-        return self.rank == self.leader
+        return self.coordinate.rank == self.leader
 
     @property
     def leader(self) -> int:
@@ -91,14 +101,14 @@ class Bridge:
     def send(self, tensor: Tensor, to: int, channel: Channel, what: str) -> Transfer:
         """Starts to send `tensor`, which must not change until the transfer was waited for."""
         work = self._started(
-            f"sending {what} to {self.layout.describe(to)}",
+            f"sending {what} to {self.layout.coordinates[to]}",
             lambda: self._groups[channel].send([tensor], self._members.index(to), channel),
         )
-        return self._transfer(work, tensor, f"{self.layout.describe(to)} to take {what}")
+        return self._transfer(work, tensor, f"{self.layout.coordinates[to]} to take {what}")
 
     def receive(self, buffer: Tensor, sender: int, channel: Channel, what: str) -> Transfer:
         """Starts to receive into `buffer`, which is filled once the transfer was waited for."""
-        waits_for = f"{what} from {self.layout.describe(sender)}"
+        waits_for = f"{what} from {self.layout.coordinates[sender]}"
         work = self._started(
             f"receiving {waits_for}",
             lambda: self._groups[channel].recv([buffer], self._members.index(sender), channel),
@@ -132,20 +142,16 @@ class Bridge:
         """
         self._num_gathers += 1
         keys = [f"gather/{self._num_gathers}/{member}" for member in self._members]
-        self._store.set(f"gather/{self._num_gathers}/{self.rank}", json.dumps(value))
+        self._store.set(f"gather/{self._num_gathers}/{self.coordinate.rank}", json.dumps(value))
         try:
             self._store.wait(keys, self.timeout)
             return [json.loads(self._store.get(key)) for key in keys]
         except dist.DistError as error:
-            raise _lost(self.describe(), "what all ranks have to report", error) from error
-
-    def describe(self) -> str:
-        """This rank in words."""
-        return self.layout.describe(self.rank)
+            raise _lost(self.coordinate, "what all ranks have to report", error) from error
 
     def connect(self, name: str, members: tuple[int, ...]) -> Any:
         """A group of some ranks of the job, each of which calls this."""
-        store, rank = dist.PrefixStore(name, self._store), members.index(self.rank)
+        store, rank = dist.PrefixStore(name, self._store), members.index(self.coordinate.rank)
         if self.device.type != "cuda":
             return dist.ProcessGroupGloo(store, rank, len(members), self.timeout)
         options = dist.ProcessGroupNCCL.Options()
@@ -156,14 +162,14 @@ class Bridge:
         try:
             return start()
         except (dist.DistError, RuntimeError) as error:
-            raise _lost(self.describe(), action, error) from error
+            raise _lost(self.coordinate, action, error) from error
 
     def _transfer(self, work: Any, tensor: Tensor, waits_for: str) -> Transfer:
         timeout = None if self.device.type == "cuda" else self.timeout
-        return Transfer(work=work, tensor=tensor, who=self.describe(), waits_for=waits_for, timeout=timeout)
+        return Transfer(work=work, tensor=tensor, who=self.coordinate, waits_for=waits_for, timeout=timeout)
 
 
-def _lost(who: str, waited_for: str, error: Exception) -> PeerError:
+def _lost(who: MeshCoordinate, waited_for: str, error: Exception) -> PeerError:
     return PeerError(
         f"{who} waited for {waited_for}; a rank died, hung or raised, see its log ({str(error).splitlines()[0]})"
     )

@@ -29,12 +29,12 @@ def collect_weights(bridge: Bridge, own: Mapping[str, Tensor], shapes: Shapes) -
     leaders = {stage: bridge.layout.ranks_of(stage)[0] for stage in shapes}
     collected: dict[str, Tensor] = {}
     for stage, names in shapes.items():
-        if bridge.rank == leaders[stage] != bridge.leader:
+        if bridge.coordinate.rank == leaders[stage] != bridge.leader:
             for name in names:
                 bridge.send(own[name].to(bridge.device), bridge.leader, Channel.WEIGHTS, f"the weight {name}").wait()
         elif bridge.is_leader:
             for name, shape in names.items():
-                mine = leaders[stage] == bridge.rank
+                mine = leaders[stage] == bridge.coordinate.rank
                 collected[name] = own[name] if mine else _receive(bridge, leaders[stage], name, shape)
     return collected
 

@@ -97,23 +97,10 @@ class SendQueue:
 class Link:
     """One rank's end of the links between trunk and branches."""
 
-    def __init__(
-        self,
-        bridge: Bridge,
-        transfer_format: TransferFormat,
-        coordinate: MeshCoordinate,
-        tp_group: dist.ProcessGroup,
-        tracer: Tracer,
-    ):
-        self.bridge, self.transfer_format, self.coordinate, self.tp_group, self.tracer = (
-            bridge,
-            transfer_format,
-            coordinate,
-            tp_group,
-            tracer,
-        )
-        self.layout = bridge.layout
-        self.tp, self.dp = self.layout.shapes[coordinate.stage].tp, self.layout.shapes[coordinate.stage].dp
+    def __init__(self, bridge: Bridge, transfer_format: TransferFormat, tp_group: dist.ProcessGroup, tracer: Tracer):
+        self.bridge, self.transfer_format, self.tp_group, self.tracer = bridge, transfer_format, tp_group, tracer
+        self.layout, self.coordinate = bridge.layout, bridge.coordinate
+        self.tp, self.dp = self.coordinate.shape.tp, self.coordinate.shape.dp
         require_divisible_seq_len(self.layout, transfer_format.sequences.seq_len)
 
     @property

@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from ufork.errors import PeerError
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.layout import Layout, MeshCoordinate, place_ranks, ranks_of, stage_shapes
+from ufork.parallel.layout import Layout, MeshCoordinate, place_ranks, ranks_of
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.bridge import Bridge
 
@@ -35,11 +35,9 @@ POLL_SECONDS = 5.0
 class World:
     """One rank of a job: its place, and the groups of its stage."""
 
-    rank: int
-    """Of the job."""
+    coordinate: MeshCoordinate
     size: int
     """Ranks of the job."""
-    coordinate: MeshCoordinate
     device: torch.device
     timeout_seconds: float
     store: dist.Store
@@ -49,14 +47,9 @@ class World:
     """The ranks of this replica."""
 
     @property
-    def leads_stage(self) -> bool:
-        """Whether this is its stage's rank 0."""
-        return self.coordinate.dp_rank == self.coordinate.tp_rank == 0
-
-    @property
-    def leads_replica(self) -> bool:
-        """Whether this rank reads data, and counts, for its replica."""
-        return self.coordinate.tp_rank == 0
+    def rank(self) -> int:
+        """This rank in the job."""
+        return self.coordinate.rank
 
     def open_bridge(self, layout: Layout, name: str) -> Bridge:
         """The job's group for one stage of a recipe, `name` telling it from the others; only ranks with work call.
@@ -67,7 +60,7 @@ class World:
         return Bridge(
             dist.PrefixStore(f"bridge/{name}", self.store),
             layout,
-            self.rank,
+            self.coordinate,
             self.device,
             timeout_seconds=self.timeout_seconds,
         )
@@ -87,7 +80,7 @@ class World:
                 self.store.wait([f"finished/{name}"], timedelta(seconds=POLL_SECONDS))
             except dist.DistNetworkError as error:
                 raise PeerError(
-                    f"rank {self.rank} waited for {name} to finish, but rank 0 is gone ({error})"
+                    f"{self.coordinate} waited for {name} to finish, but rank 0 is gone ({error})"
                 ) from error
             except dist.DistError:
                 continue
@@ -129,13 +122,11 @@ def join_world(
             world_size=len(members),
             timeout=timeout,
         )
-        shape = stage_shapes(layout, rank_env.world_size)[coordinate.stage]
-        mesh = init_device_mesh(device.type, (shape.dp, shape.tp), mesh_dim_names=("dp", "tp"))
+        mesh = init_device_mesh(device.type, (coordinate.shape.dp, coordinate.shape.tp), mesh_dim_names=("dp", "tp"))
     try:
         yield World(
-            rank=rank_env.rank,
-            size=rank_env.world_size,
             coordinate=coordinate,
+            size=rank_env.world_size,
             device=device,
             timeout_seconds=timeout_seconds,
             store=store,
