@@ -1,4 +1,4 @@
-"""A small collection for tests of what makes shards, and programs that they start and kill."""
+"""A small collection for tests of sharding, and a program that shards it slowly, so that tests can kill it."""
 
 import io
 import sys
@@ -19,14 +19,14 @@ from ufork.vocabulary import Task
 
 @cache
 def tiny_png() -> bytes:
-    """What stands behind it is not looked at."""
+    """A valid PNG; bytes appended to it are ignored by decoders."""
     stream = io.BytesIO()
     Image.frombytes("L", (4, 4), bytes(range(0, 256, 16))).save(stream, "PNG")
     return stream.getvalue()
 
 
 class ToyConfig(Config):
-    """So many records; of every seventh the image cannot be read, every fifth has turns and no image."""
+    """Of `size` entries every tenth is dropped, every fifth is text alone, and every seventh image cannot be read."""
 
     size: int
     image_bytes: int = 600
@@ -67,13 +67,13 @@ def opener(config: ToyShardConfig) -> partial:
 
 
 def kept_ids(size: int) -> dict[Task, set[str]]:
-    """What the shards of so many records hold."""
+    """Ids of the samples in the shards of `size` records."""
     records = [entry for entry in ToyInput(ToyConfig(size=size)).records() if isinstance(entry, Record)]
     readable = [record.id for record in records if record.image and int(record.image[1]) % 7]
-    talking = readable + [record.id for record in records if record.turns]
+    with_turns = readable + [record.id for record in records if record.turns]
     return {
         Task.GENERATION: {f"toy-train-generation-{name}" for name in readable},
-        Task.UNDERSTANDING: {f"toy-train-understanding-{name}" for name in talking},
+        Task.UNDERSTANDING: {f"toy-train-understanding-{name}" for name in with_turns},
     }
 
 

@@ -1,1 +1,1 @@
-"""Real collections of images and text, read record by record."""
+"""Readers of image and text collections, record by record."""

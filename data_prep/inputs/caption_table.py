@@ -1,10 +1,10 @@
-"""Tables of images and captions.
+"""Reads tables of images and captions.
 
-    X.csv, X.tsv, X.jsonl    rows of texts, images by path          place: (path below `images`,)
-    X.parquet                the same, or images in the table       place: (file, row group, row in it)
+    X.csv, X.tsv, X.jsonl    images by path                         image location: (path below `images`,)
+    X.parquet                images by path, or in the table        image location: (file, row group, row in the group)
         ->  Record(caption, image)
 
-Parquet is read by pyarrow, which is imported for it alone.
+pyarrow is imported only to read parquet.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ _URL_COLUMNS = {"url", "image_url", "img_url"}
 _URL_STARTS = ("http://", "https://")
 _URL_REASON = "image is a URL"
 _DOWNLOAD = (
-    "ufork downloads nothing: img2dataset (output_format=webdataset) makes tars of such a table, "
+    "ufork downloads nothing: img2dataset (output_format=webdataset) downloads such a table into tars, "
     "which `ufork shard tars` reads"
 )
 
@@ -37,14 +37,14 @@ _DOWNLOAD = (
 class _Row(NamedTuple):
     values: Mapping[str, Any]
     embedded: tuple[int, int] | None = None
-    """Row group and row in it of an image in the table."""
+    """For an image in the table: row group, and row in the group."""
 
 
 class CaptionTable:
     """Reads parquet, CSV, TSV and JSONL files of images and captions."""
 
     def __init__(self, config: CaptionsConfig) -> None:
-        """Raises InputError when there are no such files, or no folder of images."""
+        """Raises InputError if there are no such files, or the image folder does not exist."""
         self._config = config
         self._files = matching_files(config.path, _SUFFIXES)
         self._images = (
@@ -55,18 +55,18 @@ class CaptionTable:
         self._embedded = self._embedded_images()
 
     def records(self) -> Iterator[Record | Dropped]:
-        """As `Input`: file by file, by name."""
+        """Implements `Input`: file by file in order of their names."""
         any_usable = False
         for file, number, row in entries_of(self._files, self._rows):
             for record in self._records(file, number, row):
                 if isinstance(record, Record):
                     any_usable = True
                 elif record.reason == _URL_REASON and not any_usable:
-                    raise InputError(f"{self._files[file]}: its images are URLs; {_DOWNLOAD}")
+                    raise InputError(f"{self._files[file]}: the images are URLs; {_DOWNLOAD}")
                 yield record
 
     def image(self, record: Record) -> bytes:
-        """As `Input`."""
+        """Implements `Input`."""
         assert record.image is not None, record.id
         path, *rest = record.image
         if rest:
@@ -76,7 +76,7 @@ class CaptionTable:
                 return found
             path = found
         if self._images is None:
-            raise SampleError(f"{record.id}: its image is the file {path}; set input.images to the folder of images")
+            raise SampleError(f"{record.id}: the image is the file {path}; set input.images to the folder of images")
         return self._images.read(str(path))
 
     def _embedded_images(self) -> "ParquetImages | None":
@@ -102,7 +102,7 @@ class CaptionTable:
                 yield row
                 continue
             if not checked:
-                # What an object has not, is as if it were null: an id or a licence may be missing.
+                # JSON objects may lack an id or a licence, which counts as null; images and captions are required.
                 self._check_columns(path, row, self._columns()[: 2 if suffix in _JSON_SUFFIXES else None])
                 checked = True
             yield _Row(row)
@@ -120,7 +120,7 @@ class CaptionTable:
             yield _Row(values, (group, row) if embedded else None)
 
     def _columns(self) -> list[str]:
-        """Image and caption first."""
+        """Returns the configured columns, image and caption first."""
         config = self._config
         names = (config.image_column, config.caption_column, config.id_column, config.licence_column)
         return [name for name in names if name is not None]
@@ -131,7 +131,7 @@ class CaptionTable:
             if name not in names:
                 urls = f"; {_DOWNLOAD}" if _URL_COLUMNS & {known.lower() for known in names} else ""
                 raise InputError(
-                    f"{path}: has no column {name!r}, it has {names}; set input.image_column, "
+                    f"{path}: has no column {name!r}, only {names}; set input.image_column, "
                     f"input.caption_column, ...{urls}"
                 )
 
@@ -150,14 +150,14 @@ class CaptionTable:
         try:
             return Record(
                 id=id,
-                image=(file, *row.embedded) if row.embedded else self._place(row.values),
+                image=(file, *row.embedded) if row.embedded else self._image_path(row.values),
                 caption=usable_caption(caption, max_chars=config.max_text_chars),
                 licence=licence_of(row.values, config.licence_column),
             )
         except SkippedInput as skip:
             return Dropped(id, skip.reason)
 
-    def _place(self, values: Mapping[str, Any]) -> ImageLocation:
+    def _image_path(self, values: Mapping[str, Any]) -> ImageLocation:
         path = values.get(self._config.image_column)
         if path is not None and not isinstance(path, str):
             raise SkippedInput("image path that is not text")
@@ -167,7 +167,5 @@ class CaptionTable:
             raise SkippedInput("no image path")
         check_path(path)
         if self._images is None:
-            raise InputError(
-                f"{self._config.path}: its images are files; set input.images to the folder that they are in"
-            )
+            raise InputError(f"{self._config.path}: the images are files; set input.images to the folder of images")
         return (path,)

@@ -1,8 +1,8 @@
-"""What classes are called: files of names, as collections come with.
+"""Reads files of class names in the formats that collections come with.
 
-n01440764 tench, Tinca tinca          by folder, and by the number of the line; the first of several names
-tench                                 by the number of the line
-{"n01440764": "tench"}, ["tench"]     JSON, as it is
+n01440764 tench, Tinca tinca          by folder, and by line number; the first of several names is used
+tench                                 by line number
+{"n01440764": "tench"}, ["tench"]     JSON; names are used unchanged
 """
 
 import json
@@ -16,10 +16,10 @@ _FOLDER_AND_NAMES = re.compile(r"(n\d{8})\s+(.+)")
 
 
 def read_class_names(path: Path) -> dict[str, str]:
-    """Names by folder or by number ("0" is the first).
+    """Reads class names by folder or by number ("0" is the first).
 
     Raises:
-        InputError: the file cannot be read, or is of none of the formats above.
+        InputError: the file cannot be read, or has none of the formats above.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -27,15 +27,15 @@ def read_class_names(path: Path) -> dict[str, str]:
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path}: not readable as class names ({error}); expected lines such as `n01440764 tench, Tinca tinca`, "
-            "one name a line, or JSON {folder: name}"
+            "one name per line, or JSON {folder: name}"
         ) from None
     if not names or not all(names.values()):
-        raise InputError(f"{path}: has no class names, or one that is empty")
+        raise InputError(f"{path}: contains no class names, or an empty one")
     return names
 
 
 def first_name(names: str) -> str:
-    """In words: `great_white_shark, Carcharodon carcharias` is a great white shark."""
+    """Returns the first of several names in words: `great_white_shark, Carcharodon ...` becomes `great white shark`."""
     return names.split(",")[0].replace("_", " ").strip()
 
 
@@ -52,5 +52,5 @@ def _from_lines(text: str) -> dict[str, str]:
 def _from_json(classes: Any) -> dict[str, str]:
     names = dict(enumerate(classes)) if isinstance(classes, list) else classes
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise TypeError("its JSON is no list or mapping of texts")
+        raise TypeError("the JSON is neither a list of texts nor a mapping to texts")
     return {str(key): name for key, name in names.items()}

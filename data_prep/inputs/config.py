@@ -1,8 +1,8 @@
-"""What collections can be read, and how each is configured.
+"""The kinds of collections that can be read, and their configuration.
 
     {"kind": "captions", "path": ...}  ->  InputConfig  --open_input-->  Input
 
-Only the reader of the kind that is named is imported, and with it the packages that it needs.
+Only the reader of the configured kind is imported, with the packages that it needs.
 """
 
 import importlib
@@ -19,14 +19,14 @@ MEBIBYTE = 2**20
 
 
 class CollectionConfig(Config):
-    """What every collection has."""
+    """Settings of every collection."""
 
     path: Path
-    """The collection: a file, a folder, or a pattern such as `data/part-*.parquet`, as its kind says."""
+    """The collection: a file, a folder, or a pattern such as `data/part-*.parquet`, depending on its kind."""
     max_image_mb: PositiveFloat = 64
-    """Larger image files are left out, before they are read."""
+    """Size in MiB of the largest image file that is used; larger ones are skipped without reading them."""
     max_text_chars: PositiveInt = 100_000
-    """Entries with a longer text are left out: broken files more often than long texts."""
+    """Length of the longest text that is used. Entries with a longer one are skipped: they are mostly broken files."""
 
     @property
     def max_image_bytes(self) -> int:
@@ -35,93 +35,95 @@ class CollectionConfig(Config):
 
 
 class ImageFilesConfig(CollectionConfig):
-    """Of collections whose images are files of their own."""
+    """Settings of collections whose images are separate files."""
 
     follow_links: bool = False
-    """Symlinks that lead out of the folder of images are followed; only for folders whose maker you trust."""
+    """Follows symlinks that lead out of the image folder. Set it only for folders that you trust."""
 
 
 class ImageFolderConfig(ImageFilesConfig):
-    """Images in folders that are named after what they show, as ImageNet's; `path` is the folder of folders."""
+    """Images in class folders, as in ImageNet; `path` is the folder that contains the class folders."""
 
     kind: Literal["images"] = "images"
-    """Names this kind."""
+    """Selects this kind."""
     class_names: Path | None = None
-    """What the folders' names mean: lines as `n01440764 tench, Tinca tinca`, of which the first name counts, or JSON
-    `{folder: name}`. Without it a folder's own name is taken, underscores as spaces."""
+    """File with the class name of each folder: lines such as `n01440764 tench, Tinca tinca`, of which the first name is
+    used, or JSON `{folder: name}`. By default the folder's name is used, with underscores as spaces."""
 
 
 class ConversationsConfig(ImageFilesConfig):
-    """Questions and answers as LLaVA's or ShareGPT's; `path` is a JSON or JSONL file, a folder or pattern of such."""
+    """Conversations in the format of LLaVA or ShareGPT; `path` is a JSON or JSONL file, a folder or a pattern."""
 
     kind: Literal["conversations"] = "conversations"
-    """Names this kind."""
+    """Selects this kind."""
     images: Path | None = None
-    """The folder that the entries' image paths start from; null where no entry has an image."""
+    """Folder that image paths are relative to; null if no entry has an image."""
 
 
 class CaptionsConfig(ImageFilesConfig):
-    """A table of images and captions; `path` is a parquet, CSV, TSV or JSONL file, a folder or pattern of such."""
+    """A table of images and captions; `path` is a parquet, CSV, TSV or JSONL file, a folder or a pattern."""
 
     kind: Literal["captions"] = "captions"
-    """Names this kind."""
+    """Selects this kind."""
     images: Path | None = None
-    """The folder that the paths in the image column start from; null where the images are in the table."""
+    """Folder that the paths in the image column are relative to; null if the images are in the table."""
     image_column: str = "image"
-    """Paths of images; in parquet also their files, as bytes or as Hugging Face's {bytes, path}."""
+    """Column of image paths; in parquet also of image files, as bytes or as Hugging Face's struct {bytes, path}."""
     caption_column: str = "caption"
-    """A text, or a list of texts."""
+    """Column of captions: a text, or a list of texts."""
     captions: Literal["first", "all"] = "first"
-    """What becomes of a list: one entry with its first caption, or an entry for each."""
+    """For lists of captions: "first" makes one entry with the first caption, "all" one entry for each caption."""
     id_column: str | None = None
-    """The collection's own ids; they are made part of the entries' ids."""
+    """Column of the collection's own ids, which become part of the entries' ids."""
     licence_column: str | None = None
-    """The licence of each image."""
+    """Column with the licence of each image."""
     column_names: tuple[str, ...] | None = None
-    """Of a CSV or TSV file whose first line is an entry already, as in Conceptual Captions."""
+    """Column names of a CSV or TSV file without a header line, such as Conceptual Captions."""
     max_row_group_mb: PositiveFloat = 1024
-    """Images in parquet are read a row group at a time; files with larger ones are refused."""
+    """Size in MiB of the largest parquet row group. Images in parquet are read one row group at a time; files with
+    larger groups are refused."""
 
 
 class TarsConfig(CollectionConfig):
-    """Tars of images with texts beside them, as img2dataset makes; `path` is a tar, a folder or pattern of such."""
+    """Tars of images and texts, as img2dataset writes them; `path` is a tar, a folder or a pattern."""
 
     kind: Literal["tars"] = "tars"
-    """Names this kind."""
+    """Selects this kind."""
     caption_key: str = "caption"
-    """Where a member KEY.json has the caption; a member KEY.txt comes before it."""
+    """Key of the caption in members KEY.json; used if there is no member KEY.txt."""
     licence_key: str = "license"
-    """Where a member KEY.json has the image's licence."""
+    """Key of the image's licence in members KEY.json."""
     class_names: Path | None = None
-    """What a member KEY.cls means: lines of names, the first of class 0, or JSON, a list or `{number: name}`."""
+    """File with the names of the classes that members KEY.cls refer to: one a line, starting with class 0, or JSON, a
+    list or `{number: name}`."""
 
 
 class HuggingFaceConfig(CollectionConfig):
-    """A dataset that `datasets` saved with `save_to_disk`; `path` is its folder."""
+    """A dataset saved with `save_to_disk` of the package `datasets`; `path` is its folder."""
 
     kind: Literal["huggingface"] = "huggingface"
-    """Names this kind."""
+    """Selects this kind."""
     split: str | None = None
-    """Which of the saved splits, as `train`; null where there is only one."""
+    """Split to read, such as `train`; null if only one was saved."""
     image_column: str | None = "image"
-    """Images, as `datasets.Image` or bytes; null for text alone."""
+    """Column of images, as `datasets.Image` or bytes; null for text without images."""
     caption_column: str | None = None
-    """A text, or a list of texts of which the first counts."""
+    """Column of captions: a text, or a list of texts, of which the first is used."""
     label_column: str | None = None
-    """A class: `datasets.ClassLabel`, or words."""
+    """Column of classes: `datasets.ClassLabel`, or a text."""
     conversations_column: str | None = None
-    """Messages as in LLaVA's `conversations` or as in `messages`."""
+    """Column of conversations: lists of messages, as under `conversations` in LLaVA or under `messages`."""
     id_column: str | None = None
-    """The dataset's own ids; they are made part of the entries' ids."""
+    """Column of the dataset's own ids, which become part of the entries' ids."""
     licence_column: str | None = None
-    """The licence of each entry."""
+    """Column with the licence of each entry."""
 
 
 InputConfig = Annotated[
     ImageFolderConfig | ConversationsConfig | CaptionsConfig | TarsConfig | HuggingFaceConfig,
     Field(discriminator="kind"),
 ]
-"""Any of the collections, by its `kind`."""
+"""The configuration of any kind of collection, selected by `kind`."""
 
 _READERS = {
     "images": ("image_folder", "ImageFolder"),
@@ -133,10 +135,10 @@ _READERS = {
 
 
 def open_input(config: InputConfig) -> Input:
-    """The reader of the collection that `config` names.
+    """Opens the reader of the collection that `config` describes.
 
     Raises:
-        InputError: the collection is not there, or the reader needs a package that is not installed.
+        InputError: the collection does not exist, or the reader needs a package that is not installed.
     """
     module, name = _READERS[config.kind]
     try:

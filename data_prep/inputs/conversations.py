@@ -1,9 +1,9 @@
-"""Conversations about images in JSON files, as LLaVA's and ShareGPT's.
+"""Reads conversations about images from JSON files in the format of LLaVA or ShareGPT.
 
-    [{"id": ..., "image": "coco/000.jpg", "conversations": [...]}, ...], or one such object a line
-        ->  Record(turns, image)                                         place: (path below `images`,)
+    [{"id": ..., "image": "coco/000.jpg", "conversations": [...]}, ...], or one such object per line
+        ->  Record(turns, image)                                         image location: (path below `images`,)
 
-Entries without an image are kept as text. How messages are read is in data_prep/inputs/dialogue.py.
+Entries without an image are kept as text. Messages are read by data_prep/inputs/dialogue.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ class Conversations:
     """Reads JSON and JSONL files of conversations."""
 
     def __init__(self, config: ConversationsConfig) -> None:
-        """Raises InputError when there are no such files, or no folder of images."""
+        """Raises InputError if there are no such files, or the image folder does not exist."""
         self._config = config
         self._paths = matching_files(config.path, _SUFFIXES)
         self._images = (
@@ -35,7 +35,7 @@ class Conversations:
         )
 
     def records(self) -> Iterator[Record | Dropped]:
-        """As `Input`: file by file, by name."""
+        """Implements `Input`: file by file in order of their names."""
         for file, number, entry in entries_of(self._paths, json_entries):
             if isinstance(entry, SkippedInput):
                 yield Dropped(entry_id(file, number), entry.reason)
@@ -43,14 +43,14 @@ class Conversations:
                 yield self._record(entry, entry_id(file, number, entry.get("id")))
 
     def image(self, record: Record) -> bytes:
-        """As `Input`."""
+        """Implements `Input`."""
         assert record.image is not None, record.id
         return self._folder.read(str(record.image[0]))
 
     @property
     def _folder(self) -> ImageFiles:
         if self._images is None:
-            raise InputError(f"{self._config.path}: its entries have images; set input.images to their folder")
+            raise InputError(f"{self._config.path}: its entries have images; set input.images to the folder of images")
         return self._images
 
     def _record(self, entry: Mapping[str, Any], id: str) -> Record | Dropped:
@@ -68,10 +68,10 @@ class Conversations:
 
 
 def image_path(entry: Mapping[str, Any], dialogue: Dialogue) -> str | None:
-    """The one image that an entry names; None when it is text alone.
+    """Returns the image path of an entry; None for text without an image.
 
     Raises:
-        SkippedInput: it names several, or speaks of an image that it does not name, or of a video.
+        SkippedInput: the entry has several images, a video, or an image marker without an image.
     """
     if entry.get("video") or entry.get("videos"):
         raise SkippedInput("video")

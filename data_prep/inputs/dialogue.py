@@ -1,10 +1,11 @@
-r"""Conversations as the world writes them down, made into questions and answers.
+r"""Converts conversations in the common formats to dialogue turns.
 
     {"conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]}
     {"messages": [{"role": "user", "content": "..." or [{"type": "text", "text": "..."}, {"type": "image"}]}, ...]}
         ->  Dialogue(turns=(("What is it?", "A cat."),), markers=1, ...)
 
-A system prompt is put before the first question, since the answers heed it. Image markers are taken out.
+A system prompt is prepended to the first question, since the answers depend on it. Image markers are removed: the image
+always precedes the text.
 """
 
 import re
@@ -23,13 +24,14 @@ _MARKER = re.compile(r"\s*<image>\s*")
 
 @dataclass(frozen=True)
 class Dialogue:
-    """What was said, and about which images."""
+    """A conversation and the images that it refers to."""
 
     turns: tuple[tuple[str, str], ...]
+    """(question, answer) pairs."""
     markers: int
-    """Places in the text where an image belongs."""
+    """Number of image markers in the messages."""
     paths: tuple[str, ...]
-    """Of images that the messages name themselves."""
+    """Image paths given inside messages."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class _Message:
 
 
 def find_messages(entry: Mapping[str, Any]) -> Any:
-    """What an entry has under one of the known keys.
+    """Returns the value of `conversations` or `messages` of an entry.
 
     Raises:
-        SkippedInput: it has none.
+        SkippedInput: it has neither.
     """
     for key, _, _ in _KEYS:
         if entry.get(key) is not None:
@@ -53,29 +55,29 @@ def find_messages(entry: Mapping[str, Any]) -> Any:
 
 
 def read_dialogue(messages: Any, *, max_chars: int) -> Dialogue:
-    """Questions and answers of `messages`, in either of the forms above.
+    """Converts `messages`, a list in either of the formats above.
 
     Raises:
-        SkippedInput: they are of neither form, do not alternate, or a text among them is unusable.
+        SkippedInput: the format is another one, questions and answers do not alternate, or a text is unusable.
     """
     if not isinstance(messages, list):
         raise SkippedInput("conversation that is not a list")
-    read = [_read_message(message) for message in messages]
-    system = [message.text for message in read if message.role == _SYSTEM]
-    spoken = [message for message in read if message.role != _SYSTEM]
-    roles = [message.role for message in spoken]
-    if not roles or len(system) > 1 or (system and read[0].role != _SYSTEM):
+    parsed = [_read_message(message) for message in messages]
+    system = [message.text for message in parsed if message.role == _SYSTEM]
+    dialogue = [message for message in parsed if message.role != _SYSTEM]
+    roles = [message.role for message in dialogue]
+    if not roles or len(system) > 1 or (system and parsed[0].role != _SYSTEM):
         raise SkippedInput("conversation without questions, or with a system prompt in its middle")
     if roles != [_QUESTION, _ANSWER] * (len(roles) // 2):
         raise SkippedInput("questions and answers that do not alternate")
-    if sum(len(message.text) for message in read) > max_chars:
+    if sum(len(message.text) for message in parsed) > max_chars:
         raise SkippedInput("conversation longer than input.max_text_chars")
-    texts = [usable_text(message.text, what=message.role, max_chars=max_chars) for message in spoken]
+    texts = [usable_text(message.text, what=message.role, max_chars=max_chars) for message in dialogue]
     if system and system[0].strip():
         texts[0] = usable_text(f"{system[0].strip()}\n\n{texts[0]}", what=_SYSTEM, max_chars=max_chars)
     turns = tuple(zip(texts[::2], texts[1::2], strict=True))
-    paths = tuple(path for message in spoken for path in message.paths)
-    return Dialogue(turns, sum(message.markers for message in spoken), paths)
+    paths = tuple(path for message in dialogue for path in message.paths)
+    return Dialogue(turns, sum(message.markers for message in dialogue), paths)
 
 
 def _read_message(message: Any) -> _Message:
@@ -86,11 +88,12 @@ def _read_message(message: Any) -> _Message:
             role, content = message[role_key], message[text_key]
             if not isinstance(role, str) or role not in _ROLES:
                 raise SkippedInput("message of an unknown role")
-            return _of_parts(_ROLES[role], [{"type": "text", "text": content}] if isinstance(content, str) else content)
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            return _message_from_parts(_ROLES[role], parts)
     raise SkippedInput("message without role and text")
 
 
-def _of_parts(role: str, parts: Any) -> _Message:
+def _message_from_parts(role: str, parts: Any) -> _Message:
     if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
         raise SkippedInput("message that is neither text nor a list of parts")
     texts = [part.get("text") for part in parts if part.get("type") == "text"]

@@ -1,7 +1,7 @@
-"""Files of a collection: which there are, and reading one that an entry names without leaving the collection.
+"""Finds the files of a collection, and reads image files that entries refer to without leaving the collection.
 
-path of the user's        -> matching_files -> files in a lasting order -> entries_of     trusted: symlinks are followed
-path that an entry names  -> ImageFiles     -> bytes                                      not trusted
+path from the user        -> matching_files -> files in a fixed order -> entries_of     trusted: symlinks are followed
+image path of an entry    -> ImageFiles     -> bytes                                    not trusted
 """
 
 import glob
@@ -17,7 +17,7 @@ from data_prep.inputs.text import is_clean
 from ufork.errors import InputError, SampleError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""Of files that ufork/vision/images.py decodes."""
+"""File name suffixes of the formats that ufork/vision decodes."""
 
 Entry = TypeVar("Entry")
 
@@ -25,13 +25,13 @@ _logger = logging.getLogger(__name__)
 
 
 def matching_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """The file `path`; or those with one of `suffixes` in and below the folder `path`; or those that a pattern matches.
+    """Finds files: the file `path`, those with one of `suffixes` below the folder `path`, or matches of a pattern.
 
     Returns:
-        Paths in a lasting order, by what to call them: the same wherever the collection is moved.
+        Paths in a fixed order, by name. Names do not change when the collection is moved.
 
     Raises:
-        InputError: there is none.
+        InputError: no file was found.
     """
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.name.lower().endswith(suffixes) and file.is_file()]
@@ -40,7 +40,7 @@ def matching_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     else:
         files = [file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file()]
     if not files:
-        raise InputError(f"{path}: no file {', '.join(suffixes)} there; give a file, a folder or a pattern of such")
+        raise InputError(f"{path}: found no file {', '.join(suffixes)}; give a file, a folder or a pattern")
     common = path if path.is_dir() else os.path.commonpath([file.parent for file in files])
     return {file.relative_to(common).as_posix(): file for file in sorted(files)}
 
@@ -48,10 +48,10 @@ def matching_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 def entries_of(
     files: Mapping[str, Path], read: Callable[[Path], Iterator[Entry | SkippedInput]]
 ) -> Iterator[tuple[str, int, Entry | SkippedInput]]:
-    """Yields file, number in the file and entry. Reading goes on behind a file that `read` raises InputError for.
+    """Yields file name, number of the entry in the file, and entry. Files that cannot be read are logged and skipped.
 
     Raises:
-        InputError: not one entry could be read.
+        InputError: no file contained a readable entry; this is the error of the first file.
     """
     faults, any_read = [], False
     for name, path in files.items():
@@ -62,7 +62,7 @@ def entries_of(
                 number += 1
         except InputError as fault:
             faults.append(fault)
-            _logger.warning("left out from entry %d on: %s", number, fault)
+            _logger.warning("skipped from entry %d on: %s", number, fault)
             yield name, number, SkippedInput("file that cannot be read, or not to its end")
         any_read = any_read or number > 0
     if faults and not any_read:
@@ -70,21 +70,21 @@ def entries_of(
 
 
 class ImageFiles:
-    """Files below one folder, named by others' data."""
+    """Reads image files below one folder. Their paths come from the collection and are not trusted."""
 
     def __init__(self, folder: Path, *, max_bytes: int, follow_links: bool) -> None:
-        """Raises InputError when there is no `folder`."""
+        """Raises InputError if `folder` does not exist."""
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; it should hold the images that the entries name")
+            raise InputError(f"{folder}: no such folder; expected the folder that image paths are relative to")
         self._folder = os.path.realpath(folder)
         self._max_bytes = max_bytes
         self._follow_links = follow_links
 
     def read(self, name: str) -> bytes:
-        """The contents of the file `name`, a path below the folder.
+        """Reads the file `name`, a path relative to the folder.
 
         Raises:
-            SampleError: it is not there, not a plain file, too large, or outside the folder.
+            SampleError: the file is missing, not a regular file, too large, or outside the folder.
         """
         path = os.path.join(self._folder, name)
         try:
@@ -92,7 +92,7 @@ class ImageFiles:
             real = os.path.realpath(path)
             if not self._follow_links and not real.startswith(self._folder + os.sep):
                 raise SampleError(
-                    f"{path}: a symlink that leads out of the folder; set follow_links=true if you trust it"
+                    f"{path}: a symlink that leads out of the folder; set input.follow_links=true if you trust it"
                 )
             return _read_plain(real, self._max_bytes)
         except SkippedInput as skip:
@@ -102,10 +102,10 @@ class ImageFiles:
 
 
 def check_path(name: str) -> None:
-    """Refuses what cannot be the path of a file below a folder, without looking there.
+    """Checks that `name` can be the path of a file below a folder, without accessing the file.
 
     Raises:
-        SkippedInput: it is empty, absolute, leads upwards, or is not text.
+        SkippedInput: `name` is empty, absolute, contains "..", or is not valid text.
     """
     if not name:
         raise SkippedInput("no image path")
@@ -116,14 +116,14 @@ def check_path(name: str) -> None:
 
 
 def _read_plain(path: str, max_bytes: int) -> bytes:
-    # A pipe that nobody writes to would block for ever.
+    # Without O_NONBLOCK, opening a named pipe would block until another process writes to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise SampleError(f"{path}: not a plain file")
+            raise SampleError(f"{path}: not a regular file")
         if status.st_size > max_bytes:
             raise SampleError(f"{path}: {status.st_size} bytes, more than input.max_image_mb allows")
-        return os.read(descriptor, status.st_size)  # by a file object it takes twice as long
+        return os.read(descriptor, status.st_size)  # half the time of a file object
     finally:
         os.close(descriptor)

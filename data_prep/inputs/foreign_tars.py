@@ -1,10 +1,10 @@
-"""Tars of images with texts beside them: img2dataset's, those of CC3M and LAION, webdataset's ImageNet.
+"""Reads tars of images and texts: those of img2dataset (CC3M, LAION) and ImageNet as WebDataset.
 
-    KEY.jpg  KEY.txt   a caption                                    place: (tar, offset of the image, size)
+    KEY.jpg  KEY.txt   a caption                                    image location: (tar, offset of the image, size)
              KEY.json  {"caption": ..., "license": ...}
-             KEY.cls   the number of a class, or its name           ->  Record(caption, class_name, licence)
+             KEY.cls   number or name of a class                    ->  Record(caption, class_name, licence)
 
-Neighbouring members with the same key are one entry. Nothing is unpacked: a member's name is a name, whatever it says.
+Neighbouring members with the same key are one entry. Nothing is unpacked, so names of members are never used as paths.
 """
 
 import json
@@ -25,7 +25,7 @@ from ufork.data.shards.index import scan_members, split_name
 from ufork.errors import InputError, SampleError, ShardError
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
-"""Compressed ones are found so that they are not passed over in silence."""
+"""Compressed tars are matched so that they are refused rather than ignored."""
 _IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 _CAPTION, _METADATA, _CLASSES = "txt", "json", ("cls", "cls.txt")
 _MAX_METADATA_BYTES = 2**20
@@ -35,27 +35,28 @@ _GZIP_START = b"\x1f\x8b"
 
 @dataclass
 class _Entry:
-    """Members of one key that are read, by extension."""
+    """Members of one key, by extension."""
 
     key: str
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Offset and size."""
+    """Offset and size of each member."""
     texts: dict[str, bytes] = field(default_factory=dict)
-    """Contents; all but the image's."""
+    """Contents of all members except images."""
     repeated: bool = False
+    """Whether an extension occurred twice."""
 
 
 class ForeignTars:
-    """Reads tars that others made."""
+    """Reads tars that were not written by ufork."""
 
     def __init__(self, config: TarsConfig) -> None:
-        """Raises InputError when there are no tars, or no file of names."""
+        """Raises InputError if there are no tars, or the file of class names does not exist."""
         self._config = config
         self._tars = matching_files(config.path, _SUFFIXES)
         self._names = read_class_names(config.class_names) if config.class_names else {}
 
     def records(self) -> Iterator[Record | Dropped]:
-        """As `Input`: tar by tar, by name."""
+        """Implements `Input`: tar by tar in order of their names."""
         for tar, number, entry in entries_of(self._tars, self._entries):
             if isinstance(entry, SkippedInput):
                 yield Dropped(entry_id(tar, number), entry.reason)
@@ -63,7 +64,7 @@ class ForeignTars:
                 yield self._record(tar, number, entry)
 
     def image(self, record: Record) -> bytes:
-        """As `Input`."""
+        """Implements `Input`."""
         assert record.image is not None, record.id
         tar, offset, size = str(record.image[0]), int(record.image[1]), int(record.image[2])
         try:
@@ -75,17 +76,19 @@ class ForeignTars:
         except OSError as error:
             raise SampleError(f"{record.id}: cannot be read ({error.strerror})") from None
         if len(data) < size:
-            raise SampleError(f"{record.id}: the tar is shorter than when its entries were listed")
+            raise SampleError(f"{record.id}: the tar was truncated after its entries were listed")
         return data
 
     def _entries(self, path: Path) -> Iterator[_Entry]:
-        """Raises InputError when the tar cannot be read, or not further."""
+        """Yields the entries of a tar; raises InputError where it cannot be read further."""
         try:
             with open(path, "rb") as file:
                 if not (size := os.fstat(file.fileno()).st_size):
                     raise InputError(f"{path}: is empty")
                 if file.read(2) == _GZIP_START:
-                    raise InputError(f"{path}: is compressed, so nothing in it has a place; `gunzip` it first")
+                    raise InputError(
+                        f"{path}: is compressed, so its members cannot be read separately; `gunzip` it first"
+                    )
                 with mmap(file.fileno(), size, access=ACCESS_READ) as data:
                     yield from _grouped(data, str(path))
         except OSError as error:

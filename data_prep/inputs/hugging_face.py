@@ -1,9 +1,8 @@
-"""Datasets that the package `datasets` saved on disk.
+"""Reads datasets saved to disk by the package `datasets`.
 
-    dataset.save_to_disk(FOLDER)  ->  Record(caption, class_name, turns, image)       place: (row,)
+    dataset.save_to_disk(FOLDER)  ->  Record(caption, class_name, turns, image)       image location: (row,)
 
-Arrow files are mapped, never loaded. No network is asked, and no script of a dataset is run: `load_from_disk`
-knows neither.
+Arrow files are memory-mapped. `load_from_disk` neither accesses the network nor runs a dataset's script.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +29,7 @@ class HuggingFaceDataset:
     """Reads the folder of a saved dataset."""
 
     def __init__(self, config: HuggingFaceConfig) -> None:
-        """Raises InputError when there is no saved dataset, or not the split or the columns that are named."""
+        """Raises InputError if there is no saved dataset, or it lacks a configured split or column."""
         self._config = config
         self._dataset = _split_of(_loaded(config), config)
         self._check_columns()
@@ -40,12 +39,12 @@ class HuggingFaceDataset:
         self._text_columns = [name for name in (*texts, config.id_column, config.licence_column) if name is not None]
 
     def records(self) -> Iterator[Record | Dropped]:
-        """As `Input`: row by row."""
+        """Implements `Input`: row by row."""
         for number, row in enumerate(self._rows()):
             yield Dropped(entry_id("row", number), "row that is damaged") if row is None else self._record(number, *row)
 
     def image(self, record: Record) -> bytes:
-        """As `Input`."""
+        """Implements `Input`."""
         assert record.image is not None, record.id
         row = int(record.image[0])
         where = f"{self._config.path}: row {row}"
@@ -64,14 +63,14 @@ class HuggingFaceDataset:
         return [self._config.image_column] if self._config.image_column is not None else []
 
     def _rows(self) -> Iterator[tuple[dict[str, Any], int] | None]:
-        """Texts and number of images; None for a row that is damaged."""
+        """Yields the texts and the number of images of each table row; None for a damaged row."""
         columns = list(dict.fromkeys([*self._text_columns, *self._image_columns()]))
         for table in self._dataset.select_columns(columns).iter(_ROWS_AT_ONCE):
-            for part in _sound_parts(table):
-                if part is None:
+            for chunk in _valid_chunks(table):
+                if chunk is None:
                     yield None
                 else:
-                    yield from zip(python_rows(part.select(self._text_columns)), self._num_images(part), strict=True)
+                    yield from zip(python_rows(chunk.select(self._text_columns)), self._num_images(chunk), strict=True)
 
     def _num_images(self, table: pa.Table) -> list[int]:
         for name in self._image_columns():
@@ -132,55 +131,55 @@ class HuggingFaceDataset:
         texts = (config.caption_column, config.label_column, config.conversations_column)
         if not any(texts):
             raise InputError(
-                f"{config.path}: say what its texts are: set input.caption_column, input.label_column or "
-                f"input.conversations_column; it has {known}"
+                f"{config.path}: no text column is configured; set input.caption_column, input.label_column or "
+                f"input.conversations_column to one of {known}"
             )
         for name in (*texts, config.image_column, config.id_column, config.licence_column):
             if name is not None and name not in known:
-                raise InputError(f"{config.path}: has no column {name!r}, it has {known}; set input.image_column, ...")
+                raise InputError(f"{config.path}: has no column {name!r}, only {known}; set input.image_column, ...")
         for name in self._image_columns():
             kind = self._dataset.features.arrow_schema.field(name).type
             if not holds_images(kind.value_type if pa.types.is_list(kind) else kind):
                 raise InputError(f"{config.path}: column {name!r} is of type {kind}; expected datasets.Image or bytes")
 
 
-def _sound_parts(table: pa.Table) -> Iterator[pa.Table | None]:
-    """The table; or, when something in it is damaged, its rows, with None for each that is.
+def _valid_chunks(table: pa.Table) -> Iterator[pa.Table | None]:
+    """Yields the table if it is valid, else its rows one by one, with None for each damaged one.
 
-    Arrow trusts a mapped file: values whose lengths are damaged would be read from outside of it.
+    Arrow does not check a mapped file: values with damaged lengths would be read from outside of it.
     """
     try:
-        table.flatten().validate(full=True)  # flat, since what is in a struct is not checked row by row
+        table.flatten().validate(full=True)  # flattened, since struct fields are not checked row by row
         yield table
     except pa.ArrowInvalid:
         if table.num_rows == 1:
             yield None
             return
         for row in range(table.num_rows):
-            yield from _sound_parts(table.slice(row, 1))
+            yield from _valid_chunks(table.slice(row, 1))
 
 
 def _loaded(config: HuggingFaceConfig) -> datasets.Dataset | datasets.DatasetDict:
     if not config.path.is_dir():
-        raise InputError(f"{config.path}: no such folder; expected one that datasets' save_to_disk made")
+        raise InputError(f"{config.path}: no such folder; expected one written by save_to_disk of datasets")
     try:
         return datasets.load_from_disk(str(config.path.resolve()), keep_in_memory=False)
-    except Exception as error:  # of a damaged folder, anything from KeyError to ArrowInvalid
+    except Exception as error:  # damaged folders raise anything from KeyError to ArrowInvalid
         raise InputError(
             f"{config.path}: not readable as a saved dataset ({type(error).__name__}: {error}); "
-            "make it with datasets' save_to_disk"
+            "write it with save_to_disk of datasets"
         ) from None
 
 
 def _split_of(loaded: datasets.Dataset | datasets.DatasetDict, config: HuggingFaceConfig) -> datasets.Dataset:
-    """The dataset in the format of Arrow tables, in which images stay undecoded."""
+    """Returns the configured split in the format of Arrow tables, in which images stay undecoded."""
     if isinstance(loaded, datasets.DatasetDict):
         split = config.split or (next(iter(loaded)) if len(loaded) == 1 else None)
         if split not in loaded:
             raise InputError(
-                f"{config.path}: has the splits {list(loaded)}, found input.split={split!r}; set it to one"
+                f"{config.path}: has the splits {list(loaded)}, found input.split={split!r}; set it to one of them"
             )
         loaded = loaded[split]
     elif config.split is not None:
-        raise InputError(f"{config.path}: has no splits, found input.split={config.split!r}; leave it out")
+        raise InputError(f"{config.path}: has no splits, found input.split={config.split!r}; do not set it")
     return loaded.with_format("arrow")

@@ -1,9 +1,9 @@
-"""Images in folders that are named after what they show.
+"""Reads images in class folders.
 
-    ROOT/CLASS/*.jpg, or folders deeper down  ->  Record(class_name)       place: (path below ROOT,)
+    ROOT/CLASS/*.jpg, also in deeper folders  ->  Record(class_name)       image location: (path below ROOT,)
 
-The class is the nearest folder above the image that has a name in `class_names`; without such a file, the image's own
-folder. One folder is sorted at a time.
+The class is that of the nearest folder above the image with a name in `class_names`; without such a file, the name of
+the image's own folder. Folders are sorted one at a time, so that memory does not grow with the collection.
 """
 
 import os
@@ -20,30 +20,30 @@ from ufork.errors import InputError
 
 
 class ImageFolder:
-    """Reads a folder of folders of images."""
+    """Reads images in class folders."""
 
     def __init__(self, config: ImageFolderConfig) -> None:
-        """Raises InputError when the folder or the file of names is not there."""
+        """Raises InputError if the folder or the file of class names does not exist."""
         self._config = config
         self._files = ImageFiles(config.path, max_bytes=config.max_image_bytes, follow_links=config.follow_links)
         self._names = read_class_names(config.class_names) if config.class_names else None
 
     def records(self) -> Iterator[Record | Dropped]:
-        """As `Input`: a folder's files by name, then the folders in it."""
+        """Implements `Input`: the files of a folder by name, then the folders in it."""
         found = False
         for path, reason in self._walk():
             found = True
             yield self._record(path) if reason is None else Dropped(printable(path), reason)
         if not found:
-            raise InputError(f"{self._config.path}: no files there; expected images as CLASS/NAME.jpg")
+            raise InputError(f"{self._config.path}: found no files; expected images as CLASS/NAME.jpg")
 
     def image(self, record: Record) -> bytes:
-        """As `Input`."""
+        """Implements `Input`."""
         assert record.image is not None, record.id
         return self._files.read(str(record.image[0]))
 
     def _walk(self) -> Iterator[tuple[str, str | None]]:
-        """Paths below the root, with the reason to drop those that are not to be read."""
+        """Yields paths below the root, with a reason for those that are skipped."""
         folders = [""]
         while folders:
             folder = folders.pop()
@@ -65,10 +65,10 @@ class ImageFolder:
             folders += reversed(below)
 
     def _may_enter(self, link: str) -> bool:
-        """Whether a link to a folder is to be followed: never into a folder that it lies in, which would not end."""
-        place = os.path.realpath(self._config.path / os.path.dirname(link))
+        """Whether a link to a folder is followed: never into a folder that contains the link, which would not end."""
+        parent = os.path.realpath(self._config.path / os.path.dirname(link))
         target = os.path.realpath(self._config.path / link)
-        return self._config.follow_links and not (place + os.sep).startswith(target.rstrip(os.sep) + os.sep)
+        return self._config.follow_links and not (parent + os.sep).startswith(target.rstrip(os.sep) + os.sep)
 
     def _record(self, path: str) -> Record | Dropped:
         try:

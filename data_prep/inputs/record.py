@@ -1,7 +1,7 @@
-"""What any collection of images and text is read as, whatever its format.
+"""The interface that all collections of images and text are read through, whatever their format.
 
-Input.records() -> Record | Dropped, in an order that never changes      text, and where the image lies
-Input.image(record) -> the image file's bytes                            in any order, by any process
+Input.records()      ->  Record | Dropped, always in the same order: text, and the location of the image
+Input.image(record)  ->  bytes of the image file, in any order and from any process
 """
 
 from collections.abc import Iterator
@@ -9,66 +9,66 @@ from dataclasses import dataclass
 from typing import Protocol
 
 ImageLocation = tuple[str | int, ...]
-"""Where an image lies, in its input's own terms: (path,), (tar, offset, size), (row,), ...; JSON-able and light."""
+"""Where an image is stored, in the terms of its input: (path,), (tar, offset, size), (row,), ...; small JSON values."""
 
 _MAX_OWN_ID_CHARS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One entry of an input. Its text is here, its image is read when it is needed."""
+    """One entry of an input: its text, and where its image is stored. The image is read only when it is needed."""
 
     id: str
-    """Unique in the input, as `entry_id` makes it, or the path of a file."""
+    """Unique in the input: made by `entry_id`, or the path of a file."""
     image: ImageLocation | None = None
     """None for text without an image."""
     caption: str = ""
-    """What the image shows."""
+    """Describes the image."""
     class_name: str = ""
-    """What the image shows one of, in words; for inputs that have classes in place of captions."""
+    """Class of the image in words, for inputs that have classes instead of captions."""
     turns: tuple[tuple[str, str], ...] = ()
-    """Questions and answers in order."""
+    """Dialogue turns in order: (question, answer)."""
     licence: str = ""
-    """Of this entry; the input's own where it is empty."""
+    """Licence of this entry; if empty, that of the whole input applies."""
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """An entry that is left out."""
+    """An entry that cannot be used and is skipped."""
 
     id: str
-    """As precisely as it can be named: the entry's own id, or file and line."""
+    """The entry's id if it has one, else file and entry number."""
     reason: str
-    """In words under which such entries are counted together, as "more than one image"."""
+    """Why it is skipped, worded so that equal reasons can be counted, such as "more than one image"."""
 
 
 class Input(Protocol):
-    """A collection on disk. Built from its config alone, so that any process can build it and read the same."""
+    """A collection on disk. It is built from its config alone, so that every process reads the same."""
 
     def records(self) -> Iterator[Record | Dropped]:
-        """All entries, in the same order every time, in memory that does not grow with their number.
+        """Yields all entries, always in the same order, in memory that does not grow with their number.
 
         Raises:
-            InputError: a file of the collection cannot be read at all.
+            InputError: no file of the collection can be read.
         """
 
     def image(self, record: Record) -> bytes:
-        """The image file of a record that has one, undecoded.
+        """Reads the undecoded image file of a record that has one.
 
         Raises:
-            SampleError: it is not there, too large, or outside the collection.
+            SampleError: the image is missing, too large, or outside the collection.
         """
 
 
 def entry_id(file: str, number: int, own_id: object = "") -> str:
-    """The id of entry `number` of `file`, with the id that the collection gives it behind.
+    """Returns the id of entry `number` of `file`: "file:number", followed by the collection's own id if there is one.
 
-    Collections repeat their own ids; to see that would take all of them in memory. File and number cannot repeat.
+    File and number make the id unique. Own ids may repeat, and checking them would take memory for all of them.
     """
-    place = f"{file}:{number}"
-    return printable(place if own_id in ("", None) else f"{place}:{str(own_id)[:_MAX_OWN_ID_CHARS]}")
+    unique = f"{file}:{number}"
+    return printable(unique if own_id in ("", None) else f"{unique}:{str(own_id)[:_MAX_OWN_ID_CHARS]}")
 
 
 def printable(name: str) -> str:
-    """`name` with what is not valid Unicode, as in file names of another encoding, written as escapes."""
+    """Returns `name` with invalid Unicode, such as in file names of another encoding, replaced by escape sequences."""
     return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

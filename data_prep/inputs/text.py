@@ -1,4 +1,4 @@
-"""Others' texts: which are usable."""
+"""Checks of texts that collections contain."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,15 @@ _MAX_LICENCE_CHARS = 1000
 
 
 def usable_text(value: Any, *, what: str, max_chars: int) -> str:
-    """`value` without space around it.
+    """Returns `value` without surrounding whitespace.
 
     Args:
-        value: anything that a collection has where a text should be.
-        what: a word for it, for the reason.
-        max_chars: the longest that is usable.
+        value: what the collection contains where a text is expected; any JSON value.
+        what: name of the text in the reason, such as "caption".
+        max_chars: length of the longest text that is accepted.
 
     Raises:
-        SkippedInput: it is no text, empty, too long, or not valid Unicode.
+        SkippedInput: `value` is no text, empty, too long, or not valid Unicode.
     """
     if value is None:
         raise SkippedInput(f"no {what}")
@@ -33,7 +33,7 @@ def usable_text(value: Any, *, what: str, max_chars: int) -> str:
 
 
 def is_clean(text: str) -> bool:
-    """Whether `text` is valid Unicode without NUL; bytes that were not valid UTF-8 are read as lone surrogates."""
+    """Whether `text` is valid Unicode without NUL. Readers turn bytes that are not valid UTF-8 into lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -42,17 +42,17 @@ def is_clean(text: str) -> bool:
 
 
 def usable_caption(value: Any, *, max_chars: int) -> str:
-    """`value`, or the first of a list of texts, without space around it; raises as `usable_text`."""
+    """Returns a caption: `value`, or its first item if it is a list; checked as by `usable_text`."""
     if isinstance(value, list):
         value = value[0] if value else None
     return usable_text(value, what="caption", max_chars=max_chars)
 
 
 def licence_of(values: Mapping[str, Any], key: str | None) -> str:
-    """The licence that an entry has under `key`; empty where it has none.
+    """Returns the licence of an entry, its value for `key`; empty if it has none.
 
     Raises:
-        SkippedInput: what it has is not a short text.
+        SkippedInput: the value is not a short text.
     """
     value = values.get(key) if key is not None else None
     return "" if value in (None, "") else usable_text(value, what="licence", max_chars=_MAX_LICENCE_CHARS)

@@ -1,1 +1,1 @@
-"""Readers of file formats that several inputs share: Parquet, JSON, delimited text, Arrow values."""
+"""Readers of file formats: Parquet, JSON, CSV and TSV, Arrow values."""

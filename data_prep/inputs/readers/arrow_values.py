@@ -1,6 +1,6 @@
-"""What lies in the columns of Arrow tables: texts, and images whose size is looked at before they are copied.
+"""Converts values of Arrow tables: texts to Python values, and images to bytes after checking their size.
 
-An image is `binary`, or Hugging Face's struct {bytes, path} of which one may be null.
+An image has the type `binary`, or Hugging Face's struct {bytes, path}, of which one may be null.
 """
 
 from typing import Any
@@ -13,23 +13,28 @@ _NOT_UTF8 = "\udcff"
 
 
 def holds_images(kind: pa.DataType) -> bool:
-    """Whether values of the type `kind` are images themselves, rather than paths of such."""
+    """Whether values of type `kind` are image files rather than paths of images."""
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
-    """The rows of `batch`; a text that is not valid UTF-8 stays so, as a lone surrogate."""
+    """Returns the table rows of `batch` by column. A text that is not valid UTF-8 becomes a lone surrogate."""
     columns = [_python_values(column) for column in batch.columns]
     return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def image_or_path(value: pa.Scalar, *, max_bytes: int, where: str) -> bytes | str:
-    """The image file that `value` holds, or where it says that it lies.
+    """Returns the image file in `value`, or else the path in it.
+
+    Args:
+        value: a binary value or a struct {bytes, path}.
+        max_bytes: size of the largest image that is accepted.
+        where: name of the table row in errors.
 
     Raises:
-        SampleError: it holds neither, or one that is too large; names `where`.
+        SampleError: the image is too large, or there is neither an image nor a path.
     """
     path = None
     if value.is_valid and pa.types.is_struct(value.type):
@@ -42,7 +47,7 @@ def image_or_path(value: pa.Scalar, *, max_bytes: int, where: str) -> bytes | st
         return value.as_py()
     if isinstance(path, str) and path:
         return path
-    raise SampleError(f"{where}: neither an image nor a path in its column")
+    raise SampleError(f"{where}: its image column has neither an image nor a path")
 
 
 def _python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:

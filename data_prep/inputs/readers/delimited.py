@@ -1,6 +1,6 @@
-"""Rows of CSV and TSV files.
+"""Reads CSV and TSV files row by row with the standard library's csv module.
 
-A TSV has no quoting: a quotation mark in it is one. In a CSV, quoted texts may go over several lines.
+A CSV may have quoted texts that span several lines. A TSV has no quoting: quotation marks in it are part of the text.
 """
 
 import csv
@@ -12,18 +12,18 @@ from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
 _LINE_CHARS = 2**20
-"""A longer line is read in pieces, of which none is a row: no file without line ends is held in memory."""
+"""Longest line that is read whole; longer ones are cut into pieces that are counted as unreadable rows."""
 
 
 def delimited_rows(path: Path, column_names: Sequence[str] | None) -> Iterator[dict[str, str] | SkippedInput]:
-    """The rows of the file `path` by column.
+    """Yields the rows of the file `path` by column, and a SkippedInput for each that cannot be read.
 
     Args:
-        path: a file that is a TSV by its name, or else a CSV.
-        column_names: of a file that begins with a row; None takes the names from the first line.
+        path: a TSV if its suffix is .tsv, otherwise a CSV.
+        column_names: names for a file without a header line; None takes them from the first line.
 
     Raises:
-        InputError: the file cannot be read, or has no line of names.
+        InputError: the file cannot be read, or is empty.
     """
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -32,7 +32,7 @@ def delimited_rows(path: Path, column_names: Sequence[str] | None) -> Iterator[d
             reader = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(lines)
             names = column_names or next(reader, None)
             if not names:
-                raise InputError(f"{path}: is empty; expected a line with the names of the columns")
+                raise InputError(f"{path}: is empty; expected a line with the column names")
             yield from _rows(reader, names)
     except (OSError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None

@@ -1,10 +1,15 @@
-r"""JSON files of any size, an entry at a time.
+r"""Reads JSON files of any size, one entry at a time.
 
-    [ {...}, {...} ]      an array: decoded from a buffer that grows to the largest entry
-    {...}\n{...}\n        lines                                          -> one dict an entry, in the file's order
+    [ {...}, {...} ]      an array, decoded from a buffer that grows to the largest entry
+    {...}\n{...}\n        JSON lines                                     -> one dict per entry, in the order of the file
 
-Which of the two a file is, is seen by its first character. Bytes that are not UTF-8 become lone surrogates, which the
-reader of the texts refuses entry by entry.
+The first character of the file decides which of the two it is. Bytes that are not valid UTF-8 become lone surrogates,
+which `usable_text` refuses later, so that they cost one entry only.
+
+ijson 3.6 (yajl2_c) was measured as a replacement for the array reader, on 100 MB of LLaVA-like entries: 333 MB/s
+against 381 MB/s here (350 against 388 if the file is indented). It stops at the first byte that is not UTF-8, at NaN,
+control characters and a byte order mark, where this reader goes on, and it has no limit on the size of an entry: 100 kB
+of opening brackets take more than 3 GB of memory.
 """
 
 import json
@@ -16,19 +21,19 @@ from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
 MAX_ENTRY_BYTES = 16 * 2**20
-"""Larger entries, of which most would be files without an end, are not held in memory."""
+"""Size of the largest entry that is read; larger ones, mostly broken files, would take too much memory."""
 
 _READ_CHARS = 2**16
 _SPACE = " \t\r\n"
-# Control characters in texts are common and harmless.
+# strict=False allows control characters in texts, which are common and harmless.
 _DECODER = json.JSONDecoder(strict=False)
 
 
 def json_entries(path: Path) -> Iterator[dict[str, Any] | SkippedInput]:
-    """The entries of the file `path`, an exception in place of each that is not to be read.
+    """Yields the entries of the file `path`, and a SkippedInput for each that cannot be read.
 
     Raises:
-        InputError: the file cannot be read, or is neither an array nor lines of objects.
+        InputError: the file cannot be read, or is neither a JSON array nor JSON lines of objects.
     """
     try:
         with open(path, "rb") as file:
@@ -38,7 +43,7 @@ def json_entries(path: Path) -> Iterator[dict[str, Any] | SkippedInput]:
         elif first == b"[":
             yield from _array(path)
         else:
-            raise InputError(f"{path}: starts with {first!r}; expected a JSON array, or an object a line")
+            raise InputError(f"{path}: starts with {first!r}; expected a JSON array, or one JSON object per line")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -91,7 +96,7 @@ _DAMAGED = object()
 
 
 class _Buffer:
-    """A window of a text file that is moved along."""
+    """A sliding window over a text file."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -99,7 +104,7 @@ class _Buffer:
         self._position = 0
 
     def next_character(self) -> str:
-        """The next one that is no space; empty at the file's end."""
+        """Skips whitespace and returns the next character without taking it; empty at the end of the file."""
         while True:
             while self._position < len(self._text) and self._text[self._position] in _SPACE:
                 self._position += 1
@@ -112,13 +117,13 @@ class _Buffer:
         self._position += count
 
     def value(self) -> Any:
-        """The JSON value that starts here, or _DAMAGED."""
+        """Takes the JSON value that starts here; returns _DAMAGED if there is none."""
         while True:
             try:
                 value, self._position = _DECODER.raw_decode(self._text, self._position)
                 return value
             except (ValueError, RecursionError):
-                # Decoding starts anew each time: the window doubles, so that this costs no more than twice the entry.
+                # Each retry decodes the entry again. Doubling the window limits the total to twice the entry.
                 rest = len(self._text) - self._position
                 if rest > MAX_ENTRY_BYTES or not self._read(max(rest, _READ_CHARS)):
                     return _DAMAGED

@@ -1,7 +1,7 @@
-"""Parquet files of texts and images, read apart: texts in order without the images, images by row.
+"""Reads parquet files of texts and images: first the texts in order without the images, later images by row.
 
-X.parquet -> parquet_rows  -> (row group, row in it), texts
-place     -> ParquetImages -> bytes; the last row group is kept, so that neighbours cost one reading
+X.parquet                -> parquet_rows  -> row group, row in the group, texts
+file, row group, row     -> ParquetImages -> bytes; the last row group is cached for neighbouring images
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,30 +22,30 @@ _BUFFER_BYTES = 2**20
 
 
 def parquet_schema(path: Path) -> pa.Schema:
-    """The columns of the file `path`.
+    """Reads the schema of the file `path`.
 
     Raises:
-        InputError: it is not readable as parquet.
+        InputError: the file is not readable as parquet.
     """
     with _opened(path) as file:
         return file.schema_arrow
 
 
 def check_row_groups(path: Path, max_mb: float) -> None:
-    """Raises InputError when a row group of the file `path` takes more than `max_mb`."""
+    """Raises InputError if a row group of the file `path` has more than `max_mb` MiB."""
     with _opened(path) as file:
         for number in range(file.num_row_groups):
-            # Of the group as a whole: pyarrow ends the process where a column's own facts are damaged.
+            # Not per column: pyarrow aborts the process if the metadata of a column are damaged.
             size = file.metadata.row_group(number).total_byte_size
             if size > max_mb * MEBIBYTE:
                 raise InputError(
-                    f"{path}: row group {number} has {size // MEBIBYTE} MB, to be read at once; write it with a "
-                    "smaller row_group_size, or raise input.max_row_group_mb"
+                    f"{path}: row group {number} has {size // MEBIBYTE} MiB, expected at most {max_mb:g} since it is "
+                    "read at once; write the file with a smaller row_group_size, or raise input.max_row_group_mb"
                 )
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yields row group, row in it and the values of `columns`, in the file's order.
+    """Yields row group, row in the group and the values of `columns`, in the order of the file.
 
     Raises:
         InputError: the file is damaged.
@@ -60,20 +60,20 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, int,
 
 
 class ParquetImages:
-    """Images in a column of parquet files."""
+    """Reads images from a column of parquet files."""
 
     def __init__(self, files: Mapping[str, Path], column: str, *, max_image_bytes: int) -> None:
-        """`files`: by the names that places begin with."""
+        """`files`: paths by the names that image locations use."""
         self._files = files
         self._column = column
         self._max_image_bytes = max_image_bytes
         self._group = lru_cache(1)(self._read_group)
 
     def read(self, file: str, group: int, row: int) -> bytes | str:
-        """The image, or the path that is there in its place.
+        """Returns the image file, or the path that the table has instead.
 
         Raises:
-            SampleError: there is neither, it is too large, or the file is damaged.
+            SampleError: there is neither, the image is too large, or the file is damaged.
         """
         where = f"{self._files[file]}: row {row} of group {group}"
         try:
@@ -89,7 +89,7 @@ class ParquetImages:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """The file `path`; whatever is found to be damaged while it is open raises InputError."""
+    """Opens the file `path`; raises InputError for damage found while it is open."""
     try:
         with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             yield file

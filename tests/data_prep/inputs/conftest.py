@@ -1,4 +1,4 @@
-"""What the readers' tests share."""
+"""Fixtures of the readers' tests."""
 
 import subprocess
 import sys
@@ -14,8 +14,8 @@ print([(record, reader.image(record)) for record in reader.records()])
 
 
 @pytest.fixture
-def told_by_another_process():
-    """What a fresh process reads of a collection, given its config alone."""
+def read_in_another_process():
+    """Returns a function that reads a collection in a new process, given its config alone."""
 
     def read(config) -> str:
         command = [sys.executable, "-c", _SCRIPT, type(config).__name__, config.model_dump_json()]

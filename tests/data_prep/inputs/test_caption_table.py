@@ -1,4 +1,4 @@
-"""Tables of captions in every form: texts, places of images, and rows that are not to be read."""
+"""Caption tables in every format: texts, image locations, and rows that cannot be used."""
 
 import csv
 import json
@@ -12,10 +12,10 @@ from data_prep.inputs.config import CaptionsConfig, open_input
 from data_prep.inputs.record import Dropped, Record
 from ufork.errors import InputError, SampleError
 
-SEQUENCES = [("1.jpg", "a cat"), ("2.jpg", 'a "big", brown dog'), ("sub/3.jpg", "zwei\nBäume")]
+ROWS = [("1.jpg", "a cat"), ("2.jpg", 'a "big", brown dog'), ("sub/3.jpg", "zwei\nBäume")]
 
 
-def write_csv(path, rows=SEQUENCES, names=("image", "caption"), **settings):
+def write_csv(path, rows=ROWS, names=("image", "caption"), **settings):
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, **settings).writerows([names, *rows] if names else rows)
     return path
@@ -36,49 +36,50 @@ def reasons(records):
 
 
 def write_table(path):
-    """SEQUENCES as the format that the name of `path` tells."""
+    """Writes ROWS in the format given by the suffix of `path`."""
     if path.suffix == ".parquet":
-        write_parquet(path, image=[image for image, _ in SEQUENCES], caption=[caption for _, caption in SEQUENCES])
+        write_parquet(path, image=[image for image, _ in ROWS], caption=[caption for _, caption in ROWS])
     elif path.suffix == ".csv":
         write_csv(path)
     else:
-        lines = [json.dumps({"image": image, "caption": caption}) for image, caption in SEQUENCES]
+        lines = [json.dumps({"image": image, "caption": caption}) for image, caption in ROWS]
         path.write_text("\n".join(lines) if path.suffix == ".jsonl" else f"[{','.join(lines)}]")
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.jsonl", "t.json"])
-def test_every_format_gives_the_same_records(tmp_path, name):
+def test_every_format_yields_the_same_records(tmp_path, name):
     (tmp_path / "images/sub").mkdir(parents=True)
-    for image, _ in SEQUENCES:
+    for image, _ in ROWS:
         (tmp_path / "images" / image).write_bytes(image.encode())
     write_table(tmp_path / name)
     reader, records = read(tmp_path / name, images=tmp_path / "images")
     assert records == [
-        Record(id=f"{name}:{row}", image=(image,), caption=caption) for row, (image, caption) in enumerate(SEQUENCES)
+        Record(id=f"{name}:{row}", image=(image,), caption=caption) for row, (image, caption) in enumerate(ROWS)
     ]
     assert [reader.image(record) for record in reversed(records)] == [b"sub/3.jpg", b"2.jpg", b"1.jpg"]
     assert list(reader.records()) == records
 
 
-def test_a_tsv_without_a_first_line_of_names(tmp_path):
+def test_a_tsv_without_a_header_line(tmp_path):
     (tmp_path / "cc.tsv").write_text('"quoted" sign\t1.jpg\n5" disk\t2.jpg\n')
     _, records = read(tmp_path / "cc.tsv", images=tmp_path, column_names=["caption", "image"])
     assert [record.caption for record in records] == ['"quoted" sign', '5" disk']
 
 
 @pytest.mark.parametrize("as_struct", [True, False])
-def test_images_in_parquet_are_read_by_row_in_any_order(tmp_path, told_by_another_process, as_struct):
+def test_images_in_parquet_are_read_by_row_in_any_order(tmp_path, read_in_another_process, as_struct):
     data = [bytes([number]) * (1000 + number) for number in range(5)]
     images = [{"bytes": image, "path": None} for image in data] if as_struct else data
     path = write_parquet(tmp_path / "t.parquet", image=images, caption=[f"number {n}" for n in range(5)])
     reader, records = read(path)
     assert [record.image for record in records] == [("t.parquet", row // 2, row % 2) for row in range(5)]
     assert [reader.image(records[row]) for row in (4, 0, 3, 1, 2)] == [data[row] for row in (4, 0, 3, 1, 2)]
-    told = told_by_another_process(CaptionsConfig(path=path))
-    assert told == str([(record, reader.image(record)) for record in records])
+    assert read_in_another_process(CaptionsConfig(path=path)) == str(
+        [(record, reader.image(record)) for record in records]
+    )
 
 
-def test_neighbours_in_parquet_cost_one_reading(tmp_path, monkeypatch):
+def test_neighbouring_images_in_parquet_read_their_row_group_once(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "t.parquet", row_group_size=3, image=[b"1"] * 6, caption=["a"] * 6)
     reader, records = read(path)
     groups = []
@@ -92,7 +93,7 @@ def test_neighbours_in_parquet_cost_one_reading(tmp_path, monkeypatch):
     assert groups == [0, 1]
 
 
-def test_a_csv_without_line_ends_takes_the_memory_of_a_piece(tmp_path):
+def test_a_csv_without_line_ends_takes_bounded_memory(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(b"image,caption\n" + b"x" * 30_000_000)
     tracemalloc.start()
@@ -105,7 +106,7 @@ def test_a_csv_without_line_ends_takes_the_memory_of_a_piece(tmp_path):
     assert peak_bytes < 10_000_000
 
 
-def test_an_image_in_parquet_may_be_absent_a_path_or_too_large(tmp_path):
+def test_an_image_in_parquet_may_be_missing_a_path_or_too_large(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images/1.jpg").write_bytes(b"one")
     images = [
@@ -123,7 +124,7 @@ def test_an_image_in_parquet_may_be_absent_a_path_or_too_large(tmp_path):
             reader.image(record)
 
 
-def test_several_captions_a_row(tmp_path):
+def test_several_captions_per_row(tmp_path):
     path = write_parquet(
         tmp_path / "t.parquet",
         image=[b"1", b"2", b"3"],
@@ -170,7 +171,7 @@ def test_rows_that_cannot_be_used_are_dropped(tmp_path, image, caption, reason):
     assert reasons(records) == ["", reason, ""]
 
 
-def test_broken_rows_of_a_csv_are_counted_and_reading_goes_on(tmp_path):
+def test_broken_rows_of_a_csv_are_counted_and_the_rest_is_read(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(b"image,caption\n1.jpg,\xff\n1.jpg,a,b\n1.jpg\n\n1.jpg," + b"x" * 200_000 + b"\n1.jpg,good\n")
     _, records = read(path, images=tmp_path)
@@ -178,14 +179,14 @@ def test_broken_rows_of_a_csv_are_counted_and_reading_goes_on(tmp_path):
     assert reasons(records) == ["caption that is not valid UTF-8", columns, columns, "row that cannot be read", ""]
 
 
-def test_a_text_in_parquet_that_is_not_utf8_is_its_own_rows_fault(tmp_path):
+def test_a_text_in_parquet_that_is_not_utf8_costs_only_its_row(tmp_path):
     broken = pa.array([b"good", b"\xff\xfe", b"good"]).view(pa.string())
     path = write_parquet(tmp_path / "t.parquet", image=[b"1", b"2", b"3"], caption=broken)
     _, records = read(path)
     assert reasons(records) == ["", "caption that is not valid UTF-8", ""]
 
 
-def test_tables_of_urls_are_refused_with_the_way_to_go(tmp_path):
+def test_tables_of_urls_are_refused_with_the_remedy(tmp_path):
     write_csv(tmp_path / "a.csv", [("https://example.org/1.jpg", "a cat")])
     write_parquet(tmp_path / "b.parquet", URL=["https://example.org/1.jpg"], TEXT=["a cat"])
     for path in (tmp_path / "a.csv", tmp_path / "b.parquet"):
@@ -193,7 +194,7 @@ def test_tables_of_urls_are_refused_with_the_way_to_go(tmp_path):
             read(path, images=tmp_path)
 
 
-def test_damaged_files_in_the_middle_are_counted(tmp_path):
+def test_damaged_files_are_counted_and_the_others_read(tmp_path):
     for name in ("a", "b", "c"):
         write_parquet(tmp_path / f"{name}.parquet", image=[b"1"], caption=[name])
     (tmp_path / "b.parquet").write_bytes(b"PAR1 nonsense PAR1")
@@ -204,7 +205,7 @@ def test_damaged_files_in_the_middle_are_counted(tmp_path):
         read(tmp_path / "b.parquet")
 
 
-def test_a_row_group_that_memory_could_not_hold_is_refused(tmp_path):
+def test_a_row_group_that_is_too_large_is_refused(tmp_path):
     images = [bytes(1_000_000)] * 3
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"image": images, "caption": ["a"] * 3}), path, use_dictionary=False)
@@ -213,7 +214,7 @@ def test_a_row_group_that_memory_could_not_hold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
-def test_columns_and_folders_that_are_missing_are_named(tmp_path, name):
+def test_missing_columns_and_folders_are_named(tmp_path, name):
     write_table(tmp_path / name)
     with pytest.raises(InputError, match=r"'text'.*'caption'"):
         read(tmp_path / name, images=tmp_path, caption_column="text")

@@ -1,4 +1,4 @@
-"""LLaVA's and ShareGPT's conversations: what becomes of messages, images and ids."""
+"""Conversations of LLaVA and ShareGPT: how messages, images and ids are read."""
 
 import json
 
@@ -23,7 +23,7 @@ def read(path, *entries, **settings):
     return list(open_input(ConversationsConfig(path=path, images=path.parent, **settings)).records())
 
 
-def test_an_entry_of_llava(tmp_path):
+def test_an_entry_in_the_format_of_llava(tmp_path):
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco/1.jpg").write_bytes(b"the image")
     talk = entry("<image>\nWhat is it?", "A cat.", "Where?", "There.", id="000", image="coco/1.jpg")
@@ -36,12 +36,12 @@ def test_an_entry_of_llava(tmp_path):
 
 
 @pytest.mark.parametrize("question", ["<image>\nWhat is it?", "What is it?\n<image>", "What <image> is it?"])
-def test_the_marker_goes_wherever_it_stands(tmp_path, question):
+def test_image_markers_are_removed_anywhere(tmp_path, question):
     (record,) = read(tmp_path / "a.json", entry(question, "A cat.", image="1.jpg"))
     assert record.turns == (("What is it?", "A cat."),)
 
 
-def test_messages_with_roles_and_parts(tmp_path):
+def test_messages_with_roles_and_content_parts(tmp_path):
     parts = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
     named = [{"type": "image", "image": "b.jpg"}, {"type": "text", "text": "And it?"}]
     answer = {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}
@@ -102,7 +102,7 @@ def asked(*parts):
         (3, "entry that is not an object"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_dropped_with_the_reason(tmp_path, bad, reason):
+def test_unusable_entries_are_dropped_with_the_reason(tmp_path, bad, reason):
     good = entry("a?", "b")
     records = read(tmp_path / "a.json", good, bad, good, max_text_chars=1000)
     assert records[1] == Dropped("a.json:1", reason)
@@ -125,7 +125,7 @@ VALUES = st.recursive(
 
 
 @given(messages=VALUES)
-def test_whatever_messages_are_they_are_turns_or_have_a_reason(messages):
+def test_any_value_becomes_turns_or_a_reason(messages):
     try:
         turns = read_dialogue(messages, max_chars=100).turns
     except SkippedInput as skip:
@@ -134,7 +134,7 @@ def test_whatever_messages_are_they_are_turns_or_have_a_reason(messages):
         assert turns and all(question.strip() and answer.strip() for question, answer in turns)
 
 
-def test_files_of_a_folder_in_order_and_ids_that_repeat(tmp_path):
+def test_files_are_read_in_order_and_repeated_ids_are_made_unique(tmp_path):
     (tmp_path / "b").mkdir()
     read(tmp_path / "b/x.json", entry("a?", "b", id="same"), entry("a?", "c", id="same"))
     (tmp_path / "a.jsonl").write_text(json.dumps(entry("a?", "d", id=7)) + "\n")
@@ -147,7 +147,7 @@ def test_files_of_a_folder_in_order_and_ids_that_repeat(tmp_path):
     ]  # fmt: skip
 
 
-def test_images_must_lie_below_their_folder(tmp_path):
+def test_images_must_be_inside_their_folder(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     (tmp_path / "images/link.jpg").symlink_to(tmp_path / "secret.jpg")
@@ -163,7 +163,7 @@ def test_images_must_lie_below_their_folder(tmp_path):
         list(open_input(ConversationsConfig(path=path)).records())
 
 
-def test_no_file_and_no_folder_are_refused(tmp_path):
+def test_missing_files_and_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         open_input(ConversationsConfig(path=tmp_path / "nowhere.json"))
     (tmp_path / "a.json").write_text("[]")

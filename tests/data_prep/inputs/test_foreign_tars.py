@@ -1,4 +1,4 @@
-"""Tars by others' hands: what belongs together, what its texts mean, and tars that are made to harm."""
+"""Tars not written by ufork: grouping of members, meaning of texts, and malicious or damaged tars."""
 
 import gzip
 import io
@@ -35,14 +35,14 @@ def reasons(records):
     return [record.reason if isinstance(record, Dropped) else "" for record in records]
 
 
-def test_the_tars_of_img2dataset(tmp_path, told_by_another_process):
+def test_the_tars_of_img2dataset(tmp_path, read_in_another_process):
     for shard in range(2):
         with webdataset.TarWriter(str(tmp_path / f"{shard:05d}.tar")) as writer:
             for number in range(2):
                 caption, key = f"caption {shard}{number}", f"{shard:05d}{number:04d}"
-                facts = {"caption": caption, "url": "https://example.org", "status": "success", "license": "CC0"}
-                writer.write({"__key__": key, "jpg": key.encode(), "json": facts, "txt": caption})
-    (tmp_path / "00000.parquet").write_bytes(b"beside them, not read")
+                metadata = {"caption": caption, "url": "https://example.org", "status": "success", "license": "CC0"}
+                writer.write({"__key__": key, "jpg": key.encode(), "json": metadata, "txt": caption})
+    (tmp_path / "00000.parquet").write_bytes(b"not read")
     reader, records = read(tmp_path)
     assert [(record.id, record.caption, record.licence) for record in records] == [
         (f"{shard:05d}.tar:{number}:{shard:05d}{number:04d}", f"caption {shard}{number}", "CC0")
@@ -52,8 +52,9 @@ def test_the_tars_of_img2dataset(tmp_path, told_by_another_process):
     assert [reader.image(record) for record in records[::-1]] == [
         b"000010001", b"000010000", b"000000001", b"000000000"
     ]  # fmt: skip
-    told = told_by_another_process(TarsConfig(path=tmp_path))
-    assert told == str([(record, reader.image(record)) for record in records])
+    assert read_in_another_process(TarsConfig(path=tmp_path)) == str(
+        [(record, reader.image(record)) for record in records]
+    )
 
 
 @pytest.mark.parametrize("extension", ["cls", "cls.txt"])
@@ -95,14 +96,14 @@ def test_a_plain_tar_of_images_and_texts(tmp_path):
         ([("b.jpg", b"b"), ("b.json", b'{"status": "failed"}')], "image that img2dataset could not download"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_dropped_with_the_reason(tmp_path, members, reason):
+def test_unusable_entries_are_dropped_with_the_reason(tmp_path, members, reason):
     good = [[(f"{key}.jpg", b"a"), (f"{key}.txt", b"a")] for key in "ac"]
     path = write_tar(tmp_path / "x.tar", [*good[0], *members, *good[1]])
     _, records = read(path, max_image_mb=1, max_text_chars=1000)
     assert reasons(records) == ["", reason, ""]
 
 
-def test_names_of_members_are_only_names(tmp_path):
+def test_names_of_members_are_not_used_as_paths(tmp_path):
     (tmp_path / "tars").mkdir()
     names = ["../outside", "/tmp/absolute", "a/../../b", "x" * 300 + "/long"]
     members = [(name + extension, b"a") for name in names for extension in (".jpg", ".txt")]
@@ -115,14 +116,14 @@ def test_names_of_members_are_only_names(tmp_path):
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "tars/x.tar"])
 
 
-def test_keys_that_repeat_have_ids_of_their_own(tmp_path):
+def test_repeated_keys_get_different_ids(tmp_path):
     members = [("a.jpg", b"1"), ("a.txt", b"one"), ("b.jpg", b"2"), ("b.txt", b"two"), ("a.jpg", b"3"), ("a.txt", b"3")]
     reader, records = read(write_tar(tmp_path / "x.tar", members))
     assert [record.id for record in records] == ["x.tar:0:a", "x.tar:1:b", "x.tar:2:a"]
     assert reader.image(records[2]) == b"3"
 
 
-def test_damaged_tars_are_read_up_to_the_damage_and_the_others_whole(tmp_path):
+def test_damaged_tars_are_read_up_to_the_damage_and_the_others_to_their_end(tmp_path):
     members = [(f"{number}{extension}", bytes(700)) for number in range(4) for extension in (".jpg", ".json")]
     members = [(name, b'{"caption": "a"}' if name.endswith("json") else data) for name, data in members]
     for name in ("a", "b", "c"):
@@ -137,18 +138,18 @@ def test_damaged_tars_are_read_up_to_the_damage_and_the_others_whole(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar"])
-def test_compressed_tars_alone_are_refused(tmp_path, name):
+def test_a_collection_of_compressed_tars_is_refused(tmp_path, name):
     plain = write_tar(tmp_path / "plain", [("a.jpg", b"a"), ("a.txt", b"a")])
     (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
     with pytest.raises(InputError, match="gunzip"):
         read(tmp_path)
 
 
-def test_a_tar_that_was_cut_after_it_was_listed(tmp_path):
+def test_a_tar_that_was_truncated_after_its_entries_were_listed(tmp_path):
     path = write_tar(tmp_path / "x.tar", [("a.jpg", b"a" * 1000), ("a.txt", b"a")])
     reader, (record,) = read(path)
     path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(SampleError, match="shorter"):
+    with pytest.raises(SampleError, match="truncated"):
         reader.image(record)
     path.unlink()
     with pytest.raises(SampleError, match="cannot be read"):

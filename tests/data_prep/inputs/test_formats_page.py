@@ -1,4 +1,4 @@
-"""The page on formats gives commands that are right: kinds and fields are those of the config."""
+"""docs/formats.md: kinds and fields in its commands are those of the config."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def commands() -> list[list[str]]:
     return [line.split()[2:] for line in lines]
 
 
-def test_every_kind_has_a_command_that_its_config_takes():
+def test_every_kind_has_a_command_that_its_config_accepts():
     kinds = set()
     for kind, path, *rest in commands():
         overrides = [word for word in rest if word.startswith("input.")]
@@ -28,6 +28,6 @@ def test_every_kind_has_a_command_that_its_config_takes():
     assert kinds == {"images", "conversations", "captions", "tars", "huggingface"}
 
 
-def test_every_field_that_the_page_names_exists():
+def test_every_field_named_on_the_page_exists():
     known = {name for config in InputConfig.__origin__.__args__ for name in config.model_fields}
     assert set(re.findall(r"\binput\.(\w+)", PAGE.read_text(encoding="utf-8"))) <= known

@@ -1,4 +1,4 @@
-"""Datasets saved on disk: every kind of column, images by row, and folders that are none."""
+"""Datasets saved to disk: every kind of column, images by row, and folders that are no datasets."""
 
 import json
 import socket
@@ -32,7 +32,7 @@ def encoded(*data):
     return [{"bytes": image, "path": None} if image is not None else None for image in data]
 
 
-def test_captions_classes_licences_and_ids(tmp_path, told_by_another_process):
+def test_captions_classes_licences_and_ids(tmp_path, read_in_another_process):
     columns = {
         "image": encoded(b"1", b"2"), "text": ["a cat", "a dog"], "label": [1, 0], "terms": ["CC0", None], "key": [7, 7]
     }  # fmt: skip
@@ -44,11 +44,12 @@ def test_captions_classes_licences_and_ids(tmp_path, told_by_another_process):
         Record(id="row:1:7", image=(1,), caption="a dog", class_name="dog"),
     ]
     assert [reader.image(record) for record in reversed(records)] == [b"2", b"1"]
-    told = told_by_another_process(HuggingFaceConfig(path=tmp_path, **settings))
-    assert told == str([(record, reader.image(record)) for record in records])
+    assert read_in_another_process(HuggingFaceConfig(path=tmp_path, **settings)) == str(
+        [(record, reader.image(record)) for record in records]
+    )
 
 
-def test_images_come_as_they_were_encoded(tmp_path):
+def test_images_are_read_without_decoding(tmp_path):
     PillowImage.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "black.png")
     save(tmp_path / "saved", {"image": [str(tmp_path / "black.png")], "text": ["black"]}, image=IMAGE)
     reader, (record,) = read(tmp_path / "saved", caption_column="text")
@@ -75,7 +76,7 @@ def test_conversations_with_one_image_none_and_several(tmp_path):
     assert reader.image(records[0]) == b"1"
 
 
-def test_text_alone_has_no_image_column(tmp_path):
+def test_text_without_images_needs_no_image_column(tmp_path):
     messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
     save(tmp_path, {"messages": [messages]})
     _, records = read(tmp_path, image_column=None, conversations_column="messages")
@@ -89,7 +90,7 @@ def test_rows_that_cannot_be_used_are_dropped(tmp_path):
     assert [getattr(record, "reason", "") for record in records] == ["", "no image", "empty caption", "no caption"]
 
 
-def test_images_that_are_too_large_or_lie_elsewhere_are_refused(tmp_path):
+def test_images_that_are_too_large_or_outside_the_folder_are_refused(tmp_path):
     images = [{"bytes": bytes(2_000_000), "path": None}, {"bytes": None, "path": "/etc/passwd"}]
     datasets.Dataset.from_dict({"image": images, "text": ["a", "b"]}).save_to_disk(str(tmp_path))
     reader, records = read(tmp_path, caption_column="text", max_image_mb=1)
@@ -98,13 +99,13 @@ def test_images_that_are_too_large_or_lie_elsewhere_are_refused(tmp_path):
             reader.image(record)
 
 
-def test_one_of_several_splits_is_named(tmp_path):
+def test_one_of_several_splits_is_selected(tmp_path):
     dataset = datasets.Dataset.from_dict({"image": encoded(b"1"), "text": ["a"]}).cast_column("image", IMAGE)
     datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(str(tmp_path))
     with pytest.raises(InputError, match=r"input\.split"):
         read(tmp_path, caption_column="text")
     assert len(read(tmp_path, caption_column="text", split="test")[1]) == 1
-    with pytest.raises(InputError, match="leave it out"):
+    with pytest.raises(InputError, match="do not set it"):
         read(tmp_path / "train", caption_column="text", split="test")
 
 
@@ -116,15 +117,15 @@ def test_one_of_several_splits_is_named(tmp_path):
         ({"caption_column": "text", "image_column": "text"}, "of type"),
     ],
 )
-def test_columns_that_do_not_fit_are_named(tmp_path, settings, message):
+def test_unsuitable_columns_are_named(tmp_path, settings, message):
     save(tmp_path, {"image": encoded(b"1"), "text": ["a"]}, image=IMAGE)
     with pytest.raises(InputError, match=message):
         read(tmp_path, **settings)
 
 
-def test_no_script_is_run_and_no_network_asked(tmp_path, monkeypatch):
+def test_no_script_is_run_and_no_network_accessed(tmp_path, monkeypatch):
     def refuse(*_):
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was accessed")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     folder = tmp_path / "evil"
@@ -139,7 +140,7 @@ def test_no_script_is_run_and_no_network_asked(tmp_path, monkeypatch):
 
 
 def damaged(folder, values, **settings):
-    """The dataset with the third of the column `values` ending far outside of the file."""
+    """Reads the dataset after moving the end of the third value of the column `values` far outside of the file."""
     (arrow,) = folder.glob("*.arrow")
     ends = np.cumsum([len(value) for value in values]).astype("<i4")
     wrong = np.where(np.arange(len(values)) == 2, 2**30, ends).astype("<i4")
@@ -150,7 +151,7 @@ def damaged(folder, values, **settings):
     return read(folder, **settings)
 
 
-def test_a_row_whose_length_is_damaged_is_left_out_alone(tmp_path):
+def test_only_the_rows_with_damaged_lengths_are_skipped(tmp_path):
     texts = [f"caption number {number}" for number in range(5)]
     save(tmp_path, {"image": encoded(*[b"x"] * 5), "text": texts}, image=IMAGE)
     reader, records = damaged(tmp_path, texts, caption_column="text")

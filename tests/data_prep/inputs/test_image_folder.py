@@ -1,4 +1,4 @@
-"""Folders named after what they show: classes, order, and files that are not to be read."""
+"""Class folders: class names, order, and files that must not be read."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def read(path, **settings):
     return reader, list(reader.records())
 
 
-def test_a_folder_without_names_is_the_class_itself(tmp_path):
+def test_without_class_names_the_folder_is_the_class(tmp_path):
     write(tmp_path / "great_white_shark/b.JPEG", b"shark b")
     write(tmp_path / "great_white_shark/a.jpg", b"shark a")
     write(tmp_path / "train/cat/deep.png", b"cat")
@@ -41,7 +41,7 @@ def test_a_folder_without_names_is_the_class_itself(tmp_path):
         ("names.json", json.dumps({"n01440764": "tench", "n01443537": "goldfish"})),
     ],
 )
-def test_names_of_classes_come_from_a_file(tmp_path, name, contents):
+def test_class_names_are_read_from_a_file(tmp_path, name, contents):
     write(tmp_path / "images/train/n01440764/part/1.jpg")
     write(tmp_path / "images/train/n01443537/2.jpg")
     write(tmp_path / "images/train/n99999999/3.jpg")
@@ -55,13 +55,13 @@ def test_names_of_classes_come_from_a_file(tmp_path, name, contents):
 
 
 @pytest.mark.parametrize("contents", [b"", b"[1, 2]", b"\xff\xfe", b"3"])
-def test_a_file_of_names_that_is_none_is_refused(tmp_path, contents):
+def test_an_invalid_file_of_class_names_is_refused(tmp_path, contents):
     names = write(tmp_path / "names.json", contents)
     with pytest.raises(InputError, match="names.json"):
         read(tmp_path, class_names=names)
 
 
-def test_what_is_no_image_of_a_class_is_dropped_with_the_reason(tmp_path):
+def test_files_that_are_no_image_of_a_class_are_dropped_with_the_reason(tmp_path):
     write(tmp_path / "lonely.jpg")
     write(tmp_path / "cat/notes.txt")
     write(tmp_path / "cat/1.jpg")
@@ -75,7 +75,7 @@ def test_what_is_no_image_of_a_class_is_dropped_with_the_reason(tmp_path):
     }
 
 
-def test_links_out_of_the_folder_are_followed_only_when_told(tmp_path):
+def test_links_out_of_the_folder_are_followed_only_on_request(tmp_path):
     secret = write(tmp_path / "images-elsewhere/secret.jpg", b"secret")
     write(tmp_path / "images/cat/1.jpg", b"one")
     (tmp_path / "images/cat/2.jpg").symlink_to(secret)
@@ -90,7 +90,7 @@ def test_links_out_of_the_folder_are_followed_only_when_told(tmp_path):
     assert [reader.image(record) for record in records] == [b"one", b"secret", b"one", b"secret"]
 
 
-def test_a_link_to_a_folder_above_ends(tmp_path):
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
     write(tmp_path / "cat/1.jpg")
     (tmp_path / "cat/loop").symlink_to(tmp_path)
     _, records = read(tmp_path, follow_links=True)
@@ -98,7 +98,7 @@ def test_a_link_to_a_folder_above_ends(tmp_path):
     assert Dropped("cat/loop", "symlink to a folder") in records and len(records) == 2
 
 
-def test_files_too_large_or_not_plain_are_refused_unread(tmp_path):
+def test_large_and_special_files_are_refused_without_reading(tmp_path):
     with open(tmp_path / "huge", "wb") as file:
         file.truncate(2**40)
     (tmp_path / "cat").mkdir()
@@ -107,7 +107,7 @@ def test_files_too_large_or_not_plain_are_refused_unread(tmp_path):
     write(tmp_path / "cat/gone.jpg")
     reader, records = read(tmp_path)
     (tmp_path / "cat/gone.jpg").unlink()
-    for record, reason in zip(records, ("cannot be read", "max_image_mb", "not a plain file"), strict=True):
+    for record, reason in zip(records, ("cannot be read", "max_image_mb", "not a regular file"), strict=True):
         with pytest.raises(SampleError, match=reason):
             reader.image(record)
 
@@ -119,8 +119,9 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
         read(tmp_path)
 
 
-def test_another_process_reads_the_same(tmp_path, told_by_another_process):
+def test_another_process_reads_the_same(tmp_path, read_in_another_process):
     write(tmp_path / "cat/1.jpg", b"one")
     reader, records = read(tmp_path)
-    told = told_by_another_process(ImageFolderConfig(path=tmp_path))
-    assert told == str([(record, reader.image(record)) for record in records])
+    assert read_in_another_process(ImageFolderConfig(path=tmp_path)) == str(
+        [(record, reader.image(record)) for record in records]
+    )

@@ -1,4 +1,4 @@
-"""JSON files entry by entry: the same as reading them whole, in a window's memory, whatever is broken in them."""
+"""JSON files entry by entry: equal to reading them whole, in bounded memory, with any kind of damage."""
 
 import json
 import tracemalloc
@@ -25,7 +25,7 @@ def read(path):
 
 
 @given(entries=ENTRIES, indent=st.sampled_from([None, 2]), ascii_only=st.booleans(), window=st.integers(1, 9))
-def test_an_array_is_read_as_it_was_written(tmp_path_factory, entries, indent, ascii_only, window):
+def test_an_array_is_read_as_written(tmp_path_factory, entries, indent, ascii_only, window):
     path = tmp_path_factory.mktemp("array") / "a.json"
     path.write_text(json.dumps(entries, indent=indent, ensure_ascii=ascii_only), errors="surrogatepass")
     with pytest.MonkeyPatch.context() as patch:
@@ -33,21 +33,21 @@ def test_an_array_is_read_as_it_was_written(tmp_path_factory, entries, indent, a
         assert read(path) == entries
 
 
-def test_lines_and_the_mark_that_windows_puts_first(tmp_path):
+def test_json_lines_and_a_byte_order_mark(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n{"b": "\xc3\xa4"}')
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf [{"a": 1}]')
     assert read(tmp_path / "a.jsonl") == [{"a": 1}, {"b": "ä"}]
     assert read(tmp_path / "a.json") == [{"a": 1}]
 
 
-def test_bad_lines_are_counted_and_reading_goes_on(tmp_path):
+def test_bad_lines_are_counted_and_the_rest_is_read(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\nnot json\n[]\n' + b"[" * 100_000 + b'\n{"a": ' + b"9" * 5000 + b'}\n{"b": 2}\n{"c": 3')
     bad = "line that is not JSON"
     assert read(path) == [{"a": 1}, bad, "entry that is not an object", bad, bad, {"b": 2}, bad]
 
 
-def test_a_line_without_end_is_passed_over(tmp_path, monkeypatch):
+def test_a_line_that_is_too_long_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(json_stream, "MAX_ENTRY_BYTES", 20)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": "' + b"x" * 100 + b'"}\n{"b": 2}\n')
@@ -66,13 +66,13 @@ def test_a_damaged_array_is_read_up_to_the_damage(tmp_path, monkeypatch, rest):
 
 
 @pytest.mark.parametrize("contents", [b"", b"hello", b"\x00\x00", b"<html>", b"PAR1"])
-def test_what_is_no_json_is_refused(tmp_path, contents):
+def test_files_that_are_not_json_are_refused(tmp_path, contents):
     (tmp_path / "a.json").write_bytes(contents)
     with pytest.raises(InputError, match="a.json"):
         read(tmp_path / "a.json")
 
 
-def test_a_large_array_takes_the_memory_of_a_window(tmp_path):
+def test_a_large_array_takes_bounded_memory(tmp_path):
     path = tmp_path / "large.json"
     entry = json.dumps({"id": "x", "text": "y" * 1000})
     with open(path, "w") as file:
