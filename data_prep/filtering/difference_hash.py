@@ -1,7 +1,7 @@
-"""64 bits of what an image looks like: pictures that differ in size, format or quality have nearly the same.
+"""Perceptual hash of an image in 64 bits: nearly equal for copies that differ in size, format or quality.
 
-An image file -> grey, transparency laid on white -> 9 x 8 px
--> a bit for each of the 8 x 8 pairs of neighbours in a row: does it get brighter to the right?
+An image file -> grey, transparent pixels blended with white -> 9 x 8 px
+-> one bit for each of the 8 x 8 pairs of horizontal neighbours: 1 if the right pixel is brighter
 
 This is dHash (Neal Krawetz, "Kind of Like That", 2013:
 https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html).
@@ -16,16 +16,16 @@ from ufork.vision.image_header import read_image_header
 from ufork.vision.images import decode_whole
 
 NO_PICTURE = 0
-"""The hash of what nothing can be said about: no image, a damaged one, or one that nowhere gets brighter to the right,
-as those of one colour. It is like no other."""
+"""Hash of a missing or damaged image, or of one that never gets brighter to the right, such as an image of one colour.
+It matches no other hash."""
 
 _COLUMNS, _ROWS = 9, 8
 _MIN_DETAIL = 4
-"""A JPEG is decoded at no less than so many times the size that it is scaled to, or its hash would be another one."""
+"""A JPEG is decoded at no less than this multiple of the target size; otherwise its hash would change."""
 
 
 def difference_hash(data: bytes) -> int:
-    """The hash of an image file, 0 to 2**64 - 1; NO_PICTURE where it cannot be decoded."""
+    """Returns the hash of an image file, 0 to 2**64 - 1; NO_PICTURE if it cannot be decoded."""
     try:
         grey = _reduced_jpeg(data) if read_image_header(data).format == "jpg" else None
         grey = grey or Image.fromarray(decode_whole(data)).convert("L")
@@ -36,7 +36,7 @@ def difference_hash(data: bytes) -> int:
 
 
 def _reduced_jpeg(data: bytes) -> Image.Image | None:
-    """Decoded at down to an eighth of its size; None for colours that only Pillow converts."""
+    """Decodes a JPEG at down to an eighth of its size; None for colour spaces that only Pillow converts."""
     if simplejpeg.decode_jpeg_header(data)[2] not in ("YCbCr", "Gray"):
         return None
     height, width = _MIN_DETAIL * _ROWS, _MIN_DETAIL * _COLUMNS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from data_prep.filtering.filters import FilterConfig, FilterResult, Filters
 from data_prep.inputs.record import Input, Record
-from data_prep.sharding.sample_making import holds_codes
+from ufork.data.shards.sample import holds_codes
 from ufork.errors import SampleError
 
 UNREADABLE = "image cannot be read"

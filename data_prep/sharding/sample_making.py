@@ -14,13 +14,11 @@ from xxhash import xxh3_64_intdigest
 
 from data_prep.inputs.record import Record
 from ufork.config import Config
-from ufork.data.shards.sample import Sample, read_codes
+from ufork.data.shards.sample import Sample, holds_codes, read_codes
 from ufork.errors import SampleError
 from ufork.vision.image_header import PILLOW_DECODERS, image_format
 from ufork.vocabulary import Task
 
-_NPY_START = b"\x93NUMPY"
-"""Codes that were made before, in the place of an image."""
 _FIELD = "class_name"
 
 
@@ -99,11 +97,6 @@ class SampleMaker:
         if has_image and record.class_name:
             return {"turns": ((_chosen(self.config.class_questions, record), record.class_name),)}
         return None
-
-
-def holds_codes(data: bytes) -> bool:
-    """Whether what stands in an image's place is a .npy file, which can only be one of codes."""
-    return data.startswith(_NPY_START)
 
 
 def _picture(record: Record, data: bytes) -> dict[str, Any]:

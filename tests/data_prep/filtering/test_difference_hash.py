@@ -1,4 +1,4 @@
-"""The difference hash: near for copies of a picture, far for others, silent on what is no picture."""
+"""The difference hash: near for copies of a picture, far for others, NO_PICTURE for anything else."""
 
 import io
 from itertools import combinations
@@ -13,9 +13,9 @@ from data_prep.filtering.difference_hash import NO_PICTURE, difference_hash
 from tests.vision.test_image_header import SAVED, png_header, saved
 
 
-def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, form, **options)
+    image.save(stream, format, **options)
     return stream.getvalue()
 
 
@@ -28,7 +28,7 @@ def distance(one: bytes, other: bytes) -> int:
     return (difference_hash(one) ^ difference_hash(other)).bit_count()
 
 
-def test_the_bits_say_where_a_row_gets_brighter():
+def test_a_bit_is_set_where_the_right_pixel_is_brighter():
     pixels = np.zeros((8, 9), np.uint8)
     pixels[0, 1] = 200  # brighter than its left neighbour, and the next is darker again
     pixels[7, 8] = 200
@@ -47,7 +47,7 @@ def test_the_bits_say_where_a_row_gets_brighter():
         (encoded(picture(1), "WEBP", quality=80), 1),
         (encoded(picture(1, "RGBA"), "WEBP", lossless=True), 0),
     ],
-    ids=["larger", "smaller", "jpeg", "poor jpeg", "grey jpeg", "jpeg in inks", "webp", "opaque"],
+    ids=["larger", "smaller", "jpeg", "poor jpeg", "grey jpeg", "cmyk jpeg", "webp", "opaque"],
 )
 def test_copies_are_near(copy, bits):
     assert distance(encoded(picture(1)), copy) <= bits
@@ -58,7 +58,7 @@ def test_other_pictures_are_far():
     assert min((one ^ other).bit_count() for one, other in combinations(hashes, 2)) > 12
 
 
-def test_what_is_clear_is_white():
+def test_transparent_pixels_are_white():
     image = picture(2, "RGBA")
     image.putalpha(0)
     assert difference_hash(encoded(image)) == NO_PICTURE
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_no_picture(kind):
     assert difference_hash(saved(kind)[:60]) == NO_PICTURE
 
 
-def test_a_plain_picture_and_a_huge_one_are_none():
+def test_a_plain_picture_and_a_huge_one_are_no_picture():
     assert difference_hash(encoded(Image.new("RGB", (50, 50), "red"))) == NO_PICTURE
     assert difference_hash(png_header(100_000, 100_000)) == NO_PICTURE
 

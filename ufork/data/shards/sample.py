@@ -144,6 +144,11 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
+def holds_codes(data: bytes) -> bool:
+    """Whether `data` is a .npy file, which in place of an image can only be codes."""
+    return data.startswith(_NPY_MAGIC[:6])
+
+
 def read_codes(data: bytes, where: object) -> np.ndarray:
     """Reads a .npy of codes without numpy's reader, whose header parsing costs more than all the rest.
 
