@@ -89,7 +89,7 @@ def _loaded(work: WorkFolder, chunk: int) -> np.ndarray:
         return np.load(work.fingerprint_chunk(chunk), allow_pickle=False)
     except FileNotFoundError:
         raise ShardError(
-            f"{work.target}: chunk {chunk} has no fingerprints; run all array tasks with --phase fingerprints first"
+            f"{work.target}: chunk {chunk} has no fingerprints; run all array tasks with --step fingerprints first"
         ) from None
 
 

@@ -1,14 +1,15 @@
-"""Makes a collection on disk into shards, and goes on where it was stopped.
+"""Converts a collection of images and text on disk into dataset shards, or works on such shards.
 
-The first word is the kind of what is read, or one of these:
+Give the kind of the collection (images, captions, conversations, tars, huggingface) or an action:
 
-report TARGET  tells what was kept, and draws the page and the contact sheet again
-encode SHARDS  encodes their images with an image tokenizer (--tokenizer FOLDER) into shards of codes (--to FOLDER)
-verify TARGET  holds finished shards against their manifest, sample by sample
-merge TARGET   writes the manifest when all tasks of an array are done
-write TARGET   does what is left of shards that were begun, with the same values, and merges them
+report TARGET  prints how many records were kept or dropped and why, and draws report.html and contact_sheet.png again
+encode SHARDS  encodes the images of shards with an image tokenizer (--tokenizer FOLDER) into shards of codes (--to FOLDER)
+verify TARGET  checks finished shards against their manifest, sample by sample
+merge TARGET   writes the manifest once all tasks of an array have finished
+write TARGET   resumes unfinished shards with the values they were started with, then writes the manifest
 
-As one of several tasks (--task I --of N, or in a Slurm array) it does its share, and leaves the manifest to `merge`.
+The same command resumes after an interruption. With --task I --of N, or in a Slurm array, it does its share of the
+work only, and `merge` writes the manifest afterwards.
 """
 
 import argparse
@@ -23,25 +24,34 @@ if TYPE_CHECKING:
 
 KINDS = ("images", "conversations", "captions", "tars", "huggingface")
 ACTIONS = ("encode", "report", "verify", "merge", "write")
-PHASES = ("record_index", "fingerprints", "write", "merge")
+STEPS = ("record_index", "fingerprints", "write", "merge")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what is read, where shards go, and which share of the work is done."""
+    """Adds the arguments of `ufork shard`."""
     kinds = (*KINDS, *ACTIONS)
-    parser.add_argument("kind", choices=kinds, metavar="KIND", help=f"one of {', '.join(kinds)}")
-    parser.add_argument("path", metavar="INPUT", type=Path, help="what is read; for the actions below, the TARGET")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as source=pets or filters.min_side_px=128")
-    parser.add_argument("--to", type=Path, metavar="TARGET", help="folder of the shards, as shards/pets/train")
-    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="values, as those of KEY=VALUE")
-    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="an image tokenizer's, for `encode`")
-    parser.add_argument("--task", type=int, metavar="I", help="this task of an array, from 0")
-    parser.add_argument("--of", type=int, metavar="N", help="tasks of the array")
-    parser.add_argument("--phase", choices=PHASES, help="do this part alone")
+    parser.add_argument(
+        "kind", choices=kinds, metavar="KIND", help=f"kind of collection or action: one of {', '.join(kinds)}"
+    )
+    parser.add_argument("path", metavar="PATH", type=Path, help="the collection; for an action, the folder of shards")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="configuration, such as source=pets or filters.min_side_px=128",
+    )
+    parser.add_argument("--to", type=Path, metavar="TARGET", help="folder to write, such as shards/pets/train")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE.yaml", help="file with configuration; KEY=VALUE overrides it"
+    )
+    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="folder of the image tokenizer (for encode)")
+    parser.add_argument("--task", type=int, metavar="I", help="index of this task in an array, starting at 0")
+    parser.add_argument("--of", type=int, metavar="N", help="number of tasks in the array")
+    parser.add_argument("--step", choices=STEPS, help="do only this step of the work (default: all steps)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Makes, merges or verifies shards.
+    """Converts a collection, or does the action.
 
     Raises:
         UforkError: a value or file is at fault, a process died, or a signal came.
@@ -60,10 +70,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def share_of(arguments: argparse.Namespace, environment: Mapping[str, str]) -> "Share | None":
-    """This task's share of the jobs, as the arguments or else Slurm's array say; None for all of them.
+    """Returns this task's share of the jobs, from the arguments or else from Slurm's array; None for all jobs.
 
     Raises:
-        ConfigError: only one of --task and --of was given, or they do not fit.
+        ConfigError: only one of --task and --of is given, or --task is not below --of.
     """
     from data_prep.sharding.run import Share
     from ufork.errors import ConfigError
@@ -86,7 +96,7 @@ def _stop(number: int, frame: object) -> None:
 
     from ufork.errors import StoppedError
 
-    raise StoppedError(f"{signal.Signals(number).name}: stopped; the same command goes on from what is done")
+    raise StoppedError(f"{signal.Signals(number).name}: stopped; run the same command again to resume")
 
 
 def _verify(folder: Path) -> None:
@@ -96,7 +106,7 @@ def _verify(folder: Path) -> None:
     faults = verify_shards(folder, num_workers=len(os.sched_getaffinity(0)))
     if faults:
         raise ShardError("\n  ".join([f"{folder}: {len(faults)} faults", *faults]))
-    print(f"{folder}: as its manifest says")
+    print(f"{folder}: verified, matches its manifest")
 
 
 def _report(folder: Path) -> None:
@@ -114,7 +124,7 @@ def _encode(arguments: argparse.Namespace) -> None:
     from ufork.vision.codec import ImageCodec
 
     if arguments.to is None or arguments.tokenizer is None:
-        raise ConfigError("--to, --tokenizer: name the folder that the codes go to, and that of the image tokenizer")
+        raise ConfigError("encode needs --to (folder to write) and --tokenizer (folder of the image tokenizer)")
     config = EncodeConfig.from_mapping(merge_overrides({}, arguments.overrides), origin="ufork shard encode")
     encode_shards(ImageCodec.load(arguments.tokenizer), arguments.path, arguments.to, config)
 
@@ -128,23 +138,23 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
 
     config, target = _config_of(arguments)
     opener = partial(open_input, config.input)
-    phase = "merge" if arguments.kind == "merge" else arguments.phase
-    if phase == "merge":
+    step = "merge" if arguments.kind == "merge" else arguments.step
+    if step == "merge":
         merge_shards(config, target)
         report_on(target)
-    elif phase is None and share is None:
+    elif step is None and share is None:
         shard(config, target, opener)
     else:
         share = share or WHOLE
         make_record_index(config, target, opener)
-        if phase in ("fingerprints", None):
+        if step in ("fingerprints", None):
             fingerprint_records(config, target, opener, share)
-        if phase in ("write", None):
+        if step in ("write", None):
             write_shards(config, target, opener, share)
 
 
 def _config_of(arguments: argparse.Namespace) -> tuple["ShardConfig", Path]:
-    """The config and the target: of shards that were begun, or as the arguments say."""
+    """Returns config and target: stored with unfinished shards for an action, else from the arguments."""
     from data_prep.sharding.config import ShardConfig
     from data_prep.sharding.work_folder import WorkFolder
     from ufork.config import merge_overrides, read_mapping
@@ -153,9 +163,9 @@ def _config_of(arguments: argparse.Namespace) -> tuple["ShardConfig", Path]:
     if arguments.kind in ACTIONS:
         return ShardConfig.from_yaml(WorkFolder(arguments.path).config, arguments.overrides), arguments.path
     if arguments.to is None:
-        raise ConfigError("--to: name the folder that the shards go to, as shards/pets/train")
+        raise ConfigError("--to is missing: give the folder to write, such as shards/pets/train")
     values: dict[str, Any] = read_mapping(arguments.config) if arguments.config else {}
-    place = {"kind": arguments.kind, "path": os.path.abspath(arguments.path)}
-    values = {**values, "input": {**values.get("input", {}), **place}}
+    source = {"kind": arguments.kind, "path": os.path.abspath(arguments.path)}
+    values = {**values, "input": {**values.get("input", {}), **source}}
     origin = str(arguments.config or "ufork shard")
     return ShardConfig.from_mapping(merge_overrides(values, arguments.overrides), origin=origin), arguments.to

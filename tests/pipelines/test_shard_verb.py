@@ -53,7 +53,7 @@ def test_a_folder_of_images_becomes_shards_that_verify(images, tmp_path, capsys)
     source = ShardSource(target, Task.GENERATION)
     assert len(source) == 12 and "big dog" in " ".join(source[number].prompt for number in range(12))
     assert cli.main(["shard", "verify", str(target)]) == 0
-    assert "as its manifest says" in capsys.readouterr().out
+    assert "matches its manifest" in capsys.readouterr().out
     assert {"report.html", "contact_sheet.png", "ATTRIBUTION.md"} <= contents(target).keys()
 
 
@@ -73,12 +73,12 @@ def test_an_array_and_a_merge_make_the_same(images, tmp_path, capsys, monkeypatc
     assert contents(tmp_path / "one" / "train") == contents(tmp_path / "array" / "train")
 
 
-def test_phases_one_by_one_make_the_same(images, tmp_path):
+def test_steps_one_by_one_make_the_same(images, tmp_path):
     values = ("duplicates.exact=true",)
     assert cli.main(arguments(images, tmp_path / "one" / "train", *values)) == 0
-    for phase in ("record_index", "fingerprints", "write", "merge"):
-        assert cli.main(arguments(images, tmp_path / "phases" / "train", *values, "--phase", phase)) == 0
-    assert contents(tmp_path / "one" / "train") == contents(tmp_path / "phases" / "train")
+    for step in ("record_index", "fingerprints", "write", "merge"):
+        assert cli.main(arguments(images, tmp_path / "steps" / "train", *values, "--step", step)) == 0
+    assert contents(tmp_path / "one" / "train") == contents(tmp_path / "steps" / "train")
 
 
 def test_values_may_come_from_a_file(images, tmp_path):

@@ -30,7 +30,7 @@ def checksums(folder):
 
 
 @pytest.mark.slow
-def test_arrays_survey_and_write_and_a_last_job_merges(tmp_path, images, cluster, jobs_of):
+def test_arrays_fingerprint_and_write_and_a_last_job_merges(tmp_path, images, cluster, jobs_of):
     jobs, target = jobs_of(tmp_path), str(tmp_path / "array")
     environment = f"--export=ALL,UFORK_PYTHON={sys.executable},PYTHONPATH={ROOT}"
 
@@ -38,9 +38,9 @@ def test_arrays_survey_and_write_and_a_last_job_merges(tmp_path, images, cluster
         options = ("--parsable", "--kill-on-invalid-dep=yes", f"--output={tmp_path}/%A-%a.log", environment)
         return cluster.run("sbatch", *options, *arguments)
 
-    record_index = queue(SCRIPT, "images", str(images), "--to", target, *VALUES, "--phase", "record_index")
+    record_index = queue(SCRIPT, "images", str(images), "--to", target, *VALUES, "--step", "record_index")
     fingerprints = queue(
-        f"--dependency=afterok:{record_index}", "--array=3-5", SCRIPT, "write", target, "--phase", "fingerprints"
+        f"--dependency=afterok:{record_index}", "--array=3-5", SCRIPT, "write", target, "--step", "fingerprints"
     )
     write = queue(f"--dependency=afterok:{fingerprints}", "--array=3-5", SCRIPT, "write", target)
     merge = queue(f"--dependency=afterok:{write}", SCRIPT, "merge", target)

@@ -137,6 +137,14 @@ def test_a_very_long_side_is_refused_before_anything_is_allocated():
     tracemalloc.stop()
 
 
+def test_a_palette_image_without_its_palette_is_refused():
+    data = encoded(Image.new("P", (8, 8)))
+    start = data.index(b"PLTE") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4])
+    with pytest.raises(SampleError, match="cannot be decoded .AssertionError"):
+        decode_whole(data[:start] + data[end:])
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 def test_decoding_whole_keeps_the_size(form):
     image = np.full((30, 44, 3), (200, 10, 10), np.uint8)

@@ -61,9 +61,9 @@ class VisionConfig(Config):
     hidden_width: PositiveInt = 256
     """Width of the encoder's and the decoder's blocks."""
     num_encoder_blocks: int = Field(default=2, ge=0)
-    """Residual blocks of the encoder, each seeing its own patch only."""
+    """Residual blocks of the encoder; they see one patch at a time."""
     num_decoder_blocks: int = Field(default=2, ge=0)
-    """Residual blocks of the decoder, each seeing the neighbouring positions."""
+    """Residual blocks of the decoder; they see one position at a time, without its neighbours."""
     fit: FitConfig = FitConfig()
     """How it is fitted."""
 

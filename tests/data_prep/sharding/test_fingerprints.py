@@ -76,7 +76,7 @@ def test_tasks_of_an_array_survey_and_then_write(config, tmp_path, monkeypatch):
     for task in (1, 0):
         with pytest.raises(
             ShardError,
-            match="chunk . has no fingerprints; run all array tasks with --phase fingerprints first",
+            match="chunk . has no fingerprints; run all array tasks with --step fingerprints first",
         ):
             write_shards(config, target, opener(config), Share(task, 2))
         fingerprint_records(config, target, opener(config), Share(task, 2))

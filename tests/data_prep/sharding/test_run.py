@@ -159,7 +159,7 @@ def test_a_share_without_the_others_survey_is_told_so(tmp_path):
     config = toy_shard_config(9000, duplicates={"exact": True})
     make_record_index(config, tmp_path, opener(config))
     fingerprint_records(config, tmp_path, opener(config), Share(0, 2))
-    with pytest.raises(ShardError, match="chunk 1 has no fingerprints.*--phase fingerprints"):
+    with pytest.raises(ShardError, match="chunk 1 has no fingerprints.*--step fingerprints"):
         write_shards(config, tmp_path, opener(config), Share(0, 2))
 
 
