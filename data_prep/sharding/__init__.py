@@ -1,1 +1,1 @@
-"""Turns a collection of images and text into dataset shards."""
+"""Converts a collection of images and text into dataset shards, with several processes or machines."""

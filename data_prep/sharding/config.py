@@ -1,4 +1,4 @@
-"""What a collection is made into shards by."""
+"""Configuration of `ufork shard`."""
 
 import hashlib
 from typing import Literal
@@ -13,35 +13,35 @@ from ufork.config import Config
 
 
 class ShardConfig(Config):
-    """All that the shards of one source and split follow from, besides the collection itself."""
+    """Everything that determines the shards of one source and split, except the collection itself."""
 
     input: InputConfig
-    """What is read, and of which kind it is."""
+    """Kind and path of the collection, and how it is read."""
     source: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")
-    """Its name in the manifest and in every sample's id."""
+    """Name of the source, in the manifest and in every sample's id."""
     split: Literal["train", "heldout"] = "train"
-    """Which part of the source this is."""
+    """Split that the collection becomes."""
     licence: str = "unknown"
-    """Of records that name none, as an SPDX identifier."""
+    """SPDX identifier of the licence of records that name none themselves."""
     attribution: str = ""
-    """Whose work it is; written beside the shards."""
+    """Authors to credit; written beside the shards."""
     seed: NonNegativeInt = 0
-    """Of the shuffle."""
+    """Seed of the shuffle."""
     shuffle: bool = True
-    """Whether all records are shuffled; else they keep the input's order."""
+    """Whether all records are shuffled; otherwise they keep the order of the input."""
     shard_mb: PositiveFloat = 256.0
-    """About how large a tar becomes, by a look at some of the images. A worker holds one of each task in memory."""
+    """Approximate size of a tar, estimated from a sample of the records. A worker keeps one tar per task in memory."""
     shard_samples: PositiveInt | None = None
-    """Exactly so many records for each tar, before any is left out, in place of `shard_mb`."""
+    """Number of records per tar before filtering; replaces `shard_mb`."""
     num_workers: PositiveInt = 2
-    """Processes; what they write does not depend on their number."""
+    """Number of processes; the shards do not depend on it."""
     samples: SamplesConfig = SamplesConfig()
-    """What records are made into."""
+    """Samples that are made from a record."""
     filters: FilterConfig = FilterConfig()
-    """Which records are left out."""
+    """Records that are dropped for what they hold."""
     duplicates: DuplicatesConfig = DuplicatesConfig()
-    """Which repetitions are left out; to find them all images are read once more."""
+    """Duplicates that are dropped; finding them reads all images one more time."""
 
     def digest(self) -> str:
-        """Of all that the bytes follow from."""
+        """Returns the SHA-256 of everything that determines the bytes of the shards."""
         return hashlib.sha256(self.model_dump_json(exclude={"num_workers"}).encode()).hexdigest()

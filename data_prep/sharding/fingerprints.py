@@ -1,9 +1,10 @@
-"""What must be known of every record before one is kept: fingerprints, by which duplicates are found.
+"""Finds duplicates among all records before any shard is written.
 
-    record index, in chunks ->  judged, fingerprint      ->  .work/fingerprints/00012.npy, one row a record (shared out)
-    all chunks            ->  duplicates.duplicates_of ->  .work/duplicates.npy, one byte a record (one process)
+    record index, in chunks  ->  filters, fingerprint  ->  .work/fingerprints/00012.npy, one element per record
+    all chunks               ->  duplicates_of         ->  .work/duplicates.npy, one byte per record
 
-Records that the filters drop have no part in it: none is dropped for repeating one that is not kept either.
+Chunks are divided among processes and array tasks; the second step runs in one process. Records that the filters drop
+are ignored, so no record is dropped as the duplicate of a dropped one.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy as np
 from data_prep.filtering.duplicates import EXACT, FINGERPRINT_DTYPE, NEAR, duplicates_of, fingerprint
 from data_prep.filtering.filters import text_of
 from data_prep.filtering.record_filter import RecordFilter
-from data_prep.inputs.record import Input, Record
+from data_prep.inputs.record import Input
 from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.progress import Progress
 from data_prep.sharding.record_index import RecordIndex
@@ -27,25 +28,25 @@ from ufork.processes.worker_pool import run_jobs
 
 CHUNK_RECORDS = 4096
 REASONS = (None, EXACT, NEAR)
-"""By the bytes of duplicates.npy."""
+"""Reasons to drop a record, indexed by the bytes of duplicates.npy; None keeps it."""
 
 _KEPT = "kept"
-_ROW = np.dtype([(_KEPT, np.bool_), *FINGERPRINT_DTYPE.descr])
+_CHUNK_DTYPE = np.dtype([(_KEPT, np.bool_), *FINGERPRINT_DTYPE.descr])
 
 
 def fingerprint_chunks(num_records: int) -> int:
-    """How many chunks there are."""
+    """Returns the number of chunks for `num_records` records."""
     return -(-num_records // CHUNK_RECORDS)
 
 
 def fingerprints(config: ShardConfig, target: Path, open_input: Callable[[], Input], chunks: range) -> None:
-    """Fingerprints those of `chunks` that were not yet.
+    """Fingerprints the chunks that have no file yet.
 
     Args:
-        config: what is kept, and which repetitions count.
-        target: of the shards, with a record_index.
-        open_input: importable by name; each process opens the input for itself.
-        chunks: their numbers, of `fingerprint_chunks`.
+        config: filters and the definition of duplicates.
+        target: folder of the shards, with a record index.
+        open_input: picklable function; each process opens the input with it.
+        chunks: numbers of the chunks, below `fingerprint_chunks`.
 
     Raises:
         StorageError: a chunk's file cannot be written.
@@ -61,22 +62,22 @@ def fingerprints(config: ShardConfig, target: Path, open_input: Callable[[], Inp
         for _, fingerprinted in results:
             reached += fingerprinted
             progress.reach(reached)
-    progress.finish(reached, f"{len(chunks) - len(missing)} of {len(chunks)} chunks were done before")
+    progress.finish(reached, f"{len(chunks) - len(missing)} of {len(chunks)} chunks were already done")
 
 
 def find_duplicates(config: ShardConfig, target: Path, num_records: int) -> None:
-    """Writes duplicates.npy from all chunks, where it is not there yet.
+    """Writes duplicates.npy from the fingerprints of all chunks, unless it exists.
 
     Raises:
-        ShardError: names a chunk that was not fingerprinted.
-        StorageError: it cannot be written.
+        ShardError: a chunk has no fingerprints; names it.
+        StorageError: the file cannot be written.
     """
     work = WorkFolder(target)
     if work.duplicates.exists():
         return
-    rows = np.concatenate([_loaded(work, chunk) for chunk in range(fingerprint_chunks(num_records))])
-    kept = np.flatnonzero(rows[_KEPT])
-    found = duplicates_of(rows[list(FINGERPRINT_DTYPE.names or ())][kept], config.duplicates)
+    chunks = np.concatenate([_load_chunk(work, chunk) for chunk in range(fingerprint_chunks(num_records))])
+    kept = np.flatnonzero(chunks[_KEPT])
+    found = duplicates_of(chunks[list(FINGERPRINT_DTYPE.names or ())][kept], config.duplicates)
     reasons = np.zeros(num_records, np.uint8)
     reasons[kept[found.dropped]] = REASONS.index(EXACT)
     reasons[kept[found.near]] = REASONS.index(NEAR)
@@ -84,7 +85,7 @@ def find_duplicates(config: ShardConfig, target: Path, num_records: int) -> None
         np.save(file, reasons, allow_pickle=False)
 
 
-def _loaded(work: WorkFolder, chunk: int) -> np.ndarray:
+def _load_chunk(work: WorkFolder, chunk: int) -> np.ndarray:
     try:
         return np.load(work.fingerprint_chunk(chunk), allow_pickle=False)
     except FileNotFoundError:
@@ -94,34 +95,27 @@ def _loaded(work: WorkFolder, chunk: int) -> np.ndarray:
 
 
 class FingerprintChunks:
-    """Fingerprints chunks by their numbers; opened once a process."""
+    """Fingerprints chunks; built once per process."""
 
     def __init__(self, config: ShardConfig, target: Path, open_input: Callable[[], Input]) -> None:
-        """Opens what all chunks need."""
+        """Opens the input and the record index."""
         self._work, self._config = WorkFolder(target), config
-        self._filter, self._record_index = (
-            RecordFilter(config.filters, open_input()),
-            RecordIndex(self._work.record_index),
-        )
+        self._filter = RecordFilter(config.filters, open_input())
+        self._record_index = RecordIndex(self._work.record_index)
 
     def __call__(self, chunk: int) -> int:
-        """Writes the rows of a chunk; returns how many.
+        """Writes the fingerprints of chunk number `chunk`; returns the number of its records.
 
         Raises:
-            StorageError: they cannot be written.
+            StorageError: the file cannot be written.
         """
         start = chunk * CHUNK_RECORDS
         records = self._record_index.read(range(start, min(start + CHUNK_RECORDS, len(self._record_index))))
-        rows = np.zeros(len(records), _ROW)
+        values = np.zeros(len(records), _CHUNK_DTYPE)
         for number, record in enumerate(records):
-            if (row := self._row(record)) is not None:
-                rows[number] = row
+            filtered = self._filter.apply(record)
+            if not filtered.result.reason:
+                values[number] = True, *fingerprint(filtered.image, text_of(record), self._config.duplicates)
         with whole_file(self._work.fingerprint_chunk(chunk)) as file:
-            np.save(file, rows, allow_pickle=False)
+            np.save(file, values, allow_pickle=False)
         return len(records)
-
-    def _row(self, record: Record) -> tuple[int, ...] | None:
-        filtered = self._filter.apply(record)
-        if filtered.result.reason:
-            return None
-        return True, *fingerprint(filtered.image, text_of(record), self._config.duplicates)

@@ -1,9 +1,9 @@
-"""One job of making shards: a range of positions becomes one shard of each task, by one process.
+"""One job: a process turns a range of positions into one shard per task.
 
-    positions -> record numbers -> records, judged (in the input's order) -> samples -> shards (in the shuffle's order)
-              -> TARGET/{task}-00012.tar + index, .work/dropped/00012.jsonl; last .work/done/00012.json
+    positions -> record numbers -> records, filtered (in the order of the input) -> samples -> shards (shuffled order)
+              -> TARGET/{task}-00012.tar + index, .work/dropped/00012.jsonl, then .work/done/00012.json
 
-Until the last file is there the job counts as not done and is done anew, with the same bytes.
+The file in done/ is written last. A job without it is repeated from its start and writes the same bytes.
 """
 
 import json
@@ -32,35 +32,36 @@ from ufork.errors import SampleError
 from ufork.files import write_whole
 
 OpenInput = Callable[[], Input]
-"""Importable by name: each process opens the input for itself."""
+"""Opens the input; picklable, since each process calls it."""
 
 NO_SAMPLE = "too little for a sample of any task"
+"""Reason to drop a record without the text or image that a sample of either task needs."""
 
 
 @dataclass(frozen=True)
 class JobDone:
-    """What a job wrote and counted."""
+    """Result of a finished job: its shards and counts."""
 
     shards: tuple[ShardEntry, ...]
     selection: Selection
     statistics: Statistics
 
     def save(self, path: Path) -> None:
-        """Declares the job done."""
+        """Writes the file that marks the job as done."""
         shards = [asdict(entry) for entry in self.shards]
         counts = {"records": self.selection.to_dict(), "samples": self.statistics.to_dict()}
         write_whole(path, json.dumps({"shards": shards, **counts}))
 
     @classmethod
     def load(cls, path: Path) -> "JobDone":
-        """What was declared at `path`."""
+        """Reads a file that `save` wrote."""
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         shards = tuple(map(ShardEntry.from_dict, values["shards"]))
         return cls(shards, Selection.from_dict(values["records"]), Statistics.from_dict(values["samples"]))
 
 
 def load_done(work: WorkFolder, job: int) -> JobDone | None:
-    """What `job` wrote; None when it is not done, or a shard of its has gone or been cut since."""
+    """Returns the result of `job`; None if it is not done, or if one of its shards is now missing or truncated."""
     try:
         done = JobDone.load(work.job_done(job))
         sizes = [(work.target / entry.file).stat().st_size for entry in done.shards]
@@ -70,13 +71,13 @@ def load_done(work: WorkFolder, job: int) -> JobDone | None:
 
 
 @dataclass
-class _Made:
-    """What a job's records came to, in the input's order."""
+class _JobState:
+    """Samples and counts of a job's records so far, in the order of the input."""
 
     samples: dict[int, list[Sample]] = field(default_factory=dict)
-    """By the records' numbers."""
+    """Record number -> its samples."""
     dropped: list[str] = field(default_factory=list)
-    """Lines of the file of that name."""
+    """Lines of .work/dropped/*.jsonl."""
     selection: Selection = field(default_factory=Selection)
     statistics: Statistics = field(default_factory=Statistics)
 
@@ -86,62 +87,60 @@ class _Made:
 
 
 class ShardJobs:
-    """Does jobs by their numbers; opened once a process."""
+    """Runs jobs; built once per process."""
 
     def __init__(self, config: ShardConfig, target: Path, open_input: OpenInput) -> None:
-        """Opens what all jobs need; record_index, plan and, where duplicates are dropped, these are there."""
+        """Opens the input and the files of earlier steps: record index, plan and, if configured, duplicates."""
         self._config, self._work = config, WorkFolder(target)
-        self._filter, self._record_index = (
-            RecordFilter(config.filters, open_input()),
-            RecordIndex(self._work.record_index),
-        )
+        self._filter = RecordFilter(config.filters, open_input())
+        self._record_index = RecordIndex(self._work.record_index)
         self._plan = ShardPlan.load(self._work.plan)
         self._maker = SampleMaker(config.samples, source=config.source, split=config.split, licence=config.licence)
 
     def __call__(self, job: int) -> JobDone:
-        """Writes the shards of `job`.
+        """Writes the shards of job number `job`.
 
         Raises:
-            StorageError: they cannot be written.
+            StorageError: a file cannot be written.
         """
         numbers = self._plan.numbers(job)
-        made = self._made(np.sort(numbers))
-        samples = [sample for number in numbers.tolist() for sample in made.samples.get(number, ())]
-        done = JobDone(tuple(self._write(job, samples)), made.selection, made.statistics)
-        write_whole(self._work.job_dropped(job), "".join(made.dropped))
+        state = self._make_samples(np.sort(numbers))
+        samples = [sample for number in numbers.tolist() for sample in state.samples.get(number, ())]
+        done = JobDone(tuple(self._write(job, samples)), state.selection, state.statistics)
+        write_whole(self._work.job_dropped(job), "".join(state.dropped))
         done.save(self._work.job_done(job))
         return done
 
-    def _made(self, numbers: np.ndarray) -> _Made:
-        made = _Made()
-        repeats = np.zeros(len(numbers), np.uint8)
+    def _make_samples(self, numbers: np.ndarray) -> _JobState:
+        state = _JobState()
+        duplicates = np.zeros(len(numbers), np.uint8)
         if self._config.duplicates.wanted:
-            repeats = np.load(self._work.duplicates, mmap_mode="r")[numbers]
+            duplicates = np.load(self._work.duplicates, mmap_mode="r")[numbers]
         records = self._record_index.read(numbers)
-        for number, record, repeat in zip(numbers.tolist(), records, repeats.tolist(), strict=True):
-            if reason := REASONS[repeat]:
-                made.drop(record, reason)
+        for number, record, duplicate in zip(numbers.tolist(), records, duplicates.tolist(), strict=True):
+            if reason := REASONS[duplicate]:
+                state.drop(record, reason)
             else:
-                made.samples[number] = self._samples(record, made)
-        return made
+                state.samples[number] = self._samples(record, state)
+        return state
 
-    def _samples(self, record: Record, made: _Made) -> list[Sample]:
-        """Those of a record that is no duplicate; none where it is left out."""
+    def _samples(self, record: Record, state: _JobState) -> list[Sample]:
+        """Filters a record that is no duplicate and returns its samples; none if it is dropped."""
         filtered = self._filter.apply(record)
         if filtered.result.reason:
-            made.drop(record, filtered.result.reason, filtered.detail)
+            state.drop(record, filtered.result.reason, filtered.detail)
             return []
         try:
             samples = self._maker.samples(record, filtered.image)
         except SampleError as error:
-            made.drop(record, UNREADABLE, str(error))
+            state.drop(record, UNREADABLE, str(error))
             return []
         if not samples:
-            made.drop(record, NO_SAMPLE)
+            state.drop(record, NO_SAMPLE)
             return []
-        made.selection.kept += 1
+        state.selection.kept += 1
         for sample in samples:
-            made.statistics.add(sample, filtered.result.header, language=filtered.result.language)
+            state.statistics.add(sample, filtered.result.header, language=filtered.result.language)
         return samples
 
     def _write(self, job: int, samples: list[Sample]) -> list[ShardEntry]:

@@ -1,4 +1,4 @@
-"""The end of making shards: what all jobs wrote and counted becomes the manifest.
+"""Merges the results of all jobs into the manifest, and draws the report.
 
 .work/done/*.json of every job  --merge_shards-->  TARGET/{report.json, manifest.json, ATTRIBUTION.md}
 finished shards and report      --report_on----->  TARGET/{report.html, contact_sheet.png}
@@ -29,10 +29,10 @@ _logger = logging.getLogger(__name__)
 
 
 def merge_shards(config: ShardConfig, target: Path) -> Manifest:
-    """Writes the manifest once all jobs are done; done again it writes the same.
+    """Writes the manifest after all jobs. A second call writes the same files.
 
     Raises:
-        ShardError: names the jobs that are missing, and what makes them.
+        ShardError: jobs are not done; names them and the command that runs them.
         StorageError: `target` cannot be written.
     """
     work = WorkFolder(target)
@@ -63,10 +63,10 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
 
 
 def report_on(target: Path) -> None:
-    """Writes the page and the picture by which a person looks at finished shards.
+    """Draws report.html and contact_sheet.png for finished shards.
 
     Raises:
-        ShardError: they are not finished, or damaged.
+        ShardError: the shards are unfinished or damaged.
         StorageError: `target` cannot be written.
     """
     manifest = Manifest.load(target)
@@ -85,13 +85,13 @@ def _all_done(work: WorkFolder, plan: ShardPlan) -> Iterator[JobDone]:
     if missing:
         names = ", ".join(map(str, missing[:_NAMED_JOBS])) + (", ..." if len(missing) > _NAMED_JOBS else "")
         raise ShardError(
-            f"{work.target}: {len(missing)} of {plan.num_jobs} jobs are not done ({names}); make them by"
-            f" `ufork shard write {work.target}`, on any machine that sees the input"
+            f"{work.target}: {len(missing)} of {plan.num_jobs} jobs are not done ({names}); run"
+            f" `ufork shard write {work.target}` on any machine that can read the input"
         )
 
 
 def _remove_drafts(target: Path) -> None:
-    """What killed processes left; no job is at work any more."""
+    """Deletes temporary files of killed processes; all jobs are done, so no process is writing."""
     with storage_errors(target):
         for draft in target.glob(f"*{DRAFT_SUFFIX}"):
             draft.unlink(missing_ok=True)

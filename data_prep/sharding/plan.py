@@ -1,6 +1,6 @@
-"""How the records of a record_index are divided into jobs: so many positions each, in the order of the shuffle.
+"""Divides the records into jobs: consecutive ranges of positions in the shuffled order.
 
-ShardConfig, RecordIndex, Input  ->  ShardPlan, kept in plan.json: a resume never measures again
+ShardConfig, RecordIndex, Input  ->  ShardPlan, stored in plan.json, which resuming reads instead of measuring again
 """
 
 import json
@@ -23,24 +23,24 @@ _MEASURED_RECORDS = 1000
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What each job does."""
+    """Records of each job."""
 
     num_records: int
     job_records: int
     seed: int | None
-    """Of the shuffle; None keeps the input's order."""
+    """Seed of the shuffle; None keeps the order of the input."""
 
     @property
     def num_jobs(self) -> int:
-        """As many as there are shards of a task, those that stay empty counted too."""
+        """Number of jobs: the number of shards per task, including those that turn out empty."""
         return -(-self.num_records // self.job_records)
 
     def positions(self, job: int) -> range:
-        """Of the samples of `job` in the whole order."""
+        """Returns the positions of `job` in the shuffled order."""
         return range(job * self.job_records, min((job + 1) * self.job_records, self.num_records))
 
     def numbers(self, job: int) -> np.ndarray:
-        """Of the records that stand there, int64."""
+        """Returns the numbers of the records at the positions of `job`: int64 [positions]."""
         positions = self.positions(job)
         return np.arange(positions.start, positions.stop) if self.seed is None else self._shuffle.numbers(positions)
 
@@ -51,7 +51,7 @@ class ShardPlan:
 
     @classmethod
     def load(cls, path: Path) -> "ShardPlan":
-        """The plan that was kept at `path`.
+        """Reads the plan stored at `path`.
 
         Raises:
             ShardError: there is none.
@@ -59,14 +59,14 @@ class ShardPlan:
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise ShardError(f"{path}: missing; no shards were begun there, run `ufork shard` first") from None
+            raise ShardError(f"{path}: missing; run `ufork shard` or its step record_index first") from None
 
 
 def make_plan(path: Path, config: ShardConfig, record_index: RecordIndex, source: Input) -> ShardPlan:
-    """The plan at `path`, made and kept there where there is none.
+    """Returns the plan stored at `path`; makes and stores it if there is none.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the plan cannot be written.
     """
     if not path.exists():
         job_records = config.shard_samples or _records_per_shard(config, record_index, source)
@@ -76,7 +76,10 @@ def make_plan(path: Path, config: ShardConfig, record_index: RecordIndex, source
 
 
 def _records_per_shard(config: ShardConfig, record_index: RecordIndex, source: Input) -> int:
-    """By the larger of the tasks, over records spread evenly; an unreadable one counts as nothing."""
+    """Estimates how many records fill a shard of the task with the larger samples, from evenly spaced records.
+
+    Unreadable records count as empty.
+    """
     maker = SampleMaker(config.samples, source=config.source, split=config.split, licence=config.licence)
     numbers = np.unique(np.linspace(0, len(record_index) - 1, _MEASURED_RECORDS).astype(np.int64))
     num_bytes = dict.fromkeys(config.samples.tasks, 0)

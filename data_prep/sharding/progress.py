@@ -1,4 +1,4 @@
-"""How far a long work is, told now and then."""
+"""Progress of a long task, logged every few seconds."""
 
 import logging
 import time
@@ -9,28 +9,34 @@ _logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Logs what was reached, how fast, and how long the rest will take."""
+    """Logs the amount done, the rate and the time left."""
 
     def __init__(self, what: str, *, unit: str, total: int | None = None) -> None:
-        """Starts the clock; `total` is the number of units where it is known."""
+        """Starts the clock.
+
+        Args:
+            what: name of the task.
+            unit: name of what is counted.
+            total: number of units, if known.
+        """
         self._what, self._unit, self._total = what, unit, total
-        self._start = self._told = time.monotonic()
+        self._start = self._logged = time.monotonic()
 
     def reach(self, done: int, note: str = "") -> None:
-        """Tells it when the last word is some seconds old; `note` stands behind."""
+        """Logs that `done` units are done, with `note`, unless the last line is only a few seconds old."""
         now = time.monotonic()
-        if now - self._told >= _SECONDS_BETWEEN:
-            self._told = now
+        if now - self._logged >= _SECONDS_BETWEEN:
+            self._logged = now
             left = (
                 f"{(self._total - done) * (now - self._start) / done / 60:.1f} min left" if self._total and done else ""
             )
-            self._tell(done, left, note)
+            self._log(done, left, note)
 
     def finish(self, done: int, note: str = "") -> None:
-        """Tells how it ended."""
-        self._tell(done, "", note)
+        """Logs the final amount and `note`."""
+        self._log(done, "", note)
 
-    def _tell(self, done: int, *notes: str) -> None:
+    def _log(self, done: int, *notes: str) -> None:
         rate = done / max(time.monotonic() - self._start, 1e-9)
-        parts = (f"{done:,} {self._unit}", f"{rate:,.0f}/s", *filter(None, notes))
-        _logger.info("%s: %s", self._what, ", ".join(parts))
+        figures = (f"{done:,} {self._unit}", f"{rate:,.0f}/s", *filter(None, notes))
+        _logger.info("%s: %s", self._what, ", ".join(figures))

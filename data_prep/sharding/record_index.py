@@ -1,9 +1,9 @@
-"""All records of an input by number, after one pass over it.
+"""Random access to the records of an input by number, built in one pass over the input.
 
     Input.records() --build_record_index-->  FOLDER/{records.jsonl, offsets.u64, dropped.jsonl} --RecordIndex--> Record
 
-Text only: images stay where they are. Built twice it has the same bytes, so that several tasks which all find none may
-each build one; the first to be whole stays.
+It holds text only; images stay in the collection. Its bytes depend on the input alone, so several tasks may build it at
+the same time: the first one to finish wins.
 """
 
 import json
@@ -23,20 +23,20 @@ from ufork.files import whole_folder
 
 RECORDS_FILE, OFFSETS_FILE, DROPPED_FILE = "records.jsonl", "offsets.u64", "dropped.jsonl"
 NO_UNICODE = "name or text that is no Unicode"
-"""Why an entry is left out."""
+"""Reason to drop an entry."""
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-# json.loads guesses the encoding anew for every line.
+# json.loads would detect the encoding of every line.
 _decoded = json.JSONDecoder().decode
-_HELD_OFFSETS = 1 << 16
+_BUFFERED_RECORDS = 1 << 16
 _NAMED_IDS = 5
 
 
 class RecordIndex:
-    """The records in a finished folder; any number of processes may read it."""
+    """Reads the records of a finished folder; several processes may do so."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens it; what it takes in memory does not depend on the number of records."""
+        """Opens the files. Memory does not grow with the number of records."""
         self._offsets_path = folder / OFFSETS_FILE
         self._records = open(folder / RECORDS_FILE, "rb")  # closed with this object
         self._length = self._offsets_path.stat().st_size // 8 - 1
@@ -48,7 +48,7 @@ class RecordIndex:
         return self.read([number])[0]
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> list[Record]:
-        """Records by their numbers, soonest in ascending order."""
+        """Returns the records with these numbers; fastest when the numbers ascend."""
         offsets = np.memmap(self._offsets_path, np.uint64, mode="r")
         wanted = np.asarray(numbers, np.int64)
         starts, ends = offsets[wanted].tolist(), offsets[wanted + 1].tolist()
@@ -57,10 +57,10 @@ class RecordIndex:
 
 
 def build_record_index(folder: Path, source: Input) -> None:
-    """Writes all records of `source` into `folder`, whole or not at all; one that is there already stays.
+    """Writes all records of `source` into `folder`, whole or not at all. An existing folder is kept.
 
     Raises:
-        InputError: the collection cannot be read, has nothing to make samples of, or names two records alike.
+        InputError: the collection cannot be read, has no usable entry, or has two records with the same id.
         StorageError: `folder` cannot be written.
     """
     if folder.exists():
@@ -70,13 +70,13 @@ def build_record_index(folder: Path, source: Input) -> None:
 
 
 def dropped_entries(folder: Path) -> Iterator[Dropped]:
-    """What was left out when the record_index in `folder` was made."""
+    """Yields the entries that were dropped when the record index in `folder` was built."""
     with open(folder / DROPPED_FILE, encoding="utf-8") as lines:
         yield from (Dropped(**json.loads(line)) for line in lines)
 
 
 def dropped_line(entry: Dropped, detail: str = "") -> str:
-    """One line of a file of what was left out: JSON of id and reason, with what exactly was wrong where it is known."""
+    """Returns the line of dropped.jsonl for `entry`: JSON of id, reason and, if given, the exact error."""
     fields = {"id": entry.id, "reason": entry.reason}
     return _JSON.encode(fields | {"detail": detail} if detail else fields) + "\n"
 
@@ -91,41 +91,41 @@ def _write_all(folder: Path, source: Input) -> None:
         number = _write_records(source.records(), ids, records, offsets, dropped)
         repeated = ids.repeated()
     if not number:
-        raise InputError("the input has no entry that can be used; is it the right folder or file, and the right kind?")
+        raise InputError("the input has no usable entry; check the path, and the kind of collection")
     if repeated and (names := ids_with(repeated, (_record(line).id for line in _lines(folder / RECORDS_FILE)))):
         raise InputError(
-            f"{len(names)} ids come more than once in the input, as {', '.join(names[:_NAMED_IDS])}; samples would have"
-            " the same id: rename the entries"
+            f"{len(names)} ids occur more than once in the input, such as {', '.join(names[:_NAMED_IDS])}; rename the"
+            " entries, since sample ids must be unique"
         )
 
 
 def _write_records(
     entries: Iterable[Record | Dropped], ids: UniqueIds, records: IO[bytes], offsets: IO[bytes], dropped: IO[bytes]
 ) -> int:
-    progress = Progress("record_index", unit="records")
+    progress = Progress("record index", unit="records")
     end, number = 0, 0
-    held, held_ids = array("Q", [0]), list[str]()
+    new_offsets, new_ids = array("Q", [0]), list[str]()
     for entry in entries:
         entry, line = _encoded(entry)
         if isinstance(entry, Dropped):
             dropped.write(line)
             continue
         end += records.write(line)
-        held.append(end)
-        held_ids.append(entry.id)
+        new_offsets.append(end)
+        new_ids.append(entry.id)
         number += 1
-        if len(held) >= _HELD_OFFSETS:
-            held.tofile(offsets)
-            ids.add(held_ids)
+        if len(new_offsets) >= _BUFFERED_RECORDS:
+            new_offsets.tofile(offsets)
+            ids.add(new_ids)
             progress.reach(number)
-            held, held_ids = array("Q"), []
-    held.tofile(offsets)
-    ids.add(held_ids)
+            new_offsets, new_ids = array("Q"), []
+    new_offsets.tofile(offsets)
+    ids.add(new_ids)
     return number
 
 
 def _encoded(entry: Record | Dropped) -> tuple[Record | Dropped, bytes]:
-    """The entry with its line; one that UTF-8 cannot hold, as half a surrogate pair, is left out."""
+    """Returns the entry and its line; an entry that UTF-8 cannot encode, such as a lone surrogate, becomes Dropped."""
     try:
         return entry, _line(entry) if isinstance(entry, Record) else dropped_line(entry).encode()
     except UnicodeEncodeError:

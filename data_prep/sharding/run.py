@@ -1,11 +1,11 @@
-"""From any collection to shards, by several processes or array tasks; what is done stays done however it ends.
+"""Converts a collection into shards, with several processes or array tasks; each step can be resumed.
 
-    record_index   one pass over the input's text, and the plan of jobs       any task, whichever comes first
-    fingerprints      fingerprints of all records, to find duplicates by        shared out among the tasks
-    write       a shard of each task per job                              shared out among the tasks
-    merge       data_prep/sharding/merge.py: manifest and attribution        once, when all jobs are done
+    record_index   reads the text of the input once, plans the jobs        the first task that comes
+    fingerprints   fingerprints all records, to find duplicates            divided among the tasks
+    write          writes one shard per task and job                       divided among the tasks
+    merge          data_prep/sharding/merge.py: manifest and report        one task, when all jobs are done
 
-The bytes follow from config and input alone: not from workers, tasks, or how often it was killed.
+The bytes of the shards depend on config and input alone, not on the number of processes or interruptions.
 """
 
 import logging
@@ -32,41 +32,41 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Share:
-    """Of the jobs of an array: every `of`-th one, from `task` on."""
+    """Share of one array task in the jobs: every `of`-th one, from number `task` on."""
 
     task: int = 0
     of: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.task < self.of:
-            raise ConfigError(f"task {self.task} of {self.of}: tasks are numbered from 0 to one less than their number")
+            raise ConfigError(f"task {self.task} of {self.of}: expected a task from 0 to {self.of - 1}")
 
     def jobs(self, num_jobs: int) -> range:
-        """Those that are this task's."""
+        """Returns the numbers of this task's jobs, of `num_jobs`."""
         return range(self.task, num_jobs, self.of)
 
 
 WHOLE = Share()
-"""All of them."""
+"""Share of a task that does all jobs."""
 
 
 def shard(config: ShardConfig, target: Path, open_input: OpenInput) -> Manifest:
-    """Makes all that is missing of the shards in `target`, and their manifest.
+    """Writes the shards and the manifest in `target` that are missing.
 
     Args:
-        config: what they are made by.
-        target: `{shards folder}/{source}/{split}`.
-        open_input: opens what `config.input` names.
+        config: configuration of the shards.
+        target: folder to write, `{shards folder}/{source}/{split}`.
+        open_input: opens the collection that `config.input` names.
 
     Raises:
-        ConfigError: `target` was begun with another config.
+        ConfigError: `target` was started with another config.
         InputError: the collection cannot be read.
         StorageError: `target` cannot be written.
         WorkerError: a process died.
     """
     finished = finished_source(target, config.digest())
     if finished is not None:
-        _logger.info("%s: finished before, kept", target)
+        _logger.info("%s: already finished", target)
         return finished
     make_record_index(config, target, open_input)
     fingerprint_records(config, target, open_input)
@@ -77,10 +77,10 @@ def shard(config: ShardConfig, target: Path, open_input: OpenInput) -> Manifest:
 
 
 def make_record_index(config: ShardConfig, target: Path, open_input: OpenInput) -> ShardPlan:
-    """Makes the record_index and the plan where they are missing.
+    """Writes the record index and the plan, unless they exist.
 
     Raises:
-        As `shard`.
+        UforkError: as `shard`.
     """
     work = WorkFolder(target)
     work.claim(config)
@@ -94,10 +94,10 @@ def make_record_index(config: ShardConfig, target: Path, open_input: OpenInput) 
 
 
 def fingerprint_records(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = WHOLE) -> None:
-    """Takes those fingerprints of `share` that are missing, after `make_record_index`; none where duplicates are kept.
+    """Writes the missing fingerprints of `share`, if duplicates are dropped. Call `make_record_index` first.
 
     Raises:
-        As `shard`.
+        UforkError: as `shard`.
     """
     if config.duplicates.wanted:
         plan = ShardPlan.load(WorkFolder(target).plan)
@@ -105,11 +105,11 @@ def fingerprint_records(config: ShardConfig, target: Path, open_input: OpenInput
 
 
 def write_shards(config: ShardConfig, target: Path, open_input: OpenInput, share: Share = WHOLE) -> None:
-    """Does those jobs of `share` that are not done, after `make_record_index` and, by all tasks, `fingerprint_records`.
+    """Runs the jobs of `share` that are not done. All tasks must have finished `fingerprint_records` before.
 
     Raises:
-        As `shard`.
-        ShardError: a part of the fingerprints is missing.
+        ShardError: fingerprints are missing.
+        UforkError: as `shard`.
     """
     work = WorkFolder(target)
     work.claim(config)
@@ -126,5 +126,5 @@ def write_shards(config: ShardConfig, target: Path, open_input: OpenInput, share
             reached += result.selection.num_records
             progress.reach(reached, f"job {job} done, {number} of {len(jobs)}")
     progress.finish(
-        reached, f"{len(jobs)} jobs done now, {len(share_jobs) - len(jobs)} before, of {plan.num_jobs} in all"
+        reached, f"{len(jobs)} jobs done, {len(share_jobs) - len(jobs)} were already done, {plan.num_jobs} in total"
     )

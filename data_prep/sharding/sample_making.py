@@ -1,9 +1,9 @@
-"""A record of any input to the samples of the tasks that it can serve.
+"""Makes samples from a record: at most one for each task.
 
     Record, image  ->  generation: its caption, or a prompt with its class name
                    ->  understanding: its turns, or a question that the caption or the class name answers
 
-Which wording a record gets is a hash of its id: the same on any machine and in any order.
+A hash of the record's id selects the wording, so it is the same on any machine and in any order.
 """
 
 import string
@@ -23,22 +23,22 @@ _FIELD = "class_name"
 
 
 class SamplesConfig(Config):
-    """Which samples a record gives, and in which words."""
+    """Samples that are made from a record, and their wording."""
 
     tasks: tuple[Task, ...] = tuple(Task)
-    """A sample each, where the record has what it needs."""
+    """Tasks to make samples for, where a record has the text and image that the task needs."""
     prompt_templates: tuple[str, ...] = ("{class_name}", "a photo of {class_name}", "a picture of {class_name}")
-    """What draws a record that has a class name and no caption."""
+    """Prompts for records that have a class name but no caption."""
     caption_questions: tuple[str, ...] = ("Describe the picture.", "What does the picture show?")
-    """What a caption answers, where a record has no turns."""
+    """Questions that the caption answers, for records without turns."""
     class_questions: tuple[str, ...] = ("What is in the picture?", "What is this?")
-    """What a class name answers, where a record has neither turns nor caption."""
+    """Questions that the class name answers, for records without turns and caption."""
 
     @field_validator("tasks", "prompt_templates", "caption_questions", "class_questions")
     @classmethod
-    def _some(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+    def _nonempty_and_distinct(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         if not values or len(set(values)) < len(values):
-            raise ValueError("at least one, and none twice")
+            raise ValueError("expected at least one value, and no value twice")
         return values
 
     @field_validator("prompt_templates")
@@ -46,7 +46,7 @@ class SamplesConfig(Config):
     def _names_the_class(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for template in templates:
             if [field for _, field, _, _ in string.Formatter().parse(template) if field is not None] != [_FIELD]:
-                raise ValueError(f"each names {{{_FIELD}}} once and nothing else in braces")
+                raise ValueError(f"expected {{{_FIELD}}} once and no other braces, found {template!r}")
         return templates
 
 
@@ -54,33 +54,40 @@ class SampleMaker:
     """Makes the samples of one source and split."""
 
     def __init__(self, config: SamplesConfig, *, source: str, split: str, licence: str) -> None:
-        """`licence` is of records that name none."""
+        """Prepares the ids' prefixes.
+
+        Args:
+            config: samples to make.
+            source: name of the source.
+            split: split that the records belong to.
+            licence: licence of records that name none.
+        """
         self.config, self.source, self.licence = config, source, licence
         self._prefixes = {task: f"{source}-{split}-{task}-" for task in config.tasks}
 
     def samples(self, record: Record, image: bytes | None) -> list[Sample]:
-        """At most one a task; none where the record has too little for all.
+        """Returns at most one sample per task; none if the record lacks what every task needs.
 
         Args:
-            record: its text.
-            image: the file that belongs to it, if any.
+            record: the record's text.
+            image: contents of its image file or .npy file of codes; None for a record without an image.
 
         Raises:
-            SampleError: it is no image that shards hold, or codes that cannot be read.
+            SampleError: `image` is neither an image of a supported format nor readable codes.
         """
         common: dict[str, Any] = {"source": self.source, "licence": record.licence or self.licence}
         if image is not None:
-            common |= _picture(record, image)
+            common |= _image_fields(record, image)
         if record.class_name:
             common["truth"] = {"class_name": record.class_name}
-        texts = {Task.GENERATION: self._drawing_text, Task.UNDERSTANDING: self._talking_text}
+        texts = {Task.GENERATION: self._generation_text, Task.UNDERSTANDING: self._understanding_text}
         return [
             Sample(id=prefix + record.id, task=task, **common, **text)
             for task, prefix in self._prefixes.items()
             if (text := texts[task](record, image is not None))
         ]
 
-    def _drawing_text(self, record: Record, has_image: bool) -> dict[str, Any] | None:
+    def _generation_text(self, record: Record, has_image: bool) -> dict[str, Any] | None:
         if not has_image:
             return None
         if record.caption.strip():
@@ -89,7 +96,7 @@ class SampleMaker:
             return {"prompt": _chosen(self.config.prompt_templates, record).format(class_name=record.class_name)}
         return None
 
-    def _talking_text(self, record: Record, has_image: bool) -> dict[str, Any] | None:
+    def _understanding_text(self, record: Record, has_image: bool) -> dict[str, Any] | None:
         if record.turns:
             return {"turns": record.turns}
         if has_image and record.caption.strip():
@@ -99,8 +106,8 @@ class SampleMaker:
         return None
 
 
-def _picture(record: Record, data: bytes) -> dict[str, Any]:
-    """Fields of a sample: the file as it is, or the codes that it holds."""
+def _image_fields(record: Record, data: bytes) -> dict[str, Any]:
+    """Returns the fields of a sample for an image file: its bytes and format, or the codes that it holds."""
     if holds_codes(data):
         return {"codes": read_codes(data, record.id)}
     name = image_format(data)

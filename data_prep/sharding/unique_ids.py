@@ -1,6 +1,7 @@
-"""Whether any of very many ids comes twice, in memory that does not grow with their number.
+"""Finds ids that occur more than once, in memory that hardly grows with their number.
 
-add(id) -> its hash, into one of 64 files by its last bits -> repeated(): a file at a time, sorted -> hashes seen twice
+add(ids) -> hashes, divided among 64 files by their last bits -> repeated(): sorts one file at a time
+         -> hashes that occur more than once -> ids_with: the ids that have them
 """
 
 import tempfile
@@ -14,31 +15,34 @@ from xxhash import xxh3_64_intdigest
 from ufork.files import storage_errors
 
 _NUM_FILES = 64
-_HELD_HASHES = 1 << 16
-"""In memory before they are written."""
+_BUFFERED_HASHES = 1 << 16
+"""Hashes that are kept in memory before they are written."""
 
 
 class UniqueIds:
-    """Takes in ids, and tells which may have come twice; a context manager that removes its files."""
+    """Collects ids and finds those that may have been added twice; a context manager that removes its files."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Makes a temporary folder in `parent`, or where the system has them: 8 bytes an id.
+        """Creates a temporary folder in `parent`, by default in the system's; it takes 8 bytes per id.
 
         Raises:
-            StorageError: it cannot be made; nor, later, written.
+            StorageError: it cannot be created. The other methods raise it when they cannot write.
         """
         with storage_errors(parent or Path(tempfile.gettempdir())):
             self._folder = tempfile.TemporaryDirectory(prefix="ids-", dir=parent)
-        self._held: list[int] = []
+        self._buffer: list[int] = []
 
     def add(self, ids: Iterable[str]) -> None:
-        """Takes in `ids`."""
-        self._held += map(_hashed, ids)
-        if len(self._held) >= _HELD_HASHES:
+        """Adds ids."""
+        self._buffer += map(_hashed, ids)
+        if len(self._buffer) >= _BUFFERED_HASHES:
             self._write()
 
     def repeated(self) -> set[int]:
-        """Hashes that came more than once: of 100 million ids, one pair in 3,000 such runs does so by chance."""
+        """Returns the hashes that occur more than once.
+
+        Different ids collide rarely: with 100 million ids, once in 3,000 runs.
+        """
         self._write()
         found: set[int] = set()
         for path in Path(self._folder.name).iterdir():
@@ -47,14 +51,14 @@ class UniqueIds:
         return found
 
     def _write(self) -> None:
-        hashes = np.array(self._held, np.uint64)
+        hashes = np.array(self._buffer, np.uint64)
         files = hashes % np.uint64(_NUM_FILES)
         folder = Path(self._folder.name)
         with storage_errors(folder):
             for number in np.unique(files).tolist():
                 with open(folder / str(number), "ab") as file:
                     hashes[files == number].tofile(file)
-        self._held = []
+        self._buffer = []
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +68,7 @@ class UniqueIds:
 
 
 def ids_with(hashes: set[int], ids: Iterable[str]) -> list[str]:
-    """Those of `ids` that come twice, found again by their hashes."""
+    """Returns the ids that occur more than once in `ids` and have one of `hashes`, sorted."""
     seen: set[str] = set()
     twice: set[str] = set()
     for name in ids:

@@ -1,7 +1,7 @@
-"""Whether shards are what their manifest says, down to the last sample; every fault is named.
+"""Verifies shards against their manifest, down to every sample, and reports every fault.
 
-each shard, by several processes: size, checksum, index against the tar, each sample decoded
-all together: ids unique, samples counted
+each shard, by several processes: size, checksum, index against the tar, every sample readable
+all shards together: ids are unique
 """
 
 from collections.abc import Iterator
@@ -22,27 +22,27 @@ from ufork.files import checksum_of
 from ufork.processes.worker_pool import run_jobs
 
 _NAMED_SAMPLES = 5
-"""Of each shard; the rest is counted."""
+"""Faulty samples that are named per shard; the others are counted."""
 
 
 @dataclass(frozen=True)
 class ShardFindings:
-    """What one shard holds."""
+    """Ids and faults of one shard."""
 
     ids: list[str]
     faults: list[str]
 
 
 def verify_shards(folder: Path, *, num_workers: int = 1) -> list[str]:
-    """Every fault of the source folder in words; empty when there is none.
+    """Returns a description of every fault in a source folder; an empty list if there is none.
 
     Args:
-        folder: with a manifest.
-        num_workers: processes, which read a shard each.
+        folder: folder of a finished source.
+        num_workers: number of processes; each verifies one shard at a time.
 
     Raises:
-        ShardError: there is no manifest that can be read.
-        StorageError: no temporary file can be written: ids take 8 bytes each there.
+        ShardError: the manifest is missing or cannot be read.
+        StorageError: temporary files cannot be written (8 bytes per sample).
     """
     manifest = Manifest.load(folder)
     faults: list[str] = []
@@ -59,7 +59,7 @@ def verify_shards(folder: Path, *, num_workers: int = 1) -> list[str]:
             progress.reach(num_samples, f"{len(faults)} faults")
         repeated = ids.repeated()
     if repeated:
-        faults += [f"{name}: the id of more than one sample" for name in ids_with(repeated, _all_ids(folder))]
+        faults += [f"{name}: id of more than one sample" for name in ids_with(repeated, _all_ids(folder))]
     progress.finish(num_samples, f"{len(faults)} faults")
     return sorted(faults)
 
@@ -70,14 +70,14 @@ def _all_ids(folder: Path) -> Iterator[str]:
 
 
 class ShardChecks:
-    """Checks shards by their numbers in the manifest."""
+    """Verifies shards; built once per process."""
 
     def __init__(self, folder: Path) -> None:
         """Reads the manifest."""
         self._folder, self._entries = folder, Manifest.load(folder).shards
 
     def __call__(self, number: int) -> ShardFindings:
-        """What is wrong with the shard, and the ids of its samples that can be read."""
+        """Returns ids and faults of the shard at this number in the manifest."""
         return _check_shard(self._folder, self._entries[number])
 
 
@@ -97,16 +97,16 @@ def _check_shard(folder: Path, entry: ShardEntry) -> ShardFindings:
 
 def _file_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> Iterator[str]:
     if index.tar_bytes != entry.bytes:
-        yield f"{index.tar_bytes} bytes, the manifest says {entry.bytes}"
+        yield f"{index.tar_bytes} bytes, expected {entry.bytes} by the manifest"
     if (found := checksum_of(path)) != entry.checksum:
-        yield f"its checksum is {found}, the manifest says {entry.checksum}"
+        yield f"checksum {found}, expected {entry.checksum} by the manifest"
     if len(index) != entry.samples:
-        yield f"{len(index)} samples, the manifest says {entry.samples}"
+        yield f"{len(index)} samples, expected {entry.samples} by the manifest"
     saved = ShardIndex.load(path)
     if saved is None:
-        yield f"{index_path(path).name} is missing or is of another tar; delete it, it is made anew when it is needed"
+        yield f"{index_path(path).name} is missing or belongs to another tar; delete it, reading the shard rebuilds it"
     elif not _same(saved, index):
-        yield f"{index_path(path).name} does not fit the tar; delete it, it is made anew when it is needed"
+        yield f"{index_path(path).name} does not match the tar; delete it, reading the shard rebuilds it"
 
 
 def _same(one: ShardIndex, other: ShardIndex) -> bool:
@@ -118,7 +118,7 @@ def _same(one: ShardIndex, other: ShardIndex) -> bool:
 
 
 def _read_samples(path: Path, entry: ShardEntry, index: ShardIndex) -> tuple[list[str], list[str]]:
-    """Ids of the samples, and what is wrong with those that cannot be read."""
+    """Returns the ids of the samples, and a message for each sample at fault."""
     ids, faults = [], []
     with open(path, "rb") as file:
         for number, key in enumerate(index.keys):
@@ -134,5 +134,5 @@ def _read_samples(path: Path, entry: ShardEntry, index: ShardIndex) -> tuple[lis
                 continue
             ids.append(sample.id)
             if sample.task != entry.task:
-                faults.append(f"{path}, sample {key!r}: its task is {sample.task}, the shard's is {entry.task}")
+                faults.append(f"{path}, sample {key!r}: task {sample.task}, expected {entry.task} as its shard")
     return ids, faults

@@ -3,7 +3,7 @@
 Give the kind of the collection (images, captions, conversations, tars, huggingface) or an action:
 
 report TARGET  prints how many records were kept or dropped and why, and draws report.html and contact_sheet.png again
-encode SHARDS  encodes the images of shards with an image tokenizer (--tokenizer FOLDER) into shards of codes (--to FOLDER)
+encode SHARDS  encodes the images of shards with an image tokenizer (--tokenizer) into shards of codes (--to)
 verify TARGET  checks finished shards against their manifest, sample by sample
 merge TARGET   writes the manifest once all tasks of an array have finished
 write TARGET   resumes unfinished shards with the values they were started with, then writes the manifest

@@ -62,7 +62,7 @@ def test_an_array_and_a_merge_make_the_same(images, tmp_path, capsys, monkeypatc
     assert cli.main(arguments(images, tmp_path / "array" / "train", "--task", "1", "--of", "2")) == 0
     assert cli.main(["shard", "merge", str(tmp_path / "array" / "train")]) == 1
     assert (
-        f"2 of 3 jobs are not done (0, 2); make them by `ufork shard write {tmp_path / 'array' / 'train'}`"
+        f"2 of 3 jobs are not done (0, 2); run `ufork shard write {tmp_path / 'array' / 'train'}`"
         in capsys.readouterr().err
     )
     for name, value in {"ID": "3", "MIN": "3", "COUNT": "2"}.items():

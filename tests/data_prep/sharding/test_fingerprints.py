@@ -1,4 +1,4 @@
-"""Duplicates are found among all records before any is kept, whoever fingerprints them."""
+"""Duplicates are found among all records before any shard is written, by any division of the work."""
 
 import io
 from functools import partial
@@ -16,7 +16,7 @@ from data_prep.sharding.run import Share, fingerprint_records, make_record_index
 from ufork.errors import ShardError
 
 EACH = 6
-"""Different pictures; of each there is a copy, and a copy of the same look in another format."""
+"""Number of different pictures; each also has an exact copy, and a copy of another format and size."""
 
 
 def picture(number: int, size_px: int = 32) -> Image.Image:
@@ -57,18 +57,18 @@ def kept_and_dropped(folder) -> tuple[int, dict[str, int]]:
     return selection.kept, dict(selection.dropped)
 
 
-def test_one_of_each_stays(config, tmp_path):
+def test_one_record_per_picture_is_kept(config, tmp_path):
     shard(config, tmp_path, opener(config))
     assert kept_and_dropped(tmp_path) == (EACH, {"exact duplicate": EACH, "near duplicate": EACH})
 
 
-def test_what_the_filters_drop_makes_nothing_a_duplicate(config, tmp_path):
+def test_a_dropped_record_has_no_duplicates(config, tmp_path):
     config = config.model_copy(update={"filters": config.filters.model_copy(update={"min_side_px": 40})})
     shard(config, tmp_path, opener(config))
     assert kept_and_dropped(tmp_path) == (EACH, {"image below 40 px": 2 * EACH})
 
 
-def test_tasks_of_an_array_survey_and_then_write(config, tmp_path, monkeypatch):
+def test_array_tasks_fingerprint_and_then_write(config, tmp_path, monkeypatch):
     shard(config, tmp_path / "whole", opener(config))
     monkeypatch.setattr(fingerprints_module, "CHUNK_RECORDS", 4)
     target = tmp_path / "array"

@@ -1,4 +1,4 @@
-"""Records by number after one pass."""
+"""The record index reads records by number and is written whole or not at all."""
 
 import errno
 
@@ -48,7 +48,7 @@ def test_records_read_back_by_number(tmp_path_factory, entries):
     assert list(dropped_entries(folder)) == [entry for entry in entries if isinstance(entry, Dropped)]
 
 
-def test_built_twice_it_has_the_same_bytes_and_the_first_stays(tmp_path):
+def test_building_twice_gives_the_same_bytes_and_keeps_the_first(tmp_path):
     source = ToyInput(ToyConfig(size=50))
     for name in ("one", "two"):
         build_record_index(tmp_path / name, source)
@@ -57,18 +57,18 @@ def test_built_twice_it_has_the_same_bytes_and_the_first_stays(tmp_path):
     assert len(RecordIndex(tmp_path / "one")) == 45 and len(list(tmp_path.iterdir())) == 2
 
 
-def test_ids_that_come_twice_are_refused_by_name(tmp_path):
-    with pytest.raises(InputError, match="1 ids come more than once in the input, as b;"):
+def test_repeated_ids_are_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match="1 ids occur more than once in the input, such as b;"):
         build_record_index(tmp_path / "record_index", Listed([Record(id=name) for name in "abcb"]))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_input_without_entries_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no entry that can be used"):
+    with pytest.raises(InputError, match="no usable entry"):
         build_record_index(tmp_path / "record_index", Listed([Dropped("a", "empty")]))
 
 
-def test_half_a_surrogate_pair_is_left_out(tmp_path):
+def test_an_entry_with_a_lone_surrogate_is_dropped(tmp_path):
     build_record_index(
         tmp_path / "record_index", Listed([Record(id="a"), Record(id="b", caption="\ud83d"), Dropped("\ud83d", "x")])
     )

@@ -1,4 +1,4 @@
-"""Any collection becomes shards: every record once, the same bytes however it is done."""
+"""Shards hold every record once, with the same bytes for any number of processes, tasks and interruptions."""
 
 import os
 import random
@@ -38,7 +38,7 @@ def ids(folder, task: Task) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_contact_sheet():
-    """Drawing takes longer than all the rest here, and other tests see to it."""
+    """Skips the contact sheet, which would take most of the time here and has its own tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data_prep.sharding.run.report_on", lambda target: None)
         yield
@@ -46,7 +46,7 @@ def no_contact_sheet():
 
 @settings(max_examples=25)
 @given(size=st.integers(1, 60), shard_samples=st.integers(1, 70), shuffle=st.booleans(), seed=st.integers(0, 5))
-def test_every_kept_record_comes_exactly_once_per_task(tmp_path_factory, size, shard_samples, shuffle, seed):
+def test_every_kept_record_occurs_exactly_once_per_task(tmp_path_factory, size, shard_samples, shuffle, seed):
     folder = tmp_path_factory.mktemp("shards")
     run(folder, size=size, shard_samples=shard_samples, shuffle=shuffle, seed=seed)
     for task, expected in kept_ids(size).items():
@@ -56,7 +56,7 @@ def test_every_kept_record_comes_exactly_once_per_task(tmp_path_factory, size, s
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Made at one go by this process."""
+    """Shards that one process made without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, run(folder)
 
@@ -66,7 +66,7 @@ def test_workers_do_not_change_the_bytes(whole, tmp_path):
     assert contents(tmp_path) == contents(whole[0])
 
 
-def test_tasks_of_an_array_and_a_merge_make_what_one_run_makes(whole, tmp_path):
+def test_array_tasks_and_a_merge_make_the_same_shards_as_one_run(whole, tmp_path):
     config = toy_shard_config()
     for task in (2, 0, 1):
         make_record_index(config, tmp_path, opener(config))
@@ -87,7 +87,7 @@ def test_merge_names_the_jobs_that_are_not_done_and_the_command(whole, tmp_path)
         Manifest.load(tmp_path)
 
 
-def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
+def test_finished_jobs_are_not_repeated(tmp_path, monkeypatch):
     config = toy_shard_config()
     make_record_index(config, tmp_path, opener(config))
     write_shards(config, tmp_path, opener(config), Share(0, 2))
@@ -105,29 +105,29 @@ def test_finished_shards_are_kept_and_another_config_is_refused(whole):
     folder, manifest = whole
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert run(folder, num_workers=2) == manifest
-    with pytest.raises(ConfigError, match="seed=0, now 1"):
+    with pytest.raises(ConfigError, match="seed was 0, is 1"):
         run(folder, seed=1)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
 
 
 def test_a_folder_with_other_shards_is_refused(tmp_path):
     (tmp_path / "generation-00007.tar").touch()
-    with pytest.raises(ConfigError, match="another making, as generation-00007.tar"):
+    with pytest.raises(ConfigError, match="other shards, such as generation-00007.tar"):
         run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["generation-00007.tar"]
 
 
-def test_the_manifest_counts_what_was_left_out_and_carries_the_licence(whole):
+def test_the_manifest_counts_dropped_records_and_has_the_licence(whole):
     folder, manifest = whole
     assert manifest.skipped == {"no image and no text": 10, "image cannot be read": 11}
     assert manifest.licence == "CC-BY-4.0" and manifest.num_samples(Task.GENERATION) == 59
     assert len(ids(folder, Task.UNDERSTANDING)) == 79
     manifest.check(folder, deep=True)
-    left_out = "".join(path.read_text() for path in sorted((folder / ".work" / "dropped").iterdir()))
-    assert left_out.count("\n") == 11 and '"detail":"7: gone"' in left_out
+    dropped = "".join(path.read_text() for path in sorted((folder / ".work" / "dropped").iterdir()))
+    assert dropped.count("\n") == 11 and '"detail":"7: gone"' in dropped
 
 
-def test_the_order_is_the_seeds_or_the_inputs(whole, tmp_path):
+def test_the_order_is_shuffled_by_the_seed_or_that_of_the_input(whole, tmp_path):
     run(tmp_path / "kept", shuffle=False)
     in_order = ids(tmp_path / "kept", Task.GENERATION)
     assert in_order == sorted(in_order, key=lambda name: int(name.rpartition("r")[2]))
@@ -135,7 +135,7 @@ def test_the_order_is_the_seeds_or_the_inputs(whole, tmp_path):
     assert in_order != ids(whole[0], Task.GENERATION) != ids(tmp_path / "other", Task.GENERATION)
 
 
-def test_shards_become_as_large_as_asked(tmp_path):
+def test_shards_have_about_the_configured_size(tmp_path):
     manifest = run(tmp_path, size=400, shard_samples=None, shard_mb=0.05, shuffle=False)
     sizes = [entry.bytes for entry in manifest.shards if entry.task == Task.GENERATION]
     assert len(sizes) > 5 and all(30_000 < size < 60_000 for size in sizes[:-1])
@@ -145,8 +145,8 @@ def test_shards_become_as_large_as_asked(tmp_path):
     ("duplicates", "num_near"),
     [({"exact": True}, 0), ({"perceptual": True}, 0), ({"perceptual": True, "same_text": False}, 52)],
 )
-def test_what_is_filtered_or_repeated_is_left_out_and_counted(tmp_path, duplicates, num_near):
-    """All toy images look alike, so that they repeat the first where their text does not count."""
+def test_filtered_records_and_duplicates_are_dropped_and_counted(tmp_path, duplicates, num_near):
+    """All toy images look alike, so they are near duplicates of the first if texts are not compared."""
     manifest = run(tmp_path, duplicates=duplicates, filters={"min_text_chars": 10})
     unusable = {"image cannot be read": 11, "no image and no text": 10, "text below 10 characters": 6}
     assert manifest.skipped == unusable | ({"near duplicate": num_near} if num_near else {})
@@ -155,7 +155,7 @@ def test_what_is_filtered_or_repeated_is_left_out_and_counted(tmp_path, duplicat
     assert statistics.num_samples == sum(entry.samples for entry in manifest.shards)
 
 
-def test_a_share_without_the_others_survey_is_told_so(tmp_path):
+def test_missing_fingerprints_of_other_tasks_are_an_error(tmp_path):
     config = toy_shard_config(9000, duplicates={"exact": True})
     make_record_index(config, tmp_path, opener(config))
     fingerprint_records(config, tmp_path, opener(config), Share(0, 2))
@@ -173,8 +173,8 @@ def start_program(folder, delay_seconds: float) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_killed_ten_times_it_ends_with_the_same_bytes(tmp_path):
-    """While it starts and after some more jobs; alone, so that its processes must end by themselves, and with them."""
+def test_killed_ten_times_it_still_writes_the_same_bytes(tmp_path):
+    """Kills at startup and after a few jobs; every other time only the parent, whose workers must then exit."""
     moments, done = random.Random(0), tmp_path / "killed" / ".work" / "done"
     counts = [0]
     for kill in range(10):
@@ -183,7 +183,7 @@ def test_killed_ten_times_it_ends_with_the_same_bytes(tmp_path):
             while len(list(done.glob("*.json"))) < awaited and program.poll() is None:
                 time.sleep(0.005)
             time.sleep(moments.uniform(0, 0.2))
-            assert program.poll() is None, "it ended before it was killed: give it more to do"
+            assert program.poll() is None, "finished before it was killed: increase the number of records"
             (os.kill if kill % 2 else os.killpg)(program.pid, signal.SIGKILL)
         counts.append(len(list(done.glob("*.json"))))
     assert 0 < counts[-1] < 72 and len(set(counts)) > 2, counts

@@ -1,4 +1,4 @@
-"""Each kind of damage to shards is found and named."""
+"""Every kind of damage to shards is found and named."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def folder(whole, tmp_path):
 
 
 def accept(folder) -> None:
-    """Makes the manifest agree with what the tars are now: only what is inside is at fault then."""
+    """Makes manifest and indices agree with the tars, so that only their contents are at fault."""
     manifest = Manifest.load(folder)
     entries = []
     for entry in manifest.shards:
@@ -60,7 +60,7 @@ def test_a_missing_shard_is_named(folder):
     assert "generation-00001.tar" in fault and "cannot be read" in fault
 
 
-def test_a_shard_that_was_cut_is_named(folder):
+def test_a_truncated_shard_is_named(folder):
     path = folder / "understanding-00000.tar"
     path.write_bytes(path.read_bytes()[:-4096])
     (fault,) = verify_shards(folder)
@@ -81,13 +81,13 @@ def test_an_index_of_another_tar_and_a_missing_one_are_named(folder):
     assert "generation-00000.tar.index.json is missing" in one and "generation-00001.tar.index.json" in other
 
 
-def test_an_index_that_is_off_is_named(folder):
+def test_an_index_with_wrong_offsets_is_named(folder):
     path = folder / "generation-00000.tar.index.json"
     columns = json.loads(path.read_text())
     columns["offsets"]["json"][0] += 512
     path.write_text(json.dumps(columns))
     (fault,) = verify_shards(folder)
-    assert "generation-00000.tar.index.json does not fit the tar" in fault
+    assert "generation-00000.tar.index.json does not match the tar" in fault
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_sample_of_another_task_is_named(folder):
     shutil.copy(folder / "understanding-00000.tar", folder / "generation-00000.tar")
     accept(folder)
     faults = verify_shards(folder)
-    assert any("its task is understanding, the shard's is generation" in fault for fault in faults)
+    assert any("task understanding, expected generation as its shard" in fault for fault in faults)
 
 
 def test_ids_of_more_than_one_sample_are_named(folder):
@@ -117,15 +117,15 @@ def test_ids_of_more_than_one_sample_are_named(folder):
     faults = verify_shards(folder)
     (copied,) = [entry for entry in Manifest.load(folder).shards if entry.file == "generation-00000.tar"]
     assert len(faults) == copied.samples
-    assert all("the id of more than one sample" in fault for fault in faults)
+    assert all("id of more than one sample" in fault for fault in faults)
 
 
-def test_counts_that_differ_are_named(folder):
+def test_a_wrong_number_of_samples_is_named(folder):
     manifest = Manifest.load(folder)
     first, *rest = manifest.shards
     dataclasses.replace(manifest, shards=(dataclasses.replace(first, samples=1), *rest)).save(folder)
     (fault,) = verify_shards(folder)
-    assert f"{first.samples} samples, the manifest says 1" in fault
+    assert f"{first.samples} samples, expected 1 by the manifest" in fault
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path):
