@@ -1,7 +1,7 @@
-"""The two tokenizers of a run, made from its shards, and the shards' images encoded with one of them.
+"""Makes the two tokenizers of a run from its shards, and encodes the images of the shards.
 
 texts of shards/*/train  -> byte-level BPE -> tokenizer/text
-images of shards/*/train -> fit            -> tokenizer/vision, told on images of shards/*/heldout
+images of shards/*/train -> fit            -> tokenizer/vision, evaluated on images of shards/*/heldout
 shards/SOURCE/SPLIT      -> codec          -> codes/SOURCE/SPLIT
 """
 
@@ -25,19 +25,19 @@ from ufork.run_folder import RunFolder
 from ufork.vocabulary import Task
 
 NUM_HELDOUT_IMAGES = 512
-"""On which the image tokenizer is measured."""
+"""Number of held-out images on which the image tokenizer is evaluated."""
 FIT_REPORT = "fit.json"
-"""Hooks the image tokenizer: what fitting took, and how well it reconstructs."""
+"""File in the folder of the image tokenizer: how long fitting took, and how well it reconstructs images."""
 
 log = logging.getLogger(__name__)
 
 
 def make_text_tokenizer(recipe: Recipe) -> None:
-    """Trains the text tokenizer on what training will read, or takes the folder that the recipe names.
+    """Trains the text tokenizer on the texts that training will read, or copies the one in `text.folder`.
 
     Raises:
         ShardError: the shards are missing or damaged.
-        TokenizerError: the recipe's folder holds no tokenizer.
+        TokenizerError: `text.folder` contains no tokenizer.
         StorageError: the run's folder cannot be written.
     """
     if recipe.text.folder is not None:
@@ -49,7 +49,7 @@ def make_text_tokenizer(recipe: Recipe) -> None:
 
 
 def fit_image_tokenizer(recipe: Recipe) -> None:
-    """Fits the image tokenizer, measures it on held-out images, and freezes it; one fitted on the same is kept.
+    """Fits the image tokenizer, evaluates it on held-out images and saves it. One fitted on the same data is kept.
 
     Raises:
         ShardError: the shards are missing or damaged.
@@ -61,7 +61,7 @@ def fit_image_tokenizer(recipe: Recipe) -> None:
     folder, config = recipe.run_folder, recipe.vision
     origin = _origin_of_fit(recipe)
     if _fitted_on(folder.vision_tokenizer) == origin:
-        log.info("image tokenizer: fitted before on the same, kept, %s", folder.vision_tokenizer)
+        log.info("image tokenizer: already fitted on the same data, kept, %s", folder.vision_tokenizer)
         return
     images = _endless_images(folder, config.fit.batch_images, config.image_px, recipe.run.seed)
     heldout = _heldout_images(folder, config.image_px, recipe.run.seed)
@@ -71,7 +71,7 @@ def fit_image_tokenizer(recipe: Recipe) -> None:
         folder.vision_tokenizer / FIT_REPORT, json.dumps({**asdict(report), "fitted_on": origin}, indent=1) + "\n"
     )
     log.info(
-        "image tokenizer: %.1f dB on %d images not fitted, %.0f%% of the codes used, %d steps in %.0f s, %s",
+        "image tokenizer: %.1f dB on %d held-out images, %.0f%% of the codes used, %d steps in %.0f s, %s",
         report.psnr_db,
         len(heldout),
         100 * report.codes_used_share,
@@ -82,7 +82,7 @@ def fit_image_tokenizer(recipe: Recipe) -> None:
 
 
 def _origin_of_fit(recipe: Recipe) -> str:
-    """Digest of all that a fitted image tokenizer follows from."""
+    """Returns a digest of everything that a fitted image tokenizer depends on."""
     shards = [Manifest.load(path).recipe for path in _source_folders(recipe.run_folder, "train")]
     return hashlib.sha256(f"{shards} {recipe.vision.model_dump_json()} {recipe.run.seed}".encode()).hexdigest()
 
@@ -95,7 +95,7 @@ def _fitted_on(folder: Path) -> str | None:
 
 
 def encode_all_shards(recipe: Recipe) -> None:
-    """Encodes every source and split with the run's image tokenizer; what was encoded with it before is kept.
+    """Encodes all sources and splits with the run's image tokenizer. Those already encoded with it are kept.
 
     Raises:
         ShardError: the shards are missing or damaged.
@@ -112,12 +112,12 @@ def encode_all_shards(recipe: Recipe) -> None:
 
 
 def _source_folders(folder: RunFolder, split: str) -> list[Path]:
-    """Of the finished sources; `split` may be `*`."""
+    """Returns the folders of finished sources; `split` may be `*`."""
     found = sorted(path.parent for path in folder.shards.glob(f"*/{split}/manifest.json"))
     if not found:
         raise ShardError(
-            f"{folder.shards / '*' / split}: no finished source; run `ufork prepare` first, or `ufork shard` on data of"
-            " your own"
+            f"{folder.shards / '*' / split}: no finished source; run `ufork prepare` first, or `ufork shard` on your"
+            " own data"
         )
     return found
 
@@ -127,7 +127,7 @@ def _sources(folder: RunFolder, split: str) -> list[ShardSource]:
 
 
 def _texts(folder: RunFolder) -> Iterator[str]:
-    """All that training will tokenise, worded as it will be, each piece once a sample."""
+    """Yields the texts that training will tokenize, with their prompt wording."""
     for source in _sources(folder, "train"):
         for number in range(len(source)):
             sample = source[number]
@@ -139,7 +139,7 @@ def _texts(folder: RunFolder) -> Iterator[str]:
 
 
 def _endless_images(folder: RunFolder, batch_images: int, size_px: int, seed: int) -> Iterator[np.ndarray]:
-    """Batches uint8 [B, size_px, size_px, 3] of training images, drawn evenly from all of them."""
+    """Yields batches uint8 [B, size_px, size_px, 3] of training images, sampled uniformly from all of them."""
     images = _random_images(_sources(folder, "train"), size_px, np.random.default_rng(seed))
     while True:
         yield np.stack([next(images) for _ in range(batch_images)])
@@ -151,23 +151,23 @@ def _heldout_images(folder: RunFolder, size_px: int, seed: int) -> np.ndarray:
 
 
 def _random_images(sources: list[ShardSource], size_px: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Images uint8 [size_px, size_px, 3], drawn evenly from all samples; the undecodable are told and left out."""
+    """Yields images uint8 [size_px, size_px, 3], sampled uniformly; unusable ones are logged once and skipped."""
     from ufork.vision.images import decode_image
 
     ends = np.cumsum([len(source) for source in sources])
-    told: set[str] = set()
+    reported: set[str] = set()
     while True:
-        place = int(random.integers(ends[-1]))
-        number = int(np.searchsorted(ends, place, side="right"))
+        position = int(random.integers(ends[-1]))
+        number = int(np.searchsorted(ends, position, side="right"))
         try:
-            sample = sources[number][place - int(ends[number]) + len(sources[number])]
+            sample = sources[number][position - int(ends[number]) + len(sources[number])]
             if sample.image is None:
                 raise SampleError(f"{sample.id}: has no image")
             yield decode_image(sample.image, size_px=size_px, purpose=Task.GENERATION)
         except SampleError as error:
-            if str(error) not in told:
-                log.warning("image left out: %s", error)
-            told.add(str(error))
+            if str(error) not in reported:
+                log.warning("image skipped: %s", error)
+            reported.add(str(error))
 
 
 def _log_fitting(record: dict[str, float]) -> None:

@@ -1,1 +1,1 @@
-"""The demo's own sources: scenes of sprites and single emoji, made sample by sample."""
+"""Synthetic sources of the demo: scenes of sprites, and single emoji."""

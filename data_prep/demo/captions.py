@@ -1,7 +1,8 @@
-"""Scenes in words.
+"""Describes scenes in words.
 
-Group: "a dog", "an apple", "three red apples"; two groups are joined by the relation or by "and"; a background other
-than white follows: "two red apples left of a dog on a blue background". What is not named is natural, or white.
+A group is "a dog", "an apple" or "three red apples". Two groups are joined by their relation or by "and". A background
+other than white is added: "two red apples left of a dog on a blue background". A colour that is not named is natural, a
+background that is not named is white.
 """
 
 from data_prep.demo.scene_grammar import COUNT_WORDS, Group, Scene
@@ -11,17 +12,17 @@ _PLURALS = {kind.name: kind.plural for kind in KINDS}
 
 
 def with_article(words: str) -> str:
-    """`words` after "a" or "an"."""
+    """Returns `words` with the article "a" or "an"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def noun(kind: str, count: int) -> str:
-    """The kind's name in the number that `count` asks for."""
+    """Returns the name of a kind in the singular or plural, depending on `count`."""
     return kind if count == 1 else _PLURALS[kind]
 
 
 def describe_group(group: Group) -> str:
-    """As "three red apples"."""
+    """Describes one group, such as "three red apples"."""
     words = noun(group.kind, group.count)
     if group.colour != NATURAL:
         words = f"{group.colour} {words}"
@@ -29,7 +30,7 @@ def describe_group(group: Group) -> str:
 
 
 def describe(scene: Scene) -> str:
-    """The drawing prompt of a scene."""
+    """Returns the drawing prompt of a scene."""
     caption = f" {scene.relation or 'and'} ".join(describe_group(group) for group in scene.groups)
     if scene.named_background:
         caption += f" on {with_article(scene.named_background)} background"

@@ -1,9 +1,9 @@
-"""The source `emoji`: every Twemoji image by itself, with its name and category.
+"""The source `emoji`: single Twemoji images with their names and categories.
 
-    PNG of 72x72 on clear ground  ->  square on white  ->  generation: its name as the prompt
-                                                       ->  understanding: what is it, which of these, which category
+    transparent PNG of 72 x 72 px  ->  square on white  ->  generation: its name as the prompt
+                                                        ->  understanding: what is it, which of these, which category
 
-Held-out are whole concept groups (see `emoji_concepts`); what scenes are made of is always trained.
+Whole concept groups are held out (see `emoji_concepts`), except those of the sprites that scenes are made of.
 """
 
 from functools import cached_property
@@ -23,8 +23,8 @@ from ufork.config import Config
 from ufork.data.shards.sample import Sample
 from ufork.vocabulary import Task
 
-_MAKING = 1
-"""Goes up whenever the same config and seed come to make other samples."""
+_VERSION = 1
+"""Increased whenever the samples made from the same config and seed change."""
 
 CATEGORIES = {
     "Smileys & Emotion": "smileys",
@@ -37,7 +37,7 @@ CATEGORIES = {
     "Symbols": "symbols",
     "Flags": "flags",
 }
-"""Unicode's categories, and the one word that answers with them."""
+"""Unicode's categories, with the word used for each in answers."""
 
 _WHITE = (255, 255, 255)
 
@@ -46,34 +46,34 @@ class EmojiConfig(Config):
     """Which emoji are used, and how."""
 
     num_train_per_task: NonNegativeInt | None = None
-    """At most so many images, chosen by the seed; null takes all of them."""
+    """Largest number of training images per task, chosen by the seed; null for all."""
     num_heldout_per_task: NonNegativeInt | None = None
-    """Likewise."""
+    """Largest number of held-out images per task, chosen by the seed; null for all."""
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the concept groups that training never shows."""
+    """Share of the concept groups that are held out of training."""
     skin_tones: bool = True
-    """Whether the variants in five skin tones take part; they are half of all images."""
+    """Whether variants with the five skin tones are included; they are half of all images."""
     image_px: PositiveInt = 64
-    """Height and width of the images made."""
+    """Height and width of the images."""
     num_name_choices: int = Field(default=3, ge=2, le=10)
-    """Names to choose from in "which of these is it"; the wrong ones are of the same category and split."""
+    """Number of names to choose from in the question "which is this"; wrong ones have the same category and split."""
 
 
 class EmojiSource:
-    """Makes the samples of `emoji`."""
+    """Makes the samples of the source `emoji`."""
 
     name = "emoji"
     licence = LICENCE
     attribution = ATTRIBUTION
 
     def __init__(self, config: EmojiConfig, seed: int) -> None:
-        """Names and images are looked up on first use."""
+        """Names and images are loaded on first use."""
         self._config = config
         self._seed = seed
 
     @cached_property
     def _listing(self) -> tuple[dict[str, list[Emoji]], int]:
-        """The emoji of each split in an order by the seed, and how many images have no name."""
+        """Emoji of each split, shuffled by the seed, and the number of images without a name."""
         emoji, nameless = read_emoji(path.stem for path in png_folder().glob("*.png"))
         trained, share = groups_of_sprites(emoji), self._config.held_out_share
         by_split: dict[str, list[Emoji]] = {split: [] for split in SPLITS}
@@ -89,7 +89,7 @@ class EmojiSource:
 
     @cached_property
     def _names(self) -> dict[tuple[str, str], list[Emoji]]:
-        """Split and category -> its emoji."""
+        """Emoji by split and category."""
         names: dict[tuple[str, str], list[Emoji]] = {}
         for split, ones in self._listing[0].items():
             for one in ones:
@@ -97,18 +97,18 @@ class EmojiSource:
         return names
 
     def emoji_of(self, split: str) -> list[Emoji]:
-        """The emoji of a split, in the order of the sample numbers."""
+        """Returns the emoji of a split, in the order of the sample numbers."""
         return self._listing[0][split]
 
     def num_samples(self, split: str, task: Task) -> int:
-        """Images of the split: each is asked about once and drawn once."""
+        """Returns the number of images in the split; each gives one sample per task."""
         return len(self.emoji_of(split))
 
     def sample(self, split: str, task: Task, number: int) -> Sample:
-        """Makes a sample of emoji `number`.
+        """Makes the sample of emoji `number` for a task.
 
         Raises:
-            SkippedInput: its image cannot be decoded.
+            SkippedInput: the image cannot be decoded.
         """
         emoji = self.emoji_of(split)[number]
         truth: dict[str, Any] = {
@@ -143,7 +143,7 @@ class EmojiSource:
         return encode_png(blend(pixels, _WHITE))
 
     def _ask(self, emoji: Emoji, split: str, rng: Random) -> list[Question]:
-        """The three questions; in the held-out split the first is one that has choices."""
+        """Returns the three questions about an emoji; in the held-out split the first one has choices."""
         wrong = sorted({one.name for one in self._names[split, emoji.category] if one.group != emoji.group})
         choices = [emoji.name, *rng.sample(wrong, min(len(wrong), self._config.num_name_choices - 1))]
         rng.shuffle(choices)
@@ -173,18 +173,18 @@ class EmojiSource:
         return questions
 
     def skipped(self, split: str) -> dict[str, int]:
-        """Images that the table of names does not know, counted with the training split."""
+        """Returns the number of images without a name, counted in the training split."""
         nameless = self._listing[1]
         return {"no name": nameless} if nameless and split == "train" else {}
 
     def recipe(self, split: str) -> dict[str, Any]:
-        """The config without the size of the other split, and the seed."""
+        """Returns the config without the size of the other split, the seed, and the version of the code."""
         values = self._config.model_dump(mode="json")
         del values["num_heldout_per_task" if split == "train" else "num_train_per_task"]
-        return {"source": self.name, "split": split, "making": _MAKING, "seed": self._seed, **values}
+        return {"source": self.name, "split": split, "version": _VERSION, "seed": self._seed, **values}
 
     def details(self) -> dict[str, Any]:
-        """The categories and the images' size in px."""
+        """Returns the categories and the size of the images in px."""
         return {"categories": list(CATEGORIES.values()), "canvas_px": self._config.image_px}
 
 

@@ -1,9 +1,9 @@
-"""Questions that a scene's picture answers.
+"""Makes questions about scenes.
 
-    scene  ->  askable questions by skill  ->  a random choice of them, the first of the scene's own skill on request
+    scene  ->  all questions that fit it, by skill  ->  a random choice; optionally the scene's own skill comes first
 
-Answers are short and lower case. Which question is asked does not tell its answer: yes and no are equally likely, as
-are the counts, and the other answers are as likely as the scenes make them.
+Answers are short and lower case. A question does not give away its answer: yes and no are equally likely, as are the
+counts; the frequency of other answers follows from the scenes.
 """
 
 from dataclasses import dataclass
@@ -16,23 +16,24 @@ from data_prep.demo.sprites import NATURAL
 YES_NO = ("yes", "no")
 
 _SHARE_OF_ONES = 0.12
-"""How often a single thing may be counted: most things are single, yet "one" must not be the likely answer."""
+"""Probability of asking for the count of a single object. Most objects are single, yet "one" must not be the most
+likely answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question with its answer."""
+    """A multiple-choice question with its answer."""
 
     skill: str
     template: str
-    """The wording before names are filled in: questions of one template have the same kind of answer."""
+    """The wording before names are filled in. Questions of one template have the same kind of answer."""
     text: str
     choices: tuple[str, ...]
-    """All answers that the template admits, in the same order for every question of it."""
+    """All possible answers, in the same order for every question of the template."""
     answer: str
 
     def record(self) -> dict[str, object]:
-        """What a sample's truth keeps beside the turn itself."""
+        """Returns what a sample's ground truth records besides the dialogue turn."""
         return {"skill": self.skill, "template": self.template, "choices": list(self.choices)}
 
 
@@ -40,11 +41,11 @@ def ask(scene: Scene, rng: Random, config: ScenesConfig, *, own_skill_first: boo
     """Draws up to `config.num_turns` different questions.
 
     Args:
-        scene: what they are about.
-        rng: what is drawn from.
-        config: the vocabulary and the number of turns.
-        own_skill_first: the first is of the scene's own skill and, in the skill of colours, not about the background;
-            otherwise the order is random (one of the scene's skill is among them all the same).
+        scene: the scene that is asked about.
+        rng: random generator to draw from.
+        config: vocabulary and number of questions.
+        own_skill_first: the first question is of the scene's own skill and not about the background; otherwise the
+            order is random. In both cases one question is of the scene's skill.
     """
     askable = _askable(scene, rng, config)
     own = [question for question in askable if question.skill == scene.skill and "background" not in question.template]
@@ -57,13 +58,13 @@ def ask(scene: Scene, rng: Random, config: ScenesConfig, *, own_skill_first: boo
 
 
 def _askable(scene: Scene, rng: Random, config: ScenesConfig) -> list[Question]:
-    """All that can be asked about the scene, each with its chance decisions (yes or no, which kind) made."""
+    """Returns all questions that fit the scene; random choices such as yes or no, or which kind, are made here."""
     questions = [
         *_presence(scene, rng, config),
         *_names(scene, config),
         *_counts(scene, rng, config),
         *_colours(scene, config),
-        *_places(scene, rng, config),
+        *_positions(scene, rng, config),
     ]
     assert len({question.text for question in questions}) == len(questions), scene
     return questions
@@ -83,9 +84,9 @@ def _presence(scene: Scene, rng: Random, config: ScenesConfig) -> list[Question]
         )
 
     questions = [question(rng.choice(present), "yes"), question(rng.choice(absent), "no")]
-    # These are the easiest: both are there only where there is little else to ask.
-    little_else = len(scene.groups) == 1 and (scene.groups[0].count > 1 or scene.groups[0].colour == NATURAL)
-    return questions if little_else else [rng.choice(questions)]
+    # These are the easiest questions: both are used only if few others fit the scene.
+    few_others = len(scene.groups) == 1 and (scene.groups[0].count > 1 or scene.groups[0].colour == NATURAL)
+    return questions if few_others else [rng.choice(questions)]
 
 
 def _names(scene: Scene, config: ScenesConfig) -> list[Question]:
@@ -159,8 +160,8 @@ def _colours(scene: Scene, config: ScenesConfig) -> list[Question]:
     return questions
 
 
-def _places(scene: Scene, rng: Random, config: ScenesConfig) -> list[Question]:
-    """Where one of two things is, if there is one way only to say it."""
+def _positions(scene: Scene, rng: Random, config: ScenesConfig) -> list[Question]:
+    """Asks where one of two objects is, if exactly one relation describes it."""
     if len(scene.objects) != 2 or len(scene.groups) != 2:
         return []
     questions = []
@@ -177,15 +178,15 @@ def _places(scene: Scene, rng: Random, config: ScenesConfig) -> list[Question]:
                 answer=f"{found[0]} the {other.kind}",
             )
         )
-        holds = rng.random() < 0.5
-        asked = found[0] if holds else rng.choice([relation for relation in RELATIONS if relation != found[0]])
+        is_true = rng.random() < 0.5
+        asked = found[0] if is_true else rng.choice([relation for relation in RELATIONS if relation != found[0]])
         questions.append(
             Question(
                 skill="position",
                 template="is the {kind} {relation} the {kind}?",
                 text=f"is the {one.kind} {asked} the {other.kind}?",
                 choices=YES_NO,
-                answer="yes" if holds else "no",
+                answer="yes" if is_true else "no",
             )
         )
     return questions

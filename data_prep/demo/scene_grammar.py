@@ -1,16 +1,16 @@
-"""What can be said of a scene, and what a scene is.
+"""Defines scenes and the skills that they test.
 
-A scene is a background and one or two *groups* (so many things of one kind, all tinted alike or natural), with an
-optional relation between the two. The six skills of GenEval (arXiv 2310.11513) are restrictions of that:
+A scene has a background and one or two *groups*, each a number of objects of one kind and colour, with an optional
+relation between the two groups. The six skills are those of GenEval (arXiv 2310.11513):
 
-    single_object      one natural thing                     "a dog", "a dog on a blue background"
-    two_objects        two natural things                    "a dog and a cat"
+    single_object      one object of natural colour          "a dog", "a dog on a blue background"
+    two_objects        two objects of natural colour         "a dog and a cat"
     counting           one group of two or more              "three apples"
-    colours            one tinted thing; or a background     "a red dog"
-    position           two natural things, related           "a dog left of a cat"
-    attribute_binding  two things of different tints         "a red dog and a blue cat"
+    colours            one tinted object, or a background    "a red dog"
+    position           two natural objects with a relation   "a dog left of a cat"
+    attribute_binding  two objects of different tints        "a red dog and a blue cat"
 
-`COMPOSITION` is anything that the grammar allows ("two red apples left of a dog"): trained on, and no skill of its own.
+`COMPOSITION` is any other scene that the grammar allows ("two red apples left of a dog"). It is trained but not tested.
 """
 
 from dataclasses import dataclass
@@ -32,34 +32,36 @@ class ScenesConfig(SpriteConfig):
     """Which scenes are made, and how many."""
 
     num_train_per_task: NonNegativeInt = 20_000
-    """Scenes drawn for the questions, and as many others for the drawing prompts."""
+    """Number of training scenes with questions, and of as many others with drawing prompts."""
     num_heldout_per_task: NonNegativeInt = 600
-    """Likewise, of combinations that training never shows; the six skills in turn."""
+    """Number of held-out scenes per task; they cycle through the six skills and never occur in training."""
     max_count: int = Field(default=4, ge=2, le=len(COUNT_WORDS))
-    """Most things in one scene."""
+    """Largest number of objects in a scene."""
     held_out_share: float = Field(default=0.12, gt=0, lt=0.5)
-    """Share of the combinations of each type that training never shows."""
+    """Share of the combinations of each skill that are held out of training."""
     background_share: float = Field(default=0.25, ge=0, le=1)
-    """Share of drawing prompts that name a background, where the skill leaves that open. Scenes of questions have all
-    backgrounds equally often: there the answer must not be guessable."""
+    """Share of drawing prompts that name a background, for skills that do not require one. In scenes with questions all
+    backgrounds are equally frequent, so that answers cannot be guessed."""
     composition_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of training scenes that are free compositions; the six skills share the rest evenly."""
     num_turns: PositiveInt = 4
-    """Questions asked of one image."""
+    """Number of questions about one image."""
 
     @model_validator(mode="after")
     def _all_fit_on_the_canvas(self) -> "ScenesConfig":
-        # With coarse steps fewer fit side by side than the canvas is wide.
+        # A coarse position step leaves gaps between sprites.
         step_px = -(-self.sprite_px // self.position_step_px) * self.position_step_px
-        room = len(range(0, self.cells_px[-1] + 1, step_px)) ** 2
-        if self.max_count > room:
-            raise ValueError(f"max_count={self.max_count}: only {room} sprites of {self.sprite_px} px fit the canvas")
+        capacity = len(range(0, self.cells_px[-1] + 1, step_px)) ** 2
+        if self.max_count > capacity:
+            raise ValueError(
+                f"max_count={self.max_count}: only {capacity} sprites of {self.sprite_px} px fit the canvas"
+            )
         return self
 
 
 @dataclass(frozen=True)
 class Group:
-    """So many things of one kind and colour."""
+    """A number of objects of one kind and colour."""
 
     kind: str
     colour: str
@@ -69,23 +71,23 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A scene with all that is true of it."""
+    """A scene with its complete ground truth."""
 
     skill: str
     background: str
     groups: tuple[Group, ...]
     relation: str | None = None
-    """Of the first group to the second, where the prompt names it."""
+    """Relation of the first group to the second, if the prompt names it."""
     objects: tuple[Placed, ...]
-    """Group by group."""
+    """Objects of the first group, then those of the second."""
 
     @property
     def named_background(self) -> str | None:
-        """The background as the prompt names it: white goes without saying."""
+        """The background that the prompt names: None for white."""
         return None if self.background == WHITE else self.background
 
     def requirements(self) -> dict[str, object]:
-        """What a drawing for this scene's prompt must show; colours and backgrounds that are not named are None."""
+        """Returns what a drawing for the prompt must show. Colours and backgrounds that are not named are None."""
         return {
             "groups": [
                 {
@@ -101,7 +103,7 @@ class Scene:
 
 
 def relations_between(first: Placed, second: Placed, sprite_px: int) -> tuple[str, ...]:
-    """How `first` stands to `second`: the relations along each axis on which they do not overlap, none to two."""
+    """Returns the relations of `first` to `second`: one for each axis on which they do not overlap, so none to two."""
     found = []
     if abs(second.x - first.x) >= sprite_px:
         found.append("left of" if first.x < second.x else "right of")

@@ -1,8 +1,8 @@
-"""Draws scenes at random: training scenes, and held-out ones with a given combination.
+"""Samples scenes at random: training scenes, and held-out scenes with a given combination.
 
     skill, or held-out key  ->  draft (groups, relation, background)  ->  placed objects  ->  scene, if its split allows
 
-What does not fit the canvas, the relation or the split is drawn anew.
+A draft that does not fit the canvas, the relation or the split is rejected and sampled again.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from data_prep.demo.splits import HeldOut, Key, choose_held_out
 from data_prep.demo.sprites import NATURAL, WHITE, Placed
 
 _MOST_TRIES = 100_000
-"""A scene is found after a few tries; this many mean that the config leaves none."""
+"""A scene is found after a few tries; this many mean that the config allows none."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Draft:
 
 
 class SceneSampler:
-    """Draws scenes of one config; which combinations are held out depends on the seed alone."""
+    """Samples scenes of one config. The held-out combinations depend on config and seed alone."""
 
     def __init__(self, config: ScenesConfig, seed: int) -> None:
         """Chooses the held-out combinations."""
@@ -51,11 +51,11 @@ class SceneSampler:
         }
 
     def train(self, rng: Random, *, even_backgrounds: bool) -> Scene:
-        """A scene of any skill that holds no held-out combination.
+        """Samples a scene of any skill without held-out combinations.
 
         Args:
-            rng: what is drawn from.
-            even_backgrounds: all backgrounds equally often, instead of mostly white.
+            rng: random generator to draw from.
+            even_backgrounds: makes all backgrounds equally frequent instead of mostly white.
         """
         skill = COMPOSITION if rng.random() < self.config.composition_share else rng.choice(SKILLS)
         for _ in range(_MOST_TRIES):
@@ -65,7 +65,7 @@ class SceneSampler:
         raise AssertionError(f"no training scene of {skill}")
 
     def heldout(self, rng: Random, key: Key, *, even_backgrounds: bool) -> Scene:
-        """A scene of the skill that `key` belongs to, whose only held-out combination is `key`."""
+        """Samples a scene of the skill of `key` whose only held-out combination is `key`."""
         skill = str(key[0])
         for _ in range(_MOST_TRIES):
             scene = self._place(rng, skill, self._draft(rng, skill, key, even_backgrounds))
@@ -88,7 +88,7 @@ class SceneSampler:
             background = rng.choice(self.config.backgrounds[1:]) if named else WHITE
         return _Draft(groups, background, relation)
 
-    # One method per skill: groups and relation, at random or with the parts of a held-out key.
+    # One method per skill: groups and relation, at random or from the elements of a held-out key.
 
     def _single_object(self, rng: Random, key: Key | None) -> tuple[tuple[Group, ...], str | None]:
         return (Group(str(key[1]) if key else rng.choice(self.config.kind_names), NATURAL),), None
@@ -104,14 +104,14 @@ class SceneSampler:
     def _colours(self, rng: Random, key: Key | None) -> tuple[tuple[Group, ...], str | None]:
         kind, tint = key[1:-1] if key else (rng.choice(self.config.kind_names), rng.choice(self.config.tints))
         if key is None and rng.random() < 0.25:
-            tint = NATURAL  # then the background is what has a colour
+            tint = NATURAL  # then the background has the colour
         return (Group(str(kind), str(tint)),), None
 
     def _position(self, rng: Random, key: Key | None) -> tuple[tuple[Group, ...], str | None]:
         if key is None:
             first, second = rng.sample(self.config.kind_names, 2)
             return (Group(first, NATURAL), Group(second, NATURAL)), rng.choice(RELATIONS)
-        first, relation, second = (str(part) for part in key[1:-1])
+        first, relation, second = (str(element) for element in key[1:-1])
         if rng.random() < 0.5:
             first, relation, second = second, OPPOSITES[relation], first
         return (Group(first, NATURAL), Group(second, NATURAL)), relation
@@ -134,7 +134,7 @@ class SceneSampler:
         return tuple(Group(*group) for group in zip(kinds, tints, counts, strict=True)), relation
 
     def _place(self, rng: Random, skill: str, draft: _Draft) -> Scene | None:
-        """The draft with its things in random places; None where they do not fit there or do not stand as related."""
+        """Places the objects of a draft at random; None if they do not fit or do not have the relation."""
         positions = self._positions(rng, sum(group.count for group in draft.groups))
         if positions is None:
             return None
@@ -149,7 +149,7 @@ class SceneSampler:
         )
 
     def _positions(self, rng: Random, count: int) -> list[tuple[int, int]] | None:
-        """Places one after the other among those still free."""
+        """Picks positions one by one among those that are still free; None if there are too few."""
         size = self.config.sprite_px
         free = [(x, y) for x in self.config.cells_px for y in self.config.cells_px]
         taken: list[tuple[int, int]] = []
@@ -163,7 +163,7 @@ class SceneSampler:
         return taken
 
     def _related(self, objects: tuple[Placed, ...], draft: _Draft, *, exactly: bool) -> bool:
-        """Whether all things of the first group stand so to all of the second; `exactly`: and in no other relation."""
+        """Whether each object of the first group has the relation to each of the second; `exactly`: and no other."""
         split = draft.groups[0].count
         for first in objects[:split]:
             for second in objects[split:]:

@@ -1,6 +1,6 @@
-"""The source `scenes`: compositions of real sprites whose ground truth is known to the pixel.
+"""The source `scenes`: compositions of sprites with exact ground truth.
 
-    seed, split, task, number  ->  random scene  ->  pixels, and a prompt or turns by task  ->  Sample
+    seed, split, task, number  ->  random scene  ->  pixels, and a prompt or dialogue turns by task  ->  Sample
 
 Every sample has its own random generator, so any process can make any sample.
 """
@@ -18,19 +18,19 @@ from data_prep.demo.twemoji import ATTRIBUTION, LICENCE
 from ufork.data.shards.sample import Sample
 from ufork.vocabulary import Task
 
-_MAKING = 2
-"""Goes up whenever the same config and seed come to make other samples."""
+_VERSION = 2
+"""Increased whenever the samples made from the same config and seed change."""
 
 
 class SceneSource:
-    """Makes the samples of `scenes`."""
+    """Makes the samples of the source `scenes`."""
 
     name = "scenes"
     licence = LICENCE
     attribution = ATTRIBUTION
 
     def __init__(self, config: ScenesConfig, seed: int) -> None:
-        """Chooses the held-out combinations; draws nothing yet."""
+        """Chooses the held-out combinations; no image is loaded yet."""
         self._config = config
         self._seed = seed
         self._sampler = SceneSampler(config, seed)
@@ -38,17 +38,17 @@ class SceneSource:
 
     @property
     def held_out(self) -> HeldOut:
-        """The combinations that training never shows."""
+        """Combinations that never occur in training."""
         return self._sampler.held_out
 
     def num_samples(self, split: str, task: Task) -> int:
-        """How many scenes the config asks for."""
+        """Returns the configured number of scenes."""
         return self._config.num_train_per_task if split == "train" else self._config.num_heldout_per_task
 
     def sample(self, split: str, task: Task, number: int) -> Sample:
-        """Makes scene `number`; held-out skills take turns, and so do the combinations of each."""
+        """Makes scene `number`. Held-out scenes cycle through the skills and through the combinations of each."""
         rng = Random(f"{self._seed}/{split}/{task}/{number}")
-        # Questions must not be guessable from the background; prompts may say "a dog" most of the time.
+        # Answers must not be guessable from the background; most prompts, such as "a dog", may imply white.
         even = task == Task.UNDERSTANDING
         if split == "train":
             scene = self._sampler.train(rng, even_backgrounds=even)
@@ -77,17 +77,17 @@ class SceneSource:
         )
 
     def skipped(self, split: str) -> dict[str, int]:
-        """None ever are."""
+        """Returns nothing: scenes are made from no input that could be unusable."""
         return {}
 
     def recipe(self, split: str) -> dict[str, Any]:
-        """The config without the size of the other split, and the seed."""
+        """Returns the config without the size of the other split, the seed, and the version of the code."""
         values = self._config.model_dump(mode="json")
         del values["num_heldout_per_task" if split == "train" else "num_train_per_task"]
-        return {"source": self.name, "split": split, "making": _MAKING, "seed": self._seed, **values}
+        return {"source": self.name, "split": split, "version": _VERSION, "seed": self._seed, **values}
 
     def details(self) -> dict[str, Any]:
-        """The vocabulary of the scenes and their geometry in px, colours as RGB."""
+        """Returns the vocabulary of the scenes, colours as RGB, and their geometry in px."""
         config = self._config
         return {
             "skills": list(SKILLS),

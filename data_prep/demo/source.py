@@ -1,4 +1,4 @@
-"""What a source of samples offers to `prepare`, whatever it is made from."""
+"""The interface between `prepare` and the sources of synthetic samples."""
 
 from typing import Any, Protocol
 
@@ -9,27 +9,27 @@ SPLITS = ("train", "heldout")
 
 
 class Source(Protocol):
-    """Samples by number; any process that builds the source from the same config and seed makes the same ones."""
+    """Makes samples by number. Processes that build a source from the same config and seed make the same samples."""
 
     name: str
     licence: str
     attribution: str
 
     def num_samples(self, split: str, task: Task) -> int:
-        """How many numbers there are."""
+        """Returns the number of samples."""
 
     def sample(self, split: str, task: Task, number: int) -> Sample:
-        """Makes one sample, whichever others were made before.
+        """Makes one sample, independent of all others.
 
         Raises:
-            SkippedInput: what it should be made from is unusable.
+            SkippedInput: the sample cannot be made.
         """
 
     def skipped(self, split: str) -> dict[str, int]:
-        """Inputs that were left out before they got a number, by reason."""
+        """Counts inputs that were skipped before samples were numbered, by reason."""
 
     def recipe(self, split: str) -> dict[str, Any]:
-        """All that the samples of `split` depend on, as JSON-able values: shards of an equal recipe are kept."""
+        """Returns all that the samples of `split` depend on, as JSON values. Shards of an equal recipe are kept."""
 
     def details(self) -> dict[str, Any]:
-        """What users of the shards need to know, as JSON-able values."""
+        """Returns what users of the shards need to know, as JSON values."""

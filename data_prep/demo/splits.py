@@ -1,12 +1,12 @@
-"""Which combinations of known things training never shows.
+"""Chooses the combinations of known elements that are held out of training.
 
-    scene  ->  keys_of: every combination that its picture holds
+    scene         ->  keys_of          ->  keys of all combinations in its picture
     config, seed  ->  choose_held_out  ->  HeldOut
 
-A training scene holds no held-out key of any type, whichever skill it was made for; a held-out scene of a skill holds
-exactly one, of that skill's own type. So what is measured is that one combination, and nothing of it was seen. Keys are
-spread evenly over kinds, tints, counts, backgrounds and relations, so that each keeps most of its combinations in
-training and none is the likely answer to held-out questions.
+A training scene contains no held-out key of any skill. A held-out scene contains exactly one, of its own skill, so it
+tests that combination alone, which training has never shown. Held-out keys are spread evenly over kinds, tints, counts,
+backgrounds and relations: each of these keeps most of its combinations in training, and none is the likely answer to
+held-out questions.
 """
 
 import hashlib
@@ -20,36 +20,36 @@ from data_prep.demo.scene_grammar import OPPOSITES, SKILLS, ScenesConfig, relati
 from data_prep.demo.sprites import NATURAL, WHITE, Placed
 
 Key = tuple[str | int, ...]
-"""The skill whose combination it is, then its parts in canonical order, the background last:
+"""A combination: its skill, then its elements in canonical order, the background last:
 
-("single_object", kind, background), of a natural thing alone
+("single_object", kind, background), for a single object of natural colour
 ("two_objects", kind, kind, background), sorted
 ("counting", kind, count, background)
 ("colours", kind, tint, background)
 ("position", kind, "left of" | "above", kind, background)
 ("attribute_binding", kind, tint, kind, tint, background), sorted by kind
 
-The background makes each combination of the rest known from other grounds. Without it, a kind would have counts, tints
-or neighbours that it never has in training, and a model would do worse than chance by learning just that.
+The background is part of the key so that training shows the same elements on other backgrounds. Otherwise a kind would
+never have certain counts, tints or neighbours in training, and a model that learns this would score below chance.
 """
 
 _CANONICAL_RELATIONS = ("left of", "above")
 
 
 def relation_key(first: str, relation: str, second: str, background: str) -> Key:
-    """The key of a relation between kinds; "a right of b" is "b left of a"."""
+    """Returns the key of a relation between kinds; "a right of b" has the key of "b left of a"."""
     if relation not in _CANONICAL_RELATIONS:
         first, relation, second = second, OPPOSITES[relation], first
     return ("position", first, relation, second, background)
 
 
 def binding_key(first: tuple[str, str], second: tuple[str, str], background: str) -> Key:
-    """The key of two (kind, tint)."""
+    """Returns the key of two pairs (kind, tint)."""
     return ("attribute_binding", *min(first, second), *max(first, second), background)
 
 
 def keys_of(background: str, objects: Iterable[Placed], sprite_px: int) -> set[Key]:
-    """All combinations that a picture holds, wanted or not."""
+    """Returns the keys of all combinations in a picture, whether or not its scene was made for them."""
     objects = tuple(objects)
     counts = Counter(placed.kind for placed in objects)
     keys: set[Key] = {("counting", kind, count, background) for kind, count in counts.items() if count > 1}
@@ -69,20 +69,20 @@ def keys_of(background: str, objects: Iterable[Placed], sprite_px: int) -> set[K
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The keys that training never shows."""
+    """Keys that never occur in training."""
 
     by_skill: dict[str, tuple[Key, ...]]
     keys: frozenset[Key]
 
     def within(self, background: str, objects: Iterable[Placed], sprite_px: int) -> set[Key]:
-        """Those that a picture holds."""
+        """Returns the held-out keys in a picture."""
         return keys_of(background, objects, sprite_px) & self.keys
 
 
 def choose_held_out(config: ScenesConfig, seed: int) -> HeldOut:
-    """Chooses `config.held_out_share` of each skill's keys, the same for the same seed and vocabulary.
+    """Chooses `config.held_out_share` of the keys of each skill, depending on the vocabulary and the seed.
 
-    A single thing on white is never held out: white is the background of all prompts that name none. Relations and
+    A single object on white is never held out: white is the background of all prompts that name none. Relations and
     bindings are chosen among pairs and tints that are not held out, so that each held-out scene is new in one way only.
     """
     kinds, grounds, tints = config.kind_names, config.backgrounds, config.tints
@@ -114,7 +114,7 @@ def choose_held_out(config: ScenesConfig, seed: int) -> HeldOut:
 
 
 def _implied(key: Key) -> set[Key]:
-    """Keys of simpler types that any scene with `key` holds too."""
+    """Returns keys of simpler skills that every scene with `key` contains too."""
     match key:
         case ("position", str(a), _, str(b), ground):
             return {("two_objects", min(a, b), max(a, b), ground)}
@@ -125,19 +125,19 @@ def _implied(key: Key) -> set[Key]:
 
 
 def _spread(candidates: list[Key], share: float, seed: int) -> tuple[Key, ...]:
-    """Picks `share` of the keys (one at least) in an order by hash, but no more than that share of any part's keys."""
+    """Picks `share` of the keys by a hash, at least one, but at most that share of the keys with any one element."""
     wanted = max(1, round(share * len(candidates)))
-    known = Counter(part for key in candidates for part in _parts(key))
-    lost: Counter[object] = Counter()
+    known = Counter(element for key in candidates for element in _elements(key))
+    taken: Counter[object] = Counter()
     chosen: list[Key] = []
     for key in sorted(candidates, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest()):
-        parts = _parts(key)
-        if len(chosen) < wanted and all(lost[part] < math.ceil(share * known[part]) for part in parts):
+        elements = _elements(key)
+        if len(chosen) < wanted and all(taken[one] < math.ceil(share * known[one]) for one in elements):
             chosen.append(key)
-            lost.update(parts)
+            taken.update(elements)
     return tuple(chosen)
 
 
-def _parts(key: Key) -> set[object]:
-    """The kinds, tints, ... of a key; a background is told from the tint of the same name."""
+def _elements(key: Key) -> set[object]:
+    """Returns the kinds, tints, ... of a key; backgrounds are distinguished from tints of the same name."""
     return {*key[1:-1], ("background", key[-1])}

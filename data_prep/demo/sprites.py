@@ -1,9 +1,9 @@
-"""The things of scenes: which kinds, tints and backgrounds there are, and how they are painted.
+"""The vocabulary of scenes (kinds, tints, backgrounds), and painting them.
 
     Twemoji PNG  --resize, tint, blend-->  patch of pixels, cached  --paste-->  canvas  -->  PNG bytes
 
-All pixels of a scene follow from its background and its list of placed objects. A sprite is opaque once blended with
-the plain background and sprites never overlap, so painting a scene is copying patches.
+The pixels of a scene depend only on its background and placed objects. Sprites never overlap, and a sprite that is
+blended with its plain background is opaque, so a scene is painted by copying patches.
 """
 
 import struct
@@ -26,15 +26,15 @@ WHITE = "white"
 
 @dataclass(frozen=True)
 class Kind:
-    """A thing that scenes are made of."""
+    """A kind of object in scenes."""
 
     name: str
     plural: str
     hexcode: str
 
 
-# In the order in which a config takes them: silhouettes, inner patterns and natural colours differ as much as they can
-# among the first ones already.
+# Configs use the first `num_kinds`. The order makes the silhouettes, patterns and natural colours of the first kinds as
+# different as possible.
 KINDS = (
     Kind("dog", "dogs", "1f436"),
     Kind("bus", "buses", "1f68c"),
@@ -62,45 +62,45 @@ TINTS = {
     "purple": (150, 40, 190),
     "orange": (255, 120, 0),
 }
-"""Saturated, so that none is near a background or another tint."""
+"""Saturated RGB colours, far from all backgrounds and from each other."""
 
 BACKGROUNDS = {WHITE: (255, 255, 255), "blue": (190, 222, 255), "pink": (255, 205, 225), "green": (205, 240, 200)}
-"""Pale, so that every tint stands out."""
+"""Pale RGB colours, so that every tint stands out."""
 
 
 class SpriteConfig(Config):
-    """Which sprites there are and where they may stand."""
+    """Which sprites are used, and where they may be placed."""
 
     num_kinds: int = Field(default=16, ge=4, le=len(KINDS))
-    """The first so many of `KINDS`."""
+    """Number of kinds, the first of `KINDS`."""
     num_tints: int = Field(default=5, ge=2, le=len(TINTS))
-    """The first so many of `TINTS`."""
+    """Number of tints, the first of `TINTS`."""
     num_backgrounds: int = Field(default=4, ge=2, le=len(BACKGROUNDS))
-    """The first so many of `BACKGROUNDS`; white is always one."""
+    """Number of backgrounds, the first of `BACKGROUNDS`, which starts with white."""
     canvas_px: PositiveInt = 64
     """Height and width of a scene."""
     sprite_px: PositiveInt = 24
     """Height and width of a sprite."""
     position_step_px: PositiveInt = 8
-    """Sprites stand at multiples of this. The image tokenizer's patch size: a sprite then cuts into the same patches
-    wherever it stands, so equal things get equal codes, which a small model can learn to draw."""
+    """Sprites are placed at multiples of this, which should be the image tokenizer's patch size: a sprite is then cut
+    into the same patches everywhere, so equal objects have equal codes, which a small model can learn to draw."""
 
     @model_validator(mode="after")
     def _two_fit_beside_each_other(self) -> "SpriteConfig":
         if self.canvas_px < 2 * self.sprite_px:
             raise ValueError(f"two sprites of {self.sprite_px} px do not fit into canvas_px={self.canvas_px}")
         if self.cells_px[-1] < self.sprite_px:
-            raise ValueError(f"position_step_px={self.position_step_px} leaves no place for a second sprite")
+            raise ValueError(f"position_step_px={self.position_step_px} leaves no position for a second sprite")
         return self
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The kinds of this config's scenes."""
+        """The kinds that are used."""
         return KINDS[: self.num_kinds]
 
     @property
     def kind_names(self) -> tuple[str, ...]:
-        """Their names in the singular."""
+        """Names of the kinds in the singular."""
         return tuple(kind.name for kind in self.kinds)
 
     @property
@@ -115,13 +115,13 @@ class SpriteConfig(Config):
 
     @property
     def cells_px(self) -> tuple[int, ...]:
-        """Places of a sprite's left or top edge."""
+        """Allowed positions of a sprite's left or top edge."""
         return tuple(range(0, self.canvas_px - self.sprite_px + 1, self.position_step_px))
 
 
 @dataclass(frozen=True)
 class Placed:
-    """One sprite of a scene."""
+    """One sprite placed in a scene."""
 
     kind: str
     colour: str
@@ -133,17 +133,17 @@ class Placed:
 
 
 class SpriteSheet:
-    """Paints scenes; blended sprites are kept."""
+    """Paints scenes; blended sprites are cached."""
 
     def __init__(self, config: SpriteConfig) -> None:
-        """Loads nothing yet: sprites are read on first use."""
+        """Loads no images yet: sprites are read on first use."""
         self._config = config
         self._hexcodes = {kind.name: kind.hexcode for kind in config.kinds}
         self._natural: dict[str, np.ndarray] = {}
         self._blended: dict[tuple[str, str, str], np.ndarray] = {}
 
     def paint(self, background: str, objects: Iterable[Placed]) -> np.ndarray:
-        """The scene's pixels, uint8 [canvas_px, canvas_px, 3]."""
+        """Paints a scene; returns uint8 [canvas_px, canvas_px, 3]."""
         canvas = np.empty((self._config.canvas_px, self._config.canvas_px, 3), np.uint8)
         canvas[:] = BACKGROUNDS[background]
         size = self._config.sprite_px
@@ -153,7 +153,7 @@ class SpriteSheet:
         return canvas
 
     def sprite(self, kind: str, colour: str, background: str) -> np.ndarray:
-        """One sprite on a background, uint8 [sprite_px, sprite_px, 3]."""
+        """Returns one sprite on a background, uint8 [sprite_px, sprite_px, 3]."""
         key = (kind, colour, background)
         if key not in self._blended:
             if kind not in self._natural:
@@ -167,23 +167,23 @@ class SpriteSheet:
 
 
 def _tinted(premultiplied: np.ndarray, tint: tuple[int, int, int]) -> np.ndarray:
-    """The tint times the sprite's luminance, which is first stretched: flat sprites keep the tint, all keep pattern."""
+    """Tints a sprite by its contrast-stretched luminance: flat sprites get the tint, patterns stay visible."""
     alpha = premultiplied[..., 3]
     luminance = premultiplied[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32) / np.maximum(alpha, 1e-3)
     solid = luminance[alpha > 0.5]
     low, middle, high = np.percentile(solid, [2, 50, 98])
     shade = 1 + 0.75 * (luminance - middle) / max(high - low, 0.4)
     colour = np.array(tint, np.float32) / 255
-    # Darker than the middle: towards black, but never so far that the tint is lost; lighter: a little towards white.
+    # Dark pixels become darker but keep the tint; light pixels become slightly whiter.
     dark = colour * np.clip(shade, 0.4, 1)[..., None]
     light = (1 - colour) * np.clip(shade - 1, 0, 0.35)[..., None]
     return np.concatenate([(dark + light) * alpha[..., None], alpha[..., None]], axis=-1).astype(np.float32)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """`pixels` (uint8 [H, W, 3]) as a PNG, without line filters and at the fastest compression: plain areas shrink."""
+    """Encodes uint8 [H, W, 3] as a PNG, without line filters and with the fastest compression."""
     height, width, _ = pixels.shape
-    lines = np.zeros((height, 1 + width * 3), np.uint8)  # each line begins with its filter's number: 0, none
+    lines = np.zeros((height, 1 + width * 3), np.uint8)  # each line starts with its filter type: 0, none
     lines[:, 1:] = pixels.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, no interlacing
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 1)), (b"IEND", b""))

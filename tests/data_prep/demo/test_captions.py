@@ -1,4 +1,4 @@
-"""Prompts word for word."""
+"""Captions of scenes, word for word."""
 
 import pytest
 

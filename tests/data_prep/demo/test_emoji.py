@@ -1,4 +1,4 @@
-"""Emoji: named, grouped by concept, split without leaks."""
+"""Emoji: names, concept groups, and splits without leaks."""
 
 import io
 import shutil
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.demo import emoji as emoji_room
+from data_prep.demo import emoji as emoji_module
 from data_prep.demo.emoji import CATEGORIES, EmojiConfig, EmojiSource
 from data_prep.demo.emoji_concepts import read_emoji
 from data_prep.demo.sprites import KINDS
@@ -30,7 +30,7 @@ def source():
     return EmojiSource(EmojiConfig(), seed=0)
 
 
-def test_nearly_all_images_have_a_name_and_the_others_are_counted(listing, source):
+def test_nearly_all_images_have_a_name_and_the_rest_are_counted(listing, source):
     named, nameless = listing
     assert len(HEXCODES) == 4009
     assert len(named) + nameless == 4009 and nameless < 210
@@ -81,7 +81,7 @@ def test_different_concepts_are_different_groups(listing):
     assert len(sizes) > 1400 and max(sizes.values()) <= 104
 
 
-def test_no_group_is_in_both_splits_and_all_categories_are_in_each(source):
+def test_no_group_is_in_both_splits_and_each_split_has_all_categories(source):
     groups = {split: {one.group for one in source.emoji_of(split)} for split in ("train", "heldout")}
     assert not groups["train"] & groups["heldout"]
     share = len(groups["heldout"]) / len(groups["train"] | groups["heldout"])
@@ -91,7 +91,7 @@ def test_no_group_is_in_both_splits_and_all_categories_are_in_each(source):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_scenes_are_made_of_is_always_trained(seed):
+def test_kinds_in_scenes_are_always_trained(seed):
     trained = EmojiSource(EmojiConfig(held_out_share=0.6), seed).emoji_of("train")
     assert {kind.hexcode for kind in KINDS} <= {one.hexcode for one in trained}
 
@@ -112,7 +112,7 @@ def test_drawing_samples(source):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1
 
 
-def test_questions_have_the_answer_among_their_choices_and_none_of_the_same_group(source, listing):
+def test_choices_contain_the_answer_and_no_other_emoji_of_its_group(source, listing):
     groups = {one.name: one.group for one in listing[0].values()}
     for split in ("train", "heldout"):
         for number in range(60):
@@ -144,7 +144,7 @@ def test_an_undecodable_image_is_skipped_with_its_reason(tmp_path, monkeypatch):
     shutil.copy(png_folder() / "1f680.png", tmp_path)
     (tmp_path / "1f436.png").write_bytes((png_folder() / "1f436.png").read_bytes()[:60])
     (tmp_path / "1f431.png").write_bytes(b"no image")
-    monkeypatch.setattr(emoji_room, "png_folder", lambda: tmp_path)
+    monkeypatch.setattr(emoji_module, "png_folder", lambda: tmp_path)
     source = EmojiSource(EmojiConfig(), seed=0)
     assert source.num_samples("train", Task.GENERATION) == 3
     outcomes = []

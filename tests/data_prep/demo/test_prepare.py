@@ -1,4 +1,4 @@
-"""Preparing: the same bytes from the same seed, nothing made twice, faults named."""
+"""Preparing sources: reproducible bytes, finished sources kept, errors named."""
 
 import re
 
@@ -51,7 +51,7 @@ def test_makes_every_source_and_split(prepared):
         manifest.check(folder / name, deep=True)
 
 
-def test_the_manifest_tells_the_vocabulary_and_the_skips(prepared):
+def test_the_manifest_records_the_vocabulary_and_skipped_inputs(prepared):
     scenes, _, emoji, _ = prepared[1]
     assert scenes.details["kinds"] == ["dog", "bus", "tree", "apple"]
     assert scenes.details["colours"] == {"red": [225, 25, 30], "blue": [30, 70, 235]}
@@ -65,7 +65,7 @@ def test_attribution_names_authors_licence_and_sources(prepared):
     assert "scenes, emoji" in text
 
 
-def test_the_bytes_depend_on_the_seed_and_not_on_the_workers(prepared, tmp_path, monkeypatch):
+def test_the_bytes_depend_on_the_seed_but_not_on_the_workers(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_room, "_CHUNK_SAMPLES", 7)
     monkeypatch.setattr(prepare_room, "_FEW_CHUNKS", 0)
     scenes_only = {"emoji": None, "num_workers": 2}
@@ -80,7 +80,7 @@ def test_the_bytes_depend_on_the_seed_and_not_on_the_workers(prepared, tmp_path,
     )
 
 
-def test_a_finished_source_is_not_made_again_and_a_changed_one_is(tmp_path, monkeypatch):
+def test_a_finished_source_is_kept_and_a_changed_one_made_again(tmp_path, monkeypatch):
     only_scenes = {"emoji": None}
     prepare(make_config(**only_scenes), tmp_path, seed=0)
     before = contents(tmp_path)
@@ -101,7 +101,7 @@ def test_a_finished_source_is_not_made_again_and_a_changed_one_is(tmp_path, monk
     assert made == ["heldout", "train"]
 
 
-def test_a_stopped_preparation_is_not_taken_for_a_finished_one(tmp_path, monkeypatch):
+def test_a_source_that_was_interrupted_is_made_again(tmp_path, monkeypatch):
     original = SceneSource.sample
 
     def stop(self, split, task, number):
@@ -134,7 +134,7 @@ def test_unusable_inputs_are_counted_by_reason(tmp_path, monkeypatch):
     assert manifest.num_samples(Task.GENERATION) == 27
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(StorageError, match=re.escape(str(tmp_path / "taken"))):
         prepare(make_config(), tmp_path / "taken", seed=0)
@@ -148,6 +148,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         ({"emoji": 3}, "emoji"),
     ],
 )
-def test_recipe_faults_are_named(change, fault):
+def test_errors_in_the_recipe_are_named(change, fault):
     with pytest.raises(ConfigError, match=fault):
         make_config(**change)

@@ -1,4 +1,4 @@
-"""Every answer follows from the picture; it is worked out here again from the question's words and the truth."""
+"""Questions about scenes: each answer is recomputed here from the question's words and the ground truth."""
 
 import re
 from collections import Counter, defaultdict
@@ -27,7 +27,7 @@ def samples():
     }
 
 
-def holds(truth, first, relation, second) -> bool:
+def is_related(truth, first, relation, second) -> bool:
     a, b = (next(one for one in truth["objects"] if one["kind"] == kind) for kind in (first, second))
     size = CONFIG.sprite_px
     return {
@@ -38,8 +38,8 @@ def holds(truth, first, relation, second) -> bool:
     }[relation]
 
 
-def expected_answers(question: str, truth: dict) -> set[str]:
-    """All answers that would be right; a question is fair when there is one."""
+def correct_answers(question: str, truth: dict) -> set[str]:
+    """Returns all correct answers; a question is fair if there is exactly one."""
     kinds = [one["kind"] for one in truth["objects"]]
     colours = defaultdict(set)
     for one in truth["objects"]:
@@ -63,20 +63,20 @@ def expected_answers(question: str, truth: dict) -> set[str]:
         return {
             f"{relation} the {other}"
             for relation in ("left of", "right of", "above", "below")
-            if holds(truth, match[1], relation, other)
+            if is_related(truth, match[1], relation, other)
         }
     match = re.fullmatch(r"is the (\w+) (left of|right of|above|below) the (\w+)\?", question)
-    return {"yes" if holds(truth, *match.groups()) else "no"}
+    return {"yes" if is_related(truth, *match.groups()) else "no"}
 
 
-def test_each_question_has_one_right_answer_and_it_is_the_one_given(samples):
+def test_each_question_has_exactly_one_correct_answer(samples):
     for sample in samples["train"] + samples["heldout"]:
         for question, answer in sample.turns:
-            assert expected_answers(question, sample.truth) == {answer}, (question, sample.truth)
+            assert correct_answers(question, sample.truth) == {answer}, (question, sample.truth)
             assert answer != NEVER_IN_TRUTH
 
 
-def test_records_are_aligned_with_turns_and_admit_the_answer(samples):
+def test_question_records_match_the_turns_and_their_choices_contain_the_answer(samples):
     for sample in samples["train"] + samples["heldout"]:
         assert len(sample.turns) == len(sample.truth["questions"])
         for (_, answer), record in zip(sample.turns, sample.truth["questions"], strict=True):
@@ -94,7 +94,7 @@ def test_questions_of_a_template_share_the_order_of_their_choices(samples):
                 assert record["choices"] == ["one", "two", "three", "four"]
 
 
-def test_no_question_is_asked_twice_of_a_picture_and_most_pictures_get_all_turns(samples):
+def test_no_question_is_repeated_and_most_pictures_get_all_turns(samples):
     counts = Counter()
     for sample in samples["train"]:
         questions = [question for question, _ in sample.turns]

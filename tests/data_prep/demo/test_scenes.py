@@ -1,4 +1,4 @@
-"""Scenes: true to their truth, and no combination in both splits (recomputed here from the truth alone)."""
+"""Scenes: pixels match the ground truth, and no combination is in both splits (recomputed here from the truth)."""
 
 import io
 from collections import Counter
@@ -40,7 +40,7 @@ def by_split(samples, split):
 
 
 def combinations_in(truth: dict) -> dict[str, set]:
-    """What a picture combines, by skill, from its background and objects."""
+    """Returns the combinations in a picture by skill, from its background and objects."""
     objects, background = truth["objects"], truth["background"]
     counts = Counter(one["kind"] for one in objects)
     alone = len(objects) == 1 and objects[0]["colour"] == "natural"
@@ -63,10 +63,10 @@ def combinations_in(truth: dict) -> dict[str, set]:
             if len({a["colour"], b["colour"], "natural"}) == 3:
                 pair = frozenset({(a["kind"], a["colour"]), (b["kind"], b["colour"])})
                 found["attribute_binding"].add(pair)
-    return {skill: {(parts, background) for parts in combined} for skill, combined in found.items()}
+    return {skill: {(elements, background) for elements in combined} for skill, combined in found.items()}
 
 
-def test_no_training_picture_holds_a_combination_that_held_out_prompts_or_questions_are_about(samples):
+def test_no_training_picture_has_the_combination_that_a_held_out_sample_tests(samples):
     trained = {skill: set() for skill in SKILLS}
     for sample in by_split(samples, "train"):
         for skill, found in combinations_in(sample.truth).items():
@@ -77,7 +77,7 @@ def test_no_training_picture_holds_a_combination_that_held_out_prompts_or_questi
         assert found[skill] - trained[skill], (sample.prompt, sample.turns, sample.truth)
 
 
-def test_training_pictures_hold_no_held_out_combination_of_any_type(samples, source):
+def test_no_training_picture_has_a_held_out_combination_of_any_skill(samples, source):
     held_out = source.held_out.by_skill
     for sample in by_split(samples, "train"):
         found = combinations_in(sample.truth)
@@ -114,7 +114,7 @@ def test_held_out_skills_and_their_combinations_are_balanced(samples):
         assert max(colours.values()) <= 2 * min(colours.values()) and set(colours) == set(CONFIG.tints)
 
 
-def test_things_stand_on_the_grid_inside_and_apart(samples):
+def test_objects_are_on_the_grid_and_do_not_overlap(samples):
     for sample in by_split(samples, "train"):
         for one in sample.truth["objects"]:
             assert one["x"] in CONFIG.cells_px and one["y"] in CONFIG.cells_px
@@ -122,7 +122,7 @@ def test_things_stand_on_the_grid_inside_and_apart(samples):
             assert max(abs(a["x"] - b["x"]), abs(a["y"] - b["y"])) >= SPRITE, sample.truth
 
 
-def test_pictures_show_what_the_truth_says(samples):
+def test_pictures_match_the_truth(samples):
     sheet = SpriteSheet(CONFIG)
     for sample in samples["train", Task.GENERATION][:50]:
         with Image.open(io.BytesIO(sample.image)) as image:
@@ -130,7 +130,7 @@ def test_pictures_show_what_the_truth_says(samples):
             assert np.array_equal(np.asarray(image), sheet.paint(sample.truth["background"], objects))
 
 
-def test_requirements_hold_in_the_picture_itself(samples):
+def test_pictures_fulfil_their_own_requirements(samples):
     for sample in by_split(samples, "train") + by_split(samples, "heldout"):
         truth, wanted = sample.truth, sample.truth["requirements"]
         found = Counter((one["kind"], one["colour"]) for one in truth["objects"])
@@ -146,7 +146,7 @@ def test_requirements_hold_in_the_picture_itself(samples):
             assert all(sign * (b[axis] - a[axis]) >= SPRITE for a in first for b in second), truth
 
 
-def test_a_relation_that_is_asked_for_is_the_only_one(samples):
+def test_a_tested_relation_is_the_only_one(samples):
     for sample in by_split(samples, "heldout"):
         if sample.truth["skill"] == "position":
             assert len(combinations_in(sample.truth)["position"]) == 1
@@ -161,7 +161,7 @@ def test_any_process_makes_the_same_sample(samples):
     assert other.to_members() != samples["train", Task.GENERATION][3].to_members()
 
 
-def test_the_recipe_knows_its_own_split_only():
+def test_the_recipe_depends_on_its_own_split_only():
     larger = SceneSource(CONFIG.model_copy(update={"num_heldout_per_task": 999}), seed=5)
     source = SceneSource(CONFIG, seed=5)
     assert larger.recipe("train") == source.recipe("train")

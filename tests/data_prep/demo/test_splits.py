@@ -1,4 +1,4 @@
-"""Held-out combinations: spread evenly, and always some of each type."""
+"""Held-out combinations: spread evenly, and some of each skill."""
 
 import math
 from collections import Counter
@@ -20,7 +20,7 @@ CONFIGS = st.builds(
 )
 
 
-def test_keys_of_a_picture_by_hand():
+def test_keys_of_a_picture():
     objects = [Placed("dog", "red", 0, 0), Placed("cat", "blue", 32, 40), Placed("dog", "red", 40, 0)]
     assert keys_of("pink", objects, 24) == {
         ("counting", "dog", 2, "pink"),
@@ -34,7 +34,7 @@ def test_keys_of_a_picture_by_hand():
     assert keys_of("pink", [Placed("dog", NATURAL, 0, 0)], 24) == {("single_object", "dog", "pink")}
 
 
-def test_natural_or_equal_colours_bind_nothing():
+def test_natural_or_equal_colours_give_no_binding():
     pair = [Placed("dog", NATURAL, 0, 0), Placed("cat", "blue", 40, 0)]
     assert not [key for key in keys_of(WHITE, pair, 24) if key[0] == "attribute_binding"]
     pair[0] = Placed("dog", "blue", 0, 0)
@@ -49,7 +49,7 @@ def test_opposite_relations_have_one_key():
 
 @settings(max_examples=25, deadline=None)
 @given(CONFIGS, st.integers(0, 5))
-def test_each_skill_has_held_out_keys_and_no_part_loses_more_than_its_share(config, seed):
+def test_each_skill_has_held_out_keys_and_no_element_loses_more_than_its_share(config, seed):
     held_out = choose_held_out(config, seed)
     assert set(held_out.by_skill) == set(SKILLS)
     for skill, keys in held_out.by_skill.items():
@@ -78,7 +78,7 @@ def test_relations_and_bindings_are_new_in_one_way_only(config, seed):
         assert (a, b, ground) not in pairs and not {(a, first, ground), (b, second, ground)} & tinted
 
 
-def test_the_choice_depends_on_the_seed_alone():
+def test_the_choice_depends_on_the_seed():
     config = ScenesConfig()
     assert choose_held_out(config, 1) == choose_held_out(config, 1)
     assert choose_held_out(config, 1).keys != choose_held_out(config, 2).keys

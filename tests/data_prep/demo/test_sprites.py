@@ -1,4 +1,4 @@
-"""Sprites that can be told apart, and scenes painted from them."""
+"""Sprites are distinguishable, and scenes are painted from them."""
 
 import io
 
@@ -24,7 +24,7 @@ SHEET = SpriteSheet(CONFIG)
 
 
 def hue_and_saturation(rgb: np.ndarray) -> np.ndarray:
-    """A colour without its brightness: what a tint leaves in every pixel that is not black."""
+    """Returns a colour without its brightness, which a tint determines in every pixel that is not black."""
     return rgb / np.maximum(np.linalg.norm(rgb, axis=-1, keepdims=True), 1)
 
 
@@ -56,7 +56,7 @@ def test_no_two_sprites_look_alike():
     assert difference.min() > 10, (names[closest[0]], names[closest[1]])
 
 
-def test_paints_sprites_where_they_are_placed_and_background_elsewhere():
+def test_sprites_are_painted_where_placed_and_background_elsewhere():
     pixels = SHEET.paint("blue", [Placed("dog", "red", 8, 40), Placed("cat", NATURAL, 40, 0)])
     assert np.array_equal(pixels[40:64, 8:32], SHEET.sprite("dog", "red", "blue"))
     assert np.array_equal(pixels[0:24, 40:64], SHEET.sprite("cat", NATURAL, "blue"))
@@ -64,7 +64,7 @@ def test_paints_sprites_where_they_are_placed_and_background_elsewhere():
     assert (pixels == BACKGROUNDS["blue"]).all()
 
 
-def test_png_holds_exactly_the_pixels():
+def test_the_png_contains_exactly_the_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     with Image.open(io.BytesIO(encode_png(pixels))) as image:
         assert image.mode == "RGB"
