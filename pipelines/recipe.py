@@ -1,13 +1,13 @@
-"""A recipe: the one YAML file that says everything about a run.
+"""A recipe: the one YAML file that describes a run.
 
-    YAML + dotted overrides -> each phase's sections laid over the shared ones -> `Recipe`, all of it checked
+    YAML + dotted overrides -> each phase's sections completed from the shared ones -> `Recipe`, every value checked
 
-It only composes configs; each is declared beside the code that it configures.
+A recipe only composes configs; each is declared beside the code that it configures.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -22,29 +22,33 @@ from ufork.train.config import TrainConfig
 from ufork.vision.config import VisionConfig
 
 PHASE_SECTIONS = ("train", "data")
-"""Sections that a phase may change for itself."""
+"""Sections that a phase may override."""
+
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]
+"""A name that is also a folder's: letters, digits and _ . - only."""
 
 
 class RunConfig(Config):
     """Where a run is kept, and its seed."""
 
-    name: str = Field(pattern=r"^[\w][\w.-]*$")
-    """The run's folder below `folder`."""
+    name: Name
+    """Name of the run's folder inside `folder`."""
     folder: Path = Path("runs")
     """Folder of all runs."""
     seed: int = Field(default=0, ge=0)
-    """Of everything random: shards, initial weights, the order of samples."""
+    """Seed of everything random: shards, initial weights, the order of samples."""
 
 
 class PhaseConfig(Config):
-    """One phase of a recipe; it starts from the weights of the one before. What it leaves out is the recipe's."""
+    """One phase of a recipe; it starts from the weights of the phase before. Missing values are the recipe's."""
 
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
 
 
 class Recipe(Config):
-    """All of a run."""
+    """Everything about a run."""
 
     run: RunConfig
     prepare: PrepareConfig = PrepareConfig()
@@ -52,18 +56,18 @@ class Recipe(Config):
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    """What phases read, unless they say otherwise."""
+    """Data of the phases, which may each override it."""
     train: TrainConfig = TrainConfig()
-    """How phases train, unless they say otherwise."""
+    """Training of the phases, which may each override it."""
     layout: LayoutConfig = LayoutConfig()
-    """How the job's ranks are laid out, in all phases alike."""
-    phases: dict[str, PhaseConfig] = {}
-    """By name, in order."""
+    """Layout of the job's ranks, the same in all phases."""
+    phases: dict[Name, PhaseConfig] = {}
+    """Phases by name, in the order in which they train."""
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @property
     def run_folder(self) -> RunFolder:
-        """Where the run's files lie."""
+        """The run's folder."""
         return RunFolder(self.run.folder / self.run.name)
 
 
@@ -74,7 +78,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: a file, key or value is at fault; the message names it.
     """
     mapping = merge_overrides(read_mapping(path), overrides)
-    Recipe.from_mapping({**mapping, "phases": {}}, origin=str(path))  # tells a fault of a shared section once
+    Recipe.from_mapping({**mapping, "phases": {}}, origin=str(path))  # reports a fault of a shared section once
     return Recipe.from_mapping(_with_complete_phases(mapping), origin=str(path))
 
 
@@ -87,7 +91,7 @@ def _with_complete_phases(mapping: dict[str, Any]) -> dict[str, Any]:
 
 
 def _laid_over(base: Any, top: Any) -> Any:
-    """`top` with what `base` has besides; anything but a mapping replaces."""
+    """Returns `top` completed from `base`, mapping by mapping; any other value of `top` replaces the one of `base`."""
     if top is None:  # an empty section in YAML
         return base
     if not isinstance(base, dict) or not isinstance(top, dict):

@@ -69,7 +69,9 @@ configs = st.builds(
     Job,
     name=st.text(),
     optimizer=st.builds(Optimizer, learning_rate=st.floats(1e-9, 1e9), warmup_steps=st.integers(1, 1 << 40)),
-    sources=st.lists(st.builds(Source, folder=st.text(), weight=st.floats(allow_nan=False)), max_size=3).map(tuple),
+    sources=st.lists(
+        st.builds(Source, folder=st.text(), weight=st.floats(allow_nan=False, allow_infinity=False)), max_size=3
+    ).map(tuple),
     stages=st.dictionaries(st.text(), st.builds(Optimizer), max_size=3),
 )
 
@@ -98,7 +100,7 @@ def test_override_sets_its_path_and_leaves_the_rest(mapping, path, value):
 
 def test_later_override_wins_and_values_are_yaml():
     merged = merge_overrides({}, ["a.b=1", "a.b=[x, 2]", "a.c=null", "a.d=1e-3", "a.e=true"])
-    assert merged == {"a": {"b": ["x", 2], "c": None, "d": "1e-3", "e": True}}
+    assert merged == {"a": {"b": ["x", 2], "c": None, "d": 1e-3, "e": True}}
 
 
 def test_override_given_in_exponents_is_a_number():

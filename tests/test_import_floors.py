@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    ["ufork.errors", "ufork.config", "ufork.vocabulary"],
+    ["ufork.errors", "ufork.strict_yaml", "ufork.config", "ufork.vocabulary"],
     ["ufork.files", "ufork.processes"],
     ["ufork.run_folder"],
     ["ufork.model", "ufork.vision", "ufork.data"],
@@ -28,6 +28,7 @@ NO_PARALLELISM = ("torch.distributed", "deepspeed", "megatron")
 """What ufork.model may not know: parallelism is applied to it from outside."""
 NO_TORCH = [
     "ufork/errors.py",
+    "ufork/strict_yaml.py",
     "ufork/config.py",
     "ufork/vocabulary.py",
     "ufork/processes/child.py",

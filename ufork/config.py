@@ -2,31 +2,52 @@
 
     YAML file -> mapping -> dotted overrides merged in -> `Config` subclass, every key known, every value in range
 
-Each part of ufork declares its own `Config` beside the code it configures, units in the field names and a docstring per
-field; a recipe only composes them. Checking is pydantic's; what is added here is the wording of the errors, the nearest
-known key for an unknown one, and the dotted overrides.
+Each package of ufork declares its own `Config` beside the code that it configures, with units in the field names and a
+docstring per field; a recipe only composes them. pydantic checks the values. Added here: numbers are finite and are
+numbers (not true, not "5"), errors name the nearest known key for an unknown one, and dotted overrides.
 """
 
 import difflib
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args, get_origin
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from ufork.errors import ConfigError
+from ufork.strict_yaml import MAX_BYTES, dump_yaml, load_yaml
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
 class Config(BaseModel):
-    """Base of every configuration: immutable, unknown keys refused, field docstrings kept as descriptions."""
+    """Base of every configuration: immutable, unknown keys refused, field docstrings kept as descriptions.
+
+    Numbers must be finite, integers fit into 64 bits; booleans and text are no numbers, and floats are no integers.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), validate_default=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        validate_default=True,
+        allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _require_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        types = _types_in(cls.model_fields[info.field_name or ""].annotation) - {NoneType, ...}
+        if types and types <= {int, float}:
+            for number in _values_in(value):
+                _require_number(number, integer=types == {int})
+        return value
 
     @classmethod
     def from_mapping(cls, mapping: dict[str, Any], *, origin: str) -> Self:
@@ -55,18 +76,54 @@ class Config(BaseModel):
         return cls.from_mapping(merge_overrides(read_mapping(path), overrides), origin=str(path))
 
     def to_yaml(self) -> str:
-        """The resolved values as YAML, in the order of declaration; `from_yaml` reads it back to an equal config."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)  # unicode left in loses some line breaks
+        """Returns the resolved values as YAML, in the order of declaration; `from_yaml` reads an equal config back."""
+        return dump_yaml(self.model_dump(mode="json"))
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    """Returns the types that the values of a field may have, those inside of containers for the containers."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return {type(value) for value in inner}
+    if origin is Annotated:
+        inner = inner[:1]
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        inner = inner[1:]
+    if origin is None:
+        return {annotation}
+    return {kind for inside in inner for kind in _types_in(inside)}
+
+
+def _values_in(value: Any) -> Iterator[Any]:
+    """Yields `value`, or those inside if it is a container."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _values_in(inner)
+    else:
+        yield value
+
+
+def _require_number(value: Any, *, integer: bool) -> None:
+    if isinstance(value, bool | str | bytes) or (integer and isinstance(value, float)):
+        kind = "an integer" if integer else "a number"
+        raise PydanticCustomError("not_a_number", f"Input should be {kind}, not {type(value).__name__}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise PydanticCustomError("too_large", "Input should fit into 64 bits")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Reads a YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or not a mapping.
+        ConfigError: the file is missing, too large, not YAML, has a key twice, or is not a mapping.
     """
     try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{path}: not a regular file; give the path of a recipe")
+        with open(path, encoding="utf-8") as file:
+            mapping = load_yaml(file.read(MAX_BYTES + 1))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a recipe") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -88,7 +145,7 @@ def merge_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[s
         if not equals or not key:
             raise ConfigError(f"override {override!r}: expected KEY=VALUE, as in train.steps=200")
         try:
-            value = yaml.safe_load(text)
+            value = load_yaml(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
         merged = _with_value(merged, key.split("."), value, override)
@@ -125,9 +182,9 @@ RENAMED_KEYS = {
 
 
 def _describe(fault: "ErrorDetails", cls: type[Config]) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
+    key = ".".join(str(key) if str(key).isprintable() else repr(key) for key in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        return f"{key}: {fault['msg']}, found {fault['input']!r}"
+        return f"{key}: {fault['msg']}, found {_shortened(repr(fault['input']))}"
     known = _known_keys(cls, fault["loc"])
     section, dot, name = key.rpartition(".")
     renamed = f"{section}{dot}{RENAMED_KEYS.get(name)}"
@@ -137,12 +194,16 @@ def _describe(fault: "ErrorDetails", cls: type[Config]) -> str:
     return f"{key}: unknown key; the nearest known one is {nearest[0]!r}" if nearest else f"{key}: unknown key"
 
 
-def _known_keys(cls: type[BaseModel], place: tuple[int | str, ...], prefix: str = "") -> list[str]:
-    """Keys below `prefix`; of a container's entries, only those of the entry that `place` runs through."""
+def _shortened(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _known_keys(cls: type[BaseModel], loc: tuple[int | str, ...], prefix: str = "") -> list[str]:
+    """Returns the keys below `prefix`; of a container's entries, only those of the entry on the path `loc`."""
     keys = []
     for name, field in cls.model_fields.items():
         keys.append(prefix + name)
-        below = place[1:] if place[:1] == (name,) else ()
+        below = loc[1:] if loc[:1] == (name,) else ()
         inside = f"{prefix}{name}."
         if get_origin(field.annotation) in (dict, tuple, list):
             if not below:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.tiny import DIMENSIONS, tiny_config, tiny_model
-from ufork.errors import CheckpointError, StorageError
+from ufork.errors import CheckpointError, NonFiniteError, StorageError
 from ufork.model.weights import CONFIG_NAME, WEIGHTS_NAME, WeightsConfig, load_weights, put_weights, save_weights
 
 CONFIG = WeightsConfig(model=tiny_config(), dimensions=DIMENSIONS)
@@ -40,6 +40,16 @@ def test_missing_and_damaged_files_are_named(folder, name, content):
         (folder / name).write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     with pytest.raises(CheckpointError, match=str(folder)):
         load_weights(folder)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_not_finite_are_never_written(folder, value):
+    before = (folder / WEIGHTS_NAME).read_bytes()
+    weights = weights_of(tiny_model(seed=2))
+    weights["trunk.projector.first.weight"][0, :2] = value
+    with pytest.raises(NonFiniteError, match=r"trunk.projector.first.weight holds 2 of \d+ values"):
+        save_weights(folder, weights, CONFIG)
+    assert (folder / WEIGHTS_NAME).read_bytes() == before
 
 
 def test_a_config_of_another_program_is_named_with_its_key(folder):

@@ -127,3 +127,56 @@ def test_an_old_key_is_refused_with_its_new_name(tmp_path, override, renamed):
     recipe.write_text("run: {name: x}\n")
     with pytest.raises(ConfigError, match=f"this key is now called '{renamed}'"):
         read_recipe(recipe, [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.learning_rate=.inf",
+        "train.learning_rate=.nan",
+        "train.limit_seconds=.inf",
+        "train.timeout_seconds=.inf",
+        "train.timeout_seconds=1e300",
+        "train.max_grad_norm=.inf",
+        "train.weight_decay=.inf",
+        "train.loss_weights.generation=.inf",
+        "data.worker_timeout_seconds=.inf",
+        "data.generation=[{folder: x, weight: .inf}]",
+        "data.generation=[{folder: x, weight: 1e300}]",
+        "vision.fit.learning_rate=.inf",
+        "model.rope_theta=.inf",
+        "evaluate.draw.guidance=.inf",
+        "train.steps=100000000000000000000",
+        "data.num_workers=1000000",
+        "run.seed=100000000000000000000",
+        "model.hidden_size=1" + "0" * 400,
+        "model.rope_theta=1" + "0" * 400,
+        "train.steps=true",
+        "train.learning_rate=true",
+        "train.steps='5'",
+        "train.learning_rate='5'",
+        "train.steps=5.0",
+        "layout.in_flight='5'",
+        "layout.in_flight=true",
+        "train.loss_weights.generation=true",
+        "train.global_batch_size={understanding: 0, generation: 0}",
+    ],
+)
+def test_numbers_are_finite_numbers_of_a_sensible_size(path, override):
+    with pytest.raises(ConfigError, match=override.partition("=")[0].split(".")[0]) as refused:
+        read_recipe(path, [override])
+    assert len(str(refused.value)) < 1500
+
+
+@pytest.mark.parametrize("override", ["train.learning_rate=1", "train.learning_rate=1e-4", "train.limit_seconds=5"])
+def test_integers_and_exponents_pass_for_floats(path, override):
+    assert read_recipe(path, [override])
+
+
+@pytest.mark.parametrize("name", ["../up", "/absolute", "a/b", "", ".", ".hidden", "a b", "a\nb", "a\0b", "x" * 101])
+@pytest.mark.parametrize("key", ["run", "phases"])
+def test_names_that_are_folders_have_one_pattern(path, key, name):
+    mapping = yaml.safe_load(path.read_text())
+    mapping[key] = {"name": name} if key == "run" else {name: {}}
+    with pytest.raises(ConfigError, match=key):
+        Recipe.from_mapping(mapping, origin="recipe.yaml")

@@ -65,7 +65,7 @@ def test_a_forked_layout_trains_as_one_rank(tmp_path):
     for name, weight in weights.items():
         torch.testing.assert_close(forked_weights[name], weight, rtol=1e-4, atol=1e-5, msg=name)
     traces_show_every_pass_once(forked, {"align": (0, 1, 2, 3), "all": (0, 1, 2, 3), "generation": (0, 1, 3)})
-    assert set(json.loads((one.phase("all") / "bubble.json").read_text())) == {"whole"}
+    assert set(json.loads((one.phase("all") / "bubble.json").read_text())) == {"colocated"}
 
 
 def traces_show_every_pass_once(run, ranks_by_stage):

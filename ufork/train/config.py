@@ -1,96 +1,124 @@
-"""What a training run is told: optimization, batch, precision, what trains, and what is reported how often."""
+"""How a phase trains: steps, batch, what trains, optimizer, precision, loss, checkpoints, and what is reported."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ufork.checkpoint.config import CheckpointConfig
 from ufork.config import Config
 from ufork.vocabulary import Task
 
-Part = Literal[
+ParameterGroup = Literal[
     "token_embedding", "projector", "trunk", "understanding", "generation", "text_head", "rq_head", "loss_weights"
 ]
-"""Names for the parts of the model that a stage may train; see `ufork.train.parameter_groups`."""
+"""Names of the groups of parameters that a phase may train; `ufork.train.parameter_groups` says what is in each."""
 
 
 class PerTask(Config):
-    """One number per task."""
+    """One factor per task."""
 
     understanding: NonNegativeFloat = 1.0
+    """Factor of the mean loss per text token."""
     generation: NonNegativeFloat = 1.0
+    """Factor of the mean loss per image code."""
 
     def of(self, task: Task) -> float:
-        """The number of `task`."""
+        """Returns the factor of `task`."""
         return getattr(self, task)
 
 
 class GlobalBatchSize(Config):
-    """Packed rows in one step over the whole job, per task; the data-parallel ranks share them evenly."""
+    """Packed sequences in one step over the whole job, per task.
+
+    The data-parallel replicas of each stage share them evenly, so their number must divide them. A task with 0 is not
+    trained in this phase.
+    """
 
     understanding: NonNegativeInt = 4
+    """Packed sequences of understanding samples (image, question, answer)."""
     generation: NonNegativeInt = 4
+    """Packed sequences of generation samples (caption, image)."""
 
     @property
     def by_task(self) -> dict[Task, int]:
-        """The same as a mapping."""
-        return {task: getattr(self, task) for task in Task}
+        """The sizes of the tasks that have any."""
+        return {task: getattr(self, task) for task in Task if getattr(self, task)}
+
+    @model_validator(mode="after")
+    def _has_sequences(self) -> Self:
+        if not self.by_task:
+            raise ValueError("a step needs at least one packed sequence of one task, and both tasks have 0")
+        return self
 
 
 class WandbConfig(Config):
-    """Weights & Biases."""
+    """Weights & Biases, beside `metrics.jsonl`, which is always written."""
 
     mode: Literal["offline", "online", "disabled"] = "offline"
+    """`offline` writes below the phase's folder, for `wandb sync` later."""
     project: str = "ufork"
+    """Project that the runs are listed in."""
 
 
 class TrainConfig(Config):
-    """One stage of training."""
+    """One phase of training."""
 
-    steps: PositiveInt = 1000
+    steps: int = Field(default=1000, ge=1, le=10**9)
+    """Optimizer steps of the phase, skipped ones included."""
     limit_seconds: PositiveFloat | None = None
-    """The stage ends when it has lasted this long, even before all `steps`; its schedule is shortened to fit. The same
-    seed then no longer gives the same weights everywhere."""
+    """Seconds after which the phase ends even if `steps` are not done; the learning rate schedule is shortened to fit.
+    With a limit, the same seed gives different weights on machines of different speed."""
     global_batch_size: GlobalBatchSize = GlobalBatchSize()
-    trainable: tuple[Part, ...] | Literal["all"] = "all"
-    """Parts of the model that this stage trains; the rest is frozen."""
+    """Packed sequences per step, of `data.seq_len` tokens each."""
+    trainable: tuple[ParameterGroup, ...] | Literal["all"] = "all"
+    """Groups of parameters that the phase trains, all others being frozen; or `all`."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (arXiv 1711.05101), or SGD without momentum."""
     learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: half a cosine from the peak to `min_lr_ratio`, or the peak throughout."""
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)
-    """Share of the stage over which the learning rate rises linearly from 0."""
+    """Fraction of the phase over which the learning rate rises linearly from 0."""
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
-    """Where the cosine ends, as a share of `learning_rate`."""
+    """Learning rate at the end of the cosine, as a fraction of `learning_rate`."""
     weight_decay: NonNegativeFloat = 0.0
-    """Applied to matrices only: not to norms, biases and embeddings."""
+    """Decoupled weight decay of matrices; norms, biases and embeddings are not decayed."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's decay rate of the mean of gradients."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
+    """AdamW's decay rate of the mean of squared gradients."""
     max_grad_norm: NonNegativeFloat = 1.0
-    """Largest norm of the gradient over the whole job; 0 turns clipping off."""
+    """Norm that gradients are clipped to, over all parameters of all ranks; 0 turns clipping off."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`bf16` keeps fp32 master weights; `auto` takes it where the device computes it natively."""
+    """Precision of forward and backward passes. `bf16` keeps fp32 master weights; `auto` is bf16 on devices that
+    compute it natively, fp32 on others."""
     linear: Literal["auto", "torch", "onednn"] = "auto"
     """Library for fp32 matrix products on CPUs. `auto` is oneDNN with AVX-512, torch's own (MKL) otherwise. Their
     results differ by rounding: name one to resume bit for bit on another kind of CPU."""
     activation_checkpointing: bool = False
-    """Keep each decoder layer's input only, and compute the layer again in the backward pass."""
+    """Keep only the input of each decoder layer for the backward pass and compute the layer again: less memory, about a
+    third more operations."""
     loss_weights: PerTask = PerTask()
-    """Weights of the tasks' mean losses in their sum; under `uncertainty`, factors before the learned ones."""
+    """Factors of the tasks' mean losses in their sum; with `loss_weighting: uncertainty`, besides the learned ones."""
     loss_weighting: Literal["fixed", "uncertainty"] = "fixed"
-    """`uncertainty` learns a log-variance per task (arXiv 1705.07115)."""
+    """`uncertainty` learns a log-variance per task that weighs its loss (arXiv 1705.07115)."""
     deepspeed: dict[str, Any] = {}
-    """Further keys of DeepSpeed's configuration."""
+    """Further keys of DeepSpeed's configuration; those that follow from the recipe are refused."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """How often checkpoints are saved, and which are kept."""
     resume: str = "auto"
-    """`auto` goes on from the newest valid checkpoint of the stage, where there is one; `never` removes them; the path
-    of a checkpoint (`.../step-00000500`), of any run with these sizes and data, has a stage without any begin there."""
+    """`auto` resumes from the phase's newest valid checkpoint if there is one; `never` deletes its checkpoints and
+    starts over; the path of a checkpoint (`.../step-00000500`) of any run with the same model and data is where a phase
+    without checkpoints starts."""
     max_nonfinite_steps: NonNegativeInt = 10
-    """Steps with a loss or gradient that is not finite, each skipped, before the run ends with an error."""
-    timeout_seconds: PositiveFloat = 600.0
-    """How long a rank waits for another."""
+    """Steps that may be skipped, because loss or gradient are not finite, before the run ends with an error."""
+    timeout_seconds: float = Field(default=600.0, gt=0, le=1e8)
+    """Seconds that a rank waits for another before the run ends with an error."""
     log_every_steps: PositiveInt = 10
+    """Steps between two lines of metrics, each of which has the means over the steps since the one before."""
     draw_every_steps: NonNegativeInt = 0
-    """How often a grid of drawings is made; 0 for never."""
+    """Steps between two grids of drawings; 0 draws none."""
     drawing_prompts: tuple[str, ...] = ()
-    """What the grids show."""
+    """Prompts of the grids."""
     wandb: WandbConfig = WandbConfig()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
-from ufork.train.config import Part
+from ufork.train.config import ParameterGroup
 from ufork.train.stage_module import StageModule
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ PREFIXES: dict[str, tuple[str, ...]] = {
     "loss_weights": ("losses.",),
 }
 """Prefixes of the parameter names that make up each part."""
-assert set(PREFIXES) == set(get_args(Part))
+assert set(PREFIXES) == set(get_args(ParameterGroup))
 
 
 def part_of(parameter_name: str, *, tied: bool) -> str:
@@ -37,19 +37,19 @@ def part_of(parameter_name: str, *, tied: bool) -> str:
     return parts[0]
 
 
-def part_trains(part: str, trainable: Sequence[Part] | Literal["all"]) -> bool:
+def part_trains(part: str, trainable: Sequence[ParameterGroup] | Literal["all"]) -> bool:
     """Whether a part is to be trained."""
     return trainable == "all" or part in trainable
 
 
-def stage_trains(stage: str, trainable: Sequence[Part] | Literal["all"]) -> bool:
+def stage_trains(stage: str, trainable: Sequence[ParameterGroup] | Literal["all"]) -> bool:
     """Whether anything of a stage, named as the model names its parts, is to be trained."""
     prefixes = (f"{stage}.", f"branches.{stage}.")
     parts = [part for part in PREFIXES if PREFIXES[part][0].startswith(prefixes)]
     return trainable == "all" or any(part in trainable for part in parts)
 
 
-def freeze_except(module: StageModule, trainable: Sequence[Part] | Literal["all"]) -> int:
+def freeze_except(module: StageModule, trainable: Sequence[ParameterGroup] | Literal["all"]) -> int:
     """Leaves only the parameters of `trainable` with gradients, and returns how many numbers those are."""
     num_trainable = 0
     for name, parameter in module.named_parameters():
