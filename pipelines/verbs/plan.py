@@ -66,10 +66,11 @@ def workload_of(recipe: "Recipe", phase: str | None) -> "Workload":
     from ufork.errors import ConfigError
     from ufork.model.config import Dimensions
     from ufork.planning.workload import Workload
+    from ufork.vocabulary import Task
 
     if phase is not None and phase not in recipe.phases:
         raise ConfigError(f"--phase {phase}: the recipe's phases are {', '.join(recipe.phases)}")
-    both = [name for name, s in recipe.phases.items() if all(s.train.global_batch_size.by_task.values())]
+    both = [name for name, s in recipe.phases.items() if len(s.train.global_batch_size.by_task) == len(Task)]
     chosen = recipe.phases[phase or (both or list(recipe.phases))[0]]
     return Workload(
         model=recipe.model,
