@@ -9,14 +9,14 @@ numbers (not true, not "5"), errors name the nearest known key for an unknown on
 
 import difflib
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ufork.errors import ConfigError
 from ufork.strict_yaml import MAX_BYTES, dump_yaml, load_yaml
@@ -40,14 +40,18 @@ class Config(BaseModel):
         allow_inf_nan=False,
     )
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _require_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        types = _types_in(cls.model_fields[info.field_name or ""].annotation) - {NoneType, ...}
-        if types and types <= {int, float}:
-            for number in _values_in(value):
-                _require_number(number, integer=types == {int})
-        return value
+    def _refuse_what_is_no_number(cls, values: Any) -> Any:
+        """Replaces what pydantic would convert to a number by what it refuses."""
+        if not isinstance(values, Mapping):
+            return values
+        checked = dict(values)
+        for name in values.keys() & cls.model_fields.keys():
+            types = _types_in(cls.model_fields[name].annotation) - {NoneType, ...}
+            if types and types <= {int, float}:
+                checked[name] = _only_numbers(values[name], integers=types == {int})
+        return checked
 
     @classmethod
     def from_mapping(cls, mapping: dict[str, Any], *, origin: str) -> Self:
@@ -94,23 +98,28 @@ def _types_in(annotation: Any) -> set[Any]:
     return {kind for inside in inner for kind in _types_in(inside)}
 
 
-def _values_in(value: Any) -> Iterator[Any]:
-    """Yields `value`, or those inside if it is a container."""
+@dataclass(frozen=True)
+class _Refused:
+    """Stands for a value that is none of its field's."""
+
+    value: Any
+    reason: str
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def _only_numbers(value: Any, *, integers: bool) -> Any:
+    """Returns `value` with everything in it that is no number, no integer if `integers`, replaced by a `_Refused`."""
     if isinstance(value, Mapping):
-        value = list(value.values())
+        return {key: _only_numbers(inner, integers=integers) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        for inner in value:
-            yield from _values_in(inner)
-    else:
-        yield value
-
-
-def _require_number(value: Any, *, integer: bool) -> None:
-    if isinstance(value, bool | str | bytes) or (integer and isinstance(value, float)):
-        kind = "an integer" if integer else "a number"
-        raise PydanticCustomError("not_a_number", f"Input should be {kind}, not {type(value).__name__}")
+        return tuple(_only_numbers(inner, integers=integers) for inner in value)
+    if isinstance(value, bool | str | bytes) or (integers and isinstance(value, float)):
+        return _Refused(value, f"Input should be {'an integer' if integers else 'a number'}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise PydanticCustomError("too_large", "Input should fit into 64 bits")
+        return _Refused(value, "Input should fit into 64 bits")
+    return value
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -184,7 +193,9 @@ RENAMED_KEYS = {
 def _describe(fault: "ErrorDetails", cls: type[Config]) -> str:
     key = ".".join(str(key) if str(key).isprintable() else repr(key) for key in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        return f"{key}: {fault['msg']}, found {_shortened(repr(fault['input']))}"
+        value = fault["input"]
+        reason = value.reason if isinstance(value, _Refused) else fault["msg"]
+        return f"{key}: {reason}, found {_shortened(repr(value))}"
     known = _known_keys(cls, fault["loc"])
     section, dot, name = key.rpartition(".")
     renamed = f"{section}{dot}{RENAMED_KEYS.get(name)}"
