@@ -32,11 +32,11 @@ import torch
 from PIL import Image
 
 from pipelines.launch.ranks import process_context
-from ufork.data.loader import load_ahead
 from ufork.data.mixture import Mixture
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.source import ShardSource
 from ufork.data.shards.writer import ShardWriter, finish_source, start_source
+from ufork.processes.prefetch import prefetch
 from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 
@@ -149,7 +149,7 @@ def _rate(batches: Iterable[Any]) -> float:
 def ufork_batches(folder: Path, kind: Kind) -> Iterator[Any]:
     """Endless: arrays, texts, and the lane with what it has taken."""
     make, context = partial(_ufork_worker, folder, kind.name), process_context(("benchmarks.stream",))
-    return load_ahead(make, num_workers=WORKERS, context=context, ahead=4, timeout_seconds=60)
+    return prefetch(make, num_workers=WORKERS, context=context, ahead=4, timeout_seconds=60)
 
 
 def _ufork_worker(folder: Path, kind_name: str, worker: int, num_workers: int) -> Iterator[Any]:
@@ -160,9 +160,7 @@ def _ufork_worker(folder: Path, kind_name: str, worker: int, num_workers: int) -
         samples = [s for s in mixture.read(mixture.draws(lane, counts[lane], BATCH)) if isinstance(s, Sample)]
         counts[lane][0] += BATCH
         arrays = np.stack([kind.array(sample) for sample in samples])
-        # Small arrays are sooner pickled than shared
-        batch = arrays if kind is CODES else torch.from_numpy(arrays)
-        yield batch, [sample.prompt for sample in samples], lane, list(counts[lane])
+        yield arrays, [sample.prompt for sample in samples], lane, list(counts[lane])
 
 
 def webdataset_batches(folder: Path, kind: Kind) -> Iterable[Any]:

@@ -11,11 +11,9 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from functools import lru_cache
-from multiprocessing import get_context
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import lru_cache, partial
 from pathlib import Path
 
 from pydantic import PositiveInt
@@ -29,6 +27,7 @@ from ufork.config import Config
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.writer import ShardWriter, finish_source, finished_source, start_source, write_attribution
+from ufork.processes.worker_pool import run_jobs_in_order
 from ufork.vocabulary import Task
 
 _CHUNK_SAMPLES = 250
@@ -87,11 +86,13 @@ def _make(
     source = build_source(section, seed)
     start_source(target)
     skipped = Counter(source.skipped(split))
-    jobs = [
-        (section, seed, split, task, range(start, min(start + _CHUNK_SAMPLES, source.num_samples(split, task))))
+    chunks = [
+        (task, range(start, min(start + _CHUNK_SAMPLES, source.num_samples(split, task))))
         for task in Task
         for start in range(0, source.num_samples(split, task), _CHUNK_SAMPLES)
     ]
+    start_making = partial(_open_source, section, seed, split, chunks)
+    num_workers = 1 if len(chunks) <= _FEW_CHUNKS else config.num_workers
     with ExitStack() as stack:
         writers = {
             task: stack.enter_context(
@@ -99,7 +100,8 @@ def _make(
             )
             for task in Task
         }
-        for samples, reasons in _run(jobs, config.num_workers):
+        results = stack.enter_context(closing(run_jobs_in_order(len(chunks), start_making, num_workers=num_workers)))
+        for samples, reasons in results:
             skipped.update(reasons)
             for sample in samples:
                 writers[sample.task].write(sample)
@@ -116,29 +118,23 @@ def _make(
     )
 
 
-_Job = tuple[ScenesConfig | EmojiConfig, int, str, Task, range]
+_Chunk = tuple[Task, range]
+_Made = tuple[list[Sample], Counter[str]]
 
 
-def _run(jobs: list[_Job], num_workers: int) -> Iterator[tuple[list[Sample], Counter[str]]]:
-    """Results in the order of the jobs."""
-    if num_workers == 1 or len(jobs) <= _FEW_CHUNKS:
-        yield from map(_make_chunk, jobs)
-        return
-    # Fresh interpreters: a fork would carry along the threads and locks of whoever calls.
-    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
-    try:
-        yield from pool.map(_make_chunk, jobs)
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _open_source(
+    section: ScenesConfig | EmojiConfig, seed: int, split: str, chunks: list[_Chunk]
+) -> Callable[[int], _Made]:
+    """Returns what makes the samples of a chunk by its number, in the process that calls this."""
+    return partial(_make_chunk, build_source(section, seed), split, chunks)
 
 
-def _make_chunk(job: _Job) -> tuple[list[Sample], Counter[str]]:
-    section, seed, split, task, numbers = job
-    source = build_source(section, seed)
+def _make_chunk(source: Source, split: str, chunks: list[_Chunk], number: int) -> _Made:
+    task, sample_numbers = chunks[number]
     samples, skipped = [], Counter[str]()
-    for number in numbers:
+    for sample_number in sample_numbers:
         try:
-            samples.append(source.sample(split, task, number))
+            samples.append(source.sample(split, task, sample_number))
         except SkippedInput as skip:
             skipped[skip.reason] += 1
     return samples, skipped

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 def load_in_turn(make, *, num_workers, **_):
-    """`load_ahead` without processes, whose start takes longer than all else: each worker has a copy of its own."""
+    """`prefetch` without processes, whose start takes longer than all else: each worker has a copy of its own."""
     workers = [pickle.loads(pickle.dumps(make))(worker, num_workers) for worker in range(num_workers)]
     for worker in cycle(workers):
         yield next(worker)
@@ -40,7 +40,7 @@ def load_in_turn(make, *, num_workers, **_):
 @pytest.fixture(scope="module", autouse=True)
 def workers_without_processes():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "load_ahead", load_in_turn)
+        patch.setattr(stream, "prefetch", load_in_turn)
         yield
 
 

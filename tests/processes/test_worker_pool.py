@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from ufork.errors import ShardError, WorkerError
-from ufork.processes.worker_pool import run_jobs
+from ufork.processes.worker_pool import run_jobs, run_jobs_in_order
 
 
 def start_squares(folder):
@@ -55,18 +55,32 @@ def test_every_job_is_done_once_and_each_process_opens_once(tmp_path, num_worker
     assert len(list(tmp_path.iterdir())) == num_workers
 
 
+def start_uneven():
+    return uneven
+
+
+def uneven(job: int) -> int:
+    time.sleep(0.3 if job % 2 == 0 else 0)
+    return job
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_results_come_in_the_order_of_the_jobs(num_workers):
+    assert list(run_jobs_in_order(6, start_uneven, num_workers=num_workers)) == list(range(6))
+
+
 def test_no_jobs_are_no_trouble(tmp_path):
     assert list(run_jobs([], partial(start_squares, tmp_path), num_workers=2)) == []
 
 
 def test_a_killed_process_is_named_with_its_job():
-    with pytest.raises(WorkerError, match=r"worker \d \(pid \d+\): gone at job 3, exit code -9"):
+    with pytest.raises(WorkerError, match=r"worker \d \(pid \d+\) died by SIGKILL, .*, at job 3\."):
         list(run_jobs(range(6), start_killed, num_workers=2))
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "text"),
-    [(ShardError("a.tar: gone"), ShardError, "a.tar: gone"), (KeyError("x"), RuntimeError, "KeyError: 'x'")],
+    [(ShardError("a.tar: gone"), ShardError, "a.tar: gone"), (KeyError("x"), KeyError, "'x'")],
 )
 def test_what_a_process_raises_is_raised(error, kind, text):
     with pytest.raises(kind, match=text):

@@ -9,6 +9,7 @@ Likewise each loader process has lanes of its own, and rows do not depend on how
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import torch
 
 from ufork.data.config import DataConfig, SourceConfig
-from ufork.data.loader import load_ahead
 from ufork.data.mixture import Mixture
 from ufork.data.shards.sequential_source import SequentialSource
 from ufork.data.shards.source import ShardSource
@@ -26,6 +26,7 @@ from ufork.data.stream_state import SourceState, StreamState
 from ufork.data.task_stream import SkippedSample, TaskStream
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import ConfigError
+from ufork.processes.prefetch import prefetch
 from ufork.vocabulary import PackedSequence, Task
 
 
@@ -207,8 +208,8 @@ class TrainingStream:
         if not self._num_workers:
             return maker.parts(0, 1)
         assert self._context, "loader processes need to know how they are started"
-        return load_ahead(
-            maker.parts,
+        return prefetch(
+            partial(_parts_on_one_thread, maker),
             num_workers=self._num_workers,
             context=self._context,
             ahead=self.config.prefetch_steps,
@@ -244,6 +245,12 @@ class TrainingStream:
             )
             for config, source in zip(configs, self._mixtures[task].sources, strict=True)
         )
+
+
+def _parts_on_one_thread(maker: StepMaker, worker: int, num_workers: int) -> Iterator[StepPart]:
+    """Runs in a loader process: many of them share the cores with the ranks."""
+    torch.set_num_threads(1)
+    yield from maker.parts(worker, num_workers)
 
 
 def _open_mixture(configs: Sequence[SourceConfig], task: Task, folder: Path, *, num_lanes: int, seed: int) -> Mixture:

@@ -1,21 +1,29 @@
-"""What all processes that ufork starts have in common: the signals by which a job is asked to stop, and their end."""
+"""What every process that ufork starts does first: it decides on signals, and dies with its parent."""
 
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Sent by schedulers to every process of a job, and meant for its ranks."""
 
 
-def end_with_starter() -> None:
-    """Has this process end with the one that started it, however that ends and whatever this one waits for then."""
-    if starter := multiprocessing.parent_process():
-        threading.Thread(target=_end_after, args=(starter,), daemon=True).start()
+def ignore_signals(numbers: Iterable[int]) -> None:
+    """Ignores signals that are sent to all processes of a job but meant for the parent."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
-def _end_after(starter: BaseProcess) -> None:
-    starter.join()
+def die_with_parent() -> None:
+    """Kills this process when its parent dies, even if the parent was killed or this process is blocked."""
+    # Not prctl(PR_SET_PDEATHSIG): the parent of a process from a fork server is the server.
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(parent: BaseProcess) -> None:
+    parent.join()
     os._exit(1)

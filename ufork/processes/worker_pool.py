@@ -1,43 +1,43 @@
-"""Jobs with numbers, done by several processes; what is lost when one dies is the job that it was at.
+"""Numbered jobs, done by several processes; when a process dies, only the job that it was doing is lost.
 
     run_jobs(jobs, start) -> each process: work = start() once, then work(job) for one job after the other -> results
 
-The processes end with whoever started them, however that one ends.
+The processes die with their parent.
 """
 
 import multiprocessing
 import signal
-import sys
-import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, TypeVar
 
-from ufork.errors import UforkError, WorkerError
-from ufork.processes.child import end_with_starter
+from ufork.errors import WorkerError
+from ufork.processes.child import ignore_signals
+from ufork.processes.failure import Failure
+from ufork.processes.messages import MessageReader, wait_for_messages
+from ufork.processes.worker import Worker, start_worker
 
 Result = TypeVar("Result")
 Start = Callable[[], Callable[[int], Result]]
-"""Opens what all jobs need and returns what does one; importable by name, called once in each process."""
+"""Opens what all jobs need and returns the function that does one; importable by name, called once in each process."""
 
-_PATIENCE_SECONDS = 5.0
-"""For which a process that was asked to end may tidy up."""
+_CLEANUP_SECONDS = 5.0
+"""How long a process that was asked to end may take to remove its drafts."""
 
 
 def run_jobs(jobs: Iterable[int], start: Start[Result], *, num_workers: int) -> Generator[tuple[int, Result]]:
-    """Yields each job with its result, in the order in which they are done; closing the iterator ends the processes.
+    """Yields each job with its result, in the order in which they finish; closing the iterator ends the processes.
 
     Args:
         jobs: their numbers.
         start: see `Start`.
-        num_workers: processes; 1 works in this one.
+        num_workers: number of processes; with 1 the jobs run in this process.
 
     Raises:
-        WorkerError: a process died, by the system's want of memory or by hand; names the process and its job.
+        WorkerError: a process died; names the process and its job.
         Exception: what a job raised.
     """
     waiting = iter(jobs)
@@ -45,14 +45,28 @@ def run_jobs(jobs: Iterable[int], start: Start[Result], *, num_workers: int) -> 
         yield from _run_here(waiting, start)
         return
     with _started(start, num_workers) as workers:
-        busy = {worker.connection: worker for worker in workers if worker.give(next(waiting, None))}
+        busy = {worker.messages: worker for worker in workers if worker.give(next(waiting, None))}
         while busy:
-            for connection in wait(list(busy)):
-                worker = busy.pop(connection)  # type: ignore[call-overload]
-                job, result = worker.job, worker.take()
-                if worker.give(next(waiting, None)):
-                    busy[worker.connection] = worker
-                yield job, result
+            for messages in wait_for_messages(busy, None):
+                worker = busy[messages]
+                job, outcome = worker.job, worker.read()
+                if outcome is None:
+                    continue
+                if not worker.give(next(waiting, None)):
+                    del busy[worker.messages]
+                yield job, outcome.value
+
+
+def run_jobs_in_order(num_jobs: int, start: Start[Result], *, num_workers: int) -> Generator[Result]:
+    """Yields the results of jobs 0 to `num_jobs` - 1 in this order; otherwise as `run_jobs`."""
+    early: dict[int, Result] = {}
+    expected = 0
+    with closing(run_jobs(range(num_jobs), start, num_workers=num_workers)) as results:
+        for job, result in results:
+            early[job] = result
+            while expected in early:
+                yield early.pop(expected)
+                expected += 1
 
 
 def _run_here(jobs: Iterator[int], start: Start[Result]) -> Iterator[tuple[int, Result]]:
@@ -63,107 +77,100 @@ def _run_here(jobs: Iterator[int], start: Start[Result]) -> Iterator[tuple[int, 
 
 
 @dataclass(frozen=True)
-class _Failed:
-    error: Exception
+class _Outcome:
+    value: Any
 
 
 @dataclass
-class _Worker:
-    """The starter's view of one."""
+class _Member:
+    """A worker of the pool and the pipe to it."""
 
-    process: BaseProcess
-    connection: Connection
+    worker: Worker
+    jobs: Connection
     job: int = -1
 
+    @property
+    def messages(self) -> MessageReader:
+        """What it sends."""
+        return self.worker.messages
+
     def give(self, job: int | None) -> bool:
-        """Sends it the next job; False when there is none."""
+        """Sends it the next job; returns False when there is none."""
         if job is not None:
             self.job = job
             try:
-                self.connection.send(job)
+                self.jobs.send(job)
             except OSError:
+                self.read()  # why it ended, if it has sent that
                 raise self._death() from None
         return job is not None
 
-    def take(self) -> Any:
-        """What its job gave."""
+    def read(self) -> _Outcome | None:
+        """Reads what has arrived of its outcome; None while it is incomplete."""
         try:
-            result = self.connection.recv()
-        except (EOFError, OSError):
+            message = self.messages.read()
+        except EOFError:
             raise self._death() from None
-        if isinstance(result, _Failed):
-            raise result.error
-        return result
+        if isinstance(message, Failure):
+            raise message.to_raise()
+        return message
 
     def _death(self) -> WorkerError:
-        self.process.join(1.0)
+        process = self.worker.process
         return WorkerError(
-            f"{self.process.name} (pid {self.process.pid}): gone at job {self.job}, exit code {self.process.exitcode};"
-            " was it killed for want of memory? Lower num_workers or shard_mb, and run the same command again:"
-            " what is done stays done"
+            f"{process.name} (pid {process.pid}) {self.worker.describe_end()}, at job {self.job}. If memory ran out,"
+            " lower num_workers or shard_mb; run the same command again to resume: finished jobs are kept"
         )
 
     def end(self) -> None:
-        """Tells it that no job comes any more, and lets it tidy up for a while."""
-        self.connection.close()
-        self.process.join(_PATIENCE_SECONDS)
-        self.process.kill()
-        self.process.join()
+        """Closes the pipe of jobs, which ends it between two jobs, and kills it if that takes too long."""
+        self.jobs.close()
+        self.worker.process.join(_CLEANUP_SECONDS)
+        self.worker.kill()
 
 
 @contextmanager
-def _started(start: Start[Any], num_workers: int) -> Iterator[list[_Worker]]:
-    # Fresh interpreters: a fork would carry along the threads and locks of whoever calls.
+def _started(start: Start[Any], num_workers: int) -> Iterator[list[_Member]]:
+    # Fresh interpreters: a fork would copy the caller's threads and locks, and a fork server has no use for its import.
     context = multiprocessing.get_context("spawn")
-    workers: list[_Worker] = []
+    members: list[_Member] = []
     try:
         for number in range(num_workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(start, theirs), name=f"worker {number}", daemon=True)
-            process.start()
-            theirs.close()  # the worker has the only other end: when it is gone, reading ends
-            workers.append(_Worker(process, ours))
-        yield workers
+            reading, writing = context.Pipe(duplex=False)
+            worker = start_worker(_work, start, reading, context=context, name=f"worker {number}")
+            members.append(_Member(worker, writing))
+            reading.close()
+        yield members
     except BaseException:
-        for worker in workers:
-            worker.process.terminate()
+        for member in members:
+            member.worker.process.terminate()
         raise
     finally:
-        for worker in workers:
-            worker.end()
+        for member in members:
+            member.end()
 
 
-def _work(start: Start[Any], connection: Connection) -> None:
-    """Runs in the worker, until the starter ends it."""
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # sent to all processes of a job, but meant for the starter
-    signal.signal(signal.SIGTERM, _leave)
-    end_with_starter()
-    with suppress(EOFError, BrokenPipeError):  # the starter asks for no more
-        for outcome in _outcomes(start, connection):
-            connection.send(outcome)
+class _Terminated(BaseException):
+    """SIGTERM arrived: unwinds the job, so that its drafts are removed."""
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Ends the process with its drafts tidied up, once: a job's signals come from the scheduler and the starter."""
-    signal.signal(number, signal.SIG_IGN)
-    sys.exit(0)
-
-
-def _outcomes(start: Start[Any], connection: Connection) -> Iterator[Any]:
-    try:
+def _work(send: Callable[[_Outcome], None], start: Start[Any], jobs: Connection) -> None:
+    """Runs in the worker until the parent closes `jobs`."""
+    ignore_signals((signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2))
+    signal.signal(signal.SIGTERM, _terminate)
+    with suppress(_Terminated, BrokenPipeError):
         work = start()
-    except Exception as error:
-        yield _Failed(_sendable(error))
-        return
-    while True:
-        job = connection.recv()
-        try:
-            yield work(job)
-        except Exception as error:
-            yield _Failed(_sendable(error))
+        while (job := _next_job(jobs)) is not None:
+            send(_Outcome(work(job)))
 
 
-def _sendable(error: Exception) -> Exception:
-    """Ours as they are; of others the traceback, as their own classes need not survive the way."""
-    return error if isinstance(error, UforkError) else RuntimeError("".join(traceback.format_exception(error)))
+def _next_job(jobs: Connection) -> int | None:
+    try:
+        return jobs.recv()
+    except EOFError:
+        return None
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once: both the scheduler and the parent may send it
+    raise _Terminated

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed
 
+from tests.processes.stopping import stop_in_the_middle_of_sending
 from tests.ranks import run_on_ranks
 from ufork.errors import PeerError, ShardError
 
@@ -44,6 +45,12 @@ def run_one_hangs(rank_env, hanging):
         time.sleep(0.1)
 
 
+def run_one_stops_while_sending(rank_env, stopping):
+    if rank_env.rank == stopping:
+        stop_in_the_middle_of_sending()
+    return bytes(1000)
+
+
 def run_raises_unpicklable(rank_env):
     class LocalError(Exception):
         pass
@@ -78,6 +85,13 @@ def test_hanging_rank_is_named_shown_and_ended():
         run_on_ranks(run_one_hangs, 2, 1, timeout_seconds=1)
 
 
-def test_error_that_cannot_be_sent_is_told_in_words():
+def test_rank_that_stops_while_sending_its_result_is_named_and_ended():
+    started = time.monotonic()
+    with pytest.raises(PeerError, match=r"ranks \[1\] did not finish within 1 s"):
+        run_on_ranks(run_one_stops_while_sending, 2, 1, timeout_seconds=1)
+    assert time.monotonic() - started < 20
+
+
+def test_error_that_cannot_be_sent_is_described():
     with pytest.raises(PeerError, match="(?s)rank [01]: LocalError: seen only there.*in run_raises_unpicklable"):
         run_on_ranks(run_raises_unpicklable, 2)
