@@ -62,8 +62,8 @@ def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
     import torch
 
     from benchmarks.stages import initial_model
-    from ufork.checkpoint.folder import TrainState
     from ufork.checkpoint.resume import resume
+    from ufork.checkpoint.state import TrainState
     from ufork.parallel.transport.stage_world import join_world
     from ufork.train.session import Phase, open_session
     from ufork.train.step import run_step

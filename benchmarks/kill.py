@@ -24,8 +24,10 @@ from typing import Any
 
 import yaml
 
-from ufork.checkpoint.folder import verify
+from ufork.checkpoint.state import verify
 from ufork.errors import CheckpointError
+from ufork.report.metrics import read_metrics
+from ufork.run_folder import PhaseFolder, RunFolder
 
 RECIPE: dict[str, Any] = {
     "prepare": {
@@ -83,16 +85,18 @@ def main() -> None:
         for part in ("codes", "tokenizer"):
             (killed / part).symlink_to(undisturbed / part)
         command = ["train", str(recipe), "run.name=killed"]
-        figures = kill_until_done(command, killed / "phases" / "joint", log, kills=arguments.kills, seed=arguments.seed)
-        undisturbed, killed = (run / "phases" / "joint" for run in (undisturbed, killed))
-        same_losses = losses(killed) == losses(undisturbed)
-        same_weights = _weights(killed) == _weights(undisturbed)
+        expected, phase = (RunFolder(run).phase("joint") for run in (undisturbed, killed))
+        figures = kill_until_done(command, phase, log, kills=arguments.kills, seed=arguments.seed)
+        same_losses = losses(phase) == losses(expected)
+        same_weights = _weights(phase) == _weights(expected)
         print(f"losses equal: {same_losses}, weights equal: {same_weights}")
         figures["equal"] = same_losses and same_weights
         print(json.dumps(figures))
 
 
-def kill_until_done(command: list[str], phase: Path, log: Path, *, kills: int, seed: int) -> dict[str, int | bool]:
+def kill_until_done(
+    command: list[str], phase: PhaseFolder, log: Path, *, kills: int, seed: int
+) -> dict[str, int | bool]:
     """Gives `command` until it ends by itself, and kills it `kills` times before.
 
     Args:
@@ -121,7 +125,7 @@ def kill_until_done(command: list[str], phase: Path, log: Path, *, kills: int, s
             figures["kills"] += 1
         process.wait()
         said = log.read_text(encoding="utf-8", errors="replace")
-        if resumed := re.search(rf"resumed: {re.escape(str(phase))}/.*(step-(\d+)), after", said):
+        if resumed := re.search(rf"resumed: {re.escape(str(phase.path))}/.*(step-(\d+)), after", said):
             figures["resumes"] += 1
             figures["steps_repeated"] += max(reached - int(resumed[2]), 0)
             figures["corrupt_taken"] += resumed[1] not in valid
@@ -140,7 +144,7 @@ def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _wait_for_the_moment(
-    process: subprocess.Popen[bytes], phase: Path, chance: random.Random, *, while_saving: bool
+    process: subprocess.Popen[bytes], phase: PhaseFolder, chance: random.Random, *, while_saving: bool
 ) -> None:
     """After some reports of steps by this start; if wanted, once files of a checkpoint are being written."""
     reported = len(losses(phase))
@@ -149,30 +153,26 @@ def _wait_for_the_moment(
         time.sleep(0.02)
         steps -= (now := len(losses(phase))) != reported
         reported = now
-    while while_saving and process.poll() is None and not list(phase.glob("checkpoints/*.unfinished/*/*")):
+    while while_saving and process.poll() is None and not list(phase.checkpoints.glob("*.unfinished/*/*")):
         time.sleep(0.0005)
 
 
-def _valid_checkpoints(phase: Path) -> set[str]:
+def _valid_checkpoints(phase: PhaseFolder) -> set[str]:
     valid = set()
-    for path in phase.glob("checkpoints/step-????????"):
+    for path in phase.checkpoints.glob("step-????????"):
         with contextlib.suppress(CheckpointError):
             verify(path, deep=True)
             valid.add(path.name)
     return valid
 
 
-def losses(phase: Path) -> list[tuple[float, float]]:
+def losses(phase: PhaseFolder) -> list[tuple[float, float]]:
     """Of both tasks, as far as they were reported."""
-    path = phase / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    lines = [json.loads(line) for line in whole]
-    return [(line["loss/understanding"], line["loss/generation"]) for line in lines]
+    return [(entry["loss/understanding"], entry["loss/generation"]) for entry in read_metrics(phase.metrics).entries]
 
 
-def _weights(phase: Path) -> bytes:
-    return (phase / "weights" / "model.safetensors").read_bytes()
+def _weights(phase: PhaseFolder) -> bytes:
+    return (phase.weights / "model.safetensors").read_bytes()
 
 
 if __name__ == "__main__":

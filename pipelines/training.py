@@ -60,7 +60,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
                 hooks = Hooks(
                     asked_to_stop=asked_to_stop,
                     draw_grid=_drawing(recipe, phase, codec),
-                    trace_folder=run.phase(phase.name) if trace else None,
+                    trace_folder=phase.folder.path if trace else None,
                 )
                 _train(phase, world, hooks, codec)
             world.wait_until_finished(phase.name)  # the next phase reads the weights that the leader has written
@@ -76,7 +76,7 @@ def phase_of(recipe: Recipe, name: str, tokenizer: TextTokenizer, codec: ImageCo
             config=WeightsConfig(model=recipe.model, dimensions=_dimensions(tokenizer, codec)),
             codebook_KE=codec.codebook,
             seed=recipe.run.seed,
-            folder=recipe.run_folder.weights(previous) if previous else None,
+            folder=recipe.run_folder.phase(previous).weights if previous else None,
         ),
         train=recipe.phases[name].train,
         data=recipe.phases[name].data,
@@ -111,7 +111,7 @@ def _train(phase: Phase, world: World, hooks: Hooks, codec: ImageCodec) -> None:
     with open_session(phase, world, context=process_context(("ufork.data.stream",))) as session:
         weights = train_phase(session, hooks)
     if session.stage.bridge.is_leader:
-        folder = phase.run.weights(phase.name)
+        folder = phase.folder.weights
         save_trained(folder, weights, phase.initial.config, phase.tokenizer, codec)
         log.info("weights: %s", folder)
         world.tell_finished(phase.name)

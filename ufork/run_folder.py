@@ -1,25 +1,30 @@
-"""The files of a run, each named once.
+"""Names of the files in a run's folder, in one place.
 
 RUN/config.yaml versions.json
-RUN/shards/SOURCE/SPLIT   images     RUN/codes/SOURCE/SPLIT   the same, encoded
+RUN/shards/SOURCE/SPLIT   samples with images     RUN/codes/SOURCE/SPLIT   the same samples with codes
 RUN/tokenizer/{text,vision}
-RUN/phases/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/}
+RUN/phases/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/,skipped_samples/}
 RUN/detector/ evaluation.json evaluation/ report.html
-RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/,health/}   what befell it (`submission.py`)
+RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/}   what happened to it
 """
 
 import json
+import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
 from ufork import __version__
-from ufork.errors import StorageError
+from ufork.config import read_mapping
+from ufork.errors import ConfigError
+from ufork.files import make_folder, write_whole
+
+log = logging.getLogger(__name__)
 
 REPORTED_PACKAGES = (
     "torch",
@@ -31,12 +36,48 @@ REPORTED_PACKAGES = (
     "numpy",
     "pillow",
 )
-"""Whose versions a run records."""
+"""Packages whose versions a run records."""
+
+
+@dataclass(frozen=True)
+class PhaseFolder:
+    """Paths inside the folder of one phase of a run."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """JSON lines with the means over the last steps; written by telemetry."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def drawings(self) -> Path:
+        """Grids of drawings made during training."""
+        return self.path / "drawings"
+
+    def drawing(self, step: int) -> Path:
+        """The grid drawn after `step` steps."""
+        return self.drawings / f"step-{step:06d}.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What training resumes from."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """The exported weights, with the tokenizers that drawing and answering need."""
+        return self.path / "weights"
+
+    @property
+    def skipped_samples(self) -> Path:
+        """Ids of the samples that training skipped, with the reasons."""
+        return self.path / "skipped_samples"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside one run's folder."""
+    """Paths inside the folder of one run."""
 
     path: Path
 
@@ -47,7 +88,7 @@ class RunFolder:
 
     @property
     def versions(self) -> Path:
-        """Versions of Python and of the packages that matter."""
+        """Versions of ufork, Python and the packages that matter."""
         return self.path / "versions.json"
 
     @property
@@ -72,64 +113,79 @@ class RunFolder:
 
     @property
     def detector(self) -> Path:
-        """The judge of drawings."""
+        """The object detector that scores drawings."""
         return self.path / "detector"
 
     @property
     def evaluation(self) -> Path:
-        """Scores; its example pictures lie in the folder of the same name."""
+        """Scores of the evaluation."""
         return self.path / "evaluation.json"
 
     @property
     def examples(self) -> Path:
-        """Pictures that the evaluation names."""
+        """Images that the evaluation refers to."""
         return self.path / "evaluation"
 
-    def phase(self, name: str) -> Path:
-        """Metrics, drawings and weights of one phase."""
-        return self.path / "phases" / name
+    @property
+    def report(self) -> Path:
+        """The report as a web page."""
+        return self.path / "report.html"
 
-    def weights(self, phase: str) -> Path:
-        """A phase's exported weights, with what is needed to draw and answer with them."""
-        return self.phase(phase) / "weights"
+    @property
+    def submissions(self) -> Path:
+        """What Slurm jobs run, a numbered folder each."""
+        return self.path / "submissions"
 
-    def checkpoints(self, phase: str) -> Path:
-        """What a phase can go on from."""
-        return self.phase(phase) / "checkpoints"
+    @property
+    def jobs(self) -> Path:
+        """Events of Slurm jobs, as JSON lines; job scripts append to it."""
+        return self.path / "slurm" / "jobs.jsonl"
 
-    def skipped_samples(self, phase: str) -> Path:
-        """The samples that a phase left out, by name."""
-        return self.phase(phase) / "skipped_samples"
+    @property
+    def job_logs(self) -> Path:
+        """Logs of Slurm jobs, a file per job and rank."""
+        return self.path / "slurm" / "logs"
+
+    def phase(self, name: str) -> PhaseFolder:
+        """The folder of one phase."""
+        return PhaseFolder(self.path / "phases" / name)
+
+    def phases(self) -> list[PhaseFolder]:
+        """Folders of all phases that have been trained, by name."""
+        return [PhaseFolder(path) for path in sorted((self.path / "phases").glob("*")) if path.is_dir()]
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> Self:
+        """The run that holds the checkpoint RUN/phases/NAME/checkpoints/step-N."""
+        return cls(checkpoint.absolute().parent.parent.parent.parent)
 
     def record(self, resolved: Mapping[str, Any], sections: tuple[str, ...]) -> None:
-        """Writes `sections` of the resolved recipe into the run's config, and the versions in use.
+        """Writes `sections` of the resolved recipe into `config.yaml`, and the versions in use.
 
-        Other sections keep the values that their own verb last ran with.
+        Other sections keep the values that their own command last ran with. Nothing reads them back to train, so a
+        damaged `config.yaml` is replaced, with a warning.
 
         Raises:
             StorageError: the folder cannot be written.
         """
+        choose = f"another folder by run.folder (now {self.path.parent})"
+        make_folder(self.path, choose=choose)
+        recorded = self._recorded() | {section: resolved[section] for section in ("run", *sections)}
+        ordered = {section: recorded[section] for section in resolved if section in recorded}
+        write_whole(self.config, yaml.safe_dump(ordered, sort_keys=False), durable=True, choose=choose)
+        write_whole(self.versions, json.dumps(versions_in_use(), indent=2) + "\n", durable=True, choose=choose)
+
+    def _recorded(self) -> dict[str, Any]:
+        if not self.config.exists():
+            return {}
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            recorded = yaml.safe_load(self.config.read_text(encoding="utf-8")) if self.config.exists() else {}
-            recorded |= {section: resolved[section] for section in ("run", *sections)}
-            ordered = {section: recorded[section] for section in resolved if section in recorded}
-            _replace(self.config, yaml.safe_dump(ordered, sort_keys=False))
-            _replace(self.versions, json.dumps(versions_in_use(), indent=2) + "\n")
-        except OSError as error:
-            raise StorageError(
-                f"{self.path}: cannot be written ({error.strerror}); free space or permit writing there, or choose"
-                f" another folder by run.folder (now {self.path.parent})"
-            ) from None
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+            return read_mapping(self.config)
+        except ConfigError as error:
+            log.warning("damaged, and written anew without the sections of earlier commands: %s", error)
+            return {}
 
 
 def versions_in_use() -> dict[str, str]:
-    """Of ufork, Python, the platform and the packages that matter."""
+    """Versions of ufork, Python, the platform and the packages that matter."""
     installed = {package: metadata.version(package) for package in REPORTED_PACKAGES}
     return {"ufork": __version__, "python": platform.python_version(), "platform": platform.platform(), **installed}

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.commands import NoAnswer, ask, has_program
 from pipelines.doctor.finding import Surroundings
+from ufork.run_folder import RunFolder
 
 SLURM_SECONDS = 5.0
 """How long Slurm may take to tell of a job."""
@@ -54,7 +55,7 @@ class Jobs:
 
 def read_jobs(run: Path, environment: Mapping[str, str]) -> Jobs:
     """The run's jobs; a run without Slurm has none."""
-    path = run / "slurm" / "jobs.jsonl"
+    path = RunFolder(run).jobs
     found: dict[int, JobStatus] = {}
     jobs = Jobs()
     try:
@@ -105,7 +106,7 @@ def _ask_slurm(jobs: Jobs, environment: Mapping[str, str]) -> None:
 def ends_of_logs(run: Path, job: int | None = None) -> list[str]:
     """The last lines of the logs of `job`, or of all that there are, rank after rank."""
     lines: list[str] = []
-    for path in sorted((run / "slurm" / "logs").glob(f"{job if job is not None else '*'}-*.log")):
+    for path in sorted(RunFolder(run).job_logs.glob(f"{job if job is not None else '*'}-*.log")):
         try:
             with open(path, "rb") as file:
                 file.seek(max(0, path.stat().st_size - TAIL_BYTES))

@@ -17,6 +17,7 @@ from pathlib import Path
 from pipelines.cluster.slurm_job import JobRequest, render
 from pipelines.recipe import Recipe
 from ufork.errors import ClusterError, StorageError
+from ufork.run_folder import RunFolder
 
 PACKAGES = ("ufork", "pipelines", "data_prep")
 SOURCE = Path(__file__).parents[2]
@@ -31,8 +32,9 @@ class Submission:
     @classmethod
     def next_of(cls, run: Path) -> "Submission":
         """The one after those that `run` has; its folder is not made yet."""
-        numbers = [int(path.name) for path in (run / "submissions").glob("[0-9]*")]
-        return cls(run / "submissions" / f"{max(numbers, default=0) + 1:03d}")
+        submissions = RunFolder(run).submissions
+        numbers = [int(path.name) for path in submissions.glob("[0-9]*")]
+        return cls(submissions / f"{max(numbers, default=0) + 1:03d}")
 
     @property
     def recipe(self) -> Path:
@@ -84,10 +86,10 @@ class Submission:
 
 
 def _tell_submitted(request: JobRequest, job: int) -> None:
-    folder = request.run / "slurm"
-    (folder / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes none for a job's output
+    run = RunFolder(request.run)
+    run.job_logs.mkdir(parents=True, exist_ok=True)  # Slurm makes none for a job's output
     event = {"event": "submitted", "job": job, "phase": request.phase, "restart": 0, "nodes": ""}
-    with open(folder / "jobs.jsonl", "a", encoding="utf-8") as file:
+    with open(run.jobs, "a", encoding="utf-8") as file:
         file.write(json.dumps({**event, "time": int(time.time()), "exit_code": None, "reason": ""}) + "\n")
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ufork.checkpoint.folder import HOLDER_FILE, STATE_FILE, CheckpointFolder, verify
+from ufork.checkpoint.folder import CheckpointFolder
+from ufork.checkpoint.state import STATE_FILE, verify
 from ufork.errors import CheckpointError
 from ufork.model.weights import WEIGHTS_NAME
-from ufork.run_folder import RunFolder
+from ufork.report.metrics import read_metrics
+from ufork.run_folder import PhaseFolder
 
 RECENT_SECONDS = 300.0
 """Over which speed is told."""
@@ -43,14 +45,13 @@ class PhaseStatus:
     """Files that are damaged."""
 
 
-def read_phase(run: RunFolder, name: str, train: dict[str, Any]) -> PhaseStatus:
-    """What the files of phase `name` tell; `train` is its section of the run's config."""
-    status = PhaseStatus(name=name, steps=train.get("steps"))
-    metrics = run.phase(name) / "metrics.jsonl"
-    _read_metrics(status, metrics, train.get("limit_seconds"))
-    _read_checkpoints(status, CheckpointFolder(run.checkpoints(name)))
-    _read_skipped_samples(status, run.skipped_samples(name))
-    weights = run.weights(name) / WEIGHTS_NAME
+def read_phase(phase: PhaseFolder, train: dict[str, Any]) -> PhaseStatus:
+    """Reads the files of `phase`; `train` is its section of the run's config."""
+    status = PhaseStatus(name=phase.path.name, steps=train.get("steps"))
+    _read_metrics(status, phase.metrics, train.get("limit_seconds"))
+    _read_checkpoints(status, CheckpointFolder(phase.checkpoints))
+    _read_skipped_samples(status, phase.skipped_samples)
+    weights, metrics = phase.weights / WEIGHTS_NAME, phase.metrics
     status.finished = weights.exists() and (not metrics.exists() or _changed(weights) >= _changed(metrics))
     return status
 
@@ -62,11 +63,11 @@ def _changed(path: Path) -> float:
 def _read_metrics(status: PhaseStatus, path: Path, limit_seconds: float | None) -> None:
     if not path.exists():
         return
-    reports, damaged = _json_lines(path)
+    metrics = read_metrics(path)
     status.last_sign = _changed(path)
-    if damaged:
-        status.faults.append(f"{path}: {damaged} lines are damaged")
-    reports = [report for report in reports if {"step", "seconds", "tokens_per_s"} <= report.keys()]
+    if metrics.fault:
+        status.faults.append(metrics.fault)
+    reports = [report for report in metrics.entries if {"step", "seconds", "tokens_per_s"} <= report.keys()]
     if not reports:
         return
     last = reports[-1]
@@ -103,12 +104,7 @@ def _read_checkpoints(status: PhaseStatus, folder: CheckpointFolder) -> None:
         status.checkpoint_step, status.checkpoint_age_seconds = step, time.time() - saved
         status.last_sign = max(status.last_sign or 0.0, saved)
         break
-    try:
-        status.starts = int((folder.path / HOLDER_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError):
-        status.faults.append(f"{folder.path / HOLDER_FILE}: is no number")
+    status.starts = folder.num_starts()
 
 
 def _read_skipped_samples(status: PhaseStatus, folder: Path) -> None:

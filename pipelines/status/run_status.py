@@ -102,13 +102,13 @@ def _trained(run: Path, faults: list[str]) -> dict[str, dict[str, Any]]:
         phases = read_mapping(RunFolder(run).config).get("phases", {})
         return {name: phase["train"] for name, phase in phases.items()}
     except (ConfigError, AttributeError, KeyError, TypeError) as error:
-        faults.append(str(error) if isinstance(error, ConfigError) else f"{run}/config.yaml: names no phases")
-        return {path.name: {} for path in sorted((run / "phases").glob("*"))}
+        faults.append(str(error) if isinstance(error, ConfigError) else f"{RunFolder(run).config}: names no phases")
+        return {phase.path.name: {} for phase in RunFolder(run).phases()}
 
 
 def _phase(run: Path, name: str, train: dict[str, Any], faults: list[str]) -> PhaseStatus:
     try:
-        phase = read_phase(RunFolder(run), name, train)
+        phase = read_phase(RunFolder(run).phase(name), train)
     except (UforkError, OSError, ValueError, TypeError) as error:
         phase = PhaseStatus(name=name, steps=train.get("steps"), faults=[f"phase {name}: {error}"])
     faults += phase.faults

@@ -1,15 +1,16 @@
-"""What a run can go on from.
+"""Lists, checks, removes and converts checkpoints.
 
-list    every checkpoint of the run's phases, with step and layout
-verify  reads each to the last byte and names what is at fault; exit code 1 if any is damaged
-prune   removes all but each phase's newest --keep; damaged ones do not count
-export  takes one checkpoint (RUN/phases/NAME/checkpoints/step-N) and leaves its whole weights, with the tokenizers, in
-        --output: to draw and answer with, or for another run
-reshape takes one checkpoint and leaves it in --output as --ranks colocated ranks would have written it, to keep or to
-        move in few files; no job needs it: any layout goes on from any other's checkpoint as it is
+list     prints every checkpoint of the run's phases, with its size and layout
+verify   reads every byte of them and names what is damaged; the exit code is 1 if any is
+prune    removes all but the newest --keep valid checkpoints of each phase
+export   writes the whole weights of one checkpoint (RUN/phases/NAME/checkpoints/step-N), with the tokenizers, to
+         --output: to draw and answer with, or to start another run from
+reshape  rewrites one checkpoint to --output as --ranks colocated ranks would have written it, to archive or to copy in
+         few files; training does not need this, since any layout resumes from the files of any other
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,53 +19,61 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what to do, and the run."""
-    parser.add_argument("action", choices=("list", "verify", "prune", "export", "reshape"), help="as told below")
+    """Adds the action, the run and the options of single actions."""
+    actions = ("list", "verify", "prune", "export", "reshape")
+    parser.add_argument("action", choices=actions, help="action, as described below")
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="a run's folder; for export and reshape, that of one checkpoint"
+        "run", type=Path, metavar="RUN", help="folder of a run; for export and reshape, folder of one checkpoint"
     )
-    parser.add_argument("--keep", type=int, default=1, metavar="N", help="of each phase, for prune")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for export and reshape")
-    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="for reshape (%(default)s)")
+    parser.add_argument(
+        "--keep", type=int, default=1, metavar="N", help="checkpoints of each phase that prune keeps (%(default)s)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder that export and reshape write")
+    parser.add_argument(
+        "--ranks", type=int, default=1, metavar="N", help="number of ranks that reshape writes for (%(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints a line for each checkpoint.
 
     Raises:
-        UforkError: the folder is no run's, or a checkpoint is damaged.
+        UforkError: the folder is not a run's, or a checkpoint is damaged.
     """
-    from ufork.errors import ConfigError
-
     if arguments.action in ("export", "reshape"):
-        if arguments.output is None:
-            raise ConfigError(f"checkpoint {arguments.action}: --output FOLDER is missing")
-        if arguments.action == "export":
-            _export(arguments.run, arguments.output)
-        else:
-            _reshape(arguments.run, arguments.output, arguments.ranks)
-        print(arguments.output)
+        _convert(arguments)
         return
     folders = _folders(arguments.run)
-    if arguments.keep < 1:
-        raise ConfigError(f"--keep {arguments.keep}: at least one stays; to begin anew, train with train.resume=never")
-    {"list": _list, "verify": _verify, "prune": lambda each: _prune(each, arguments.keep)}[arguments.action](folders)
+    if arguments.action == "list":
+        _list(folders)
+    elif arguments.action == "verify":
+        _verify(folders)
+    else:
+        _prune(folders, arguments.keep)
 
 
 def _folders(run: Path) -> list["CheckpointFolder"]:
     from ufork.checkpoint.folder import CheckpointFolder
     from ufork.errors import CheckpointError
+    from ufork.run_folder import RunFolder
 
-    found = [CheckpointFolder(path) for path in sorted(run.glob("phases/*/checkpoints"))]
+    found = [CheckpointFolder(phase.checkpoints) for phase in RunFolder(run).phases() if phase.checkpoints.is_dir()]
     if not found:
         raise CheckpointError(f"{run}: no checkpoints in phases/*/checkpoints; give the folder of a run")
     return found
 
 
-def _reshape(checkpoint: Path, output: Path, num_ranks: int) -> None:
+def _convert(arguments: argparse.Namespace) -> None:
     from ufork.checkpoint.reshape import reshape
+    from ufork.errors import ConfigError
 
-    reshape(checkpoint, output, num_ranks=num_ranks)
+    if arguments.output is None:
+        raise ConfigError(f"checkpoint {arguments.action}: --output FOLDER is missing")
+    if arguments.action == "export":
+        _export(arguments.run, arguments.output)
+    else:
+        reshape(arguments.run, arguments.output, num_ranks=arguments.ranks)
+    print(arguments.output)
 
 
 def _export(checkpoint: Path, output: Path) -> None:
@@ -74,45 +83,52 @@ def _export(checkpoint: Path, output: Path) -> None:
     from ufork.run_folder import RunFolder
     from ufork.vision.codec import ImageCodec
 
-    run = RunFolder(checkpoint.resolve().parents[3])
+    run = RunFolder.of_checkpoint(checkpoint)
+    weights, config = checkpoint_weights(checkpoint, run)
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
-    save_trained(output, *checkpoint_weights(checkpoint), tokenizer, codec)
+    save_trained(output, weights, config, tokenizer, codec)
 
 
 def _list(folders: list["CheckpointFolder"]) -> None:
-    from ufork.checkpoint.folder import read_state
+    from ufork.checkpoint.state import read_state
     from ufork.errors import CheckpointError
 
-    for folder in folders:
-        for step in folder.steps():
-            try:
-                state = read_state(folder.at(step))
-                size = sum(record.bytes for record in state.files.values())
-                print(f"{folder.at(step)}  {size / 1e6:,.0f} MB  {state.layout}")
-            except CheckpointError as error:
-                print(f"{folder.at(step)}  damaged: {error}")
+    for path in _all(folders):
+        try:
+            state = read_state(path)
+            size = sum(record.bytes for record in state.files.values())
+            print(f"{path}  {size / 1e6:,.0f} MB  {state.run_metadata.layout}")
+        except CheckpointError as error:
+            print(f"{path}  damaged: {error}")
 
 
 def _verify(folders: list["CheckpointFolder"]) -> None:
-    from ufork.checkpoint.folder import verify
+    from ufork.checkpoint.state import verify
     from ufork.errors import CheckpointError
 
     num_damaged = 0
-    for folder in folders:
-        for step in folder.steps():
-            try:
-                verify(folder.at(step), deep=True)
-                print(f"{folder.at(step)}  valid")
-            except CheckpointError as error:
-                num_damaged += 1
-                print(f"{folder.at(step)}  damaged: {error}")
+    for path in _all(folders):
+        try:
+            verify(path, deep=True)
+            print(f"{path}  valid")
+        except CheckpointError as error:
+            num_damaged += 1
+            print(f"{path}  damaged: {error}")
     if num_damaged:
-        raise CheckpointError(f"{num_damaged} damaged; `ufork train` passes over them")
+        raise CheckpointError(f"{num_damaged} damaged; `ufork train` skips them and resumes from the newest valid one")
 
 
 def _prune(folders: list["CheckpointFolder"], keep: int) -> None:
+    from ufork.errors import ConfigError
+
+    if keep < 1:
+        raise ConfigError(f"--keep {keep}: expected at least 1; to start over, train with train.resume=never")
     for folder in folders:
-        for step, fault in folder.newest_valid().passed_over.items():
-            print(f"{folder.set_aside(step)}  damaged, out of the way: {fault}")
+        for step, fault in folder.newest_valid().damaged.items():
+            print(f"{folder.set_aside(step)}  damaged, renamed: {fault}")
         for step in folder.prune(keep=keep):
             print(f"{folder.at(step)}  removed")
+
+
+def _all(folders: list["CheckpointFolder"]) -> Iterator[Path]:
+    return (folder.at(step) for folder in folders for step in folder.steps())

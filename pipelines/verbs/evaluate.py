@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not recipe.phases and not arguments.checkpoint:
         raise ConfigError("phases: the recipe has none, so there are no weights to evaluate; give --checkpoint")
     folder = recipe.run_folder
-    checkpoint = arguments.checkpoint or folder.weights(list(recipe.phases)[-1])
+    checkpoint = arguments.checkpoint or folder.phase(list(recipe.phases)[-1]).weights
 
     from ufork.eval.evaluate import evaluate
     from ufork.eval.scenes.detector_fit import detector_for

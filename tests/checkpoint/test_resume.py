@@ -13,8 +13,9 @@ from tests.ranks import run_on_ranks
 from tests.stages import initial_model
 from tests.tiny import shallow_config, tiny_tokenizer, write_codes_source
 from ufork.checkpoint.config import CheckpointConfig
-from ufork.checkpoint.folder import CheckpointFolder, verify
+from ufork.checkpoint.folder import CheckpointFolder
 from ufork.checkpoint.reshape import reshape
+from ufork.checkpoint.state import read_state, verify
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.errors import ConfigError, StoppedError, StorageError
 from ufork.parallel.config import LayoutConfig, StageShape
@@ -34,7 +35,7 @@ DATA = DataConfig(
     understanding=(SourceConfig(folder="tiny"),), generation=(SourceConfig(folder="tiny"),), seq_len=192, num_lanes=4
 )
 NAME = "all"
-CHECKPOINT = RunFolder(Path()).checkpoints(NAME) / f"step-{STOPPED_AFTER:08d}"
+CHECKPOINT = RunFolder(Path()).phase(NAME).checkpoints / f"step-{STOPPED_AFTER:08d}"
 """Within a run's folder."""
 
 
@@ -98,7 +99,7 @@ def run(layout: LayoutConfig, config: TrainConfig, folder: Path, stop_after: int
 
 def figures(folder: Path) -> torch.Tensor:
     """Losses and norm of every step, from what the stage reported."""
-    lines = [json.loads(line) for line in (RunFolder(folder).phase(NAME) / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in RunFolder(folder).phase(NAME).metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1)), "each step is reported once"
     return torch.tensor(
         [[line[key] for key in ("loss/understanding", "loss/generation", "gradient_norm")] for line in lines]
@@ -145,7 +146,7 @@ def folder(tmp_path):
 def resumed_in(layout: LayoutConfig, config: TrainConfig, folder: Path, origin: Path):
     """Final weights of a run in `folder` that goes on from where `origin`'s was after STOPPED_AFTER steps."""
     shutil.copytree(origin / CHECKPOINT, folder / CHECKPOINT)
-    shutil.copy(RunFolder(origin).phase(NAME) / "metrics.jsonl", RunFolder(folder).phase(NAME))
+    shutil.copy(RunFolder(origin).phase(NAME).metrics, RunFolder(folder).phase(NAME).path)
     return run(layout, config, folder)
 
 
@@ -168,15 +169,19 @@ def test_in_its_own_layout_bit_for_bit(name, precision, optimizer, undisturbed, 
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
+def opened(checkpoint: Path) -> StateFiles:
+    return StateFiles(checkpoint, read_state(checkpoint).files)
+
+
 def test_a_stop_leaves_the_checkpoint_of_an_undisturbed_run(undisturbed, folder):
     config = config_of("fp32", "adamw")
     _, whole = undisturbed("dp2", config)
     assert run(LAYOUTS["dp2"], config, folder, STOPPED_AFTER + 1) is None
-    with StateFiles(folder / CHECKPOINT) as files, StateFiles(whole / CHECKPOINT) as others:
+    with opened(folder / CHECKPOINT) as files, opened(whole / CHECKPOINT) as others:
         assert files.kinds() == others.kinds() == {WEIGHT, "exp_avg", "exp_avg_sq"}
         name = "model.trunk.token_embedding.weight"
         assert all(torch.equal(files.whole(kind, name), others.whole(kind, name)) for kind in files.kinds())
-    assert CheckpointFolder(RunFolder(folder).checkpoints(NAME)).steps() == [STOPPED_AFTER, STOPPED_AFTER + 1]
+    assert CheckpointFolder(RunFolder(folder).phase(NAME).checkpoints).steps() == [STOPPED_AFTER, STOPPED_AFTER + 1]
 
 
 def test_a_frozen_trunk_stays_what_it_was(undisturbed, folder):
@@ -205,19 +210,19 @@ def test_a_reshaped_checkpoint_is_gone_on_from_bit_for_bit(name, num_ranks, undi
     expected, whole = undisturbed(name, config)
     reshape(whole / CHECKPOINT, folder / "reshaped" / CHECKPOINT, num_ranks=num_ranks)
     assert len(verify(folder / "reshaped" / CHECKPOINT, deep=True).files) == num_ranks
-    shutil.copy(RunFolder(whole).phase(NAME) / "metrics.jsonl", RunFolder(folder / "reshaped").phase(NAME))
+    shutil.copy(RunFolder(whole).phase(NAME).metrics, RunFolder(folder / "reshaped").phase(NAME).path)
     weights = resumed_in(LAYOUTS[name], config, folder, folder / "reshaped")
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
-    with pytest.raises(ConfigError, match="a folder that is not there"):
+    with pytest.raises(ConfigError, match="exists already"):
         reshape(whole / CHECKPOINT, folder / "reshaped" / CHECKPOINT, num_ranks=1)
 
 
 def test_a_save_without_space_leaves_the_others_and_the_run_alone(folder):
     run_on_ranks(run_stage_on_a_full_disk, 2, LAYOUTS["dp2"], config_of("fp32", "sgd"), folder, None, 2)
-    assert CheckpointFolder(RunFolder(folder).checkpoints(NAME)).steps() == [12, STEPS], (
+    assert CheckpointFolder(RunFolder(folder).phase(NAME).checkpoints).steps() == [12, STEPS], (
         "after 4 and 8 there was no space"
     )
-    assert not list(RunFolder(folder).checkpoints(NAME).glob("*.unfinished"))
+    assert not list(RunFolder(folder).phase(NAME).checkpoints.glob("*.unfinished"))
 
 
 def test_too_many_saves_without_space_end_the_run(folder):

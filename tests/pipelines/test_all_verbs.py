@@ -142,7 +142,7 @@ def test_training_evaluation_and_report_follow(encoded, path, capsys):
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr.startswith("machine: "), "what the machine has heads the log"
     folder = encoded.run_folder
-    assert Image.open(folder.phase("joint") / "drawings" / "step-000004.png").size == (2 * 64 + 6, 64 + 4)
+    assert Image.open(folder.phase("joint").drawing(4)).size == (2 * 64 + 6, 64 + 4)
     assert cli.main(["evaluate", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "chance" in shown and "ceiling" in shown

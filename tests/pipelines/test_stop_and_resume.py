@@ -31,7 +31,7 @@ def start(recipe, *more):
 
 
 def wait_for_step(run, step):
-    metrics = run.phase("all") / "metrics.jsonl"
+    metrics = run.phase("all").metrics
     deadline = time.monotonic() + 120
     while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
         assert time.monotonic() < deadline, f"no step {step}"
@@ -42,7 +42,7 @@ def wait_for_step(run, step):
 def undisturbed(tmp_path_factory):
     recipe, run = make_run(tmp_path_factory.mktemp("undisturbed"), "run")
     train(recipe, "--ranks", "2", *OVERRIDES)
-    return load_file(run.weights("all") / "model.safetensors")
+    return load_file(run.phase("all").weights / "model.safetensors")
 
 
 def assert_equal(weights, others):
@@ -51,8 +51,8 @@ def assert_equal(weights, others):
 
 
 def assert_as_undisturbed(run, undisturbed):
-    assert_equal(load_file(run.weights("all") / "model.safetensors"), undisturbed)
-    lines = (run.phase("all") / "metrics.jsonl").read_text().splitlines()
+    assert_equal(load_file(run.phase("all").weights / "model.safetensors"), undisturbed)
+    lines = run.phase("all").metrics.read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 31))
 
 
@@ -76,7 +76,7 @@ def test_a_stop_is_agreed_saved_and_told_by_the_exit_code(number, tmp_path, undi
     assert process.returncode == RESUME_ME, said
     assert "stopped by a signal after step" in said and "Traceback" not in said
     said = train(recipe, "--ranks", "2", *OVERRIDES, "data.num_workers=1")
-    assert f"resumed: {run.checkpoints('all')}" in said
+    assert f"resumed: {run.phase('all').checkpoints}" in said
     assert_as_undisturbed(run, undisturbed)
 
 
@@ -88,7 +88,7 @@ def test_a_kill_loses_the_steps_since_the_last_checkpoint_and_nothing_else(tmp_p
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     said = train(recipe, "--ranks", "2", *OVERRIDES)
-    assert f"resumed: {run.checkpoints('all')}" in said
+    assert f"resumed: {run.phase('all').checkpoints}" in said
     assert_as_undisturbed(run, undisturbed)
 
 
@@ -114,19 +114,19 @@ def test_a_finished_run_is_not_trained_again_unless_asked_to(tmp_path):
 def test_checkpoints_are_listed_exported_reshaped_begun_from_verified_and_pruned(tmp_path, capsys):
     recipe, run = make_run(tmp_path, "run")
     train(recipe, *OVERRIDES)
-    newest, older = (run.checkpoints("all") / f"step-{step:08d}" for step in (30, 28))
+    newest, older = (run.phase("all").checkpoints / f"step-{step:08d}" for step in (30, 28))
     assert cli.main(["checkpoint", "list", str(run.path)]) == 0
     assert f"{newest}  " in capsys.readouterr().out
     exported = tmp_path / "exported"
     assert cli.main(["checkpoint", "export", str(newest), "--output", str(exported)]) == 0
-    assert_equal(load_file(exported / "model.safetensors"), load_file(run.weights("all") / "model.safetensors"))
+    assert_equal(load_file(exported / "model.safetensors"), load_file(run.phase("all").weights / "model.safetensors"))
     reshaped = tmp_path / "reshaped"
     assert cli.main(["checkpoint", "reshape", str(older), "--ranks", "3", "--output", str(reshaped)]) == 0
     other, other_run = make_run(tmp_path, "other")
     said = train(other, *OVERRIDES, f"phases.all.train.resume={reshaped}")
     assert f"resumed: {reshaped}, after step 28" in said
-    other_weights = load_file(other_run.weights("all") / "model.safetensors")
-    assert_equal(other_weights, load_file(run.weights("all") / "model.safetensors"))
+    other_weights = load_file(other_run.phase("all").weights / "model.safetensors")
+    assert_equal(other_weights, load_file(run.phase("all").weights / "model.safetensors"))
     (shards,) = older.glob("*/*.safetensors")
     shards.write_bytes(shards.read_bytes()[:-1])
     assert cli.main(["checkpoint", "verify", str(run.path)]) == 1
@@ -154,5 +154,5 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path):
     figures = kill_until_done(command, killed.phase("all"), tmp_path / "log", kills=4, seed=0)
     assert figures["kills"] == 4 and figures["resumes"] >= 3 and figures["corrupt_taken"] == 0
     assert losses(killed.phase("all")) == losses(undisturbed.phase("all"))
-    weights, others = (load_file(run.weights("all") / "model.safetensors") for run in (killed, undisturbed))
+    weights, others = (load_file(run.phase("all").weights / "model.safetensors") for run in (killed, undisturbed))
     assert_equal(weights, others)

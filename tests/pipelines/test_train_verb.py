@@ -14,7 +14,7 @@ from tests.tiny_run import make_run, train
 
 
 def losses(run, phase):
-    lines = (run.phase(phase) / "metrics.jsonl").read_text().splitlines()
+    lines = run.phase(phase).metrics.read_text().splitlines()
     return [[value for key, value in json.loads(line).items() if key.startswith("loss/")] for line in lines]
 
 
@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
 def test_stages_leave_metrics_drawings_and_the_resolved_config(trained):
     _, run = trained
     assert len(losses(run, "align")) == len(losses(run, "all")) == 4
-    assert sorted(path.name for path in (run.phase("all") / "drawings").iterdir()) == [
+    assert sorted(path.name for path in run.phase("all").drawings.iterdir()) == [
         "step-000002.png",
         "step-000004.png",
     ]
@@ -57,7 +57,7 @@ def test_a_forked_layout_trains_as_one_rank(tmp_path):
         recipe, run = make_run(tmp_path, name)
         rows = "phases.generation.train.global_batch_size={understanding: 0, generation: 2}"
         train(recipe, *layout, FORKED[1], rows, "--trace")
-        outcomes.append((run, load_file(run.weights("generation") / "model.safetensors")))
+        outcomes.append((run, load_file(run.phase("generation").weights / "model.safetensors")))
     (one, weights), (forked, forked_weights) = outcomes
     for phase in ("align", "all", "generation"):
         assert np.allclose(losses(forked, phase), losses(one, phase), atol=1e-5)
@@ -65,19 +65,19 @@ def test_a_forked_layout_trains_as_one_rank(tmp_path):
     for name, weight in weights.items():
         torch.testing.assert_close(forked_weights[name], weight, rtol=1e-4, atol=1e-5, msg=name)
     traces_show_every_pass_once(forked, {"align": (0, 1, 2, 3), "all": (0, 1, 2, 3), "generation": (0, 1, 3)})
-    assert set(json.loads((one.phase("all") / "bubble.json").read_text())) == {"colocated"}
+    assert set(json.loads((one.phase("all").path / "bubble.json").read_text())) == {"colocated"}
 
 
 def traces_show_every_pass_once(run, ranks_by_stage):
     for phase, ranks in ranks_by_stage.items():
-        events = json.loads((run.phase(phase) / "trace.json").read_text())["traceEvents"]
+        events = json.loads((run.phase(phase).path / "trace.json").read_text())["traceEvents"]
         assert {event["pid"] for event in events} == set(ranks)
         tasks = [task for task in ("understanding", "generation") if phase != "generation" or task == phase]
         for rank in ranks:
             seen = sorted(event["name"] for event in events if event["pid"] == rank and event.get("cat") == "forward")
             mine = tasks if rank < 2 else [["understanding"], ["generation"]][rank - 2]
             assert seen == sorted(f"{task} {index}" for task in mine for index in range(2)), (phase, rank)
-        assert Image.open(run.phase(phase) / "pipeline.png").size[0] > 1000
+        assert Image.open(run.phase(phase).path / "pipeline.png").size[0] > 1000
 
 
 @pytest.mark.slow

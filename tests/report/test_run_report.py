@@ -138,14 +138,14 @@ def test_unfinished_run_says_so(tmp_path):
     assert "not evaluated yet" in text and "Confusion" not in text
 
 
-def test_line_cut_off_by_a_kill_is_left_out_but_no_other(tmp_path):
+def test_damaged_lines_of_the_metrics_are_skipped_with_a_warning(tmp_path, caplog):
     write_phase(tmp_path, "only", [metrics(10)])
     path = tmp_path / "phases" / "only" / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 2')
     assert [row["step"] for row in read_run(tmp_path).phases[0].metrics] == [10]
     path.write_text('{"step": 2\n' + path.read_text())
-    with pytest.raises(ReportError, match="line 1"):
-        read_run(tmp_path)
+    assert [row["step"] for row in read_run(tmp_path).phases[0].metrics] == [10]
+    assert "metrics.jsonl: 1 lines are damaged and were skipped" in caplog.text
 
 
 def test_missing_example_is_named_not_fatal(run):

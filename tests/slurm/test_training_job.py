@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from benchmarks.kill import losses
 from tests.tiny_run import make_run, train
+from ufork.checkpoint.folder import CheckpointFolder
 
 FORKED = ("layout.kind=forked", "layout.trunk.tp=2", "model.num_key_value_heads=4", "model.tie_word_embeddings=false")
 STEPS = 60
@@ -27,7 +28,7 @@ def undisturbed(tmp_path_factory):
 
 def assert_equal(run, undisturbed):
     assert losses(run.phase("all")) == losses(undisturbed.phase("all"))
-    weights, others = (load_file(each.weights("all") / "model.safetensors") for each in (run, undisturbed))
+    weights, others = (load_file(each.phase("all").weights / "model.safetensors") for each in (run, undisturbed))
     assert weights.keys() == others.keys()
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
@@ -70,8 +71,8 @@ def test_what_is_left_over_on_a_lost_node_can_write_nothing(tmp_path, undisturbe
     cluster.run_on(lost, "bash", "-c", "kill -STOP -1")
     cluster.kill_slurmd(lost)
     jobs.wait_for_state(job, "RUNNING", restarts=1)
-    holder = run.checkpoints("all") / "holder"
-    jobs.wait("second start", lambda: holder.read_text() == "2")
+    checkpoints = CheckpointFolder(run.phase("all").checkpoints)
+    jobs.wait("second start", lambda: checkpoints.num_starts() == 2)
     # Not srun: awake it would have Slurm cancel step 0 of the job, which is the restarted one's by now.
     cluster.run_on(lost, "bash", "-c", "pkill -KILL -x srun; kill -CONT -1")
     jobs.wait_for_state(job, "COMPLETED")
@@ -101,4 +102,4 @@ def test_a_chain_runs_in_order_and_away_from_an_unfit_node(tmp_path, cluster, jo
     assert ended == list(zip(started, ("align", "all", "generation"), strict=True))
     assert ("requeued", started[0], "align", "node1") in told and ("ended", started[0], "align", "node2") in told
     assert f"node node1: {small}: 0.0 GB free" in (run.path / "slurm" / "logs" / f"{started[0]}.log").read_text()
-    assert run.weights("generation").exists()
+    assert run.phase("generation").weights.exists()

@@ -11,6 +11,7 @@ from tests.tiny import packed_sequence, shallow_config, tiny_model
 from ufork.errors import NonFiniteError
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
+from ufork.run_folder import PhaseFolder
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
 from ufork.train.loop import train_phase
 from ufork.train.session import Session
@@ -128,7 +129,7 @@ def run_until_the_error(rank_env: RankEnvironment, folder: Path):
     torch.set_num_threads(1)
     with join_world(rank_env, timeout_seconds=60) as world:
         stage = open_stage(world, CONFIG, model=model_with_a_bad_token(), seq_len=32)
-        telemetry = Telemetry(CONFIG, folder, stage="all", run_config={}, speaks=stage.bridge.is_leader)
+        telemetry = Telemetry(CONFIG, PhaseFolder(folder), phase="all", run_config={}, speaks=stage.bridge.is_leader)
         session = Session(config=CONFIG, stage=stage, stream=AlwaysBad(world), telemetry=telemetry)
         with pytest.raises(NonFiniteError) as raised:
             train_phase(session)

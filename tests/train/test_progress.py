@@ -12,6 +12,7 @@ from tests.stages import open_stage
 from tests.tiny import packed_sequence, shallow_config
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
+from ufork.run_folder import PhaseFolder
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
 from ufork.train.loop import train_phase
 from ufork.train.progress import progress_of
@@ -85,7 +86,7 @@ def run_until_the_limit(rank_env: RankEnvironment, folder: Path):
     )
     with join_world(rank_env, timeout_seconds=60) as world:
         stage = open_stage(world, config, model=shallow_config(), seq_len=16)
-        telemetry = Telemetry(config, folder, stage="short", run_config={}, speaks=stage.bridge.is_leader)
+        telemetry = Telemetry(config, PhaseFolder(folder), phase="short", run_config={}, speaks=stage.bridge.is_leader)
         stream = LateSequences(world.rank)
         train_phase(Session(config=config, stage=stage, stream=stream, telemetry=telemetry))
         telemetry.close()

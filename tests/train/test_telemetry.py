@@ -1,5 +1,6 @@
 """What a run says: JSON lines always, a bar or plain lines, and wandb's own files."""
 
+import errno
 import io
 import json
 import logging
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ufork.checkpoint.folder import TrainState
+from ufork.checkpoint.state import TrainState
 from ufork.errors import StorageError
+from ufork.report.metrics import read_metrics
+from ufork.run_folder import PhaseFolder
 from ufork.train.config import TrainConfig, WandbConfig
 from ufork.train.step import StepResult
-from ufork.train.telemetry import Telemetry
+from ufork.train.telemetry import MAX_FAILED_WRITES, Telemetry
 from ufork.vocabulary import Task
 
 
@@ -26,7 +29,7 @@ def result(loss=2.0, norm=1.0):
 
 def telemetry(folder, *, mode="disabled", speaks=True, start=None, **changes):
     config = TrainConfig(**{"steps": 5, "log_every_steps": 2, "wandb": WandbConfig(mode=mode)} | changes)
-    return Telemetry(config, folder, stage="both", run_config={"seed": 1}, speaks=speaks, start=start)
+    return Telemetry(config, PhaseFolder(folder), phase="both", run_config={"seed": 1}, speaks=speaks, start=start)
 
 
 def lines_of(folder):
@@ -34,35 +37,35 @@ def lines_of(folder):
 
 
 def test_means_are_written_every_so_many_steps_and_at_the_last(tmp_path, caplog):
-    told = telemetry(tmp_path / "stage")
+    reports = telemetry(tmp_path / "stage")
     with caplog.at_level(logging.INFO):
         for step in range(5):
-            told.record(step, result(loss=float(step), norm=math.inf if step == 3 else 1.0), 0.1)
-        told.close()
+            reports.record(step, result(loss=float(step), norm=math.inf if step == 3 else 1.0), 0.1)
+        reports.close()
     lines = lines_of(tmp_path / "stage")
     assert [line["step"] for line in lines] == [2, 4, 5]
     assert [line["loss/understanding"] for line in lines] == [0.5, 2.5, 4.0]
     assert [line["loss/generation"] for line in lines] == [1.5, 3.5, 5.0]
     assert [line["skipped_steps"] for line in lines] == [0, 1, 0]
     for line in lines:
-        assert (line["stage"], line["learning_rate"], line["padding_share"]) == ("both", 0.1, 0.1)
+        assert (line["phase"], line["learning_rate"], line["padding_share"]) == ("both", 0.1, 0.1)
         assert line["tokens_per_s"] > 0 and line["memory_mb"] > 0 and line["seconds"] > 0
     assert [record.message.split("  ")[0] for record in caplog.records] == ["both 2/5", "both 4/5", "both 5/5"]
     assert "understanding 0.5000 generation 1.5000" in caplog.text
 
 
 def test_a_line_is_on_disk_before_the_next_step(tmp_path):
-    told = telemetry(tmp_path, log_every_steps=1)
-    told.record(0, result(), 0.1)
+    reports = telemetry(tmp_path, log_every_steps=1)
+    reports.record(0, result(), 0.1)
     assert len(lines_of(tmp_path)) == 1
-    told.close()
+    reports.close()
 
 
 def test_a_start_keeps_on_disk_what_was_reported_before_it(tmp_path):
-    told = telemetry(tmp_path, log_every_steps=1)
+    reports = telemetry(tmp_path, log_every_steps=1)
     for step in range(4):
-        told.record(step, result(), 0.1)
-    told.close()
+        reports.record(step, result(), 0.1)
+    reports.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss')  # killed as it wrote
     again = telemetry(tmp_path, log_every_steps=1, start=TrainState(step=3))
@@ -80,38 +83,38 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_a_bar_and_no_lines(tmp_path, monkeypatch, caplog):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    told = telemetry(tmp_path)
+    reports = telemetry(tmp_path)
     with caplog.at_level(logging.INFO):
         for step in range(5):
-            told.record(step, result(), 0.1)
-        told.close()
+            reports.record(step, result(), 0.1)
+        reports.close()
     assert "5/5" in terminal.getvalue() and "loss/understanding=2.000" in terminal.getvalue()
     assert not caplog.records
     assert len(lines_of(tmp_path)) == 3
 
 
 def test_only_the_leader_writes(tmp_path):
-    told = telemetry(tmp_path / "stage", speaks=False)
-    told.record(0, result(), 0.1)
-    told.close()
+    reports = telemetry(tmp_path / "stage", speaks=False)
+    reports.record(0, result(), 0.1)
+    reports.close()
     assert not (tmp_path / "stage").exists()
 
 
 def test_drawings_are_saved_under_their_step(tmp_path):
     grid = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-    told = telemetry(tmp_path)
-    told.show(200, grid)
-    told.close()
+    reports = telemetry(tmp_path)
+    reports.show(200, grid)
+    reports.close()
     assert np.array_equal(np.asarray(Image.open(tmp_path / "drawings" / "step-000200.png")), grid)
 
 
 @pytest.mark.slow
 def test_wandb_offline_keeps_figures_and_drawings_beside_the_run(tmp_path):
-    told = telemetry(tmp_path, mode="offline")
+    reports = telemetry(tmp_path, mode="offline")
     for step in range(5):
-        told.record(step, result(), 0.1)
-    told.show(5, np.zeros((4, 4, 3), np.uint8))
-    told.close()
+        reports.record(step, result(), 0.1)
+    reports.show(5, np.zeros((4, 4, 3), np.uint8))
+    reports.close()
     (figures,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     deadline = time.monotonic() + 20  # wandb's own process writes them, a moment after its finish() has returned
     while not (found := _wandb_has(figures)) and time.monotonic() < deadline:
@@ -128,3 +131,48 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"file.*run\.folder"):
         telemetry(tmp_path / "file" / "stage")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0\xff\n", b'not json\n{"step": 1, "kept": 1}\n\n[]\n'])
+def test_damaged_metrics_do_not_stop_a_resume(tmp_path, damage, caplog):
+    (tmp_path / "metrics.jsonl").write_bytes(damage)
+    reports = telemetry(tmp_path, log_every_steps=1, start=TrainState(step=3))
+    reports.record(3, result(), 0.1)
+    reports.close()
+    assert [line["step"] for line in lines_of(tmp_path)] == ([1, 4] if b"kept" in damage else [4])
+    assert ("damaged" in caplog.text) == bool(damage)
+
+
+def test_a_full_disk_loses_reports_and_not_the_run(tmp_path, monkeypatch, caplog):
+    def refuse(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    reports = telemetry(tmp_path, log_every_steps=1, steps=99)
+    with monkeypatch.context() as full:
+        full.setattr("ufork.train.telemetry.open", refuse, raising=False)
+        full.setattr("ufork.files.open", refuse, raising=False)
+        reports.record(0, result(), 0.1)
+        reports.show(1, np.zeros((4, 4, 3), np.uint8))
+    assert "metrics.jsonl: cannot be written (No space left on device)" in caplog.text
+    assert "step-000001.png: cannot be written (No space left on device)" in caplog.text
+    reports.record(1, result(), 0.1)
+    assert [entry["step"] for entry in read_metrics(tmp_path / "metrics.jsonl").entries] == [2]
+    monkeypatch.setattr("ufork.train.telemetry.open", refuse, raising=False)
+    with pytest.raises(StorageError, match="No space left"):
+        for step in range(2, 2 + MAX_FAILED_WRITES):
+            reports.record(step, result(), 0.1)
+
+
+def test_wandb_never_ends_training(tmp_path, monkeypatch, caplog):
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**options):
+        raise KeyError("getpwuid(): uid not found: 4242")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    reports = telemetry(tmp_path, mode="offline", log_every_steps=1)
+    reports.record(0, result(), 0.1)
+    reports.show(1, np.zeros((4, 4, 3), np.uint8))
+    reports.close()
+    assert "wandb failed, nothing more is reported to it" in caplog.text and "uid not found" in caplog.text
+    assert len(lines_of(tmp_path)) == 1

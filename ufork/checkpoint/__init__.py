@@ -1,1 +1,1 @@
-"""Saves training state, and resumes from it under any layout."""
+"""Saving training state, and resuming from it in any layout."""

@@ -1,4 +1,4 @@
-"""Configuration of checkpoints: how often, and which are kept."""
+"""Configuration of checkpoints: how often one is saved, and which ones are kept."""
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -7,17 +7,17 @@ from ufork.vocabulary import Task
 
 
 class CheckpointConfig(Config):
-    """What a stage keeps to go on from."""
+    """Which checkpoints of a phase are saved and kept."""
 
     every_steps: PositiveInt = 500
-    """How often one is saved, besides the stage's last step and a stop by signal."""
+    """Steps between two saves; one more is saved after the phase's last step and when a signal stops training."""
     keep: PositiveInt = 2
-    """The newest so many stay."""
+    """Number of newest checkpoints to keep."""
     keep_every_steps: NonNegativeInt = 0
-    """Those after a multiple of it stay for good; 0 for none."""
+    """Keeps every checkpoint whose step is a multiple of this; 0 for none."""
     keep_best: NonNegativeInt = 0
-    """So many with the lowest `best_by` stay besides."""
+    """Number of checkpoints with the lowest loss of `best_by` to keep as well."""
     best_by: Task = Task.GENERATION
-    """Whose mean loss, over the steps since the save before, tells which are best."""
+    """Task whose mean loss since the previous save decides which checkpoints are best."""
     max_failed: NonNegativeInt = 3
-    """Saves that may fail, on a full disk say, before the run ends with an error."""
+    """Number of saves that may fail, for example on a full disk, before the run ends with an error."""

@@ -1,14 +1,13 @@
-"""A checkpoint: one folder that is whole or not there, from which a stage of a recipe goes on exactly.
+"""The checkpoints of one phase: each is a folder that is whole or not there, and only the newest job finishes them.
 
-    CHECKPOINTS/step-00000120/{whole | trunk, understanding, generation}/dpR-tpR.safetensors   ZeRO's shards, by name
-                              state.json   step, stream, sizes, layout, versions, checksum of every file
+    CHECKPOINTS/holder.00000002                empty; made exclusively by the second start: the highest number holds
+                step-00000120.2.unfinished/    being written by the ranks of start 2; renamed once state.json is in it
+                step-00000120/{colocated | trunk, understanding, generation}/dpR-tpR.safetensors, state.json
 
-It is written under another name, `state.json` last of all, and renamed: a folder `step-*` without a fault in `verify`
-is one to go on from, whenever the writer was stopped. What is random in training follows from the run's seed and the
-place in the stream, so there is no state of random generators to keep.
+A folder `step-*` in which `verify` finds no fault can be resumed from, whenever its writer was stopped. Everything
+random in training follows from the run's seed and the position in the stream, so no state of random generators is kept.
 """
 
-import json
 import math
 import os
 import re
@@ -17,76 +16,31 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import NonNegativeFloat, NonNegativeInt
-
-from ufork.config import Config
-from ufork.data.stream_state import StreamState
-from ufork.errors import CheckpointError, ConfigError, StorageError
-from ufork.files import checksum_of
+from ufork.checkpoint.state import CheckpointState, read_state, step_of, verify, write_state
+from ufork.errors import CheckpointError
+from ufork.files import make_folder, storage_errors, sync
 from ufork.vocabulary import Task
 
-CHECKPOINT_VERSION = 3
-STATE_FILE = "state.json"
-HOLDER_FILE = "holder"
-FIXED_MODEL, FIXED_SIZES = "model", "sizes by the tokenizers"
-FIXED_START = "the weights of the stage before"
-"""Of what may not change: the model's sizes, and the checksum of the weights that the stage began with."""
-_STEP_NAME = re.compile(r"step-(\d{8})")
+_HOLDER_NAME = re.compile(r"holder\.(\d{8})")
 _UNFINISHED = ".unfinished"
-
-
-class FileRecord(Config):
-    """One file of a checkpoint."""
-
-    bytes: NonNegativeInt
-    checksum: str
-    """As `ufork.files` takes it."""
-
-
-class TrainState(Config):
-    """How far a stage has come."""
-
-    step: NonNegativeInt = 0
-    """Steps that were taken."""
-    seconds: NonNegativeFloat = 0.0
-    """That it has lasted, over all its starts."""
-    steps_skipped: NonNegativeInt = 0
-    """For losses or gradients that were not finite."""
-
-
-class CheckpointState(Config):
-    """What `state.json` says."""
-
-    version: int = CHECKPOINT_VERSION
-    position: TrainState
-    fixed: Mapping[str, Any]
-    """What may not change between two starts, by the recipe's name for it."""
-    layout: str
-    """In words: it may change."""
-    stream: StreamState
-    versions: Mapping[str, str]
-    files: Mapping[str, FileRecord]
-    """By path within the folder: all but this one."""
-    losses: Mapping[Task, float] = {}
-    """Means over the steps since the save before."""
+_LEFT_OVER_NAME = re.compile(r"step-\d{8}\.(\d+|old)\.unfinished")
 
 
 @dataclass(frozen=True)
 class Found:
-    """The newest checkpoint to go on from, and newer ones that are damaged."""
+    """The newest valid checkpoint, and newer ones that are damaged."""
 
     path: Path | None
-    passed_over: Mapping[int, str]
-    """By step, what is wrong with them."""
+    damaged: Mapping[int, str]
+    """What is wrong with each, by step."""
 
 
 class CheckpointFolder:
-    """The checkpoints of one stage of a run.
+    """The checkpoints of one phase of a run.
 
     Attributes:
-        restart: how many jobs have held the folder, this one included; the same on all ranks.
+        restart: number of this job among those that have held the folder, from 1; 0 until `take`. Equal on all ranks.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,185 +48,136 @@ class CheckpointFolder:
         self.restart = 0
 
     def steps(self) -> list[int]:
-        """Of the checkpoints there are, damaged ones included, in order."""
-        found = (_STEP_NAME.fullmatch(path.name) for path in self.path.glob("step-*"))
-        return sorted(int(match[1]) for match in found if match)
+        """Steps of all checkpoints, damaged ones included, in ascending order."""
+        return sorted(step for path in self.path.glob("step-*") if (step := step_of(path)) is not None)
 
     def at(self, step: int) -> Path:
         """Folder of the checkpoint after `step` steps."""
         return self.path / f"step-{step:08d}"
 
     def newest_valid(self) -> Found:
-        """Looks from the newest back, and reads each to the last byte."""
-        faults: dict[int, str] = {}
+        """Searches from the newest checkpoint back, and reads every byte of each."""
+        damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
                 verify(self.at(step), deep=True)
-                return Found(self.at(step), faults)
+                return Found(self.at(step), damaged)
             except CheckpointError as error:
-                faults[step] = str(error)
-        return Found(None, faults)
+                damaged[step] = str(error)
+        return Found(None, damaged)
 
     def set_aside(self, step: int) -> Path:
-        """Takes a damaged one away, or it would pass for the newest when old ones are pruned; its new place."""
-        aside = self.path / f"{self.at(step).name}.damaged"
-        shutil.rmtree(aside, ignore_errors=True)
-        return self.at(step).rename(aside)
-
-    def take(self) -> None:
-        """Makes this job the folder's holder; a job that held it before can no longer finish a checkpoint.
+        """Renames a damaged checkpoint, which would count as the newest one when old ones are pruned.
 
         Raises:
             StorageError: the folder cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.restart = self._holder() + 1
-            draft = self.path / f"{HOLDER_FILE}{_UNFINISHED}"
-            draft.write_text(str(self.restart), encoding="utf-8")
-            draft.replace(self.path / HOLDER_FILE)
-            for left in self.path.glob(f"*{_UNFINISHED}"):
-                shutil.rmtree(left, ignore_errors=True)
-        except OSError as error:
-            raise StorageError(
-                f"{self.path}: cannot be written ({error.strerror}); free space or permit writing there"
-            ) from None
+        aside = self.path / f"{self.at(step).name}.damaged"
+        with storage_errors(self.path):
+            shutil.rmtree(aside, ignore_errors=True)
+            return self.at(step).rename(aside)
 
-    def _holder(self) -> int:
-        try:
-            return int((self.path / HOLDER_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return 0
+    def num_starts(self) -> int:
+        """Number of jobs that have held the folder."""
+        return max(self._holders(), default=0)
+
+    def _holders(self) -> list[int]:
+        names = (_HOLDER_NAME.fullmatch(path.name) for path in self.path.glob("holder.*"))
+        return [int(match[1]) for match in names if match]
+
+    def _holder_path(self, number: int) -> Path:
+        return self.path / f"holder.{number:08d}"
+
+    def take(self) -> None:
+        """Makes this job the folder's holder; jobs that held it before can no longer finish a checkpoint.
+
+        Creating a file exclusively is atomic on local disks, NFS and Lustre, so no two jobs get the same number. The
+        files stay: if old ones were removed, a slow job could create one of their numbers again.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        make_folder(self.path)
+        with storage_errors(self.path):
+            number = self.num_starts() + 1
+            while not _created(self._holder_path(number)):
+                number += 1
+            self.restart = number
+            sync(self.path)
+            self._remove_left_overs()
+
+    def _remove_left_overs(self) -> None:
+        """Removes what earlier jobs have not finished; a still newer job may be writing already."""
+        for path in self.path.glob(f"*{_UNFINISHED}"):
+            match = _LEFT_OVER_NAME.fullmatch(path.name)
+            if match and (match[1] == "old" or int(match[1]) < self.restart):
+                shutil.rmtree(path, ignore_errors=True)
 
     def unfinished(self, step: int) -> Path:
         """Where this job's ranks write the files of the checkpoint after `step` steps."""
         return self.path / f"{self.at(step).name}.{self.restart}{_UNFINISHED}"
 
     def finish(self, state: CheckpointState) -> Path:
-        """Makes a checkpoint of the unfinished folder whose files `state` lists; only the leader calls.
+        """Completes the unfinished folder whose files `state` lists, and renames it; only the leader calls this.
 
         Raises:
-            OSError: it cannot be written.
+            StorageError: a file cannot be written.
+            OSError: the disk fails.
             CheckpointError: another job holds the folder by now.
         """
-        folder = self.unfinished(state.position.step)
+        step = state.train_state.step
         self._require_held()
-        write_state(folder, state)
+        write_state(self.unfinished(step), state)
         self._require_held()
-        target = folder.rename(self.at(state.position.step))
-        _sync(self.path)
-        return target
+        finished = self.unfinished(step).rename(self.at(step))
+        sync(self.path)
+        return finished
 
     def _require_held(self) -> None:
-        if (holder := self._holder()) != self.restart:
+        if not self._holder_path(self.restart).exists():
+            raise CheckpointError(f"{self.path}: was moved or removed while this job was training; this job ends")
+        if (newest := self.num_starts()) != self.restart:
             raise CheckpointError(
-                f"{self.path}: a newer job (start {holder} of this run, this is start {self.restart}) has taken over;"
-                " this one ends"
+                f"{self.path}: a newer job (start {newest} of this run, this is start {self.restart}) has taken over;"
+                " this job ends"
             )
 
     def drop(self, step: int) -> None:
-        """Removes what was written of an attempt."""
+        """Removes what was written of a checkpoint that failed."""
         shutil.rmtree(self.unfinished(step), ignore_errors=True)
 
     def prune(
         self, *, keep: int, keep_every_steps: int = 0, keep_best: int = 0, best_by: Task = Task.GENERATION
     ) -> list[int]:
-        """Removes what `CheckpointConfig` has no reason to keep; the steps removed."""
+        """Removes the checkpoints that no rule keeps; returns their steps. Arguments as in `CheckpointConfig`.
+
+        Raises:
+            OSError: a checkpoint cannot be renamed.
+        """
         steps = self.steps()
         kept = {*steps[-keep:], *self._best(steps, best_by)[:keep_best]} if keep else set()
         if keep_every_steps:
             kept |= {step for step in steps if step % keep_every_steps == 0}
         removed = [step for step in steps if step not in kept]
         for step in removed:
-            # Never half a checkpoint under a whole one's name.
+            # Renamed first: a removal that is interrupted must not leave half a checkpoint under a valid name.
             leaving = self.at(step).rename(self.path / f"{self.at(step).name}.old{_UNFINISHED}")
             shutil.rmtree(leaving, ignore_errors=True)
         return removed
 
     def _best(self, steps: Sequence[int], task: Task) -> list[int]:
-        """Those that tell a loss of `task`, the lowest first."""
+        """Steps of the checkpoints that record a loss of `task`, lowest loss first."""
         losses = {}
         for step in steps:
-            with suppress(CheckpointError):  # a damaged one is nobody's best
+            with suppress(CheckpointError):  # damaged: its loss is unknown
                 losses[step] = read_state(self.at(step)).losses.get(task, math.inf)
         return sorted((step for step in losses if math.isfinite(losses[step])), key=losses.__getitem__)
 
 
-def write_state(folder: Path, state: CheckpointState) -> None:
-    """Makes the files in `folder` a checkpoint, through to the disk.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with open(folder / STATE_FILE, "w", encoding="utf-8") as file:
-        file.write(state.model_dump_json(indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    for inside in (*{folder / Path(name).parent for name in state.files}, folder):
-        _sync(inside)
-
-
-def read_state(path: Path) -> CheckpointState:
-    """What the checkpoint at `path` says of itself.
-
-    Raises:
-        CheckpointError: it is not whole, or not of this version.
-    """
+def _created(path: Path) -> bool:
+    """Creates an empty file; False if there is one already."""
     try:
-        mapping: dict[str, Any] = json.loads((path / STATE_FILE).read_bytes())
-        if mapping.get("version") != CHECKPOINT_VERSION:
-            raise CheckpointError(f"{path}: version {mapping.get('version')}, expected {CHECKPOINT_VERSION}")
-        return CheckpointState.from_mapping(mapping, origin=str(path / STATE_FILE))
-    except OSError as error:
-        raise CheckpointError(f"{path}: {STATE_FILE} cannot be read ({error.strerror}); it was not finished") from None
-    except (ValueError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"{path}: {STATE_FILE} is damaged ({error})") from None
-
-
-def verify(path: Path, *, deep: bool) -> CheckpointState:
-    """Holds the files of a checkpoint against what it says of them: their sizes, and their checksums if `deep`.
-
-    Raises:
-        CheckpointError: names the first file at fault.
-    """
-    state = read_state(path)
-    for name, record in state.files.items():
-        try:
-            size = (path / name).stat().st_size
-            found = record_of(path / name) if deep and size == record.bytes else None
-        except OSError as error:
-            raise CheckpointError(f"{path / name}: cannot be read ({error.strerror})") from None
-        if size != record.bytes:
-            raise CheckpointError(f"{path / name}: {size} bytes, {STATE_FILE} says {record.bytes}")
-        if found and found != record:
-            raise CheckpointError(f"{path / name}: its checksum is not what {STATE_FILE} says; the file has changed")
-    return state
-
-
-def require_unchanged(state: CheckpointState, fixed: Mapping[str, Any], *, origin: Path) -> None:
-    """Holds what may not change against what it is now.
-
-    Raises:
-        CheckpointError: names each value that has changed, and what it was.
-    """
-    now = json.loads(json.dumps(fixed))
-    changed = [f"{name} was {was}, is {now.get(name)}" for name, was in state.fixed.items() if now.get(name) != was]
-    if changed:
-        raise CheckpointError(
-            f"{origin}: it cannot be gone on from, since {'; '.join(changed)}. Restore that, or start the stage anew"
-            " with train.resume=never"
-        )
-
-
-def record_of(path: Path) -> FileRecord:
-    """Size and checksum of a file."""
-    return FileRecord(bytes=path.stat().st_size, checksum=checksum_of(path))
-
-
-def _sync(folder: Path) -> None:
-    """Has the names in a folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except FileExistsError:
+        return False
+    return True

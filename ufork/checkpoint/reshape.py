@@ -1,55 +1,56 @@
-"""A checkpoint as ranks of another number would have written it.
+"""Rewriting a checkpoint as another number of ranks would have written it.
 
-files of any layout -> part of each parameter, rank by rank -> FOLDER/whole/dpR-tp0.safetensors, state.json last
+files of any layout -> shards of each parameter, rank by rank -> FOLDER/colocated/dpR-tp0.safetensors, state.json last
 
-Any layout goes on from any other's files as they are. What this is for: the many files of a large job made into few, to
-keep or to move; or each parameter cut as finely as the next job's ranks will read it.
+Training resumes from the files of any layout as they are. Reshape merges the many files of a large job into few, to
+archive or to copy, or splits each parameter as finely as the next job's ranks will read it.
 """
 
-import shutil
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ufork.checkpoint.folder import CheckpointState, FileRecord, verify, write_state
-from ufork.errors import CheckpointError, ConfigError, StorageError
+from ufork.checkpoint.state import CheckpointState, FileRecord, verify, write_state
+from ufork.errors import CheckpointError, ConfigError
+from ufork.files import whole_folder
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.engine.state_files import Part, RankState, StateFiles, state_path
-from ufork.parallel.layout import place_ranks
+from ufork.parallel.layout import MeshCoordinate, place_ranks
 
 
 def reshape(path: Path, output: Path, *, num_ranks: int) -> CheckpointState:
-    """Writes the checkpoint at `path` into `output`, as the colocated layout on `num_ranks` ranks; what it says.
+    """Writes the checkpoint at `path` to `output` as `num_ranks` colocated ranks would; returns its state.
 
-    Holds one rank's share in memory, and a whole parameter where the checkpoint has it in tensor-parallel slices.
+    Holds one rank's shards in memory, and a whole parameter where the checkpoint has it in tensor-parallel shards.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
-        ConfigError: `output` is there already, or `num_ranks` is below one.
-        StorageError: it cannot be written.
+        ConfigError: `output` exists, or `num_ranks` is below one.
+        StorageError: `output` cannot be written.
     """
-    if num_ranks < 1 or output.exists():
-        raise ConfigError(f"--ranks {num_ranks}, --output {output}: at least one rank, and a folder that is not there")
+    if num_ranks < 1:
+        raise ConfigError(f"--ranks {num_ranks}: expected at least 1")
+    if output.exists():
+        raise ConfigError(f"--output {output}: exists already; give a folder that does not")
     state = verify(path, deep=True)
-    draft = output.with_name(f"{output.name}.unfinished")
-    records = {}
-    shutil.rmtree(draft, ignore_errors=True)  # of one that was interrupted
-    try:
-        with StateFiles(path) as files:
-            for rank, coordinate in enumerate(place_ranks(LayoutConfig(), num_ranks)):
-                target = state_path(draft, coordinate)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                image = _shards_of(files, rank, num_ranks).image()
-                image.fill()
-                checksum = image.write(target)
-                records[str(target.relative_to(draft))] = FileRecord(bytes=target.stat().st_size, checksum=checksum)
-        reshaped = state.model_copy(update={"files": records, "layout": f"colocated, tp 1, for {num_ranks} ranks"})
+    with whole_folder(output) as draft:
+        with StateFiles(path, state.files) as files:
+            coordinates = place_ranks(LayoutConfig(), num_ranks)
+            records = dict(_write_rank(files, draft, coordinate, num_ranks) for coordinate in coordinates)
+        metadata = state.run_metadata.model_copy(update={"layout": f"colocated, tp 1, for {num_ranks} ranks"})
+        reshaped = state.model_copy(update={"files": records, "run_metadata": metadata})
         write_state(draft, reshaped)
-        draft.rename(output)
-    except OSError as error:
-        raise StorageError(f"{output}: cannot be written ({error.strerror}); free space, or give another") from None
     return reshaped
+
+
+def _write_rank(files: StateFiles, folder: Path, coordinate: MeshCoordinate, num_ranks: int) -> tuple[str, FileRecord]:
+    target = state_path(folder, coordinate)
+    target.parent.mkdir(exist_ok=True)
+    image = _shards_of(files, coordinate.dp_rank, num_ranks).image()
+    image.fill()
+    checksum = image.write(target)
+    return str(target.relative_to(folder)), FileRecord(bytes=target.stat().st_size, checksum=checksum)
 
 
 def _shards_of(files: StateFiles, rank: int, num_ranks: int) -> RankState:
@@ -76,5 +77,5 @@ def _part(shape: tuple[int, ...], rank: int, num_ranks: int) -> Part:
 def _read(files: StateFiles, kind: str, name: str, part: Part) -> Tensor:
     found = files.part(kind, name, part)
     if found is None:
-        raise CheckpointError(f"{files.folder}: no {kind} of {name}; the checkpoint is not whole")
+        raise CheckpointError(f"{files.folder}: no {kind} of {name}; the checkpoint is incomplete")
     return found

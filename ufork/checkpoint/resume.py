@@ -1,17 +1,16 @@
-"""Going on from a checkpoint, in whatever layout it was written and is read.
+"""Resuming from a checkpoint, in the layout it was written in or any other.
 
-leader: newest valid one of the stage, held against the recipe -> every rank: its own shards, its place in the data
+leader: newest valid checkpoint of the phase, checked against the recipe -> every rank: its shards, its stream position
 """
 
 import logging
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from ufork.checkpoint.folder import STATE_FILE, CheckpointFolder, TrainState, read_state, require_unchanged, verify
+from ufork.checkpoint.folder import CheckpointFolder
+from ufork.checkpoint.state import STATE_FILE, RunMetadata, TrainState, read_state, require_unchanged, verify
 from ufork.data.stream import TrainingStream
 from ufork.errors import CheckpointError
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
@@ -24,48 +23,51 @@ log = logging.getLogger(__name__)
 
 
 def find_checkpoint(
-    folder: CheckpointFolder, resume: str, run_metadata: Mapping[str, Any], bridge: Bridge
+    folder: CheckpointFolder, resume: str, run_metadata: RunMetadata | None, bridge: Bridge
 ) -> Path | None:
-    """The checkpoint to go on from, as the leader decides; None to start anew. Takes the folder for this job.
+    """Takes the folder for this job, and returns the checkpoint that the leader chose; None to start from step 0.
 
     Args:
-        folder: of the stage.
-        resume: `auto`, `never`, or the path of a checkpoint, as `TrainConfig.resume`.
-        run_metadata: on the leader, what the checkpoints of this job will say (`CheckpointState`).
-        bridge: all ranks with work call.
+        folder: checkpoints of the phase.
+        resume: `auto`, `never` or the path of a checkpoint, as `TrainConfig.resume`.
+        run_metadata: metadata of this start, on the leader; not needed on other ranks.
+        bridge: all ranks with work call this together.
 
     Raises:
-        CheckpointError: there is one, and what may not change has changed.
+        CheckpointError: a value that may not change has changed since the checkpoint was written.
         StorageError: the folder cannot be written.
         PeerError: a rank is gone.
     """
-    found = _decide(folder, resume, run_metadata) if bridge.is_leader else None
+    found = None
+    if bridge.is_leader:
+        assert run_metadata is not None
+        found = _choose(folder, resume, run_metadata)
     chosen, folder.restart = bridge.gather([str(found) if found else None, folder.restart])[0]
     return Path(chosen) if chosen else None
 
 
-def _decide(folder: CheckpointFolder, resume: str, run_metadata: Mapping[str, Any]) -> Path | None:
+def _choose(folder: CheckpointFolder, resume: str, run_metadata: RunMetadata) -> Path | None:
     folder.take()
     if resume == "never":
         for step in folder.prune(keep=0):
-            log.info("train.resume=never: %s removed", folder.at(step))
+            log.info("train.resume=never: removed %s", folder.at(step))
         return None
     found = folder.newest_valid()
-    for step, fault in found.passed_over.items():
-        log.warning("checkpoint passed over: %s; it is %s now", fault, folder.set_aside(step))
+    for step, fault in found.damaged.items():
+        log.warning("skipped a damaged checkpoint: %s; moved to %s", fault, folder.set_aside(step))
     path = found.path or _named(resume)
     if path is None:
         return None
     state = read_state(path)
-    require_unchanged(state, run_metadata["fixed"], origin=path)
-    log.info("resumed: %s, after step %d", path, state.position.step)
-    if state.layout != run_metadata["layout"]:
-        log.info("its layout was %s, this one is %s", state.layout, run_metadata["layout"])
+    require_unchanged(state, run_metadata.fixed, origin=path)
+    log.info("resumed: %s, after step %d", path, state.train_state.step)
+    if state.run_metadata.layout != run_metadata.layout:
+        log.info("layout: was %s, is %s", state.run_metadata.layout, run_metadata.layout)
     return path
 
 
 def _named(resume: str) -> Path | None:
-    """The checkpoint that the recipe has a stage begin from."""
+    """The checkpoint that the recipe names as the phase's start."""
     if resume == "auto":
         return None
     try:
@@ -79,23 +81,28 @@ def _named(resume: str) -> Path | None:
 
 
 def resume(shards: EngineState | None, stream: TrainingStream | None, path: Path) -> TrainState:
-    """Puts this rank where the checkpoint at `path` was; how far that is.
+    """Restores this rank's shards and stream from the checkpoint at `path`; returns how far the phase was trained.
+
+    Args:
+        shards: this rank's weights and optimizer state; None if its stage trains nothing.
+        stream: this rank's data; None if it reads none.
+        path: folder of the checkpoint.
 
     Raises:
         CheckpointError: a file is missing, or the data has changed.
     """
     state = read_state(path)
     if shards:
-        with StateFiles(path) as files:
-            kept = files.kinds() - {WEIGHT}
-            shards.restore(partial(_part, files), kept, files.optimizer_steps)
+        with StateFiles(path, state.files) as files:
+            optimizer_kinds = files.kinds() - {WEIGHT}
+            shards.restore(partial(_part, files), optimizer_kinds, files.optimizer_steps)
     if stream:
         stream.restore(state.stream, origin=str(path / STATE_FILE))
-    return state.position
+    return state.train_state
 
 
 def _part(files: StateFiles, kind: str, name: str, part: Part) -> Tensor | None:
     found = files.part(kind, name, part)
-    if found is None and name == MODEL_PREFIX + TIED_HEAD:  # one weight there, a copy of its own here
+    if found is None and name == MODEL_PREFIX + TIED_HEAD:  # saved as one tied weight, a copy in this layout
         return files.part(kind, MODEL_PREFIX + TOKEN_EMBEDDING, part)
     return found

@@ -1,12 +1,13 @@
-"""What a run has left in its folder, read for its report.
+"""Reading what a run has left in its folder, for its report.
 
     RUN/{config.yaml, versions.json, evaluation.json, evaluation/*.png, shards/ATTRIBUTION.md}
     RUN/phases/NAME/{metrics.jsonl, drawings/step-*.png, pipeline.png, bubble.json}             -> RunRecord
 
-A run may be unfinished or killed amid a line: what is missing is empty here, a broken last line is left out.
+A run may be unfinished or killed at any time: what is missing is empty here, damaged lines are skipped.
 """
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,16 @@ from typing import Any
 
 import yaml
 
+from ufork.data.shards.writer import ATTRIBUTION_FILE
 from ufork.errors import UforkError
 from ufork.parallel.tracing.step_trace import BUBBLE_FILE, PICTURE_FILE
+from ufork.report.metrics import read_metrics
+from ufork.run_folder import PhaseFolder, RunFolder
+
+log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
-"""One line of metrics.jsonl: numbers by name; what is no number, or not finite, is left out."""
+"""One line of metrics.jsonl: numbers by name; values that are not finite numbers are dropped."""
 
 
 class ReportError(UforkError):
@@ -70,56 +76,53 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         ReportError: `folder` is no run's, or a file in it is damaged.
     """
-    if not (folder / "config.yaml").is_file() and not (folder / "phases").is_dir():
+    run = RunFolder(folder)
+    if not run.config.is_file() and not run.phases():
         raise ReportError(f"{folder}: neither config.yaml nor phases/ is there; give the folder of a run")
-    text = _read_text(folder / "config.yaml")
+    text = _read_text(run.config)
     try:
         config = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ReportError(f"{folder / 'config.yaml'}: not valid YAML: {error}") from None
-    versions = _read_json(folder / "versions.json") or {}
+        raise ReportError(f"{run.config}: not valid YAML: {error}") from None
+    versions = _read_json(run.versions) or {}
     return RunRecord(
         name=(config.get("run") or {}).get("name") or folder.resolve().name,
         folder=folder,
         config=text,
         versions={name: str(version) for name, version in versions.items()},
-        phases=_read_phases(folder / "phases", list(config.get("phases") or ())),
-        evaluation=_read_json(folder / "evaluation.json"),
-        attribution=_read_text(folder / "shards" / "ATTRIBUTION.md"),
+        phases=_read_phases(run, list(config.get("phases") or ())),
+        evaluation=_read_json(run.evaluation),
+        attribution=_read_text(run.shards / ATTRIBUTION_FILE),
     )
 
 
-def _read_phases(folder: Path, order: list[str]) -> list[PhaseRecord]:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    names.sort(key=lambda name: order.index(name) if name in order else len(order))
-    return [
-        PhaseRecord(
-            name=name,
-            metrics=_read_metrics(folder / name / "metrics.jsonl"),
-            drawings=sorted(
-                (int(path.stem.removeprefix("step-")), path)
-                for path in (folder / name / "drawings").glob("step-*.png")
-                if path.stem.removeprefix("step-").isdigit()
-            ),
-            pipeline=picture if (picture := folder / name / PICTURE_FILE).is_file() else None,
-            bubble=_read_json(folder / name / BUBBLE_FILE) or {},
-        )
-        for name in names
-    ]
+def _read_phases(run: RunFolder, order: list[str]) -> list[PhaseRecord]:
+    def position(phase: PhaseFolder) -> int:
+        return order.index(phase.path.name) if phase.path.name in order else len(order)
+
+    return [_read_phase(phase) for phase in sorted(run.phases(), key=position)]
+
+
+def _read_phase(phase: PhaseFolder) -> PhaseRecord:
+    picture = phase.path / PICTURE_FILE
+    return PhaseRecord(
+        name=phase.path.name,
+        metrics=_read_metrics(phase.metrics),
+        drawings=sorted(
+            (int(path.stem.removeprefix("step-")), path)
+            for path in phase.drawings.glob("step-*.png")
+            if path.stem.removeprefix("step-").isdigit()
+        ),
+        pipeline=picture if picture.is_file() else None,
+        bubble=_read_json(phase.path / BUBBLE_FILE) or {},
+    )
 
 
 def _read_metrics(path: Path) -> list[Metrics]:
-    rows: list[Metrics] = []
-    lines = _read_text(path).splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            if number == len(lines):
-                break  # the run was killed while it wrote this
-            raise ReportError(f"{path}: line {number} is not JSON; remove it") from None
-        rows.append({name: value for name, value in row.items() if _is_number(value)})
-    return rows
+    read = read_metrics(path)
+    if read.fault:
+        log.warning("%s", read.fault)
+    return [{name: value for name, value in entry.items() if _is_number(value)} for entry in read.entries]
 
 
 def _is_number(value: Any) -> bool:

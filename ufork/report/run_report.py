@@ -16,8 +16,7 @@ from ufork.report.charts import Curve, line_chart, short_number
 from ufork.report.page import page, panel, picture, tile
 from ufork.report.results import answers, confusions, drawings, emoji, scores
 from ufork.report.run_record import PhaseRecord, RunRecord, read_run
-
-REPORT_FILE = "report.html"
+from ufork.run_folder import RunFolder
 
 CURVES = (
     ("loss/understanding", "Loss of understanding, nats per token", "--understanding", False),
@@ -42,7 +41,7 @@ def write_report(run_folder: Path) -> Path:
         StorageError: the report cannot be written.
     """
     html = render(read_run(run_folder))
-    path = run_folder / REPORT_FILE
+    path = RunFolder(run_folder).report
     write_whole(path, html)
     return path
 
@@ -50,7 +49,7 @@ def write_report(run_folder: Path) -> Path:
 def render(record: RunRecord) -> str:
     """The page as text."""
     evaluation = record.evaluation or {}
-    examples = record.folder / "evaluation"
+    examples = RunFolder(record.folder).examples
     sections = [
         ("Drawings", drawings(evaluation, examples)),
         ("Answers", answers(evaluation, examples)),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ufork.checkpoint.folder import TrainState
+from ufork.checkpoint.state import TrainState
 from ufork.errors import NonFiniteError, StoppedError
 from ufork.parallel.tracing.step_trace import PICTURE_FILE, StepTrace, as_json
 from ufork.parallel.transport.bridge import Bridge

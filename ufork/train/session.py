@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 
-from ufork.checkpoint.folder import (
+from ufork.checkpoint.folder import CheckpointFolder
+from ufork.checkpoint.resume import find_checkpoint, resume
+from ufork.checkpoint.saver import Saver
+from ufork.checkpoint.state import (
+    FIXED_DIMENSIONS,
+    FIXED_INITIAL_WEIGHTS,
     FIXED_MODEL,
-    FIXED_SIZES,
-    FIXED_START,
-    CheckpointFolder,
+    RunMetadata,
     TrainState,
     record_of,
 )
-from ufork.checkpoint.resume import find_checkpoint, resume
-from ufork.checkpoint.saver import Saver
 from ufork.data.config import DataConfig
 from ufork.data.stream import TrainingStream
 from ufork.data.text_tokenizer import TextTokenizer
@@ -34,7 +35,7 @@ from ufork.parallel.layout import Layout, Stage, make_layout
 from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.collect_weights import Shapes
 from ufork.parallel.transport.stage_world import World
-from ufork.run_folder import RunFolder, versions_in_use
+from ufork.run_folder import PhaseFolder, RunFolder, versions_in_use
 from ufork.train.build_stage import build_stage, precision_of
 from ufork.train.config import TrainConfig
 from ufork.train.initial_model import InitialModel, Weights
@@ -53,11 +54,16 @@ class Phase:
     layout: LayoutConfig
     tokenizer: TextTokenizer
     run: RunFolder
-    """The phase writes below `run.phase(name)`; folders of sources are relative to the run's."""
+    """Folders of sources are relative to it."""
     data_seed: int = 0
     """Seed of the order of samples."""
     run_config: Mapping[str, Any] = field(default_factory=dict)
     """The resolved recipe, for Weights & Biases to record."""
+
+    @property
+    def folder(self) -> PhaseFolder:
+        """Where the phase writes."""
+        return self.run.phase(self.name)
 
     def layout_of(self, num_ranks: int) -> Layout:
         """Returns which of `num_ranks` ranks does what in this phase.
@@ -112,8 +118,8 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
     """
     with ExitStack() as opened:
         bridge = world.open_bridge(phase.layout_of(world.size), phase.name)
-        run_metadata = _run_metadata(phase) if bridge.is_leader else {}
-        checkpoints = CheckpointFolder(phase.run.checkpoints(phase.name))
+        run_metadata = _run_metadata(phase) if bridge.is_leader else None
+        checkpoints = CheckpointFolder(phase.folder.checkpoints)
         found = find_checkpoint(checkpoints, phase.train.resume, run_metadata, bridge)
         stage = open_stage(phase, world, bridge)
         opened.callback(stage.engine.close)
@@ -124,8 +130,8 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
         absent_weights = _absent_weights(phase, bridge.layout) if bridge.is_leader else {}
         telemetry = Telemetry(
             phase.train,
-            phase.run.phase(phase.name),
-            stage=phase.name,
+            phase.folder,
+            phase=phase.name,
             run_config=dict(phase.run_config),
             speaks=bridge.is_leader,
             start=start,
@@ -168,21 +174,20 @@ def _open_stream(phase: Phase, stage: TrainingStage, context: BaseContext | None
         folder=phase.run.path,
         seed=phase.data_seed,
         context=context,
-        skipped_samples_folder=phase.run.skipped_samples(phase.name),
+        skipped_samples_folder=phase.folder.skipped_samples,
     )
 
 
-def _run_metadata(phase: Phase) -> dict[str, Any]:
-    """Returns what a checkpoint records besides the training state; values under `fixed` may not change on resume."""
+def _run_metadata(phase: Phase) -> RunMetadata:
     config, previous = phase.initial.config, phase.initial.folder
     fixed = {
         FIXED_MODEL: config.model.model_dump(mode="json"),
-        FIXED_SIZES: config.dimensions.model_dump(mode="json"),
+        FIXED_DIMENSIONS: config.dimensions.model_dump(mode="json"),
         "train.optimizer": phase.train.optimizer,
         "train.trainable": phase.train.trainable,
-        FIXED_START: record_of(previous / WEIGHTS_NAME).checksum if previous else None,
+        FIXED_INITIAL_WEIGHTS: record_of(previous / WEIGHTS_NAME).checksum if previous else None,
     }
-    return {"fixed": fixed, "layout": phase.layout.describe(), "versions": versions_in_use()}
+    return RunMetadata(fixed=fixed, layout=phase.layout.describe(), versions=versions_in_use())
 
 
 def _absent_weights(phase: Phase, layout: Layout) -> Weights:

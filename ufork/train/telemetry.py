@@ -1,6 +1,9 @@
-"""What a run reports while it trains: JSON lines always, a bar on a terminal or plain lines elsewhere, and wandb.
+"""Reports of training: JSON lines always, a progress bar on a terminal or plain lines elsewhere, and Weights & Biases.
 
-Only the leader reports; the other ranks have a telemetry that says nothing.
+StepResult of each step -> means over `log_every_steps` -> RUN/phases/NAME/metrics.jsonl, terminal or log, wandb
+
+Only the leader reports; on other ranks telemetry does nothing. Training can continue without reports, so one that
+cannot be written is an error in the log, and ends the run only after `MAX_FAILED_WRITES` of them.
 """
 
 import json
@@ -8,78 +11,90 @@ import logging
 import resource
 import sys
 import time
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ufork.checkpoint.folder import TrainState
+from ufork.checkpoint.state import TrainState
 from ufork.errors import StorageError
+from ufork.files import make_folder, storage_errors, whole_file, write_whole
+from ufork.report.metrics import read_metrics
+from ufork.run_folder import PhaseFolder
 from ufork.train.config import TrainConfig
 from ufork.train.step import StepResult
+from ufork.train.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
 
+MAX_FAILED_WRITES = 20
+"""Reports and drawings that may be lost before the run ends."""
+_ANOTHER_RUN_FOLDER = "another run.folder"
+
 
 class Telemetry:
-    """Collects the figures of steps and writes their means every `log_every_steps`."""
+    """Collects the figures of steps and reports their means every `log_every_steps`."""
 
     def __init__(
         self,
         config: TrainConfig,
-        folder: Path,
+        folder: PhaseFolder,
         *,
-        stage: str,
+        phase: str,
         run_config: dict[str, Any],
         speaks: bool,
         start: TrainState | None = None,
     ):
-        """Opens what `config` names in `folder`; from `start` on, what was reported up to there is kept."""
-        self.config, self.folder, self.stage, self.speaks = config, folder, stage, speaks
+        """Opens the reports that `config` asks for.
+
+        Args:
+            config: what to report, and how often.
+            folder: of the phase.
+            phase: name of the phase.
+            run_config: resolved recipe, for wandb to record.
+            speaks: whether this rank reports.
+            start: where training starts; reports of steps up to there are kept, later ones removed.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        self.config, self.folder, self.phase, self.speaks = config, folder, phase, speaks
         start = start or TrainState()
         self._pending: list[StepResult] = []
         self._newest: dict[str, float] = {}
-        self._file: TextIO | None = None
-        self._wandb: Any = None
         self._bar: Any = None
+        self._num_failed, self._is_cut = 0, False
         self._last = time.perf_counter()
         self._started = self._last - start.seconds
         if speaks:
             self._open(run_config, start)
 
     def _open(self, run_config: dict[str, Any], start: TrainState) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / "metrics.jsonl"
-            draft = path.with_suffix(".jsonl.new")  # a kill at any moment leaves the old lines or the kept ones
-            draft.write_text("".join(_lines_up_to(path, start.step)), encoding="utf-8")
-            self._file = draft.replace(path).open("a", encoding="utf-8")
-        except OSError as error:
-            raise StorageError(
-                f"{self.folder}: cannot be written ({error.strerror}); choose another run.folder"
-            ) from None
+        make_folder(self.folder.path, choose=_ANOTHER_RUN_FOLDER)
+        self._keep_reports_until(start.step)
         if sys.stderr.isatty():
-            self._bar = tqdm(total=self.config.steps, initial=start.step, desc=self.stage, unit="step")
-        if self.config.wandb.mode != "disabled":
-            import wandb  # a second to import, and not everybody's
+            self._bar = tqdm(total=self.config.steps, initial=start.step, desc=self.phase, unit="step")
+        self._wandb = WandbRun(self.config.wandb, self.folder.path, name=self.phase, run_config=run_config)
 
-            self._wandb = wandb.init(
-                project=self.config.wandb.project,
-                name=self.stage,
-                dir=str(self.folder),
-                mode=self.config.wandb.mode,
-                config=run_config,
-                settings=wandb.Settings(silent=True),
-            )
+    def _keep_reports_until(self, step: int) -> None:
+        """Removes reports of steps that will be taken again, and damaged lines."""
+        kept = []
+        if step:
+            earlier = read_metrics(self.folder.metrics)
+            if earlier.fault:
+                log.warning("%s", earlier.fault)
+            kept = [json.dumps(entry) + "\n" for entry in earlier.entries if entry["step"] <= step]
+        write_whole(self.folder.metrics, "".join(kept), durable=True, choose=_ANOTHER_RUN_FOLDER)
 
     def record(self, step: int, result: StepResult, learning_rate: float) -> None:
-        """Takes the figures of step `step` (from 0), and reports when it is time; the last ones by `close`.
+        """Takes the figures of step `step` (from 0), and reports when it is time; `close` reports the last ones.
 
         Raises:
-            StorageError: the figures cannot be written.
+            StorageError: too many reports could not be written.
         """
         if not self.speaks:
             return
@@ -91,7 +106,31 @@ class Telemetry:
             self._report()
 
     def _report(self) -> None:
-        self._write({"stage": self.stage, **self._newest, **self._means()})
+        figures = self._newest | self._means()
+        with self._tolerated():
+            self._append(json.dumps({"phase": self.phase, **figures}))
+        self._wandb.log_figures(figures, step=int(figures["step"]))
+        if self._bar:
+            self._bar.set_postfix({key: f"{figures[key]:.3f}" for key in figures if key.startswith("loss/")})
+        else:
+            log.info("%s", _line(self.phase, figures, self.config.steps))
+
+    def _append(self, line: str) -> None:
+        # After a failed write the file may end in half a line: the line end in front keeps this one apart.
+        start, self._is_cut = "\n" if self._is_cut else "", True
+        with storage_errors(self.folder.metrics), open(self.folder.metrics, "a", encoding="utf-8") as file:
+            file.write(f"{start}{line}\n")
+        self._is_cut = False
+
+    @contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as error:
+            self._num_failed += 1
+            if self._num_failed > MAX_FAILED_WRITES:
+                raise
+            log.error("%s; training continues (%d of at most %d times)", error, self._num_failed, MAX_FAILED_WRITES)
 
     def _means(self) -> dict[str, float]:
         now = time.perf_counter()
@@ -110,45 +149,28 @@ class Telemetry:
             "skipped_steps": sum(not result.is_finite for result in results),
         }
 
-    def _write(self, figures: dict[str, Any]) -> None:
-        assert self._file
-        try:
-            self._file.write(json.dumps(figures) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise StorageError(f"{self.folder}/metrics.jsonl: cannot be written ({error.strerror})") from None
-        if self._wandb:
-            self._wandb.log({key: value for key, value in figures.items() if key != "stage"}, step=figures["step"])
-        if self._bar:
-            self._bar.set_postfix({key: f"{figures[key]:.3f}" for key in figures if key.startswith("loss/")})
-        else:
-            log.info("%s", _line(figures, self.config.steps))
-
     def show(self, step: int, grid: np.ndarray) -> None:
-        """Saves a grid of drawings (uint8 [rows, columns, 3]) made after `step` steps."""
-        path = self.folder / "drawings" / f"step-{step:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grid).save(path)
-        if self._wandb:
-            import wandb
+        """Saves a grid of drawings (uint8 [rows, columns, 3]) made after `step` steps.
 
-            self._wandb.log({"drawings": wandb.Image(str(path))}, step=step)
+        Raises:
+            StorageError: too many reports could not be written.
+        """
+        path = self.folder.drawing(step)
+        with self._tolerated():
+            make_folder(path.parent)
+            with whole_file(path) as file:
+                Image.fromarray(grid).save(file, "PNG")
+            self._wandb.log_image("drawings", path, step=step)
 
     def close(self) -> None:
-        """Reports what is pending, and ends bar, file and wandb run."""
+        """Reports the steps since the last report, and ends the bar and the wandb run."""
+        if not self.speaks:
+            return
         if self._pending:
             self._report()
-        for part, end in ((self._bar, "close"), (self._file, "close"), (self._wandb, "finish")):
-            if part:
-                getattr(part, end)()
-
-
-def _lines_up_to(path: Path, step: int) -> list[str]:
-    """Of an earlier start, what was reported of steps that need not be taken again."""
-    if not step or not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if self._bar:
+            self._bar.close()
+        self._wandb.finish()
 
 
 def _mean(values: list[float]) -> float:
@@ -156,16 +178,16 @@ def _mean(values: list[float]) -> float:
 
 
 def _peak_memory_mb() -> float:
-    """The device's peak on CUDA, the process's elsewhere."""
+    """Peak memory of the device on CUDA, of the process elsewhere."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _line(figures: dict[str, Any], steps: int) -> str:
+def _line(phase: str, figures: dict[str, float], steps: int) -> str:
     losses = " ".join(f"{key[5:]} {value:.4f}" for key, value in figures.items() if key.startswith("loss/"))
     return (
-        f"{figures['stage']} {figures['step']}/{steps}  {losses}  norm {figures['gradient_norm']:.2f}"
+        f"{phase} {figures['step']}/{steps}  {losses}  norm {figures['gradient_norm']:.2f}"
         f"  lr {figures['learning_rate']:.2e}  {figures['tokens_per_s']:,.0f} tokens/s"
         f"  padding {figures['padding_share']:.1%}  {figures['memory_mb']:,.0f} MB  {figures['seconds']:.0f} s"
     )

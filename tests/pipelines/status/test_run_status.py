@@ -22,15 +22,15 @@ def make_run(folder, *, steps=100, reports=(10, 20, 30), second_finished=False):
     run.path.mkdir(parents=True, exist_ok=True)
     run.config.write_text(yaml.safe_dump({"phases": {"align": train, "all": train}}))
     for phase, seen in (("align", (steps,)), ("all", reports)):
-        run.phase(phase).mkdir(parents=True)
+        run.phase(phase).path.mkdir(parents=True)
         lines = [
             {"step": step, "seconds": 2.0 * step, "tokens_per_s": 100.0 * step, "loss/generation": 3.0 - step / 100}
             for step in seen
         ]
-        (run.phase(phase) / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        run.phase(phase).metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     for phase in ("align", "all")[: 1 + second_finished]:
-        run.weights(phase).mkdir()
-        (run.weights(phase) / "model.safetensors").write_bytes(b"")
+        run.phase(phase).weights.mkdir()
+        (run.phase(phase).weights / "model.safetensors").write_bytes(b"")
     return run
 
 
@@ -98,7 +98,7 @@ def test_a_run_of_slurm_is_what_its_newest_event_says(tmp_path, events, state):
 def test_restarts_are_those_of_slurm_or_of_the_checkpoints(tmp_path):
     run = make_run(tmp_path)
     for _ in range(3):
-        CheckpointFolder(run.checkpoints("all")).take()
+        CheckpointFolder(run.phase("all").checkpoints).take()
     assert status_of(run).restarts == 2
     tell(run, {"event": "started", "restart": 5})
     assert status_of(run).restarts == 5
@@ -151,11 +151,11 @@ def test_the_end_report_names_the_class_and_the_line_of_that_jobs_log(tmp_path, 
 
 def test_what_was_left_out_is_counted_by_reason(tmp_path, capsys):
     run = make_run(tmp_path)
-    run.skipped_samples("all").mkdir()
+    run.phase("all").skipped_samples.mkdir()
     for replica in range(2):
         lines = [{"sample": f"s{number}", "reason": "empty" if number else "too long"} for number in range(3)]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        (run.skipped_samples("all") / f"replica-{replica:05d}.jsonl").write_text(text)
+        (run.phase("all").skipped_samples / f"replica-{replica:05d}.jsonl").write_text(text)
     assert status_of(run).phase.left_out == {"empty": 4, "too long": 2}
     assert cli.main(["status", str(tmp_path)]) == 0
     assert "left out    6 samples: 4 x empty; 2 x too long" in capsys.readouterr().out
@@ -164,7 +164,6 @@ def test_what_was_left_out_is_counted_by_reason(tmp_path, capsys):
 DAMAGE = {
     "config.yaml": "phases: [",
     "phases/all/metrics.jsonl": '{"step": 5}\nnot json\n{"step": 7, "sec',
-    "phases/all/checkpoints/holder": "many",
     "phases/all/checkpoints/step-00000020/state.json": "{}",
     "slurm/jobs.jsonl": '{"event": "started"}\n[]\n',
 }

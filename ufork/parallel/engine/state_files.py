@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import accumulate
@@ -165,14 +165,18 @@ _Parts = dict[tuple[int, int], tuple[dict[str, Any], Any]]
 class StateFiles:
     """The files of all ranks of a job, opened but not read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
         """Reads the headers.
+
+        Args:
+            folder: of the checkpoint.
+            names: paths of the files within `folder`; other files in it are not read.
 
         Raises:
             CheckpointError: there is no file, or one is damaged.
         """
         self.folder, self._stack = folder, ExitStack()
-        self._files = [self._open(path) for path in sorted(folder.glob(f"*/*{SUFFIX}"))]
+        self._files = [self._open(folder / name) for name in sorted(names)]
         if not self._files:
             raise CheckpointError(f"{folder}: no file of shards; is this a checkpoint?")
 

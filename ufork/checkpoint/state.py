@@ -1,0 +1,179 @@
+"""What `state.json` says of a checkpoint, and whether the checkpoint's files agree with it.
+
+    CheckpointState -> write_state -> FOLDER/state.json, the last file that is written
+    FOLDER/state.json -> read_state: checksum, version, ranges -> verify: size and checksum of every file that it lists
+
+Nothing else in the folder is ever read.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, StringConstraints
+
+from ufork.config import Config
+from ufork.data.stream_state import StreamState
+from ufork.errors import CheckpointError, ConfigError
+from ufork.files import Checksum, checksum_of, read_bounded, sync, write_whole
+from ufork.vocabulary import Task
+
+CHECKPOINT_VERSION = 3
+STATE_FILE = "state.json"
+MAX_STATE_BYTES = 64 * 2**20
+"""Larger than the state of 100,000 ranks."""
+FIXED_MODEL, FIXED_DIMENSIONS, FIXED_INITIAL_WEIGHTS = "model", "tokenizers", "previous_phase_weights"
+"""Keys of `RunMetadata.fixed`: the model's config, the sizes that the tokenizers determine, and the checksum of the
+weights that the phase began with."""
+
+_STEP_NAME = re.compile(r"step-(\d{8})")
+_CHECKSUM = "checksum"
+
+_Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+_FileName = Annotated[str, StringConstraints(pattern=r"^[a-z]+/dp\d+-tp\d+\.safetensors$")]
+
+
+class FileRecord(Config):
+    """Size and checksum of one file of a checkpoint."""
+
+    bytes: NonNegativeInt
+    checksum: _Checksum
+    """As `ufork.files.checksum_of` computes it."""
+
+
+class TrainState(Config):
+    """How far a phase has been trained."""
+
+    step: NonNegativeInt = 0
+    """Steps taken."""
+    seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Training time, over all starts."""
+    steps_skipped: NonNegativeInt = 0
+    """Steps whose loss or gradients were not finite."""
+
+
+class RunMetadata(Config):
+    """What a checkpoint records of the run that wrote it, besides its progress."""
+
+    fixed: Mapping[str, Any]
+    """Values that may not change between two starts, by their names in the recipe."""
+    layout: str
+    """Description of the layout, which may change."""
+    versions: Mapping[str, str]
+    """Versions of ufork, Python and the packages that matter."""
+
+
+class CheckpointState(Config):
+    """The contents of `state.json`."""
+
+    version: int = CHECKPOINT_VERSION
+    train_state: TrainState
+    run_metadata: RunMetadata
+    stream: StreamState
+    files: Mapping[_FileName, FileRecord]
+    """All other files, by path within the folder."""
+    losses: Mapping[Task, Annotated[float, Field(allow_inf_nan=False)]] = {}
+    """Mean of each task's loss over the steps since the save before."""
+
+
+def step_of(path: Path) -> int | None:
+    """Number of steps in the name of a checkpoint's folder; None if it is not named like one."""
+    match = _STEP_NAME.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def record_of(path: Path) -> FileRecord:
+    """Size and checksum of a file."""
+    return FileRecord(bytes=path.stat().st_size, checksum=checksum_of(path))
+
+
+def write_state(folder: Path, state: CheckpointState) -> None:
+    """Completes the checkpoint in `folder`; all of it survives a power loss from here on.
+
+    Raises:
+        StorageError: `state.json` cannot be written.
+        OSError: the disk fails.
+    """
+    content = state.model_dump(mode="json")
+    text = json.dumps({**content, _CHECKSUM: _digest(content)}, indent=1)
+    for inside in {folder / Path(name).parent for name in state.files}:
+        sync(inside)
+    write_whole(folder / STATE_FILE, text, durable=True)
+
+
+def read_state(path: Path) -> CheckpointState:
+    """Reads `state.json` of the checkpoint at `path`.
+
+    Raises:
+        CheckpointError: the checkpoint is unfinished, damaged or of another version.
+    """
+    try:
+        mapping: dict[str, Any] = json.loads(read_bounded(path / STATE_FILE, MAX_STATE_BYTES))
+        if mapping.get("version") != CHECKPOINT_VERSION:
+            raise CheckpointError(f"{path}: version {mapping.get('version')}, expected {CHECKPOINT_VERSION}")
+        if mapping.pop(_CHECKSUM, None) != _digest(mapping):
+            raise CheckpointError(f"{path}: {STATE_FILE} is damaged (it does not match its own checksum)")
+        state = CheckpointState.from_mapping(mapping, origin=str(path / STATE_FILE))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: {STATE_FILE} cannot be read ({error.strerror}); the checkpoint was not finished"
+        ) from None
+    except (ValueError, AttributeError, RecursionError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {STATE_FILE} is damaged ({error})") from None
+    if step_of(path) not in (None, state.train_state.step):
+        raise CheckpointError(f"{path}: {STATE_FILE} was saved after step {state.train_state.step}; rename the folder")
+    return state
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Checksum of the content of `state.json`, which does not depend on how it is laid out as text."""
+    return Checksum(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def verify(path: Path, *, deep: bool) -> CheckpointState:
+    """Checks the files of the checkpoint at `path` against `state.json`: sizes, and checksums too if `deep`.
+
+    Raises:
+        CheckpointError: names the first file at fault.
+    """
+    state = read_state(path)
+    for name, record in state.files.items():
+        try:
+            size = (path / name).stat().st_size
+            found = record_of(path / name) if deep and size == record.bytes else None
+        except OSError as error:
+            raise CheckpointError(f"{path / name}: cannot be read ({error.strerror})") from None
+        if size != record.bytes:
+            raise CheckpointError(f"{path / name}: {size} bytes, expected {record.bytes} by {STATE_FILE}")
+        if found and found != record:
+            raise CheckpointError(f"{path / name}: damaged, its checksum is not that of {STATE_FILE}")
+    return state
+
+
+def require_unchanged(state: CheckpointState, fixed: Mapping[str, Any], *, origin: Path) -> None:
+    """Compares the values that may not change with those of this start.
+
+    Raises:
+        CheckpointError: names each value that has changed, with both values.
+    """
+    before, now = _flat(state.run_metadata.fixed), _flat(json.loads(json.dumps(fixed)))
+    changed = [
+        f"{name} was {before.get(name)} in the checkpoint, is {now.get(name)} in the recipe"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{origin}: cannot resume: {'; '.join(changed)}. Restore these values, or start the phase over with"
+            " train.resume=never"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names, as `model.hidden_size`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

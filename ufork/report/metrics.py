@@ -1,0 +1,48 @@
+"""Reading the metrics of a phase: RUN/phases/NAME/metrics.jsonl -> one dictionary per line, damaged lines skipped.
+
+A run may be killed while it writes, and disks fail, but no line is needed to resume or to report on the others. So a
+line that is empty, cut, binary, or without a step is counted and skipped, and a file that cannot be read is empty.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ufork.files import read_bounded
+
+MAX_METRICS_BYTES = 2**30
+"""About three million lines."""
+
+
+@dataclass
+class Metrics:
+    """What could be read of a metrics file."""
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    """Each with an integer `step`, in the order of the file."""
+    fault: str = ""
+    """What could not be read; empty if nothing is wrong."""
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Reads the lines of `path` that are whole; none if there is no such file."""
+    try:
+        content = read_bounded(path, MAX_METRICS_BYTES)
+    except FileNotFoundError:
+        return Metrics()
+    except OSError as error:
+        return Metrics(fault=f"{path}: cannot be read ({error.strerror}); skipped")
+    lines = content[: content.rfind(b"\n") + 1].splitlines()  # the last line may still be being written
+    entries = [entry for line in lines if (entry := _entry(line)) is not None]
+    num_damaged = len(lines) - len(entries)
+    return Metrics(entries, f"{path}: {num_damaged} lines are damaged and were skipped" if num_damaged else "")
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    has_step = isinstance(entry, dict) and type(entry.get("step")) is int and entry["step"] >= 0
+    return entry if has_step else None
