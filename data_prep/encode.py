@@ -1,12 +1,12 @@
-"""Shards of images to shards of codes, so that training never decodes an image.
+"""Encodes shards of images into shards of codes, so that training need not decode and encode images.
 
-    each shard of the source, by one of several processes  ->  decode, in batches  ->  ImageCodec.encode
-                                                           ->  one shard with codes, then .work/{shard}.json
-    when all are done                                      ->  manifest
+    each shard, by one of several processes  ->  images decoded in batches  ->  ImageCodec.encode
+                                             ->  one shard with codes, then .work/{shard}.json
+    all shards                               ->  manifest
 
-Text, ids and truth stay as they are; samples of text alone pass through. The manifest names the codec by its digest: a
-folder that was finished with the same codec from the same images is left as it is, and one that was begun goes on.
-Batches never reach beyond a shard, so that codes do not depend on who makes which.
+Text, ids and truth are copied, and so are samples without an image. The manifest has the codec's digest: a folder that
+was finished with the same codec from the same images is kept, and an unfinished one is resumed. Batches do not cross
+shards, so codes do not depend on the number of processes.
 """
 
 import hashlib
@@ -43,10 +43,10 @@ from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 
 CODEC_DETAIL = "codec"
-"""Key of the manifest's details that describes what made the codes."""
+"""Key of the manifest's details that describes the codec."""
 
 _MAKING = 1
-"""Goes up whenever the same codec and images come to give other codes."""
+"""Version of the encoding; increased when the same codec and images give other codes."""
 
 _BATCH_SAMPLES = 256
 _CODEC, _RECIPE = "codec", "recipe.txt"
@@ -55,12 +55,12 @@ _logger = logging.getLogger(__name__)
 
 
 class EncodeConfig(Config):
-    """How shards are encoded."""
+    """Configuration of encoding shards."""
 
     keep_images: bool = False
-    """Whether each image stays beside its codes; training reads the codes."""
+    """Whether images are kept beside their codes; training reads the codes."""
     num_workers: PositiveInt = 1
-    """Processes, with one thread each where there are several; codes do not depend on their number."""
+    """Number of processes; if more than 1, each uses one thread. The codes do not depend on it."""
 
 
 def encode_shards(
@@ -68,20 +68,20 @@ def encode_shards(
 ) -> Manifest:
     """Writes the samples of `source_folder` with codes in place of images into `target_folder`.
 
-    Samples that cannot be read or decoded are left out, counted in the manifest's `skipped` and logged.
+    Samples that cannot be read or decoded are skipped, logged, and counted in the manifest's `skipped`.
 
     Raises:
-        ShardError: the source is missing or damaged, or holds codes already.
+        ShardError: the source is missing or damaged, or already holds codes.
         StorageError: the target cannot be written.
         WorkerError: a process died.
     """
     config, origin = config or EncodeConfig(), Manifest.load(source_folder)
     if CODEC_DETAIL in origin.details:
-        raise ShardError(f"{source_folder}: holds codes already; give the folder of the images they were made from")
+        raise ShardError(f"{source_folder}: already holds codes; give the folder of shards with the images")
     recipe = _recipe(origin, codec, config)
     finished = finished_source(target_folder, recipe)
     if finished is not None:
-        _logger.info("%s: encoded before, kept", target_folder)
+        _logger.info("%s: already encoded", target_folder)
         return finished
     _logger.info("%s: encoding %s", target_folder, source_folder)
     _claim(target_folder, recipe, codec)
@@ -117,7 +117,7 @@ def _describe(codec: ImageCodec) -> dict[str, object]:
 
 
 def _claim(target: Path, recipe: str, codec: ImageCodec) -> None:
-    """Clears the target of all that was not begun by the same recipe."""
+    """Clears the target, unless it was started with the same recipe."""
     work = target / WORK_NAME
     if (work / _RECIPE).exists() and (work / _RECIPE).read_text() == recipe:
         return
@@ -131,15 +131,15 @@ def _claim(target: Path, recipe: str, codec: ImageCodec) -> None:
 
 @dataclass(frozen=True)
 class _ShardDone:
-    """What became of one shard of the source."""
+    """Result of one shard of the source."""
 
     entries: tuple[ShardEntry, ...]
-    """One; none where no sample was left."""
+    """The shard written; empty if all samples were skipped."""
     skipped: dict[str, int]
 
     @classmethod
     def load(cls, target: Path, number: int) -> "_ShardDone | None":
-        """None when it is not done."""
+        """Reads the result of shard `number`; None if it is not done."""
         try:
             values = json.loads(_done_path(target, number).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -167,29 +167,29 @@ def _encode_all(
 
 
 class ShardEncoder:
-    """Encodes shards by their numbers in the source's manifest; opened once a process."""
+    """Encodes shards; built once per process."""
 
     def __init__(self, source: Path, target: Path, device: str, config: EncodeConfig) -> None:
-        """Reads the codec that the target keeps while it is made."""
+        """Loads the codec that is stored in the target until it is finished."""
         if config.num_workers > 1:
             import torch
 
-            torch.set_num_threads(1)  # the others have the rest of the machine
+            torch.set_num_threads(1)  # other processes use the other cores
         self._target, self._config = target, config
         self._codec = ImageCodec.load(target / WORK_NAME / _CODEC, device=device)
         self._sources = {task: ShardSource(source, task) for task in Task}
         self._manifest = Manifest.load(source)
 
     def __call__(self, number: int) -> int:
-        """Encodes one shard; returns how many samples it gave.
+        """Encodes the shard at this number in the manifest; returns the number of samples written.
 
         Raises:
-            ShardError: it is damaged.
-            StorageError: it cannot be written.
+            ShardError: the shard is damaged.
+            StorageError: the new shard cannot be written.
         """
         entry = self._manifest.shards[number]
-        place = [before.task for before in self._manifest.shards[:number]].count(entry.task)
-        first = self._sources[entry.task].first_number(place)
+        shard_of_task = [before.task for before in self._manifest.shards[:number]].count(entry.task)
+        first = self._sources[entry.task].first_number(shard_of_task)
         skipped: Counter[str] = Counter()
         with ShardWriter(
             self._target,
@@ -197,7 +197,7 @@ class ShardEncoder:
             split=self._manifest.split,
             task=entry.task,
             shard_samples=entry.samples,
-            first_shard=place,
+            first_shard=shard_of_task,
             first_key=first,
         ) as writer:
             for sample in self._samples(entry.task, range(first, first + entry.samples), skipped):
@@ -212,7 +212,7 @@ class ShardEncoder:
             yield from self._encoded(list(_decoded(self._sources[task], batch, self._codec.config.image_px, skipped)))
 
     def _encoded(self, batch: list[tuple[Sample, np.ndarray | None]]) -> Iterator[Sample]:
-        """Samples in order, with codes where there is an image."""
+        """Yields the samples in order, with codes for those that have an image."""
         images = [image for _, image in batch if image is not None]
         codes = iter(self._codec.encode(np.stack(images)).astype(np.uint16) if images else ())
         for sample, image in batch:
@@ -227,13 +227,13 @@ class ShardEncoder:
 def _decoded(
     source: ShardSource, numbers: range, size_px: int, skipped: Counter[str]
 ) -> Iterator[tuple[Sample, np.ndarray | None]]:
-    """Samples with their images, decoded; None for those of text alone."""
+    """Yields samples with their decoded images; None for samples without an image."""
     for number, sample in zip(numbers, source.read(numbers), strict=True):
         try:
             yield _with_image(sample, size_px)
         except SampleError as error:
             skipped["image cannot be decoded"] += 1
-            _logger.warning("%s: sample %d left out: %s", source.storage.where(""), number, error)
+            _logger.warning("%s: sample %d skipped: %s", source.storage.where(""), number, error)
 
 
 def _with_image(sample: Sample | SampleError, size_px: int) -> tuple[Sample, np.ndarray | None]:
@@ -242,5 +242,5 @@ def _with_image(sample: Sample | SampleError, size_px: int) -> tuple[Sample, np.
     if sample.is_text_only:
         return sample, None
     if sample.image is None:
-        raise SampleError("has codes in place of an image")
+        raise SampleError("it has codes but no image")
     return sample, decode_image(sample.image, size_px=size_px, purpose=sample.task)

@@ -1,1 +1,1 @@
-"""Reports what happened to a collection: drop counts, statistics, contact sheet."""
+"""Reports on a sharded collection: dropped records, statistics, contact sheet."""

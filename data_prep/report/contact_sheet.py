@@ -1,8 +1,8 @@
-"""One picture of a finished source: samples from all of its shards, each with what is said of it.
+"""Contact sheet of a finished source: one picture with samples from all of its shards and their texts.
 
-    source folder  ->  numbers evenly over the samples of each task  ->  cells: thumbnail, task, text  ->  one PNG
+    source folder  ->  evenly spaced samples of each task  ->  cells: thumbnail, task, text  ->  one PNG
 
-Thumbnails are the squares that training makes of the images: padded to be understood, cut to be drawn.
+Thumbnails are decoded as in training: padded for understanding, cropped for generation.
 """
 
 from contextlib import suppress
@@ -28,42 +28,42 @@ _THUMBNAIL_PX = 176
 _MARGIN_PX, _HEADER_PX, _GAP_PX, _PADDING_PX = 28, 72, 14, 8
 _TEXT_PX, _TITLE_PX, _LINE_PX = 13, 24, 17
 _LINES = 8
-"""Of a prompt, a question and its answer share them."""
+"""Lines of text per cell; a question and its answer get half of them each."""
 
 _MAX_CHARS = 400
-"""More of a text is never looked at: its lines are cut anyway."""
+"""Characters of a text that are used; longer texts do not fit into the lines."""
 
 _PAPER, _CARD, _EDGE, _INK, _MUTED, _BAD = "#f6f7f9", "#ffffff", "#e2e6eb", "#18212c", "#5b6774", "#c0392b"
 _TASK_COLOURS = {Task.UNDERSTANDING: "#2f66d0", Task.GENERATION: "#c9621a"}
-"""As on the pages of ufork's reports."""
+"""Colours of the tasks, the same as in ufork's reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Cell:
-    """What is shown of one sample."""
+    """Contents of one sample's cell."""
 
     task: Task
     picture: np.ndarray | None
-    """uint8 [_THUMBNAIL_PX, _THUMBNAIL_PX, 3]; None where `notice` stands in its place."""
+    """uint8 [_THUMBNAIL_PX, _THUMBNAIL_PX, 3]; None to show `notice` instead."""
     notice: str
     lines: list[tuple[str, str]]
-    """What is said, each line with its colour."""
+    """(line of text, its colour)."""
     note: str = ""
-    """Hooks the task."""
+    """Text at the right of the task."""
 
     @property
     def height_px(self) -> int:
-        """With its border."""
+        """Height including the border."""
         return _THUMBNAIL_PX + 3 * _PADDING_PX + _LINE_PX * (len(self.lines) + 1)
 
 
 def write_contact_sheet(folder: Path, out: Path) -> None:
-    """Writes a PNG of NUM_SAMPLES samples of a source folder, or of all where there are fewer.
+    """Writes a PNG with NUM_SAMPLES samples of a source folder, or with all samples if there are fewer.
 
-    Shards of codes have no pictures: their cells say so. A sample that cannot be read or decoded is shown as such.
+    Cells of samples that have codes only, or cannot be read or decoded, show a notice instead of a picture.
 
     Raises:
-        ShardError: the source is not finished, or a shard is missing or damaged.
+        ShardError: the source is unfinished, or a shard is missing or damaged.
         StorageError: `out` cannot be written.
     """
     manifest = Manifest.load(folder)
@@ -71,8 +71,8 @@ def write_contact_sheet(folder: Path, out: Path) -> None:
     numbers = _spread(sum(len(source) for source in sources), NUM_SAMPLES)
     cells, start = [], 0
     for source in sources:
-        here = [number - start for number in numbers if start <= number < start + len(source)]
-        cells += [_cell(source, sample) for sample in source.read(here)]
+        chosen = [number - start for number in numbers if start <= number < start + len(source)]
+        cells += [_cell(source, sample) for sample in source.read(chosen)]
         start += len(source)
     sheet = _drawn(cells, f"{manifest.source} / {manifest.split}", _summary(manifest, len(cells)))
     make_folder(out.parent)
@@ -81,22 +81,24 @@ def write_contact_sheet(folder: Path, out: Path) -> None:
 
 
 def _spread(total: int, wanted: int) -> list[int]:
-    """At most `wanted` of the numbers below `total`, evenly, each the middle of its part."""
-    return [(2 * part + 1) * total // (2 * wanted) for part in range(wanted)] if total > wanted else list(range(total))
+    """Returns at most `wanted` evenly spaced numbers below `total`: the middles of `wanted` equal intervals."""
+    if total <= wanted:
+        return list(range(total))
+    return [(2 * interval + 1) * total // (2 * wanted) for interval in range(wanted)]
 
 
 def _summary(manifest: Manifest, shown: int) -> str:
     counts = {task: manifest.num_samples(task) for task in Task}
     tasks = ", ".join(f"{count:,} {task}" for task, count in counts.items() if count)
     total = f"{shown} of {sum(counts.values()):,} samples ({tasks})"
-    return f"{total}, evenly over {len(manifest.shards):,} shards. {manifest.licence}"
+    return f"{total}, evenly spaced over {len(manifest.shards):,} shards. {manifest.licence}"
 
 
 def _cell(source: ShardSource, sample: Sample | SampleError) -> _Cell:
     task = source.task
     if isinstance(sample, SampleError):
-        what = str(sample).removeprefix(f"{source.storage.where('')}/")
-        return _Cell(task=task, picture=None, notice="cannot be read", lines=_lines(what, _BAD, _LINES))
+        message = str(sample).removeprefix(f"{source.storage.where('')}/")
+        return _Cell(task=task, picture=None, notice="cannot be read", lines=_lines(message, _BAD, _LINES))
     picture, notice = None, "cannot be decoded"
     if sample.codes is not None:
         notice = f"codes, no picture\n{' x '.join(map(str, sample.codes.shape))}"
@@ -112,27 +114,27 @@ def _cell(source: ShardSource, sample: Sample | SampleError) -> _Cell:
 
 
 def _lines(text: str, colour: str, limit: int) -> list[tuple[str, str]]:
-    """A paragraph in lines of the thumbnail's width, cut after `limit` of them; a word that is longer is broken."""
+    """Wraps a text to the thumbnail's width, breaking long words, and truncates it after `limit` lines."""
     lines = [""]
     for word in text[:_MAX_CHARS].split():
-        for part in _broken(word):
-            joined = f"{lines[-1]} {part}".lstrip()
+        for piece in _broken(word):
+            joined = f"{lines[-1]} {piece}".lstrip()
             if _font().getlength(joined) <= _THUMBNAIL_PX:
                 lines[-1] = joined
             else:
-                lines.append(part)
+                lines.append(piece)
     if len(lines) > limit:
         lines[limit - 1 :] = [f"{lines[limit - 1][:-1]}…"]
     return [(line, colour) for line in lines]
 
 
 def _broken(word: str) -> list[str]:
-    parts = [""]
+    pieces = [""]
     for letter in word:
-        if _font().getlength(parts[-1] + letter) > _THUMBNAIL_PX:
-            parts.append("")
-        parts[-1] += letter
-    return parts
+        if _font().getlength(pieces[-1] + letter) > _THUMBNAIL_PX:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
 
 
 @cache

@@ -1,6 +1,6 @@
-"""What became of the records of a collection: how many were kept, how many dropped for which reason, and examples.
+"""Counts of kept and dropped records, with the reasons and examples.
 
-each record is kept or dropped  ->  Selection of a job  ->  added up in the jobs' order  ->  Selection of all
+each record is kept or dropped  ->  Selection of a job  ->  sum over the jobs in order  ->  Selection of the collection
 """
 
 from collections import Counter
@@ -10,26 +10,26 @@ from typing import Any, Self
 from data_prep.report.statistics import count, printable
 
 MAX_EXAMPLES = 5
-"""Records that are named for each reason: the first ones."""
+"""Records that are named per reason: the first ones."""
 
 
 @dataclass
 class Selection:
-    """Counts of records; of several jobs they are added with `+`, in the jobs' order."""
+    """Counts of records. Those of several jobs are added with `+`, in the order of the jobs."""
 
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Reason -> records."""
+    """Reason -> number of records."""
     examples: dict[str, list[str]] = field(default_factory=dict)
-    """Reason -> names of the first records, at most MAX_EXAMPLES."""
+    """Reason -> ids of the first records, at most MAX_EXAMPLES."""
 
     @property
     def num_records(self) -> int:
-        """Kept and dropped."""
+        """Number of records, kept and dropped."""
         return self.kept + self.dropped.total()
 
     def drop(self, record_id: str, reason: str) -> None:
-        """Counts a record that is left out."""
+        """Counts a dropped record."""
         self._drop(reason, 1, [record_id])
 
     def _drop(self, reason: str, number: int, record_ids: list[str]) -> None:
@@ -44,7 +44,7 @@ class Selection:
         return both
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able values, the most frequent reason first."""
+        """Returns values for JSON, the most frequent reason first."""
         reasons = sorted(self.dropped, key=lambda reason: (-self.dropped[reason], reason))
         dropped = [
             {"reason": reason, "records": self.dropped[reason], "examples": self.examples[reason]} for reason in reasons
@@ -53,14 +53,14 @@ class Selection:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Of what `to_dict` gave.
+        """Returns the counts from what `to_dict` returned.
 
         Raises:
-            KeyError: something is missing.
+            KeyError: a value is missing.
         """
-        rows = values["dropped"]
+        reasons = values["dropped"]
         return cls(
             kept=values["kept"],
-            dropped=Counter({row["reason"]: row["records"] for row in rows}),
-            examples={row["reason"]: list(row["examples"]) for row in rows},
+            dropped=Counter({entry["reason"]: entry["records"] for entry in reasons}),
+            examples={entry["reason"]: list(entry["examples"]) for entry in reasons},
         )

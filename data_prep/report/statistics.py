@@ -1,9 +1,9 @@
-"""What the samples of a collection are like, counted while they are made.
+"""Statistics of the samples of a collection, counted while they are made.
 
-    a sample, its image's facts, its language  ->  a name or a fixed bin in each of TABLES  ->  Statistics
-    Statistics of each job, added up  ->  Statistics of all
+    a sample, its image's header, its language  ->  a name or a fixed bin in each of TABLES  ->  Statistics of a job
+    sum over the jobs  ->  Statistics of the collection
 
-Their size depends on the number of tables, bins and names, never on the number of samples.
+Their size does not depend on the number of samples.
 """
 
 from bisect import bisect_right
@@ -17,7 +17,7 @@ from ufork.data.shards.sample import Sample
 from ufork.vision.image_header import ImageHeader
 
 MAX_NAMES = 100
-"""Names that a table holds, lest licences that are different for each image fill it; what comes later is OTHERS."""
+"""Limit of names per table, for licences that differ for every image; further names are counted as OTHERS."""
 
 OTHERS = "others"
 _MAX_NAME_CHARS = 200
@@ -25,20 +25,20 @@ _MAX_NAME_CHARS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A property that samples are counted by."""
+    """A property by which samples are counted."""
 
     title: str
     edges: tuple[float, ...] = ()
-    """Where its bins begin, each up to the next one; none where it goes by names."""
+    """Lower edges of all bins but the first; empty for a table of names."""
 
     @cached_property
     def bins(self) -> tuple[str, ...]:
-        """The names of its bins in order."""
+        """Names of the bins in order; empty for a table of names."""
         inner = (f"{low:g} to {high:g}" for low, high in pairwise(self.edges))
         return (f"under {self.edges[0]:g}", *inner, f"{self.edges[-1]:g} and more") if self.edges else ()
 
     def bin_of(self, value: float) -> str:
-        """The name of the bin that `value` is in."""
+        """Returns the name of the bin that contains `value`."""
         return self.bins[bisect_right(self.edges, value)]
 
 
@@ -48,20 +48,20 @@ TABLES = {
     "short_side_px": Table(title="Shorter side of the image, px", edges=(64, 128, 256, 384, 512, 768, 1024, 2048)),
     "aspect": Table(title="Long side over short side", edges=(1.1, 1.4, 1.6, 2, 3, 5)),
     "text_chars": Table(title="Text, characters", edges=(10, 20, 50, 100, 200, 500, 1000, 2000, 5000)),
-    "language": Table(title="Language, where it could be told"),
+    "language": Table(title="Language, where identified"),
     "licence": Table(title="Licence"),
 }
 
 
 @lru_cache(maxsize=2 * MAX_NAMES)
 def printable(name: str) -> str:
-    """A name from outside as it can be written anywhere: cut, without control characters and half letters."""
+    """Returns a name from the data truncated, with unprintable characters and lone surrogates replaced."""
     name = name[:_MAX_NAME_CHARS]
     return name if name.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
 def count(counts: Counter[str], name: str, number: int = 1) -> str:
-    """Adds `number` to a name's count, or to that of OTHERS; returns the name that it was counted under."""
+    """Adds `number` to the count of a name, or of OTHERS if the table is full; returns the name that was counted."""
     name = printable(name)
     name = name if name in counts or len(counts) < MAX_NAMES else OTHERS
     counts[name] += number
@@ -70,30 +70,30 @@ def count(counts: Counter[str], name: str, number: int = 1) -> str:
 
 @dataclass
 class Statistics:
-    """Counts of samples; of several jobs they are added with `+`, in an order that stays the same."""
+    """Counts of samples. Those of several jobs are added with `+`, in the order of the jobs."""
 
     num_samples: int = 0
     image_bytes: int = 0
-    """Of all image files together."""
+    """Total size of the image files."""
     text_chars: int = 0
-    """Of all prompts, questions and answers together."""
+    """Total characters of all prompts, questions and answers."""
     tables: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in TABLES})
-    """Key of TABLES -> name or bin -> samples."""
+    """Key of TABLES -> name or bin -> number of samples."""
 
     def add(self, sample: Sample, image: ImageHeader | None, *, language: str | None = None) -> None:
         """Counts one sample.
 
         Args:
-            sample: as it is written.
-            image: facts of its image; None where there is none.
-            language: as the filters' verdict tells it.
+            sample: the sample as written.
+            image: header of its image; None for a sample without an image file.
+            language: ISO 639 code as found by the filters, if any.
         """
-        text_chars = len(sample.prompt) + sum(len(part) for turn in sample.turns for part in turn)
+        text_chars = len(sample.prompt) + sum(len(text) for turn in sample.turns for text in turn)
         self.num_samples += 1
         self.text_chars += text_chars
         count(self.tables["task"], sample.task.value)
         count(self.tables["text_chars"], TABLES["text_chars"].bin_of(text_chars))
-        count(self.tables["licence"], sample.licence or "not told")
+        count(self.tables["licence"], sample.licence or "not given")
         if language is not None:
             count(self.tables["language"], language)
         if image is not None:
@@ -115,7 +115,7 @@ class Statistics:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able values, tables in the order of TABLES and bins in theirs."""
+        """Returns values for JSON, tables and bins in order."""
         return {
             "num_samples": self.num_samples,
             "image_bytes": self.image_bytes,
@@ -125,10 +125,10 @@ class Statistics:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Of what `to_dict` gave.
+        """Returns the statistics from what `to_dict` returned.
 
         Raises:
-            KeyError: something is missing.
+            KeyError: a value is missing.
         """
         return cls(
             num_samples=values["num_samples"],
@@ -138,7 +138,7 @@ class Statistics:
         )
 
     def rows(self, table: str) -> list[tuple[str, int]]:
-        """A table's names and counts: bins in order from the first to the last that has any, names by their counts."""
+        """Returns (name, count) of a table: bins from the first to the last used one, or names by count."""
         counts, bins = self.tables[table], TABLES[table].bins
         if not bins:
             return sorted(counts.items(), key=lambda row: (-row[1], row[0]))

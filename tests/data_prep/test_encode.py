@@ -1,4 +1,4 @@
-"""Shards of images become shards of codes."""
+"""Shards of images are encoded into shards of codes."""
 
 import io
 from dataclasses import replace
@@ -91,7 +91,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("task, count", [(Task.UNDERSTANDING, 6), (Task.GENERATION, 5)])
-def test_codes_take_the_place_of_images_and_all_else_stays(tmp_path, source, task, count):
+def test_codes_replace_images_and_all_else_is_kept(tmp_path, source, task, count):
     codec = make_codec()
     encode_shards(codec, source, tmp_path / "codes")
     before, after = ShardSource(source, task), ShardSource(tmp_path / "codes", task)
@@ -104,7 +104,7 @@ def test_codes_take_the_place_of_images_and_all_else_stays(tmp_path, source, tas
             assert getattr(sample, name) == getattr(before[number], name)
 
 
-def test_manifest_names_the_codec_and_keeps_what_the_source_told(tmp_path, source):
+def test_manifest_has_the_codec_and_the_details_of_the_source(tmp_path, source):
     codec = make_codec()
     manifest = encode_shards(codec, source, tmp_path / "codes")
     assert manifest == Manifest.load(tmp_path / "codes")
@@ -113,7 +113,7 @@ def test_manifest_names_the_codec_and_keeps_what_the_source_told(tmp_path, sourc
     manifest.check(tmp_path / "codes", deep=True)
 
 
-def test_what_was_encoded_with_the_same_codec_is_kept(tmp_path, source, monkeypatch):
+def test_shards_encoded_with_the_same_codec_are_kept(tmp_path, source, monkeypatch):
     encode_shards(make_codec(), source, tmp_path / "codes")
     before = contents(tmp_path / "codes")
     monkeypatch.setattr(ImageCodec, "encode", None)  # a second encoding would fail
@@ -130,7 +130,7 @@ def test_another_codec_or_other_images_are_encoded_again(tmp_path, source):
     assert third.num_samples(Task.GENERATION) == 1 and third.num_samples(Task.UNDERSTANDING) == 0
 
 
-def test_undecodable_images_are_counted_and_left_out(tmp_path):
+def test_undecodable_images_are_skipped_and_counted(tmp_path):
     files = [png(picture(0)), b"no image", png(picture(2)), png(picture(3))[:60]]
     write_source(tmp_path / "images", {Task.GENERATION: files})
     manifest = encode_shards(make_codec(), tmp_path / "images", tmp_path / "codes")
@@ -155,7 +155,7 @@ def test_a_missing_source_is_named(tmp_path):
 
 def test_codes_are_not_encoded_again(tmp_path, source):
     encode_shards(make_codec(), source, tmp_path / "codes")
-    with pytest.raises(ShardError, match="holds codes already"):
+    with pytest.raises(ShardError, match="already holds codes"):
         encode_shards(make_codec(), tmp_path / "codes", tmp_path / "twice")
 
 
@@ -165,7 +165,7 @@ def test_an_unwritable_target_is_a_storage_error(tmp_path, source):
         encode_shards(make_codec(), source, tmp_path / "file" / "codes")
 
 
-def test_processes_do_not_change_the_bytes_and_images_may_stay(tmp_path, source):
+def test_processes_do_not_change_the_bytes_and_images_may_be_kept(tmp_path, source):
     codec = make_codec()
     for name, num_workers in (("one", 1), ("two", 2)):
         encode_shards(codec, source, tmp_path / name, EncodeConfig(num_workers=num_workers, keep_images=True))
@@ -176,14 +176,14 @@ def test_processes_do_not_change_the_bytes_and_images_may_stay(tmp_path, source)
         np.testing.assert_array_equal(after[3].codes, codec.encode(picture(3)[None])[0])
 
 
-def test_whether_images_stay_is_part_of_the_recipe(tmp_path, source):
+def test_keeping_images_is_part_of_the_recipe(tmp_path, source):
     first = encode_shards(make_codec(), source, tmp_path / "codes", EncodeConfig(keep_images=True))
     second = encode_shards(make_codec(), source, tmp_path / "codes", EncodeConfig(num_workers=2))
     assert first.recipe != second.recipe
     assert ShardSource(tmp_path / "codes", Task.GENERATION)[0].image is None
 
 
-def test_what_was_encoded_before_a_kill_is_kept(tmp_path, source, monkeypatch):
+def test_shards_encoded_before_a_kill_are_kept(tmp_path, source, monkeypatch):
     codec, encode = make_codec(), ImageCodec.encode
     encode_shards(codec, source, tmp_path / "whole")
     calls = iter([None, KeyboardInterrupt])
@@ -203,7 +203,7 @@ def test_what_was_encoded_before_a_kill_is_kept(tmp_path, source, monkeypatch):
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
-def test_text_without_an_image_passes_through(tmp_path, source):
+def test_samples_without_an_image_are_copied(tmp_path, source):
     start_source(tmp_path / "mixed")
     with ShardWriter(
         tmp_path / "mixed", source="test", split="train", task=Task.UNDERSTANDING, shard_samples=4

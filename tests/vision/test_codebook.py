@@ -1,4 +1,4 @@
-"""Running averages and restarts against a plain reference."""
+"""Moving averages and restarts of the codebook, compared with a plain reference."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def make(*, size: int, width: int, decay: float, seed: int = 0) -> CodebookAvera
     num_steps=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
-def test_rows_are_the_decayed_means_of_the_vectors_that_chose_them(decay, size, num_vectors, num_steps, seed):
+def test_rows_are_the_decayed_means_of_their_vectors(decay, size, num_vectors, num_steps, seed):
     average = make(size=size, width=3, decay=decay, seed=seed)
     random = np.random.default_rng(seed)
     counts, sums = np.ones(size), average.codebook.double().numpy().copy()
@@ -39,7 +39,7 @@ def test_rows_are_the_decayed_means_of_the_vectors_that_chose_them(decay, size, 
     np.testing.assert_allclose(average.codebook.numpy()[used], means, rtol=1e-3, atol=1e-4)
 
 
-def test_a_row_that_nobody_chooses_stays_where_it_is():
+def test_an_unused_row_keeps_its_value():
     for decay in (0.0, 0.5):
         average = make(size=3, width=2, decay=decay)
         before = average.codebook[2].clone()
@@ -48,7 +48,7 @@ def test_a_row_that_nobody_chooses_stays_where_it_is():
         torch.testing.assert_close(average.codebook[2], before)
 
 
-def test_restart_moves_the_dead_rows_onto_given_vectors_and_no_other():
+def test_restart_replaces_only_dead_rows_by_given_vectors():
     average = make(size=4, width=2, decay=0.5)
     vectors = torch.arange(20.0).reshape(10, 2)
     for _ in range(10):
@@ -60,7 +60,7 @@ def test_restart_moves_the_dead_rows_onto_given_vectors_and_no_other():
     assert average.restart(vectors, below_uses=0.5) == 0, "a row just moved is not dead"
 
 
-def test_a_restarted_row_moves_on_from_where_it_was_put():
+def test_a_restarted_row_is_averaged_from_its_new_value():
     average = make(size=2, width=1, decay=0.5)
     for _ in range(10):
         average.update(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64))

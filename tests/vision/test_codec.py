@@ -1,4 +1,4 @@
-"""The frozen codec: stored, loaded, refused when damaged, never changed."""
+"""The frozen codec is stored and loaded, never changes, and is refused when damaged."""
 
 import json
 
@@ -43,19 +43,19 @@ def test_decode_takes_tensors_uint16_and_fewer_depths():
     assert codec.decode(codes[..., :1]).shape == expected.shape
 
 
-def test_more_images_than_fit_one_pass_give_the_same_codes():
+def test_several_batches_give_the_same_codes():
     codec, images = make(), random_images(300)
     np.testing.assert_array_equal(codec.encode(images)[290:], codec.encode(images[290:]))
     np.testing.assert_array_equal(codec.decode(codec.encode(images))[290:], codec.decode(codec.encode(images[290:])))
 
 
-def test_codes_move_with_the_patches():
+def test_equal_patches_have_equal_codes_at_any_position():
     codec, images = make(), random_images()
     moved = np.roll(images, (4, 8), axis=(1, 2))
     np.testing.assert_array_equal(codec.encode(moved), np.roll(codec.encode(images), (1, 2), axis=(1, 2)))
 
 
-def test_saved_and_loaded_it_is_the_same(tmp_path):
+def test_loading_restores_what_was_saved(tmp_path):
     codec = make()
     codec.save(tmp_path / "new" / "folder")
     loaded = ImageCodec.load(tmp_path / "new" / "folder")
@@ -63,7 +63,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     np.testing.assert_array_equal(loaded.encode(random_images()), codec.encode(random_images()))
 
 
-def test_how_it_was_fitted_is_neither_stored_nor_asked_for(tmp_path):
+def test_the_fit_section_is_neither_stored_nor_needed(tmp_path):
     codec = make()
     codec.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -72,11 +72,11 @@ def test_how_it_was_fitted_is_neither_stored_nor_asked_for(tmp_path):
     assert ImageCodec.load(tmp_path).digest == codec.digest
 
 
-def test_digest_tells_codecs_apart():
+def test_digest_differs_between_codecs():
     assert make(0).digest != make(1).digest
 
 
-def test_training_a_step_around_it_changes_no_value():
+def test_a_training_step_around_the_codec_changes_no_value():
     codec = make()
     codec.model.train()  # even by mistake
     before = {name: value.clone() for name, value in codec.model.state_dict().items()}

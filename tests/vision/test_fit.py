@@ -1,4 +1,4 @@
-"""Fitting learns to reconstruct, keeps to its budget, and repeats itself."""
+"""Fitting learns to reconstruct, keeps its time limit, and is reproducible."""
 
 import itertools
 import math
@@ -28,7 +28,7 @@ def config(**fit_values) -> VisionConfig:
 
 
 def drawings(count: int, seed: int) -> np.ndarray:
-    """Plain squares on plain ground, at multiples of 2 px."""
+    """Images of plain squares on a plain background, at multiples of 2 px."""
     random = np.random.default_rng(seed)
     colours = np.array([[255, 255, 255], [220, 30, 30], [30, 60, 220], [240, 200, 0], [20, 150, 60]], np.uint8)
     images = np.empty((count, 16, 16, 3), np.uint8)
@@ -44,7 +44,7 @@ def batches(size: int = 16) -> Iterator[np.ndarray]:
     return (drawings(size, seed) for seed in itertools.count(100))
 
 
-def test_it_reconstructs_images_it_has_not_seen():
+def test_it_reconstructs_unseen_images():
     heldout = drawings(64, seed=1)
     model, report = fit(batches(), heldout, config(), seed=0)
     blurred = 10 * math.log10(255**2 / (heldout - heldout.mean(axis=(1, 2), keepdims=True)).var())
@@ -55,14 +55,14 @@ def test_it_reconstructs_images_it_has_not_seen():
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_fitting_goes_on_from_the_linear_start():
+def test_fitting_improves_on_the_linear_start():
     heldout = drawings(64, seed=1)
     _, first = fit(batches(), heldout, config(steps=1), seed=0)
     _, last = fit(batches(), heldout, config(steps=150), seed=0)
     assert last.psnr_db > first.psnr_db + 1
 
 
-def test_report_measures_what_it_says():
+def test_report_is_what_it_documents():
     heldout = drawings(40, seed=1)
     model, report = fit(batches(), heldout, config(steps=5), seed=0)
     from ufork.vision.codec import ImageCodec
@@ -76,7 +76,7 @@ def test_report_measures_what_it_says():
     assert report.perplexity_per_depth[0] == pytest.approx(math.exp(-(shares * np.log(shares)).sum()), rel=1e-4)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others():
+def test_weights_depend_on_the_seed_alone():
     def weights(seed: int) -> torch.Tensor:
         model, _ = fit(batches(), drawings(8, seed=1), config(steps=8), seed=seed)
         return torch.cat([value.flatten() for value in model.state_dict().values()])
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others():
     assert torch.equal(first, weights(0)) and not torch.equal(first, weights(1))
 
 
-def test_the_limit_in_seconds_ends_it():
+def test_the_time_limit_ends_fitting():
     _, report = fit(batches(), drawings(8, seed=1), config(steps=10**9, limit_seconds=0.5), seed=0)
     assert 0 < report.steps < 10**5 and report.seconds < 10
 

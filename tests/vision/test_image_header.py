@@ -1,4 +1,4 @@
-"""Headers of image files: the size that Pillow finds, and a reason in place of any damage."""
+"""Headers of image files give the same size as Pillow, or a reason."""
 
 import io
 import struct

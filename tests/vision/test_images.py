@@ -27,7 +27,7 @@ def encoded(image: Image.Image | np.ndarray, form: str = "PNG", **options) -> by
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A well-formed PNG header with hardly any data behind it."""
+    """A PNG with a valid header and hardly any data."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -39,7 +39,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("purpose", Task)
-def test_an_image_of_the_right_size_comes_through_unchanged(purpose):
+def test_an_image_of_the_right_size_is_unchanged(purpose):
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     np.testing.assert_array_equal(decode_image(encoded(image), size_px=16, purpose=purpose), image)
 
@@ -56,7 +56,7 @@ def test_any_size_becomes_the_square_asked_for(width, height, size_px, purpose):
         assert (image == 0).any(axis=(0, 2) if width >= height else (1, 2)).all()
 
 
-def test_understanding_keeps_all_and_generation_cuts_the_middle_out():
+def test_understanding_pads_and_generation_crops():
     image = np.zeros((20, 60, 3), np.uint8)
     image[:, :20], image[:, 20:40], image[:, 40:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     padded = decode_image(encoded(image), size_px=60, purpose=UNDERSTANDING)
@@ -183,7 +183,7 @@ def test_a_narrow_image_is_not_scaled_up_beyond_bounds(monkeypatch):
 
 
 def photo(width, height, *, subsampling):
-    """Coarse structure in JPEG, as bytes and as Pillow decodes it."""
+    """A JPEG of coarse structure: its bytes, and the image as Pillow decodes it."""
     coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     stream = io.BytesIO()
     image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -192,7 +192,7 @@ def photo(width, height, *, subsampling):
 
 
 @pytest.mark.parametrize("subsampling", [0, 2])
-def test_a_jpeg_of_the_right_size_is_what_pillow_decodes(subsampling):
+def test_a_jpeg_of_the_right_size_equals_pillows(subsampling):
     data, expected = photo(64, 64, subsampling=subsampling)
     pixels = decode_image(data, size_px=64, purpose=Task.GENERATION)
     assert np.abs(pixels.astype(int) - np.array(expected).astype(int)).max() <= 1
@@ -200,7 +200,7 @@ def test_a_jpeg_of_the_right_size_is_what_pillow_decodes(subsampling):
 
 @pytest.mark.parametrize("purpose", list(Task))
 @pytest.mark.parametrize("size", [(640, 400), (300, 700), (65, 90)])
-def test_a_jpeg_that_is_decoded_smaller_looks_the_same(purpose, size):
+def test_a_jpeg_decoded_at_reduced_size_looks_the_same(purpose, size):
     data, whole = photo(*size, subsampling=2)
     stream = io.BytesIO()
     whole.save(stream, "PNG")  # which is always decoded whole

@@ -1,4 +1,4 @@
-"""Cutting images into patches and back."""
+"""Conversions from images to patches and back."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from ufork.vision.patches import distinct, from_bytes, to_bytes, to_images, to_p
 
 
 @given(batch=st.integers(1, 3), rows=st.integers(1, 4), columns=st.integers(1, 4), patch_px=st.integers(1, 5))
-def test_patches_are_the_squares_of_the_image_and_go_back(batch, rows, columns, patch_px):
+def test_patches_are_the_squares_of_the_image_and_join_to_it(batch, rows, columns, patch_px):
     shape = (batch, rows * patch_px, columns * patch_px, 3)
     images = torch.arange(int(np.prod(shape))).reshape(shape)
     patches = to_patches(images, patch_px)
@@ -29,7 +29,7 @@ def test_every_byte_survives():
 
 @settings(deadline=None)
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 6), st.just(3)), elements=st.integers(0, 2)))
-def test_distinct_gives_each_patch_once_and_the_way_back(patches):
+def test_distinct_returns_each_patch_once_with_indices(patches):
     found, numbers = distinct(torch.from_numpy(patches))
     assert len({tuple(patch) for patch in found.tolist()}) == len(found)
     np.testing.assert_array_equal(found.numpy()[numbers.numpy()], patches)

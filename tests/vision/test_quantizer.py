@@ -1,4 +1,4 @@
-"""The residual quantizer against brute force."""
+"""The residual quantizer, compared with brute force."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def random_features(*shape: int, seed: int = 1) -> torch.Tensor:
     scale=st.sampled_from([0.01, 1.0, 30.0]),
     seed=st.integers(0, 10_000),
 )
-def test_each_depth_takes_the_nearest_row_of_what_is_left(size, width, depth, num_vectors, scale, seed):
+def test_each_depth_takes_the_row_nearest_to_the_residual(size, width, depth, num_vectors, scale, seed):
     quantizer = make(size=size, width=width, depth=depth, seed=seed)
     features = scale * random_features(num_vectors, width, seed=seed + 1)
     codes = quantizer.encode(features).numpy()
@@ -50,7 +50,7 @@ def test_features_are_the_sum_of_the_rows_and_embed_gives_the_same():
     np.testing.assert_allclose(quantizer.embed(quantized.codes[..., :2]).numpy(), rows[..., :2, :].sum(-2), atol=1e-5)
 
 
-def test_forward_and_encode_choose_alike_and_residuals_are_what_each_depth_saw():
+def test_forward_and_encode_agree_and_return_the_residuals():
     quantizer, features = make(), random_features(5, 6)
     quantized = quantizer(features)
     assert torch.equal(quantized.codes, quantizer.encode(features))
@@ -91,7 +91,7 @@ def test_codes_are_chosen_in_fp32_under_autocast():
     assert inside.features.dtype == torch.float32
 
 
-def test_passes_in_train_mode_change_no_value_and_the_codebook_is_no_parameter():
+def test_forward_in_train_mode_changes_no_value_and_the_codebook_is_no_parameter():
     quantizer = make().train()
     before = quantizer.codebook.clone()
     quantized = quantizer(random_features(50, 6).requires_grad_())

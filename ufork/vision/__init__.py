@@ -1,1 +1,1 @@
-"""The image tokenizer: a residual-quantised autoencoder, its fitting, and the frozen codec made from it."""
+"""Image files, and the image tokenizer: a residual-quantised autoencoder, its fitting, and the frozen codec."""

@@ -1,11 +1,11 @@
-"""The autoencoder around the quantizer, shaped for patches that repeat and for a CPU.
+"""The autoencoder around the quantizer, for images with repeated patches, on a CPU.
 
     patches [..., P] in -1..1 -> encoder -> features [..., W] -> quantizer -> codes [..., C]
     codes -> sum of their vectors -> decoder -> patches
 
-Encoder and decoder see one patch at a time. Equal patches then have equal codes wherever they stand, so that a prior
-over codes has no more to learn than the picture itself, and fitting needs each distinct patch of a batch only once.
-All of it is matrix products over positions, which a CPU runs near its peak.
+Encoder and decoder see one patch at a time. Equal patches therefore have equal codes at any position: a prior over
+codes need not learn more than the picture, and fitting processes each distinct patch of a batch once. All computation
+is matrix products over positions, which run near a CPU's peak.
 
 Shapes: P values of a patch, W width of the features, C codes per position.
 """
@@ -17,7 +17,7 @@ from ufork.vision.quantizer import Quantized, ResidualQuantizer
 
 
 class RQVAE(nn.Module):
-    """Residual-quantised autoencoder of patches."""
+    """Autoencoder of patches with residual quantization."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -32,21 +32,21 @@ class RQVAE(nn.Module):
         self.decoder = Mapping(config.code_width, patch_values, width=width, num_blocks=config.num_decoder_blocks)
 
     def encode(self, patches: Tensor) -> Tensor:
-        """Codes int64 [..., C] of `patches` [..., P] in -1..1."""
+        """Returns the codes, int64 [..., C], of `patches` [..., P] in -1..1."""
         return self.quantizer.encode(self.encoder(patches))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Patches [..., P], about -1..1, of `codes` [..., C] or fewer leading ones."""
+        """Returns patches [..., P], about in -1..1, of `codes` [..., C]; leading codes only give coarser patches."""
         return self.decoder(self.quantizer.embed(codes))
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Quantized]:
-        """Reconstruction of `patches` [..., P] in -1..1, and what the quantizer made of them."""
+        """Returns the reconstruction of `patches` [..., P] in -1..1, and the quantizer's result."""
         quantized = self.quantizer(self.encoder(patches))
         return self.decoder(quantized.features), quantized
 
 
 class Mapping(nn.Module):
-    """A linear map plus residual blocks' correction of it, which is zero at the start."""
+    """A linear map plus a correction by residual blocks that is zero at initialisation."""
 
     def __init__(self, inputs: int, outputs: int, *, width: int, num_blocks: int) -> None:
         super().__init__()
@@ -59,12 +59,12 @@ class Mapping(nn.Module):
         nn.init.zeros_(self.narrow.bias)
 
     def forward(self, values: Tensor) -> Tensor:
-        """[..., inputs] -> [..., outputs]."""
+        """Maps [..., inputs] to [..., outputs]."""
         return self.linear(values) + self.narrow(self.norm(self.blocks(self.widen(values))))
 
 
 class Block(nn.Module):
-    """Residual perceptron."""
+    """Residual two-layer perceptron."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -73,5 +73,5 @@ class Block(nn.Module):
         self.narrow = nn.Linear(2 * width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Same shape out as in: [..., width]."""
+        """Maps [..., width] to the same shape."""
         return hidden + self.narrow(nn.functional.gelu(self.widen(self.norm(hidden))))

@@ -1,20 +1,21 @@
-"""How a codebook is learned while the tokenizer is fitted: running averages, and restarts of codes that nobody uses.
+"""Learns the codebook while the tokenizer is fitted: moving averages, and restarts of unused codes.
 
-    what each depth quantized [N, W], the codes it chose [N] -> decayed counts and sums per code -> row = sum / count
+    residuals that each depth quantized [N, W], their codes [N] -> decayed counts and sums per code
+    -> codebook row = sum / count
 
-One average for all depths, since they share the codebook. This state belongs to fitting and is not stored with the
-tokenizer. Moving averages: van den Oord et al., "Neural Discrete Representation Learning" (2017), appendix A.1.
+All depths share one average, as they share the codebook. This state is needed for fitting only and is not stored with
+the tokenizer. Moving averages: van den Oord et al., "Neural Discrete Representation Learning" (2017), appendix A.1.
 """
 
 import torch
 from torch import Tensor
 
 _FORGOTTEN_BELOW = 1e-6
-"""A running count under which a row keeps its place: count and sum are about to vanish in fp32."""
+"""Rows with a smaller count keep their value: count and sum are about to underflow in fp32."""
 
 
 class CodebookAverage:
-    """Running counts [K] and sums [K, W] of the vectors that chose each row of `codebook`, which it overwrites."""
+    """Moving counts [K] and sums [K, W] of the vectors assigned to each row of `codebook`; updates it in place."""
 
     def __init__(self, codebook: Tensor, *, decay: float, generator: torch.Generator) -> None:
         self.codebook = codebook
@@ -25,11 +26,11 @@ class CodebookAverage:
 
     @torch.no_grad()
     def update(self, vectors: Tensor, codes: Tensor) -> None:
-        """Moves each row towards the mean of the vectors that chose it.
+        """Moves each row towards the mean of the vectors assigned to it.
 
         Args:
-            vectors: fp32 [..., W], what was quantized, at any depth.
-            codes: int64 [...], the row that each chose.
+            vectors: fp32 [..., W], residuals that were quantized, of any depth.
+            codes: int64 [...], the row that each was assigned to.
         """
         vectors_NW, codes_N = vectors.reshape(-1, vectors.shape[-1]), codes.reshape(-1)
         counts = torch.bincount(codes_N, minlength=len(self.codebook)).to(self.counts)
@@ -41,18 +42,18 @@ class CodebookAverage:
 
     @torch.no_grad()
     def restart(self, vectors: Tensor, *, below_uses: float) -> int:
-        """Puts each row used less than `below_uses` times per step onto one of `vectors`, drawn at random.
+        """Replaces each row used less than `below_uses` times per step by one of `vectors`, drawn at random.
 
         Returns:
-            How many rows were moved. Each restarts with `below_uses` counts, or 1 if that is less.
+            Number of rows replaced. Their counts restart at `below_uses`, or at 1 if that is less.
         """
         dead = torch.nonzero(self.counts < below_uses).flatten()
         vectors_NW = vectors.reshape(-1, vectors.shape[-1])
         drawn = torch.randint(len(vectors_NW), (len(dead),), generator=self.generator)
-        self._place(dead, vectors_NW[drawn], count=max(below_uses, 1.0))
+        self._set_rows(dead, vectors_NW[drawn], count=max(below_uses, 1.0))
         return len(dead)
 
-    def _place(self, rows: Tensor, vectors: Tensor, *, count: float) -> None:
+    def _set_rows(self, rows: Tensor, vectors: Tensor, *, count: float) -> None:
         self.codebook[rows] = vectors
         self.counts[rows] = count
         self.sums[rows] = vectors * count

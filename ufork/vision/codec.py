@@ -1,10 +1,10 @@
-"""The fitted image tokenizer as the rest of ufork sees it: images to codes and back, frozen.
+"""The frozen image tokenizer that the rest of ufork uses: encodes images to codes and decodes codes to images.
 
     folder/config.json + model.safetensors <-> ImageCodec
     images uint8 [B, H, W, 3] -> encode -> codes [B, R, S, C] -> decode -> images
 
-A codec never changes: no parameter asks for a gradient, and no forward pass writes to the codebook. What was needed
-only to fit it (running averages) is not stored.
+A codec never changes: no parameter requires a gradient, and no forward pass writes to the codebook. State that only
+fitting needs (moving averages) is not stored.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ from ufork.vision.patches import distinct, from_bytes, to_bytes, to_images, to_p
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
-_IMAGES_AT_ONCE = 256
-"""Bounds the memory of one pass."""
+_BATCH_IMAGES = 256
+"""Images per forward pass, which bounds its memory."""
 
 
 class ImageCodec:
@@ -43,7 +43,7 @@ class ImageCodec:
         """Reads a folder that `save` wrote.
 
         Raises:
-            TokenizerError: a file is missing or damaged, or the weights do not fit the config.
+            TokenizerError: a file is missing or damaged, or the weights do not match the config.
         """
         config = _read_config(folder / CONFIG_FILE)
         model = RQVAE(config)
@@ -51,13 +51,13 @@ class ImageCodec:
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise TokenizerError(
-                f"{folder / WEIGHTS_FILE}: not the weights of the tokenizer that {CONFIG_FILE} describes ({error}); "
-                "fit it again or copy both files from the same folder"
+                f"{folder / WEIGHTS_FILE}: not the weights of the tokenizer in {CONFIG_FILE} ({error}); "
+                "fit the tokenizer again, or copy both files from the same folder"
             ) from None
         return cls(model.to(device))
 
     def save(self, folder: Path) -> None:
-        """Writes config and weights into `folder`, which is made.
+        """Writes config and weights into `folder`; creates it if missing.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -68,12 +68,12 @@ class ImageCodec:
 
     @property
     def config(self) -> VisionConfig:
-        """What the tokenizer was made as."""
+        """Configuration of the tokenizer."""
         return self.model.config
 
     @property
     def codebook(self) -> Tensor:
-        """Vectors of the codes, fp32 [K, code_width]."""
+        """Vectors of the codes: fp32 [K, code_width]."""
         return self.model.quantizer.codebook
 
     @property
@@ -98,7 +98,7 @@ class ImageCodec:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights and of what gives them meaning; tells whether codes were made by this codec."""
+        """SHA-256 of the weights and the config, which identifies the codec that made given codes."""
         digest = hashlib.sha256(json.dumps(self._description(), sort_keys=True).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
@@ -107,7 +107,7 @@ class ImageCodec:
 
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Codes int64 [B, R, S, C] of `images` uint8 [B, H, W, 3], which have `config.image_px` a side."""
+        """Returns the codes, int64 [B, R, S, C], of `images` uint8 [B, H, W, 3] with H = W = `config.image_px`."""
         assert images.dtype == np.uint8 and images.shape[1:] == (self.config.image_px, self.config.image_px, 3), (
             images.dtype,
             images.shape,
@@ -116,12 +116,12 @@ class ImageCodec:
 
     @torch.no_grad()
     def decode(self, codes: Tensor | np.ndarray) -> np.ndarray:
-        """Images uint8 [B, H, W, 3] of `codes` [B, R, S, C] of any integer type; fewer leading codes draw coarser."""
+        """Returns images uint8 [B, H, W, 3] of `codes` [B, R, S, C] of any integer type; fewer codes draw coarser."""
         batches = (to_bytes(self.model.decode(batch.long())) for batch in self._batches(codes))
         return np.concatenate([to_images(batch, self.config.patch_px).cpu().numpy() for batch in batches])
 
     def _description(self) -> dict[str, Any]:
-        """The config without how it was fitted, which the run's own config tells."""
+        """The config without its `fit` section, which is in the run's config."""
         return self.config.model_dump(mode="json", exclude={"fit"})
 
     def _encode(self, images: Tensor) -> Tensor:
@@ -130,8 +130,8 @@ class ImageCodec:
 
     def _batches(self, values: Tensor | np.ndarray) -> Iterator[Tensor]:
         assert len(values), "nothing to encode or decode"
-        for first in range(0, len(values), _IMAGES_AT_ONCE):
-            batch = values[first : first + _IMAGES_AT_ONCE]
+        for first in range(0, len(values), _BATCH_IMAGES):
+            batch = values[first : first + _BATCH_IMAGES]
             # numpy's uint16 has no arithmetic in torch
             batch = batch if isinstance(batch, Tensor) or batch.dtype == np.uint8 else batch.astype(np.int64)
             yield torch.as_tensor(batch).to(self.codebook.device)
@@ -142,11 +142,11 @@ def _read_config(path: Path) -> VisionConfig:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise TokenizerError(
-            f"{path}: not the config of an image tokenizer ({error}); give a folder that `ufork tokenizer fit` wrote"
+            f"{path}: not the config of an image tokenizer ({error}); give a folder written by `ufork tokenizer fit`"
         ) from None
     if not isinstance(mapping, dict):
-        raise TokenizerError(f"{path}: expected keys and values, found {type(mapping).__name__}")
-    mapping.pop("fit", None)  # has no bearing on a tokenizer that is fitted
+        raise TokenizerError(f"{path}: expected a JSON object, found {type(mapping).__name__}")
+    mapping.pop("fit", None)  # does not matter once the tokenizer is fitted
     try:
         return VisionConfig.from_mapping(mapping, origin=str(path))
     except ConfigError as error:

@@ -1,6 +1,7 @@
 """Configuration of the image tokenizer and of its fitting.
 
-`VisionConfig` describes a tokenizer (stored beside its weights as config.json); its `fit` section says how one is made.
+`VisionConfig` describes a tokenizer and is stored beside its weights as config.json; its `fit` section configures
+fitting.
 """
 
 from typing import Self
@@ -11,19 +12,19 @@ from ufork.config import Config
 
 
 class FitConfig(Config):
-    """How the tokenizer is fitted to images."""
+    """Configuration of fitting the tokenizer to images."""
 
     steps: PositiveInt = 500
     """Optimizer steps; the learning rate falls to zero at the last one."""
     batch_images: PositiveInt = 64
     """Images per step."""
     start_batches: PositiveInt = 32
-    """Batches whose patches set the principal components and the first codebook."""
+    """Batches whose patches determine the principal components and the first codebook."""
     codebook_rounds: int = Field(default=40, ge=0)
     """Rounds of Lloyd's algorithm for the first codebook."""
     limit_seconds: PositiveFloat | None = None
-    """The schedule is shortened so that fitting ends by then. The result then depends on the machine's speed, so that a
-    seed gives the same weights only where no limit is met."""
+    """Shortens the schedule so that fitting ends within this time; the weights then depend on the machine's speed as
+    well as on the seed. null for no limit."""
     learning_rate: PositiveFloat = 1e-3
     """Peak of the schedule, after the warm-up."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
@@ -31,18 +32,18 @@ class FitConfig(Config):
     weight_decay: NonNegativeFloat = 0.0
     """AdamW's decay of the matrices."""
     repeat_power: float = Field(default=0.5, ge=0, le=1)
-    """A patch that occurs n times in a batch weighs n to this power in the reconstruction: 0 counts each distinct patch
-    once, 1 counts pixels, which plain background then rules."""
+    """A patch that occurs n times in a batch has the weight n to this power in the reconstruction loss: 0 weights
+    distinct patches equally, 1 weights pixels equally, so that plain background dominates."""
     commitment_weight: NonNegativeFloat = 0.25
-    """Weight of the term that holds the encoder's features close to their codes."""
+    """Weight of the loss term that keeps the encoder's features close to their codes."""
     ema_decay: float = Field(default=0.98, ge=0, lt=1)
-    """Decay of the codebook's running counts and sums, per step."""
+    """Decay of the codebook's moving counts and sums, per step."""
     restart_below_uses: NonNegativeFloat = 0.5
-    """A code whose running count of uses per step falls below this is dead."""
+    """A code is dead when its moving count of uses per step is below this."""
     restart_every_steps: PositiveInt = 20
-    """Dead codes are moved onto features of the batch this often."""
+    """Interval in which dead codes are replaced by features of the batch."""
     restart_until_share: float = Field(default=0.7, ge=0, le=1)
-    """Share of the schedule after which no code is moved any more, so that the last part settles."""
+    """Share of the schedule after which no code is replaced, so that the codebook settles."""
 
 
 class VisionConfig(Config):
@@ -51,11 +52,11 @@ class VisionConfig(Config):
     image_px: PositiveInt = 64
     """Side of the square images."""
     patch_px: PositiveInt = 8
-    """Side of the square patch that one position stands for."""
+    """Side of the square patch of one position."""
     codes_per_position: PositiveInt = 4
-    """Residual depth: codes that sum to a position's features."""
+    """Residual depth: number of codes whose vectors sum to a position's features."""
     codebook_size: int = Field(default=512, ge=2, le=65536)
-    """Rows of the one codebook that all depths share; codes are stored as uint16."""
+    """Rows of the codebook, which all depths share; codes are stored as uint16."""
     code_width: PositiveInt = 64
     """Width of a code's vector."""
     hidden_width: PositiveInt = 256
@@ -65,7 +66,7 @@ class VisionConfig(Config):
     num_decoder_blocks: int = Field(default=2, ge=0)
     """Residual blocks of the decoder; they see one position at a time, without its neighbours."""
     fit: FitConfig = FitConfig()
-    """How it is fitted."""
+    """Configuration of fitting."""
 
     @model_validator(mode="after")
     def _patches_tile_the_image(self) -> Self:

@@ -1,12 +1,12 @@
-"""Fitting the image tokenizer.
+"""Fits the image tokenizer.
 
-    batches of uint8 images -> distinct patches -> reconstruction + commitment
-    -> AdamW on encoder and decoder, running averages on the codebook
-    -> the autoencoder, and a report of what it does to images it has not seen
+    batches of uint8 images -> distinct patches -> reconstruction loss + commitment loss
+    -> AdamW on encoder and decoder, moving averages on the codebook
+    -> the autoencoder, and a report on held-out images
 
-The first batches set the start: principal components for the linear parts, Lloyd's algorithm for the codebook. Fitting
-then begins where a linear tokenizer ends. A batch's distinct patches are passed once each and weighed by how often they
-occur, less than proportionally, so that plain background does not outweigh what is drawn on it.
+The first batches initialise the model: principal components for the linear maps, Lloyd's algorithm for the codebook, so
+fitting starts from the best linear tokenizer. Each distinct patch of a batch is processed once and weighted by its
+count to a power below 1, so that plain background does not dominate.
 """
 
 import math
@@ -25,23 +25,23 @@ from ufork.vision.config import FitConfig, VisionConfig
 from ufork.vision.patches import distinct, from_bytes, to_bytes, to_patches
 
 Log = Callable[[dict[str, float]], None]
-"""Receives a record of named numbers, `step` among them."""
+"""Receives the values of one step by name, including `step`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
-    """What fitting took and what the tokenizer does to held-out images."""
+    """Cost of fitting, and quality of the tokenizer on held-out images."""
 
     steps: int
     seconds: float
     psnr_db: float
-    """Of all held-out pixels together: 10 log10(255^2 / mean square error), after rounding to uint8."""
+    """Peak signal-to-noise ratio over all held-out pixels: 10 log10(255^2 / mean square error), of uint8 values."""
     psnr_db_per_depth: tuple[float, ...]
-    """The same when decoding from the first 1, 2, ... C codes only."""
+    """The same when only the first 1, 2, ... C codes are decoded."""
     codes_used_share: float
-    """Share of the codebook that the held-out images use at any depth."""
+    """Share of the codebook that held-out images use at any depth."""
     perplexity_per_depth: tuple[float, ...]
-    """exp(entropy) of the codes at each depth: how many codes it uses as if equally."""
+    """exp(entropy) of the codes at each depth: the effective number of codes in use."""
 
 
 def fit(
@@ -56,12 +56,12 @@ def fit(
     """Fits a tokenizer.
 
     Args:
-        images: endless; each item uint8 [B, H, W, 3] of `config.image_px` a side.
-        heldout: uint8 [N, H, W, 3], images that `images` never gives.
-        config: what to fit and how.
-        seed: of the initial weights, the first codebook and the restarts.
-        log: receives step, seconds, loss, psnr_db (weighed as the loss), commitment and restarts.
-        log_every_steps: how often.
+        images: endless iterator of batches, uint8 [B, H, W, 3] with H = W = `config.image_px`.
+        heldout: uint8 [N, H, W, 3], images that do not occur in `images`.
+        config: configuration of the tokenizer and of fitting.
+        seed: seed of the initial weights, the first codebook and the restarts.
+        log: receives step, seconds, loss, psnr_db (weighted as the loss), commitment and restarts.
+        log_every_steps: interval between calls of `log`.
     """
     began = time.monotonic()
     with torch.random.fork_rng(devices=[]):
@@ -79,7 +79,7 @@ def fit(
 
 
 class _Fitting:
-    """The state of one fitting: optimizer, running averages, clock."""
+    """State of fitting: optimizer, moving averages, clock."""
 
     def __init__(self, model: RQVAE, config: FitConfig, generator: torch.Generator, *, began: float) -> None:
         self.model = model
@@ -100,12 +100,12 @@ class _Fitting:
         return time.monotonic() - self.began
 
     def progress(self) -> float:
-        """0 at the start, 1 when the steps or the seconds are used up, whichever comes first."""
+        """Progress from 0 to 1, which is reached when either the steps or the seconds are used up."""
         share = self.steps / self.config.steps
         return share if self.config.limit_seconds is None else max(share, self.seconds() / self.config.limit_seconds)
 
     def step(self, images: Tensor, progress: float) -> Callable[[], dict[str, float]]:
-        """One optimizer step; returns a function that makes its record (which waits for the numbers)."""
+        """Does one optimizer step; returns a function that reads the values to log, which waits for the device."""
         config, model = self.config, self.model
         unique, numbers = distinct(to_patches(images, model.config.patch_px))
         patches = from_bytes(unique)
@@ -137,9 +137,9 @@ class _Fitting:
 
 
 def start(model: RQVAE, patches: Tensor, generator: torch.Generator) -> None:
-    """Sets encoder and decoder to the principal components of `patches` [N, P], and the codebook by Lloyd's algorithm.
+    """Initialises encoder and decoder with the principal components of `patches` [N, P], then the codebook.
 
-    Features then have mean square 1, and the model already reconstructs what a linear one can.
+    Features then have mean square 1, and the model reconstructs as well as a linear one.
     """
     width = model.config.code_width
     mean = patches.mean(dim=0)
@@ -154,7 +154,7 @@ def start(model: RQVAE, patches: Tensor, generator: torch.Generator) -> None:
 
 
 def _start_codebook(model: RQVAE, features: Tensor, generator: torch.Generator) -> None:
-    """Rows drawn from what each depth has left, an equal share per depth; then rounds of means, all depths together."""
+    """Draws an equal share of rows from the residuals of each depth; then Lloyd's algorithm, all depths together."""
     quantizer, residual = model.quantizer, features
     for rows in torch.arange(len(quantizer.codebook)).chunk(quantizer.codes_per_position):
         drawn = residual[torch.randint(len(residual), (len(rows),), generator=generator)]
@@ -169,20 +169,20 @@ def _start_codebook(model: RQVAE, features: Tensor, generator: torch.Generator) 
 
 
 def _gather(images: Iterator[np.ndarray], config: VisionConfig) -> Tensor:
-    """Distinct patches in -1..1 of the first batches, [N, P]."""
+    """Returns the distinct patches of the first batches, in -1..1: [N, P]."""
     first = torch.from_numpy(np.concatenate([next(images) for _ in range(config.fit.start_batches)]))
     return from_bytes(distinct(to_patches(first, config.patch_px))[0])
 
 
 def _schedule(progress: float, warmup_ratio: float) -> float:
-    """Linear rise to 1, then half a cosine to 0."""
+    """Factor of the learning rate: linear warm-up to 1, then a cosine to 0."""
     if progress < warmup_ratio:
         return (progress + 1e-3) / (warmup_ratio + 1e-3)
     return 0.5 + 0.5 * math.cos(math.pi * (progress - warmup_ratio) / (1 - warmup_ratio))
 
 
 def _psnr_db(mean_square: float) -> float:
-    """Peak signal-to-noise ratio of a mean square error in units of the peak."""
+    """Peak signal-to-noise ratio of a mean square error relative to the squared peak."""
     return -10 * math.log10(max(mean_square, 1e-12))
 
 

@@ -1,11 +1,11 @@
-"""Residual quantization: a vector becomes C codes of one shared codebook, coarse to fine.
+"""Residual quantization: represents a vector by C codes of one shared codebook, coarse to fine.
 
-    features [..., W] -> for each depth: nearest row of what is left -> codes [..., C]
+    features [..., W] -> for each depth: the row nearest to the residual -> codes [..., C]
     codes [..., C] -> sum of their rows -> features [..., W]
 
 Lee et al., "Autoregressive Image Generation using Residual Quantization" (2022), as VILA-U and UniFork use it.
-Nothing here changes the codebook: it is a buffer that no optimizer sees and no forward pass writes to. The one who does
-is `codebook.CodebookAverage`, in fitting only.
+The codebook is a buffer, so no optimizer and no forward pass changes it; only `codebook.CodebookAverage` does, while
+fitting.
 
 Shapes: K rows of the codebook, W their width, C codes per position, N vectors.
 """
@@ -18,20 +18,20 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """What quantization makes of features [..., W]."""
+    """Result of quantizing features [..., W]."""
 
     codes: Tensor
     """int64 [..., C]."""
     features: Tensor
-    """fp32 [..., W], the sum of the codes' rows; the gradient passes straight through to the quantizer's input."""
+    """fp32 [..., W], sum of the codes' rows; its gradient passes straight through to the quantizer's input."""
     commitment: Tensor
-    """fp32 scalar: mean square distance of the input from the sum of its first d rows, mean over d = 1..C."""
+    """fp32 scalar: mean square error of the sum of the first d rows, averaged over d = 1..C."""
     residuals: Tensor
-    """fp32 [..., C, W], detached: what each depth had to quantize."""
+    """fp32 [..., C, W], detached: the residual that each depth quantized."""
 
 
 class ResidualQuantizer(nn.Module):
-    """Nearest rows of one codebook, `codes_per_position` times; computed in fp32 whatever the caller's precision."""
+    """Quantizes residuals `codes_per_position` times with one codebook, in fp32 even under autocast."""
 
     codebook: Tensor
 
@@ -55,17 +55,17 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:
-        """Codes int64 [..., C] of `features` [..., W]."""
+        """Returns the codes, int64 [..., C], of `features` [..., W]."""
         codes, _ = self._nearest(features.float().reshape(-1, features.shape[-1]))
         return codes.reshape(*features.shape[:-1], self.codes_per_position)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """Sum of the rows that `codes` [..., C] name: fp32 [..., W]. Fewer codes than C give a coarser sum."""
+        """Returns the sum of the rows of `codes` [..., C]: fp32 [..., W]. Fewer than C codes give a coarser sum."""
         return nn.functional.embedding(codes, self.codebook).sum(dim=-2)
 
     @torch.no_grad()
     def _nearest(self, residual_NW: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes [N, C] and what each depth had to quantize [N, C, W]."""
+        """Returns the codes [N, C] and the residual that each depth quantized [N, C, W]."""
         with torch.autocast(residual_NW.device.type, enabled=False):
             squares_K = self.codebook.square().sum(dim=1)
             codes, residuals = [], []

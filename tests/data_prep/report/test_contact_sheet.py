@@ -1,4 +1,4 @@
-"""The contact sheet: a picture of any source, whatever is in it."""
+"""The contact sheet shows samples of any source, including damaged ones."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def write_source(folder: Path, samples: list[Sample], shard_samples: int = 7) ->
 
 
 def cells_of(folder: Path, monkeypatch) -> list:
-    """What is drawn, and the sheet is."""
+    """Returns the cells that are drawn; checks that the sheet is a readable picture."""
     shown = []
     drawn = contact_sheet._drawn
     monkeypatch.setattr(contact_sheet, "_drawn", lambda cells, *texts: shown.extend(cells) or drawn(cells, *texts))
@@ -48,36 +48,36 @@ def cells_of(folder: Path, monkeypatch) -> list:
     return shown
 
 
-def said(cell) -> str:
+def text_of(cell) -> str:
     return " ".join(line for line, _ in cell.lines)
 
 
 def test_samples_are_taken_evenly_over_all_shards(tmp_path, monkeypatch):
     write_source(tmp_path, [make_sample(number) for number in range(4 * NUM_SAMPLES)])
-    numbers = [int(said(cell).split()[1]) for cell in cells_of(tmp_path, monkeypatch)]
+    numbers = [int(text_of(cell).split()[1]) for cell in cells_of(tmp_path, monkeypatch)]
     assert numbers == list(range(2, 4 * NUM_SAMPLES, 4))
 
 
-def test_a_few_samples_are_all_shown_and_twice_the_same(tmp_path, monkeypatch):
+def test_a_few_samples_are_all_shown_with_the_same_bytes_each_time(tmp_path, monkeypatch):
     talk = make_sample(5, Task.UNDERSTANDING, prompt="", turns=(("what is it?", "a thing"), ("which?", "this")))
     write_source(tmp_path, [make_sample(0), make_sample(1), talk])
     first, *others = cells_of(tmp_path, monkeypatch)
     before = (tmp_path / "sheets" / "sheet.png").read_bytes()
-    assert (first.task, said(first), first.note) == (Task.UNDERSTANDING, "what is it? a thing", "1 of 2 turns")
-    assert [said(cell) for cell in others] == ["number 0", "number 1"]
+    assert (first.task, text_of(first), first.note) == (Task.UNDERSTANDING, "what is it? a thing", "1 of 2 turns")
+    assert [text_of(cell) for cell in others] == ["number 0", "number 1"]
     write_contact_sheet(tmp_path, tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == before
 
 
-def test_damage_and_codes_are_shown_as_such(tmp_path, monkeypatch):
+def test_damaged_samples_and_codes_have_a_notice(tmp_path, monkeypatch):
     codes = {"image": None, "image_format": None, "codes": np.zeros((8, 9, 4), np.uint16)}
     write_source(tmp_path, [make_sample(0, image=b"no image"), make_sample(1, **codes), make_sample(2)])
     tar = tmp_path / "generation-00000.tar"
     tar.write_bytes(tar.read_bytes().replace(b'"prompt":"number 2"', b'"prompt":"number 2,'))
     undecodable, coded, unreadable = cells_of(tmp_path, monkeypatch)
-    assert undecodable.notice == "cannot be decoded" and said(undecodable) == "number 0"
-    assert coded.notice == "codes, no picture\n8 x 9 x 4" and said(coded) == "number 1"
-    assert unreadable.notice == "cannot be read" and "JSON" in said(unreadable)
+    assert undecodable.notice == "cannot be decoded" and text_of(undecodable) == "number 0"
+    assert coded.notice == "codes, no picture\n8 x 9 x 4" and text_of(coded) == "number 1"
+    assert unreadable.notice == "cannot be read" and "JSON" in text_of(unreadable)
     assert undecodable.picture is coded.picture is unreadable.picture is None
 
 
@@ -102,10 +102,10 @@ def test_real_emoji_fill_the_sheet(tmp_path, monkeypatch):
     prepare(PrepareConfig(scenes=None, emoji=few, num_workers=1), tmp_path, seed=0)
     cells = cells_of(tmp_path / "emoji" / "train", monkeypatch)
     assert len(cells) == NUM_SAMPLES and {cell.task for cell in cells} == set(Task)
-    assert all(cell.picture is not None and np.ptp(cell.picture) > 50 and said(cell) for cell in cells)
+    assert all(cell.picture is not None and np.ptp(cell.picture) > 50 and text_of(cell) for cell in cells)
 
 
-def test_what_is_no_source_or_cannot_be_written_is_named(tmp_path):
+def test_a_missing_source_and_an_unwritable_file_are_named(tmp_path):
     with pytest.raises(ShardError):
         write_contact_sheet(tmp_path, tmp_path / "sheet.png")
     write_source(tmp_path, [make_sample(0)])

@@ -9,11 +9,11 @@ from data_prep.report.drop_report import as_text, load_report, save_report, writ
 from data_prep.report.selection import Selection
 from data_prep.report.statistics import Statistics
 from tests.data_prep.report.test_selection import selected
-from tests.data_prep.report.test_statistics import counted, facts, sample
+from tests.data_prep.report.test_statistics import counted, header, sample
 from ufork.errors import ShardError, StorageError
 
 DROPPED = selected([("a.jpg", "image below 64 px")] * 3 + [("b <script>.jpg", "no text")], kept=12)
-SAMPLES = counted([(sample("a dog"), facts(), "en")] * 12)
+SAMPLES = counted([(sample("a dog"), header(), "en")] * 12)
 
 
 def test_what_is_saved_comes_back(tmp_path):
@@ -42,7 +42,7 @@ def test_the_text_has_its_columns_in_line():
 
 def test_names_of_any_letters_can_be_written_and_printed(tmp_path):
     dropped = selected([("half a letter \udc80, \x1b[31mred\n", "no text")])
-    save_report(tmp_path, dropped, counted([(sample(licence="\ud800" * 10_000), facts(), None)]))
+    save_report(tmp_path, dropped, counted([(sample(licence="\ud800" * 10_000), header(), None)]))
     assert "half a letter \ufffd, \ufffd[31mred\ufffd" in as_text(*load_report(tmp_path))
     assert len(write_report(tmp_path, "pets, train").read_text(encoding="utf-8")) < 30_000
 

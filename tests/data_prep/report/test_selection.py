@@ -1,4 +1,4 @@
-"""Counts of what was kept and dropped: they add up, and name the first few of each reason."""
+"""Counts of kept and dropped records add up, and name the first records of each reason."""
 
 import json
 
@@ -28,7 +28,7 @@ DROPS = st.lists(
 
 
 @given(DROPS, DROPS, st.integers(0, 9))
-def test_jobs_add_up_and_come_back_from_json(first, second, kept):
+def test_jobs_add_up_and_survive_json(first, second, kept):
     one, other = selected(first, kept), selected(second, 2)
     both = one + other
     assert both == selected(first + second, kept + 2)
@@ -36,7 +36,7 @@ def test_jobs_add_up_and_come_back_from_json(first, second, kept):
     assert Selection.from_dict(json.loads(json.dumps(both.to_dict()))) == both
 
 
-def test_reasons_and_names_without_end_stay_bounded():
+def test_any_number_of_reasons_and_names_stays_bounded():
     selection = selected([("n" * 10_000, f"reason {number}") for number in range(2 * MAX_NAMES)])
     selection += selected([("last", f"another {number}") for number in range(2 * MAX_NAMES)])
     assert selection.dropped[OTHERS] == 3 * MAX_NAMES and len(selection.dropped) == MAX_NAMES + 1
