@@ -29,8 +29,8 @@ WIRE_DTYPES = ("float32", "bfloat16")
 def main() -> None:
     """Measures each setting beside the others."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=16, help="per step, half of each task")
-    parser.add_argument("--row-tokens", type=int, default=2048)
+    parser.add_argument("--sequences", type=int, default=16, help="packed sequences per step, half of each task")
+    parser.add_argument("--seq-len", type=int, default=2048)
     parser.add_argument("--hidden-size", type=int, default=896, help="width of the hidden states")
     parser.add_argument("--steps", type=int, default=7)
     arguments = parser.parse_args()

@@ -23,7 +23,7 @@ class Transport:
     """What is sent between stages, and how."""
 
     seq_len: int = 256
-    width: int = 256
+    hidden_size: int = 256
     dtype: str = "float32"
     receives_ahead: int | None = None
     """None: as many as ufork posts."""
@@ -44,8 +44,8 @@ class _SleepingEngine:
 
     trains, gradient_scale = True, 1
 
-    def __init__(self, stage: Stage, times: StageTimes, width: int) -> None:
-        self.stage, self.times, self.hidden_size, self.task = stage, times, width, Task.UNDERSTANDING
+    def __init__(self, stage: Stage, times: StageTimes, hidden_size: int) -> None:
+        self.stage, self.times, self.hidden_size, self.task = stage, times, hidden_size, Task.UNDERSTANDING
 
     def forward(self, sequence: Any, num_targets: float = 1.0, hidden: Any = None) -> Any:
         import torch

@@ -34,7 +34,7 @@ ORDERS = ("y", "und_then_gen", "gpipe")
 def main() -> None:
     """Measures each case in each order."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=32, help="per step, half of each task")
+    parser.add_argument("--sequences", type=int, default=32, help="packed sequences per step, half of each task")
     parser.add_argument("--steps", type=int, default=5, help="measured, after one that is not")
     parser.add_argument("--in-flight", type=int, default=6)
     arguments = parser.parse_args()

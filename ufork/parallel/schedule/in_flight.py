@@ -3,6 +3,7 @@
 Layout -> the fewest with which a gradient ever returns, and enough to keep every branch busy
 """
 
+from collections.abc import Mapping
 from math import gcd
 
 from ufork.errors import ConfigError
@@ -37,6 +38,23 @@ def least_in_flight(layout: Layout, task: Task) -> int:
     """
     trunk, branch = layout.shapes[Stage.TRUNK].dp, layout.shapes[BRANCHES[task]].dp
     return -(-(trunk + branch - gcd(trunk, branch)) // trunk)
+
+
+def can_progress(layout: Layout, forwards: Mapping[Task, int], backwards: Mapping[Task, int], in_flight: int) -> bool:
+    """Whether the trunk could still run some task to its end within the limit.
+
+    Args:
+        layout: the stages and their packed sequences.
+        forwards: forwards that a trunk replica has run, by task.
+        backwards: its backwards.
+        in_flight: the limit.
+    """
+    counts = layout.num_micro_batches(Stage.TRUNK)
+    flying = {task: forwards[task] - backwards[task] for task in counts}
+    missing = {task: max(0, least_in_flight(layout, task) - flying[task]) for task in counts}
+    return any(
+        sum(flying.values()) + (missing[task] if forwards[task] < counts[task] else 0) <= in_flight for task in counts
+    )
 
 
 def require_progress(layout: Layout, in_flight: int) -> None:

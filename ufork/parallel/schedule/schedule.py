@@ -1,12 +1,13 @@
-"""The order in which each stage of the Y runs its micro-batches: pure, and the same on every rank.
+"""Which actions each stage of the Y runs, and in which order: pure, and the same on every rank.
 
-    Layout + seconds of each pass + limit in flight -> for each stage the actions that all its replicas run
+    Layout + seconds of each pass + limit in flight -> for each stage the list that all its replicas run
 
-A branch holds the loss, so it runs each forward directly followed by its backward, first come first served; a colocated
-model likewise, its tasks taking turns. Only the trunk has a choice, which `trunk_order.py` makes.
+A branch holds the loss, so it runs each forward directly followed by its backward, in the order of arrival; a colocated
+model likewise, alternating between tasks. Only the trunk has a choice, which `trunk_order.py` makes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import count
 
 from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.schedule.actions import Action, Pass, StageTimes
@@ -18,43 +19,36 @@ from ufork.vocabulary import Task
 def make_schedule(
     layout: Layout, times: StageTimes, *, in_flight: int, trunk_trains: bool = True
 ) -> dict[Stage, tuple[Action, ...]]:
-    """What every present stage does in a step.
+    """Returns the list of every present stage for one step.
 
     Args:
-        layout: the stages and their rows.
+        layout: the stages and their packed sequences.
         times: expected seconds; all ranks must pass the same, since the trunk's order follows from them.
-        in_flight: rows of a trunk replica that may be between their forward and their backward pass; of a frozen trunk,
-            between its forward and the branch's.
+        in_flight: sequences of a trunk replica that may be between their forward and their backward pass. It does not
+            limit a frozen trunk, which keeps nothing: the executor bounds how far that runs ahead.
         trunk_trains: whether gradients return to the trunk; a frozen one has forwards only.
 
     Raises:
-        ConfigError: a branch needs more rows for one micro-batch than `in_flight` lets the trunk keep.
+        ConfigError: a branch needs more sequences for one micro-batch than `in_flight` lets the trunk keep.
     """
     if trunk_trains:
         require_progress(layout, in_flight)
-    schedule = {}
-    for stage in layout.shapes:
-        if stage is Stage.TRUNK:
-            turns = trunk_order(layout, times, in_flight=in_flight, trunk_trains=trunk_trains)
-        else:
-            turns = [(direction, task) for task in task_order(layout.num_micro_batches(stage)) for direction in Pass]
-        schedule[stage] = _numbered(turns)
+    schedule: dict[Stage, tuple[Action, ...]] = {
+        stage: _forward_backward(layout.num_micro_batches(stage)) for stage in layout.shapes if stage is not Stage.TRUNK
+    }
+    if Stage.TRUNK in layout.shapes:
+        trunk = trunk_order(layout, times, schedule, in_flight=in_flight, trunk_trains=trunk_trains)
+        schedule = {Stage.TRUNK: trunk, **schedule}
     return schedule
 
 
 def task_order(num_sequences: Mapping[Task, int]) -> list[Task]:
-    """Tasks of a rank's rows in turn, spread evenly: the same on every rank, so that all gather the same weights."""
-    coordinates = [
-        ((sequence + 0.5) / number, task) for task, number in num_sequences.items() for sequence in range(number)
-    ]
-    return [task for _, task in sorted(coordinates)]
+    """Returns the tasks of a rank's sequences, spread evenly: the same on every rank, so that all gather together."""
+    positions = [((number + 0.5) / total, task) for task, total in num_sequences.items() for number in range(total)]
+    return [task for _, task in sorted(positions)]
 
 
-def _numbered(turns: Iterable[tuple[Pass, Task]]) -> tuple[Action, ...]:
-    taken: dict[tuple[Pass, Task], int] = {}
-    actions = []
-    for direction, task in turns:
-        index = taken.get((direction, task), 0)
-        taken[direction, task] = index + 1
-        actions.append(Action(direction, task, index))
-    return tuple(actions)
+def _forward_backward(num_sequences: Mapping[Task, int]) -> tuple[Action, ...]:
+    numbers = {task: count() for task in num_sequences}
+    micro_batches = [(task, next(numbers[task])) for task in task_order(num_sequences)]
+    return tuple(Action(direction, *micro_batch) for micro_batch in micro_batches for direction in Pass)
