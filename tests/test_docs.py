@@ -22,7 +22,9 @@ def test_links_lead_somewhere(page):
 def test_commands_exist(page):
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    code = "\n".join(re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL) + re.findall(r"`([^`\n]+)`", text))
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    commands = [code for language, code in blocks if language in ("", "sh")]
+    code = "\n".join(commands + re.findall(r"`([^`\n]+)`", text))
     assert set(re.findall(r"\bufork (\w+)", code)) <= VERBS.keys()
     assert set(re.findall(r"\bmake (\w+)", code)) <= set(targets)
 
