@@ -157,7 +157,7 @@ class RunFolder:
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> Self:
         """The run that holds the checkpoint RUN/phases/NAME/checkpoints/step-N."""
-        return cls(checkpoint.absolute().parent.parent.parent.parent)
+        return cls(checkpoint.resolve().parent.parent.parent.parent)
 
     def record(self, resolved: Mapping[str, Any], sections: tuple[str, ...]) -> None:
         """Writes `sections` of the resolved recipe into `config.yaml`, and the versions in use.

@@ -4,10 +4,10 @@ path from the user        -> matching_files -> files in a fixed order -> entries
 image path of an entry    -> ImageFiles     -> bytes                                    not trusted
 """
 
+import errno
 import glob
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ from typing import TypeVar
 from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import is_clean
 from ufork.errors import InputError, SampleError
+from ufork.files import read_bounded
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """File name suffixes of the formats that ufork/vision decodes."""
@@ -94,10 +95,13 @@ class ImageFiles:
                 raise SampleError(
                     f"{path}: a symlink that leads out of the folder; set input.follow_links=true if you trust it"
                 )
-            return _read_plain(real, self._max_bytes)
+            return read_bounded(real, self._max_bytes)
         except SkippedInput as skip:
             raise SampleError(f"{path}: {skip.reason}") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            remedy = "; raise input.max_image_mb to use it" if error.errno == errno.EFBIG else ""
+            raise SampleError(f"{path}: cannot be read ({error.strerror}){remedy}") from None
+        except ValueError as error:
             raise SampleError(f"{path}: cannot be read ({error})") from None
 
 
@@ -113,17 +117,3 @@ def check_path(name: str) -> None:
         raise SkippedInput("image path that is not text")
     if os.path.isabs(name) or ".." in name.split("/"):
         raise SkippedInput("image path that leaves the collection")
-
-
-def _read_plain(path: str, max_bytes: int) -> bytes:
-    # Without O_NONBLOCK, opening a named pipe would block until another process writes to it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SampleError(f"{path}: not a regular file")
-        if status.st_size > max_bytes:
-            raise SampleError(f"{path}: {status.st_size} bytes, more than input.max_image_mb allows")
-        return os.read(descriptor, status.st_size)  # half the time of a file object
-    finally:
-        os.close(descriptor)

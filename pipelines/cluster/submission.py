@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pipelines.cluster.slurm_job import JobRequest, render
 from pipelines.recipe import Recipe
-from ufork.errors import ClusterError, StorageError
+from ufork.errors import ClusterError
+from ufork.files import storage_errors, write_whole
 from ufork.run_folder import RunFolder
 
 PACKAGES = ("ufork", "pipelines", "data_prep")
@@ -52,13 +53,11 @@ class Submission:
         Raises:
             StorageError: the folder cannot be written.
         """
-        try:
+        with storage_errors(self.path):
             self.path.mkdir(parents=True)
-            self.recipe.write_text(recipe.to_yaml(), encoding="utf-8")
+            write_whole(self.recipe, recipe.to_yaml())
             for package in PACKAGES:
                 shutil.copytree(SOURCE / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__"))
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be written ({error}); permit writing there") from None
 
     def submit(self, requests: Sequence[JobRequest], template: str) -> list[int]:
         """Hands one job per request to Slurm, each to begin when the one before has succeeded; their numbers.
@@ -71,7 +70,7 @@ class Submission:
         jobs: list[int] = []
         for request in requests:
             script = self.path / f"{request.phase or 'train'}.sbatch"
-            script.write_text(render(request, template), encoding="utf-8")
+            write_whole(script, render(request, template))
             after = ["--dependency", f"afterok:{jobs[-1]}", "--kill-on-invalid-dep=yes"] if jobs else []
             try:
                 told = _slurm("sbatch", "--parsable", "--hold", *after, str(script))

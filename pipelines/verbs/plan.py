@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     recipe = recipe_of(arguments)
 
+    from ufork.files import write_whole
     from ufork.planning.machine import profile_of
     from ufork.planning.planner import make_plan
 
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         from pipelines.doctor.machine_rates import measure_machine
 
         machine = measure_machine(workload)
-        Path("machine.yaml").write_text(machine.to_yaml(), encoding="utf-8")
+        write_whole(Path("machine.yaml"), machine.to_yaml())
         print("machine.yaml: the rates of this machine")
     else:
         machine = profile_of(arguments.gpu)

@@ -129,3 +129,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file/checkpoints"):
         CheckpointFolder(tmp_path / "file" / "checkpoints").take()
+
+
+def test_exporting_a_folder_that_is_no_checkpoint_names_it(tmp_path, capsys, monkeypatch):
+    for given in (str(tmp_path), "/", "."):
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(["checkpoint", "export", given, "--output", str(tmp_path / "out")]) == 1
+        assert "state.json cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""A stage that was stopped goes on as if it had not been: bit for bit in its own layout, to rounding in any other."""
+"""A stopped phase resumes as if it had not been stopped: bit for bit in its own layout, to rounding in any other."""
 
 import errno
 import functools
@@ -54,7 +54,7 @@ def config_of(precision: str, optimizer: str) -> TrainConfig:
     )
 
 
-def run_stage(
+def run_phase(
     rank_env: RankEnvironment, layout: LayoutConfig, config: TrainConfig, folder: Path, stop_after: int | None
 ):
     """Final weights on the leader; None where the phase was stopped."""
@@ -78,8 +78,8 @@ def run_stage(
             return None
 
 
-def run_stage_on_a_full_disk(rank_env, layout, config, folder, stop_after, failing_saves):
-    """Likewise; of this rank's files the first `failing_saves` find no space."""
+def run_phase_on_a_full_disk(rank_env, layout, config, folder, stop_after, failing_saves):
+    """Trains as `run_phase`; the first `failing_saves` files of rank 1 find no space."""
     write, left = FileImage.write, [failing_saves if rank_env.rank else 0]
 
     def write_if_there_is_space(image, path):
@@ -89,16 +89,16 @@ def run_stage_on_a_full_disk(rank_env, layout, config, folder, stop_after, faili
         return write(image, path)
 
     FileImage.write = write_if_there_is_space
-    return run_stage(rank_env, layout, config, folder, stop_after)
+    return run_phase(rank_env, layout, config, folder, stop_after)
 
 
 def run(layout: LayoutConfig, config: TrainConfig, folder: Path, stop_after: int | None = None):
     num_ranks = num_ranks_of(layout) or LAYOUT_RANKS[layout.describe()]
-    return run_on_ranks(run_stage, num_ranks, layout, config, folder, stop_after)[0]
+    return run_on_ranks(run_phase, num_ranks, layout, config, folder, stop_after)[0]
 
 
 def figures(folder: Path) -> torch.Tensor:
-    """Losses and norm of every step, from what the stage reported."""
+    """Losses and gradient norm of every step, from the reports."""
     lines = [json.loads(line) for line in RunFolder(folder).phase(NAME).metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1)), "each step is reported once"
     return torch.tensor(
@@ -126,7 +126,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Of a layout and a config, final weights and the folder of a run that nothing stopped; each is run once."""
+    """Final weights and folder of an uninterrupted run with a layout and a config; each is run once."""
 
     @functools.cache
     def run_once(name: str, config_json: str):
@@ -144,7 +144,7 @@ def folder(tmp_path):
 
 
 def resumed_in(layout: LayoutConfig, config: TrainConfig, folder: Path, origin: Path):
-    """Final weights of a run in `folder` that goes on from where `origin`'s was after STOPPED_AFTER steps."""
+    """Final weights of a run in `folder` that resumes from the checkpoint of `origin` after STOPPED_AFTER steps."""
     shutil.copytree(origin / CHECKPOINT, folder / CHECKPOINT)
     shutil.copy(RunFolder(origin).phase(NAME).metrics, RunFolder(folder).phase(NAME).path)
     return run(layout, config, folder)
@@ -205,7 +205,7 @@ def test_in_another_layout_to_rounding(first, then, undisturbed, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_ranks"), [("forked tp2", 3), ("dp2", 1)])
-def test_a_reshaped_checkpoint_is_gone_on_from_bit_for_bit(name, num_ranks, undisturbed, folder):
+def test_training_resumes_from_a_reshaped_checkpoint_bit_for_bit(name, num_ranks, undisturbed, folder):
     config = config_of("fp32", "adamw")
     expected, whole = undisturbed(name, config)
     reshape(whole / CHECKPOINT, folder / "reshaped" / CHECKPOINT, num_ranks=num_ranks)
@@ -218,7 +218,7 @@ def test_a_reshaped_checkpoint_is_gone_on_from_bit_for_bit(name, num_ranks, undi
 
 
 def test_a_save_without_space_leaves_the_others_and_the_run_alone(folder):
-    run_on_ranks(run_stage_on_a_full_disk, 2, LAYOUTS["dp2"], config_of("fp32", "sgd"), folder, None, 2)
+    run_on_ranks(run_phase_on_a_full_disk, 2, LAYOUTS["dp2"], config_of("fp32", "sgd"), folder, None, 2)
     assert CheckpointFolder(RunFolder(folder).phase(NAME).checkpoints).steps() == [12, STEPS], (
         "after 4 and 8 there was no space"
     )
@@ -228,4 +228,4 @@ def test_a_save_without_space_leaves_the_others_and_the_run_alone(folder):
 def test_too_many_saves_without_space_end_the_run(folder):
     config = config_of("fp32", "sgd").model_copy(update={"checkpoint": CheckpointConfig(every_steps=4, max_failed=1)})
     with pytest.raises(StorageError, match="No space left.*more than train.checkpoint.max_failed=1"):
-        run_on_ranks(run_stage_on_a_full_disk, 2, LAYOUTS["dp2"], config, folder, None, 2)
+        run_on_ranks(run_phase_on_a_full_disk, 2, LAYOUTS["dp2"], config, folder, None, 2)

@@ -1,4 +1,4 @@
-"""What a run says: JSON lines always, a bar or plain lines, and wandb's own files."""
+"""Reports of training: JSON lines always, a progress bar or plain lines, and wandb's own files."""
 
 import errno
 import io
@@ -36,13 +36,13 @@ def lines_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_means_are_written_every_so_many_steps_and_at_the_last(tmp_path, caplog):
-    reports = telemetry(tmp_path / "stage")
+def test_means_are_written_at_every_interval_and_at_the_last_step(tmp_path, caplog):
+    reports = telemetry(tmp_path / "phase")
     with caplog.at_level(logging.INFO):
         for step in range(5):
             reports.record(step, result(loss=float(step), norm=math.inf if step == 3 else 1.0), 0.1)
         reports.close()
-    lines = lines_of(tmp_path / "stage")
+    lines = lines_of(tmp_path / "phase")
     assert [line["step"] for line in lines] == [2, 4, 5]
     assert [line["loss/understanding"] for line in lines] == [0.5, 2.5, 4.0]
     assert [line["loss/generation"] for line in lines] == [1.5, 3.5, 5.0]
@@ -67,7 +67,7 @@ def test_a_start_keeps_on_disk_what_was_reported_before_it(tmp_path):
         reports.record(step, result(), 0.1)
     reports.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 5, "loss')  # killed as it wrote
+        file.write('{"step": 5, "loss')  # killed while writing
     again = telemetry(tmp_path, log_every_steps=1, start=TrainState(step=3))
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3], "even if it is killed before its first step"
     again.record(3, result(), 0.1)
@@ -94,10 +94,10 @@ def test_a_terminal_gets_a_bar_and_no_lines(tmp_path, monkeypatch, caplog):
 
 
 def test_only_the_leader_writes(tmp_path):
-    reports = telemetry(tmp_path / "stage", speaks=False)
+    reports = telemetry(tmp_path / "phase", speaks=False)
     reports.record(0, result(), 0.1)
     reports.close()
-    assert not (tmp_path / "stage").exists()
+    assert not (tmp_path / "phase").exists()
 
 
 def test_drawings_are_saved_under_their_step(tmp_path):
@@ -130,7 +130,7 @@ def _wandb_has(figures):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"file.*run\.folder"):
-        telemetry(tmp_path / "file" / "stage")
+        telemetry(tmp_path / "file" / "phase")
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0\xff\n", b'not json\n{"step": 1, "kept": 1}\n\n[]\n'])
