@@ -186,6 +186,12 @@ RENAMED_KEYS = {
     "final_learning_rate_share": "min_lr_ratio",
     "steps_ahead": "prefetch_steps",
     "wire_precision": "p2p_dtype",
+    "questions_per_skill": "scenes.questions_per_skill",
+    "drawings_per_skill": "scenes.drawings_per_skill",
+    "detector": "scenes.detector",
+    "emoji_questions": "emoji.questions",
+    "emoji_drawings": "emoji.drawings",
+    "examples_per_skill": "examples_per_group",
 }
 """Keys of recipes before 0.1.0, with today's names: the message of an unknown key names them."""
 

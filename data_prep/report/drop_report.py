@@ -7,20 +7,22 @@ The page needs no other file and no network.
 
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
 
 from data_prep.report.selection import Selection
 from data_prep.report.statistics import TABLES, Statistics
 from ufork.errors import ShardError
 from ufork.files import write_whole
-from ufork.report.page import page, panel, tile, track
+from ufork.report.page import page, render
 
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
 
 _VERSION = 1
-_WRAPPED = "white-space:normal;overflow-wrap:anywhere;min-width:18rem;width:50%"
 _TEXT_EXAMPLES = 2
 _TEXT_EXAMPLE_CHARS = 30
 
@@ -65,7 +67,7 @@ def write_report(folder: Path, title: str) -> Path:
         title,
         "What was made into shards, and what was left out",
         sections=[("Left out", _dropped(selection)), ("Samples", _samples(statistics))],
-        head=_tiles(selection, statistics),
+        head=render("head.html.j2", tiles=_tiles(selection, statistics)),
         footer="Made by ufork.",
     )
     write_whole(folder / PAGE_FILE, html)
@@ -110,49 +112,44 @@ def _reasons(selection: Selection) -> list[tuple[str, int, list[str]]]:
     return [(row["reason"], row["records"], row["examples"]) for row in selection.to_dict()["dropped"]]
 
 
-def _tiles(selection: Selection, statistics: Statistics) -> str:
+def _tiles(selection: Selection, statistics: Statistics) -> list[dict[str, Any]]:
     kept, records = selection.kept, selection.num_records
     tasks = ", ".join(f"{number:,} {name}" for name, number in statistics.rows("task"))
     images = sum(number for _, number in statistics.rows("format"))
     mean_bytes = statistics.image_bytes / images if images else 0
     mean_chars = statistics.text_chars / statistics.num_samples if statistics.num_samples else 0
+    share = kept / records if records else 0
     tiles = [
-        tile("Records kept", _share(kept, records), f"{kept:,} of {records:,}", share=kept / records if records else 0),
-        tile("Samples", f"{statistics.num_samples:,}", tasks),
-        tile("Images", _bytes(statistics.image_bytes), f"{images:,} files of {_bytes(mean_bytes)} on average"),
-        tile("Text", f"{mean_chars:.0f}", "characters a sample on average"),
+        ("Records kept", _share(kept, records), f"{kept:,} of {records:,}", share),
+        ("Samples", f"{statistics.num_samples:,}", tasks, None),
+        ("Images", _bytes(statistics.image_bytes), f"{images:,} files of {_bytes(mean_bytes)} on average", None),
+        ("Text", f"{mean_chars:.0f}", "characters a sample on average", None),
     ]
-    return f'<div class="tiles">{"".join(tiles)}</div>'
+    return [
+        {"label": label, "figure": figure, "note": note, "share": bar, "colour": "ink"}
+        for label, figure, note, bar in tiles
+    ]
 
 
-def _dropped(selection: Selection) -> str:
-    if not selection.dropped:
-        return "<p>Nothing was left out.</p>"
-    rows = "".join(
-        f'<tr><td>{escape(reason)}</td><td class="number">{number:,}</td>'
-        f'<td class="number">{_share(number, selection.num_records)}</td>'
-        f'<td class="bar" style="width:20%">{track(number / selection.num_records, colour="--bad")}</td>'
-        f'<td class="muted" style="{_WRAPPED}">{"<br>".join(map(escape, names))}</td></tr>'
+def _dropped(selection: Selection) -> Markup:
+    rows = [
+        {"reason": reason, "examples": names, **_counted(number, selection.num_records)}
         for reason, number, names in _reasons(selection)
-    )
-    head = '<tr><th>Why</th><th class="number">Records</th><th class="number">Share</th><th></th><th>Such as</th></tr>'
-    return f'<div class="card scroll"><table>{head}{rows}</table></div>'
+    ]
+    return render("dropped.html.j2", folder=TEMPLATES, rows=rows)
 
 
-def _samples(statistics: Statistics) -> str:
-    panels = [_panel(table.title, statistics.rows(name), statistics.num_samples) for name, table in TABLES.items()]
-    return f'<div class="grid losses">{"".join(panels)}</div>'
+def _samples(statistics: Statistics) -> Markup:
+    panels = [
+        (table.title, [{"label": label, **_counted(number, statistics.num_samples)} for label, number in rows])
+        for name, table in TABLES.items()
+        if (rows := statistics.rows(name))
+    ]
+    return render("samples.html.j2", folder=TEMPLATES, panels=panels)
 
 
-def _panel(title: str, rows: list[tuple[str, int]], total: int) -> str:
-    if not rows:
-        return ""
-    cells = "".join(
-        f'<tr><td>{escape(label)}</td><td class="bar">{track(number / total, colour="--muted")}</td>'
-        f'<td class="number">{number:,}</td><td class="number">{_share(number, total)}</td></tr>'
-        for label, number in rows
-    )
-    return panel(title, f'<div class="scroll"><table>{cells}</table></div>')
+def _counted(number: int, total: int) -> dict[str, Any]:
+    return {"number": f"{number:,}", "share": number / total if total else 0, "share_text": _share(number, total)}
 
 
 def _share(number: int, total: int) -> str:

@@ -1,51 +1,133 @@
-"""Scores the weights of the recipe's last phase on the held-out questions and prompts, and prints the table.
+"""Scores a model's weights on held-out samples and prints the tables.
 
-Leaves RUN/evaluation.json, its example pictures, and the detector that judged the drawings.
+Writes RUN/evaluation.json, the cases and example pictures in RUN/evaluation/, and the detector that judged drawings.
+Run again after an interruption, it asks only what is missing.
 """
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 
+if TYPE_CHECKING:
+    from pipelines.recipe import Recipe
+    from ufork.eval.benchmark import Benchmark
+    from ufork.vocabulary import Task
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the recipe, and other weights than its own."""
+    """Adds the recipe and the weights."""
     add_recipe_arguments(parser)
-    parser.add_argument("--checkpoint", type=Path, help="weights; those of the recipe's last phase unless given")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="folder of exported weights (default: those of the recipe's last phase)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluates a trained model.
 
     Raises:
-        UforkError: a value, the weights, a shard or a folder is at fault.
+        UforkError: a value, the weights, a shard or a folder is at fault, or there is nothing to evaluate.
     """
     from ufork.errors import ConfigError
 
     recipe = recipe_of(arguments)
-    if recipe.prepare.scenes is None:
-        raise ConfigError("prepare.scenes: null, but the skills are measured on scenes; give the section")
     if not recipe.phases and not arguments.checkpoint:
         raise ConfigError("phases: the recipe has none, so there are no weights to evaluate; give --checkpoint")
     folder = recipe.run_folder
     checkpoint = arguments.checkpoint or folder.phase(list(recipe.phases)[-1]).weights
+    if not _has_data(recipe):
+        raise ConfigError(
+            f"{folder.path}: nothing to evaluate: no held-out samples; run `ufork prepare` for the demo's scenes"
+            " (prepare.scenes), make shards with split=heldout in shards/NAME/heldout, or name source folders in"
+            " evaluate.heldout.folders"
+        )
 
     from ufork.eval.evaluate import evaluate
-    from ufork.eval.scenes.detector_fit import detector_for
     from ufork.infer.model import TrainedModel
 
-    folder.record(recipe.model_dump(mode="json"), ("evaluate",))
     model = TrainedModel.load(checkpoint)
-    scenes, emoji = folder.shards / "scenes", folder.shards / "emoji"
-    detector = detector_for(scenes / "train", recipe.evaluate.detector, folder=folder.detector, seed=recipe.run.seed)
+    folder.record(recipe.model_dump(mode="json"), ("evaluate",))
     evaluation = evaluate(
         model,
+        benchmarks_of(recipe, model.tasks),
         recipe.evaluate,
-        scenes / "heldout",
-        detector,
-        examples_folder=folder.examples,
-        emoji_folder=emoji / "heldout" if recipe.prepare.emoji else None,
+        folder=folder.examples,
+        checkpoint=str(checkpoint),
+        weights_id=_weights_id(checkpoint),
     )
     evaluation.save(folder.evaluation)
     print(evaluation.summary())
+
+
+def benchmarks_of(recipe: "Recipe", tasks: Collection["Task"]) -> list["Benchmark"]:
+    """Returns the benchmarks of a recipe whose data exists; fits the detector where scenes are to be drawn.
+
+    Raises:
+        UforkError: a benchmark's data is damaged.
+    """
+    from ufork.eval.heldout import HeldoutLoss
+    from ufork.eval.scenes.benchmark import ScenesBenchmark
+    from ufork.eval.scenes.detector_fit import detector_for
+    from ufork.eval.scenes.emoji import EmojiBenchmark
+    from ufork.vocabulary import Task
+
+    config, folder = recipe.evaluate, recipe.run_folder
+    benchmarks: list[Benchmark] = []
+    if config.scenes and _has_scenes(recipe):
+        scenes, detector = folder.shards / "scenes", None
+        if Task.GENERATION in tasks:
+            detector = detector_for(
+                scenes / "train", config.scenes.detector, folder=folder.detector, seed=recipe.run.seed
+            )
+        benchmarks.append(ScenesBenchmark(scenes / "heldout", config.scenes, detector))
+    if config.emoji and _has_emoji(recipe):
+        benchmarks.append(EmojiBenchmark(folder.shards / "emoji" / "heldout", config.emoji))
+    if config.heldout and (folders := _heldout_folders(recipe)):
+        benchmarks.append(HeldoutLoss(folders, config.heldout))
+    return benchmarks
+
+
+def _has_data(recipe: "Recipe") -> bool:
+    config = recipe.evaluate
+    return bool(
+        (config.scenes and _has_scenes(recipe))
+        or (config.emoji and _has_emoji(recipe))
+        or (config.heldout and _heldout_folders(recipe))
+    )
+
+
+def _has_scenes(recipe: "Recipe") -> bool:
+    return bool(recipe.prepare.scenes) and _is_finished(recipe.run_folder.shards / "scenes" / "heldout")
+
+
+def _has_emoji(recipe: "Recipe") -> bool:
+    return bool(recipe.prepare.emoji) and _is_finished(recipe.run_folder.shards / "emoji" / "heldout")
+
+
+def _is_finished(source: Path) -> bool:
+    from ufork.data.shards.manifest import MANIFEST_FILE
+
+    return (source / MANIFEST_FILE).is_file()
+
+
+def _heldout_folders(recipe: "Recipe") -> list[Path]:
+    """Returns the source folders that `evaluate.heldout.folders` names, or the finished ones of the held-out split."""
+    folder = recipe.run_folder
+    named = recipe.evaluate.heldout.folders if recipe.evaluate.heldout else None
+    if named is not None:
+        return [folder.path / name for name in named]
+    for root in (folder.codes, folder.shards):
+        if found := sorted(source for source in root.glob("*/heldout") if _is_finished(source)):
+            return found
+    return []
+
+
+def _weights_id(checkpoint: Path) -> str:
+    """Returns the checksums of all files of a weights folder: weights, config and tokenizers."""
+    from ufork.files import checksum_of
+
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    return " ".join(f"{path.relative_to(checkpoint)}:{checksum_of(path)}" for path in files)

@@ -1,145 +1,168 @@
-"""A whole evaluation, with models whose scores are known beforehand."""
+"""The evaluator, with a benchmark and models whose results are known beforehand."""
 
 import json
-from collections import defaultdict
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.eval.scenes import shape_scenes
-from ufork.data.shards.source import ShardSource
-from ufork.errors import ShardError, StorageError
+from tests.eval.toy import Guessing, Toy
+from ufork.errors import ConfigError, StorageError
+from ufork.eval.benchmark import case_seed
 from ufork.eval.config import EvaluateConfig
 from ufork.eval.evaluate import evaluate
-from ufork.eval.pictures import read_picture
-from ufork.eval.scenes.skills import SKILLS
+from ufork.eval.record import Evaluation, EvaluationError
 from ufork.vocabulary import Task
 
-SMALL = EvaluateConfig(questions_per_skill=15, drawings_per_skill=8, examples_per_skill=2)
+CONFIG = EvaluateConfig(examples_per_group=2, draw={"batch_prompts": 4, "seed": 7}, answer={"batch_questions": 3})
 
 
-class Knowing:
-    """Answers every question rightly and draws the real image of every prompt."""
-
-    tasks = tuple(Task)
-
-    def __init__(self, folder):
-        self.pictures = defaultdict(list)
-        for sample in every(folder, Task.GENERATION):
-            self.pictures[sample.prompt].append(read_picture(sample))
-        self.answers = {
-            read_picture(sample).tobytes(): sample.turns[0][1] for sample in every(folder, Task.UNDERSTANDING)
-        }
-
-    def draw(self, prompts, config):
-        return np.stack([self.pictures[prompt].pop(0) for prompt in prompts])
-
-    def answer(self, images, questions, config):
-        return [self.answers[image.tobytes()] for image in images]
+def run(folder, model, *benchmarks, config=CONFIG, weights_id="w"):
+    return evaluate(model, benchmarks, config, folder=folder, checkpoint="weights", weights_id=weights_id)
 
 
-class Ignorant:
-    """Answers always the same and draws nothing."""
-
-    tasks = tuple(Task)
-
-    def draw(self, prompts, config):
-        return np.full((len(prompts), shape_scenes.CANVAS_PX, shape_scenes.CANVAS_PX, 3), 255, np.uint8)
-
-    def answer(self, images, questions, config):
-        return ["white"] * len(questions)
-
-
-def every(folder, task):
-    source = ShardSource(folder, task)
-    return [source[number] for number in range(len(source))]
+def test_cases_are_batched_by_kind_of_request_and_reported_in_their_order(tmp_path):
+    model, toy = Guessing(), Toy(5)
+    evaluation = run(tmp_path, model, toy)
+    assert [len(batch) for batch in model.answered] == [3, 2]
+    assert [len(batch) for batch in model.drawn] == [4, 1]
+    assert all(len({case_id[0] for case_id in batch}) == 1 for batch in toy.batches)
+    assert toy.reported == [name for number in range(5) for name in (f"q{number}", f"d{number}")]
+    assert evaluation.benchmarks[0].num_cases == 10
+    assert {name: group.num_cases for name, group in evaluation.benchmarks[0].tables[0].groups.items()} == {
+        "even": 3,
+        "all": 5,
+        "odd": 2,
+    }
 
 
-@pytest.fixture(scope="module")
-def knowing(sources, detector, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("knowing")
-    model = Knowing(sources / "heldout")
-    record = evaluate(model, SMALL, sources / "heldout", detector, examples_folder=folder / "evaluation")
-    return model, record, folder
-
-
-def test_one_who_knows_all_scores_one(knowing):
-    _, record, _ = knowing
-    assert list(record.answers) == list(record.drawings) == list(SKILLS)
-    assert record.answers_mean["normalised"] == pytest.approx(1)
-    assert record.answers_mean["chance"] < 0.9
-    assert record.drawings_mean["normalised"] > 0.8
-    assert all(score.num_prompts == 8 for score in record.drawings.values())
-    assert all(score.num_questions == 15 for score in record.answers.values())
-
-
-def test_drawings_as_good_as_real_are_as_near_as_real(knowing):
-    _, record, _ = knowing
-    assert record.frechet.drawings == pytest.approx(record.frechet.real)
-    assert (record.frechet.num_drawings, record.frechet.num_reference) == (48, 120 - 48)
+def test_every_case_has_a_seed_of_its_own_whatever_its_batch(tmp_path):
+    model, other = Guessing(), Guessing()
+    run(tmp_path / "one", model, Toy(5))
+    run(
+        tmp_path / "other",
+        other,
+        Toy(5),
+        config=CONFIG.model_copy(update={"draw": CONFIG.draw.model_copy(update={"batch_prompts": 1})}),
+    )
+    assert model.seeds == other.seeds and len(set(model.seeds.values())) == 5
+    assert model.seeds["prompt 3"] == case_seed(7, "d3") != case_seed(8, "d3")
+    assert all(0 <= seed < 2**63 for seed in model.seeds.values())
 
 
 @pytest.mark.parametrize("task", Task)
-def test_an_expert_is_evaluated_in_its_own_task(task, sources, detector, tmp_path):
-    model = Ignorant()
-    model.tasks = (task,)
-    record = evaluate(model, SMALL, sources / "heldout", detector, examples_folder=tmp_path)
-    assert (record.answers_mean is None) == (not record.answer_examples) == (task == Task.GENERATION)
-    assert (record.drawings_mean is None) == (not record.drawing_examples) == (task == Task.UNDERSTANDING)
-    assert "mean over skills" in record.summary()
+def test_a_model_with_one_branch_is_evaluated_in_its_own_task(task, tmp_path):
+    model = Guessing(tasks=(task,))
+    evaluation = run(tmp_path, model, Toy(3))
+    assert evaluation.benchmarks[0].num_cases == 3
+    assert bool(model.answered) == (task is Task.UNDERSTANDING)
+    assert bool(model.drawn) == (task is Task.GENERATION)
 
 
-def test_examples_are_on_disk_and_json_comes_back(knowing):
-    _, record, folder = knowing
-    record.save(folder / "evaluation.json")
-    mapping = json.loads((folder / "evaluation.json").read_text())
-    names = [row["image"] for row in mapping["answer_examples"]]
-    names += [row[side] for row in mapping["drawing_examples"] for side in ("drawing", "real")]
-    assert len(names) == len(set(names)) == 6 * 2 * 3
-    assert all((folder / "evaluation" / name).is_file() for name in names)
-    assert mapping["answers_mean"]["normalised"] == pytest.approx(1)
-    assert mapping["drawings"]["counting"]["ceiling"] == record.drawings["counting"].ceiling
-    assert all(row["right"] for row in mapping["answer_examples"])
+def test_the_first_cases_of_each_group_and_task_are_examples_with_pictures(tmp_path):
+    (record,) = run(tmp_path, Guessing(), Toy(5)).benchmarks
+    shown = [(example.task, example.group, example.text) for example in record.examples]
+    assert shown == [
+        (Task.UNDERSTANDING, "even", "0?"),
+        (Task.GENERATION, "all", "prompt 0"),
+        (Task.UNDERSTANDING, "odd", "1?"),
+        (Task.GENERATION, "all", "prompt 1"),
+        (Task.UNDERSTANDING, "even", "2?"),
+        (Task.UNDERSTANDING, "odd", "3?"),
+    ]
+    for example in record.examples:
+        pixels = np.asarray(Image.open(tmp_path / example.picture))
+        assert (pixels == (9 if example.task is Task.UNDERSTANDING else 0)).all()
+    assert record.examples[0].answer == "white" and record.examples[1].answer == ""
 
 
-def test_one_who_knows_nothing_scores_no_more_than_chance(sources, detector, tmp_path):
-    record = evaluate(Ignorant(), SMALL, sources / "heldout", detector, examples_folder=tmp_path)
-    assert record.answers_mean["normalised"] <= 0
-    assert record.drawings_mean["satisfied"] == 0
-    assert record.drawings_mean["normalised"] <= 0
-    assert record.frechet.drawings > 2 * record.frechet.real
+class Interrupted(Exception):
+    pass
 
 
-def test_emoji_are_scored_beside_the_skills(sources, detector, tmp_path):
-    config = SMALL.model_copy(update={"emoji_questions": 9, "emoji_drawings": 3, "drawings_per_skill": 1})
-    model = Knowing(sources / "heldout")
-    record = evaluate(
-        model,
-        config,
-        sources / "heldout",
-        detector,
-        examples_folder=tmp_path,
-        emoji_folder=sources / "heldout",
-    )
-    assert sum(score.num_questions for score in record.emoji.answers.values()) == 9
-    assert [example.right for example in record.emoji.drawing_examples] == [None] * 3
-    assert record.answers_mean["normalised"] == pytest.approx(1)
+def test_an_interrupted_evaluation_asks_only_what_is_missing(tmp_path):
+    model, undisturbed = Guessing(), run(tmp_path / "undisturbed", Guessing(), Toy(10))
+
+    def refuse(*arguments, **options):
+        raise Interrupted
+
+    model.draw, draw = (lambda *a, **o: refuse() if model.drawn else draw(*a, **o)), model.draw
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", model, Toy(10))
+    before = {name for batch in (*model.answered, *model.drawn) for name in batch}
+    again = Guessing()
+    resumed = run(tmp_path / "run", again, Toy(10))
+    after = {name for batch in (*again.answered, *again.drawn) for name in batch}
+    assert len(before) > 5 and not before & after and len(before | after) == 20
+    assert resumed.benchmarks == undisturbed.benchmarks
 
 
-def test_summary_names_every_skill_and_both_scores(knowing):
-    _, record, _ = knowing
-    summary = record.summary()
-    assert all(skill.replace("_", " ") in summary for skill in SKILLS)
-    assert "1.00 of the way from chance to perfect" in summary
+def test_an_enlarged_evaluation_asks_only_what_is_new(tmp_path):
+    run(tmp_path, Guessing(), Toy(4))
+    model = Guessing()
+    (record,) = run(tmp_path, model, Toy(6)).benchmarks
+    assert (model.answered, model.drawn, record.num_cases) == ([["4?", "5?"]], [["prompt 4", "prompt 5"]], 12)
 
 
-def test_missing_skill_is_named(detector, tmp_path):
-    shape_scenes.write_source(tmp_path / "few", 2, seed=0, split="heldout")
-    with pytest.raises(ShardError, match="counting, colours, position, attribute_binding"):
-        evaluate(Ignorant(), SMALL, tmp_path / "few", detector, examples_folder=tmp_path)
+@pytest.mark.parametrize("change", ["weights", "benchmark", "sampling"])
+def test_other_weights_data_or_sampling_start_over(tmp_path, change):
+    run(tmp_path, Guessing(), Toy(4))
+    model, toy, config = Guessing(), Toy(4), CONFIG
+    toy.fingerprint = "2" if change == "benchmark" else "1"
+    if change == "sampling":
+        config = CONFIG.model_copy(update={"draw": CONFIG.draw.model_copy(update={"guidance": 2.0})})
+    run(tmp_path, model, toy, config=config, weights_id="other" if change == "weights" else "w")
+    assert sum(map(len, (*model.answered, *model.drawn))) == 8
 
 
-def test_unwritable_folder_is_named(sources, detector, tmp_path):
+@pytest.mark.parametrize("damage", [b'{"id": "q1", "sc', b"\xff\xfe\x00\n", b'{"id": 3}\n[]\n' + b"[" * 100_000])
+def test_damaged_lines_of_the_log_are_scored_again(tmp_path, damage):
+    expected = run(tmp_path, Guessing(), Toy(4)).benchmarks
+    path = tmp_path / "toy" / "cases.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-2]) + damage)
+    model = Guessing()
+    assert run(tmp_path, model, Toy(4)).benchmarks == expected
+    assert sum(map(len, (*model.answered, *model.drawn))) == 2
+
+
+def test_a_missing_picture_of_an_example_is_made_again(tmp_path):
+    (record,) = run(tmp_path, Guessing(), Toy(4)).benchmarks
+    (tmp_path / record.examples[1].picture).unlink()
+    model = Guessing()
+    run(tmp_path, model, Toy(4))
+    assert (model.drawn, model.answered) == ([["prompt 0"]], [])
+    assert (tmp_path / record.examples[1].picture).is_file()
+
+
+def test_a_case_whose_image_is_damaged_is_skipped_and_counted(tmp_path):
+    (record,) = run(tmp_path, Guessing((Task.UNDERSTANDING,)), Toy(5, damaged=(0, 3))).benchmarks
+    assert (record.num_cases, record.num_skipped) == (3, 2)
+    assert record.skipped[0].startswith("q0: ")
+
+
+def test_without_any_case_the_remedy_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"toy.*evaluate\.heldout\.folders"):
+        run(tmp_path, Guessing(), Toy(0))
+
+
+def test_the_record_comes_back_from_json_with_its_derived_values(tmp_path):
+    evaluation = run(tmp_path, Guessing(), Toy(3))
+    evaluation.save(tmp_path / "new" / "evaluation.json")
+    assert Evaluation.load(tmp_path / "new" / "evaluation.json") == evaluation
+    values = json.loads((tmp_path / "new" / "evaluation.json").read_text())
+    assert values["version"] == 2 and values["benchmarks"][0]["tables"][0]["mean"]["normalised"] == 1
+    assert "1.00 of the way from chance to perfect" in evaluation.summary()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', "[" * 10_000, '{"version": 2, "benchmarks": 3}'])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(EvaluationError, match="evaluation.json"):
+        Evaluation.load(tmp_path / "evaluation.json")
+
+
+def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        evaluate(Ignorant(), SMALL, sources / "heldout", detector, examples_folder=tmp_path / "file" / "x")
+        run(tmp_path / "file" / "x", Guessing(), Toy(2))

@@ -52,11 +52,9 @@ RECIPE = {
     },
     "phases": {"joint": {}},
     "evaluate": {
-        "questions_per_skill": 5,
-        "drawings_per_skill": 4,
-        "emoji_questions": 5,
-        "emoji_drawings": 2,
-        "detector": {"steps": 5},
+        "scenes": {"questions_per_skill": 5, "drawings_per_skill": 4, "detector": {"steps": 5}},
+        "emoji": {"questions": 5, "drawings": 2},
+        "heldout": {"samples_per_source": 5},
     },
 }
 
@@ -145,7 +143,12 @@ def test_training_evaluation_and_report_follow(encoded, path, capsys):
     assert Image.open(folder.phase("joint").drawing(4)).size == (2 * 64 + 6, 64 + 4)
     assert cli.main(["evaluate", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "chance" in shown and "ceiling" in shown
+    assert "chance" in shown and "ceiling" in shown and "Held-out loss" in shown
+    assert cli.main(["evaluate", str(path), "prepare.scenes=null", "prepare.emoji=null"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Held-out loss, understanding (nats per text token)") and "ceiling" in shown
+    assert cli.main(["evaluate", str(path)]) == 0
+    assert capsys.readouterr().out.startswith("Scenes, answers (right)"), "as before, from the cases that were kept"
     assert cli.main(["report", str(path)]) == 0
     page = folder.path / "report.html"
     assert capsys.readouterr().out == f"report: {page}\n"
@@ -153,8 +156,23 @@ def test_training_evaluation_and_report_follow(encoded, path, capsys):
     assert list(yaml.safe_load(folder.config.read_text())) == list(type(encoded).model_fields)
 
 
-def test_evaluation_without_scenes_or_stages_is_refused(path, capsys):
-    assert cli.main(["evaluate", str(path), "prepare.scenes=null"]) == 2
+@pytest.mark.parametrize("without", [[], ["prepare.scenes=null", "prepare.emoji=null"]])
+def test_evaluation_without_held_out_samples_or_phases_is_refused(path, without, capsys):
+    assert cli.main(["evaluate", str(path), "run.name=empty", *without]) == 2
+    assert "nothing to evaluate" in (shown := capsys.readouterr().err) and "evaluate.heldout.folders" in shown
     assert cli.main(["evaluate", str(path), "phases={}"]) == 2
-    shown = capsys.readouterr().err
-    assert "prepare.scenes" in shown and "phases" in shown
+    assert "phases" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("evaluate.questions_per_skill=3", "evaluate.scenes.questions_per_skill"),
+        ("evaluate.detector.steps=3", "evaluate.scenes.detector"),
+        ("evaluate.emoji_drawings=3", "evaluate.emoji.drawings"),
+        ("evaluate.examples_per_skill=3", "evaluate.examples_per_group"),
+    ],
+)
+def test_keys_of_evaluations_before_benchmarks_are_refused_with_their_new_names(path, key, name, capsys):
+    assert cli.main(["evaluate", str(path), key]) == 2
+    assert f"this key is now called '{name}'" in capsys.readouterr().err

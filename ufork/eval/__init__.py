@@ -1,1 +1,1 @@
-"""How well a model answers and draws, and the page that reports it."""
+"""Evaluation of trained models: a protocol for benchmarks, the evaluator that runs them, and its record."""

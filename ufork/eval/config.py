@@ -1,53 +1,34 @@
-"""What an evaluation measures, on how many held-out samples, and how its judge (the detector) is fitted."""
+"""Which benchmarks an evaluation runs, on how many samples, and how the model draws and answers."""
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from ufork.config import Config
+from ufork.eval.scenes.config import EmojiBenchmarkConfig, ScenesBenchmarkConfig
 from ufork.infer.config import AnswerConfig, DrawConfig
 
 
-class DetectorConfig(Config):
-    """The small network that tells what a picture shows, fitted on real renders of the training split."""
+class HeldoutConfig(Config):
+    """The loss of held-out samples, for data of any kind."""
 
-    max_images: PositiveInt = 12_000
-    """Real renders read from the training shards; more are left unread."""
-    steps: PositiveInt = 300
-    """Optimizer steps; the learning rate's schedule spans them."""
-    batch_images: PositiveInt = 64
-    """Images per step."""
-    learning_rate: PositiveFloat = 3e-3
-    """Peak of the one-cycle schedule (AdamW)."""
-    width: PositiveInt = 64
-    """Channels at the grid's resolution; also the width of the features that the Fréchet distance compares."""
-    noise: NonNegativeFloat = 0.06
-    """Largest standard deviation of the noise put on training images, pixels counted from 0 to 1."""
-    blurred_share: float = Field(default=0.3, ge=0, le=1)
-    """Share of training images that are blurred: a drawing comes out of an image tokenizer and is never crisp."""
-    recoloured_share: float = Field(default=0.3, ge=0, le=1)
-    """Share of training images whose colour channels are mixed at random, so that a kind is told by its shape; nothing
-    is learned of colours and backgrounds there."""
-    shuffled_share: float = Field(default=0.15, ge=0, le=1)
-    """Share of training images whose cells are dealt out anew, so that fragments of a sprite do not count as one."""
-    presence_threshold: float = Field(default=0.5, gt=0, lt=1)
-    """An object is there where the network's probability is above this."""
+    folders: tuple[str, ...] | None = None
+    """Source folders of held-out samples, with codes or images, relative to the run's folder. Default: those that
+    `codes/*/heldout` matches, or `shards/*/heldout` if none is encoded."""
+    samples_per_source: PositiveInt = 200
+    """Samples per source folder and task, at most."""
 
 
 class EvaluateConfig(Config):
-    """One evaluation: held-out questions answered, held-out prompts drawn."""
+    """One evaluation. A benchmark runs where its section is not null and its data exists."""
 
-    questions_per_skill: PositiveInt = 100
-    """Held-out questions asked for each skill, fewer where the split has fewer."""
-    drawings_per_skill: PositiveInt = 50
-    """Held-out prompts drawn for each skill, fewer where the split has fewer."""
-    examples_per_skill: PositiveInt = 6
-    """Answers and drawings per skill that are kept as pictures for the report."""
-    emoji_questions: NonNegativeInt = 200
-    """Held-out questions asked about emoji of unseen concepts; 0 leaves the source out."""
-    emoji_drawings: NonNegativeInt = 12
-    """Emoji of unseen concepts drawn for the report; nothing judges them."""
+    scenes: ScenesBenchmarkConfig | None = ScenesBenchmarkConfig()
+    """Six skills on held-out scenes; needs `prepare.scenes`."""
+    emoji: EmojiBenchmarkConfig | None = EmojiBenchmarkConfig()
+    """Held-out emoji; needs `prepare.emoji`."""
+    heldout: HeldoutConfig | None = HeldoutConfig()
+    """Loss of held-out samples of any source."""
+    examples_per_group: NonNegativeInt = 6
+    """Answers and drawings per skill that the report shows."""
     draw: DrawConfig = DrawConfig()
-    """How drawings are sampled."""
+    """Sampling of drawings; each case has a seed of its own, derived from `draw.seed` and the case's id."""
     answer: AnswerConfig = AnswerConfig()
-    """How answers are decoded."""
-    detector: DetectorConfig = DetectorConfig()
-    """The judge of drawings."""
+    """Decoding of answers."""

@@ -1,149 +1,233 @@
-"""The record that an evaluation leaves: scores per skill, their means, examples as pictures.
+"""The record that an evaluation leaves: per benchmark the scores by group, further figures and examples.
 
-Evaluation --save--> evaluation.json (read by the report) ; --summary--> the lines that a terminal shows
+CaseScore of each case -> Benchmark.report -> ScoreTable, Figure -> Evaluation -> evaluation.json
+evaluation.json -> Evaluation.load (every value checked against these classes) -> the report, or a terminal's table
 """
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal, Self
 
-from ufork.eval.scenes.questions import AnswerScore
-from ufork.eval.scenes.skills import SKILLS, DrawingScore
-from ufork.files import make_folder, write_whole
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    computed_field,
+)
 
-VERSION = 1
-"""Of the layout of evaluation.json."""
+from ufork.errors import UforkError
+from ufork.files import make_folder, read_bounded, write_whole
+from ufork.vocabulary import Task
 
+VERSION: Final = 2
+"""Version of the layout of evaluation.json."""
 
-@dataclass(frozen=True, kw_only=True)
-class FrechetScore:
-    """Distances in the detector's features from held-out real images (the reference), that were not drawn."""
+MAX_FILE_BYTES = 64 * 2**20
+"""Largest evaluation.json that is read."""
 
-    drawings: float
-    """Of the drawings."""
-    real: float
-    """Of the real images of the prompts drawn, as many as there are drawings: what a perfect painter gets."""
-    num_drawings: int
-    num_reference: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerExample:
-    """A question answered, its image beside evaluation.json."""
-
-    skill: str
-    image: str
-    question: str
-    truth: str
-    answer: str
-    right: bool
+BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+PictureName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}/[0-9a-f]{16}-(question|drawing|reference)\.png$")]
+"""Path of an example's picture below the folder of the evaluation."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DrawingExample:
-    """A prompt drawn, drawing and real image beside evaluation.json."""
-
-    skill: str
-    prompt: str
-    drawing: str
-    real: str
-    found: str
-    """What the detector found in the drawing; empty where no detector judges."""
-    right: bool | None
-    """None where no detector judges."""
+class EvaluationError(UforkError):
+    """The record of an evaluation is damaged or was written by another version."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmojiScore:
-    """Answers about emoji of concepts that training never showed; outside the means over skills."""
+class Record(BaseModel):
+    """Base of everything that is stored: immutable, every value checked."""
 
-    answers: dict[str, AnswerScore]
-    """By the sort of question."""
-    answer_examples: list[AnswerExample]
-    drawing_examples: list[DrawingExample]
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What was measured; `to_mapping` adds what follows from it."""
+class CaseScore(Record):
+    """Score of one case, as its benchmark's `score` returns it."""
 
-    answers: dict[str, AnswerScore]
-    """By skill, in the order of SKILLS; empty where the model has no understanding branch."""
-    drawings: dict[str, DrawingScore]
-    """By skill, in the order of SKILLS; empty where the model has no generation branch."""
-    detector_agreement: dict[str, float]
-    """By skill: share of real held-out images in which the detector finds exactly what is there: every object, its
-    kind, colour and place, and the background."""
-    frechet: FrechetScore | None
-    """None where the split has too few images that were not drawn."""
-    answer_examples: list[AnswerExample]
-    """The first questions of each skill, not picked."""
-    drawing_examples: list[DrawingExample]
-    """The first prompts of each skill, not picked."""
-    emoji: EmojiScore | None
-    seconds: float
-    """How long it took."""
+    right: bool | None = None
+    """Whether the output is right; None where nothing decides that."""
+    note: str = ""
+    """What the judge found, for the reader of an example."""
+    expected: str = ""
+    """The true answer, for the reader of an example."""
+    group: str
+    task: Task
+    details: dict[str, Any] = {}
+    """JSON values that the benchmark's `report` needs."""
 
+
+class Example(Record):
+    """A case shown in the report: a question with its answer, or a prompt with its drawing."""
+
+    task: Task
+    group: str
+    text: str
+    """The question or the prompt."""
+    picture: PictureName
+    """The image asked about, or the drawing."""
+    reference: PictureName | None = None
+    """A real image of the prompt."""
+    answer: str = ""
+    expected: str = ""
+    note: str = ""
+    right: bool | None = None
+
+
+class GroupScore(Record):
+    """Score of one group beside what chance and a perfect model get."""
+
+    score: FiniteFloat
+    num_cases: PositiveInt
+    chance: FiniteFloat | None = None
+    """Score of a model that does not look at the question's image, or does not read the prompt."""
+    ceiling: FiniteFloat | None = None
+    """Score of a perfect model, where the judge's mistakes keep it from 1."""
+    standard_error: FiniteFloat | None = None
+    confusion: dict[str, dict[str, NonNegativeInt]] = {}
+    """confusion[truth][answer] = number of cases; empty for scores of another kind."""
+    further: dict[str, FiniteFloat] = {}
+    """Other figures of the group, by name."""
+
+    @computed_field  # type: ignore[prop-decorator]
     @property
-    def answers_mean(self) -> dict[str, float] | None:
-        """Means over skills of accuracy, chance and the normalised score; None without answers."""
-        return _means(self.answers.values(), ("accuracy", "chance", "normalised"))
+    def normalised(self) -> float | None:
+        """0 at chance, 1 at the ceiling (or at 1); 0 where the two are equal, and None without chance."""
+        return None if self.chance is None else _normalised(self.score, self.chance, self.ceiling)
 
+
+class MeanScore(Record):
+    """Means over the groups of a table; None where a group has no such value."""
+
+    score: float
+    chance: float | None
+    ceiling: float | None
+    normalised: float | None
+
+
+class ScoreTable(Record):
+    """Scores of one kind, by group."""
+
+    task: Task
+    title: str
+    measure: str
+    """What the score counts, such as "right" or "nats per code"."""
+    is_share: bool = True
+    """Whether scores lie in [0, 1] and higher is better."""
+    groups: dict[str, GroupScore] = Field(min_length=1)
+
+    @computed_field  # type: ignore[prop-decorator]
     @property
-    def drawings_mean(self) -> dict[str, float] | None:
-        """Means over skills of the share satisfied, chance, ceiling and the normalised score; None without drawings."""
-        return _means(self.drawings.values(), ("satisfied", "chance", "ceiling", "normalised"))
+    def mean(self) -> MeanScore:
+        """Means over the groups, each with the same weight."""
+        return MeanScore(
+            **{
+                name: _mean([getattr(group, name) for group in self.groups.values()])
+                for name in ("score", "chance", "ceiling", "normalised")
+            }
+        )
 
-    def to_mapping(self) -> dict[str, Any]:
-        """All of it as JSON takes it, with means, normalised scores and standard errors."""
-        mapping = {"version": VERSION, **asdict(self)}
-        _add_derived(mapping["answers"], self.answers)
-        _add_derived(mapping["drawings"], self.drawings)
-        if self.emoji:
-            _add_derived(mapping["emoji"]["answers"], self.emoji.answers)
-        return mapping | {"answers_mean": self.answers_mean, "drawings_mean": self.drawings_mean}
+
+class Figure(Record):
+    """A figure of a benchmark that is not a score by group."""
+
+    label: str
+    value: str
+    """Formatted, with its unit."""
+    note: str = ""
+
+
+class BenchmarkRecord(Record):
+    """Results of one benchmark."""
+
+    name: BenchmarkName
+    title: str
+    description: str
+    tables: list[ScoreTable]
+    figures: list[Figure]
+    examples: list[Example]
+    """The first cases of each group, not selected."""
+    num_cases: NonNegativeInt
+    """Cases that were scored."""
+    num_skipped: NonNegativeInt
+    """Cases whose data is unusable."""
+    skipped: list[str]
+    """Why, for the first of them."""
+
+
+class Evaluation(Record):
+    """Results of all benchmarks that a model was evaluated on."""
+
+    version: Literal[2] = VERSION
+    checkpoint: str
+    """Folder of the evaluated weights."""
+    benchmarks: list[BenchmarkRecord]
+    seconds: FiniteFloat
+    """Duration, without the cases that an earlier evaluation had scored."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is none.
+            EvaluationError: the file cannot be read, or a value is missing or of the wrong type.
+        """
+        try:
+            return cls.model_validate_json(read_bounded(path, MAX_FILE_BYTES))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise EvaluationError(f"{path}: cannot be read ({error.strerror}); run `ufork evaluate` again") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise EvaluationError(f"{path}: {where}: {first['msg']}; run `ufork evaluate` again") from None
 
     def save(self, path: Path) -> None:
-        """Writes the JSON, whole or not at all.
+        """Writes the JSON, with the derived means and normalised scores, whole or not at all.
 
         Raises:
             StorageError: the file cannot be written.
         """
         make_folder(path.parent)
-        write_whole(path, json.dumps(self.to_mapping(), indent=1, ensure_ascii=False) + "\n")
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
 
     def summary(self) -> str:
-        """A table for a terminal: a row per skill, the means, and how far that is from chance."""
-        lines = [f"{'':<18}  {'answers':>7} {'chance':>6}    {'drawings':>8} {'chance':>6} {'ceiling':>7}"]
-        rows = {skill: (self.answers.get(skill), self.drawings.get(skill)) for skill in SKILLS}
-        for skill, (asked, drawn) in rows.items():
-            lines.append(_row(skill.replace("_", " "), vars(asked) if asked else None, vars(drawn) if drawn else None))
-        lines.append(_row("mean over skills", self.answers_mean, self.drawings_mean))
-        if self.answers_mean:
-            lines.append(f"answers:  {self.answers_mean['normalised']:.2f} of the way from chance to perfect")
-        if self.drawings_mean:
-            way = self.drawings_mean["normalised"]
-            lines.append(f"drawings: {way:.2f} of the way from chance to the detector's ceiling")
-        if self.frechet:
-            lines.append(f"Fréchet distance: drawings {self.frechet.drawings:.2f}, real images {self.frechet.real:.2f}")
-        return "\n".join(lines)
+        """Returns a table per kind of score for a terminal."""
+        return "\n\n".join("\n".join(_lines(benchmark)) for benchmark in self.benchmarks)
 
 
-def _row(name: str, asked: Mapping[str, float] | None, drawn: Mapping[str, float] | None) -> str:
-    left = f"{asked['accuracy']:>7.2f} {asked['chance']:>6.2f}" if asked else f"{'-':>7} {'-':>6}"
-    numbers = [f"{drawn[key]:.2f}" if drawn else "-" for key in ("satisfied", "chance", "ceiling")]
-    return f"{name:<18}  {left}    {numbers[0]:>8} {numbers[1]:>6} {numbers[2]:>7}"
+def _lines(benchmark: BenchmarkRecord) -> Iterator[str]:
+    for table in benchmark.tables:
+        yield f"{benchmark.title}, {table.title.lower()} ({table.measure})"
+        yield f"  {'':<22} {'score':>7} {'chance':>7} {'ceiling':>7} {'normalised':>10} {'cases':>6}"
+        for name, group in table.groups.items():
+            yield f"  {name.replace('_', ' '):<22} {_numbers(group)} {group.num_cases:>6}"
+        if len(table.groups) > 1:
+            yield f"  {'mean over groups':<22} {_numbers(table.mean)}"
+        if (normalised := table.mean.normalised) is not None:
+            top = "perfect" if table.mean.ceiling is None else "the ceiling"
+            yield f"  {normalised:.2f} of the way from chance to {top}"
+    for figure in benchmark.figures:
+        yield f"{figure.label}: {figure.value}{f' ({figure.note})' if figure.note else ''}"
+    if benchmark.num_skipped:
+        yield f"skipped: {benchmark.num_skipped} cases, such as {benchmark.skipped[0]}"
 
 
-def _add_derived(rows: dict[str, Any], scores: Mapping[str, AnswerScore | DrawingScore]) -> None:
-    for name, score in scores.items():
-        rows[name] |= {"normalised": score.normalised, "standard_error": score.standard_error}
+def _numbers(score: GroupScore | MeanScore) -> str:
+    values = [score.score, score.chance, score.ceiling, score.normalised]
+    texts = ["-" if value is None else f"{value:.2f}" for value in values]
+    return f"{texts[0]:>7} {texts[1]:>7} {texts[2]:>7} {texts[3]:>10}"
 
 
-def _means(scores: Iterable[AnswerScore | DrawingScore], names: tuple[str, ...]) -> dict[str, float] | None:
-    rows = [[getattr(score, name) for name in names] for score in scores]
-    if not rows:
-        return None
-    return {name: sum(column) / len(rows) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+def _normalised(score: float, chance: float, ceiling: float | None) -> float:
+    room = (1.0 if ceiling is None else ceiling) - chance
+    return (score - chance) / room if room > 0 else 0.0
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

@@ -1,1 +1,1 @@
-"""Writes a run's HTML report from its files; needs no model."""
+"""Reports: a page about a run, charts, and grids of drawings; text only, no model."""

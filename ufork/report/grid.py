@@ -1,4 +1,4 @@
-"""Several pictures as one."""
+"""Several pictures as one grid, written in the format that the file's name says."""
 
 import math
 from pathlib import Path
@@ -6,13 +6,30 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ufork.errors import ConfigError
 from ufork.files import make_folder, whole_file
 
 GAP_PX, GAP_COLOUR = 2, 127
 
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Extensions of picture files, with Pillow's names of their formats."""
+
+
+def picture_format(path: Path) -> str:
+    """Returns Pillow's name of the format that the extension of `path` stands for.
+
+    Raises:
+        ConfigError: the extension is none of FORMATS.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(
+            f"{path}: cannot write pictures of type {path.suffix!r}; end the name in {', '.join(FORMATS)}"
+        )
+    return FORMATS[path.suffix.lower()]
+
 
 def grid_of(images: np.ndarray) -> np.ndarray:
-    """`images` (uint8 [B, H, W, 3]) beside and below each other, row by row, as nearly square as B allows."""
+    """Arranges `images` (uint8 [B, H, W, 3]) row by row in a grid that is as nearly square as B allows."""
     num_images, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(num_images))
     rows = math.ceil(num_images / columns)
@@ -26,11 +43,13 @@ def grid_of(images: np.ndarray) -> np.ndarray:
 
 
 def write_grid(images: np.ndarray, path: Path) -> None:
-    """Writes `images` (uint8 [B, H, W, 3]) as one PNG.
+    """Writes `images` (uint8 [B, H, W, 3]) as one picture in the format that the extension of `path` says.
 
     Raises:
+        ConfigError: the extension is none of FORMATS.
         StorageError: the file cannot be written.
     """
+    form = picture_format(path)
     make_folder(path.parent, choose="another --out")
     with whole_file(path, choose="another --out") as file:
-        Image.fromarray(grid_of(images)).save(file, format="PNG")
+        Image.fromarray(grid_of(images)).save(file, format=form)

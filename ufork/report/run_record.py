@@ -1,34 +1,42 @@
-"""Reading what a run has left in its folder, for its report.
+"""The contents of a run's folder, read and checked for its report.
 
-    RUN/{config.yaml, versions.json, evaluation.json, evaluation/*.png, shards/ATTRIBUTION.md}
-    RUN/phases/NAME/{metrics.jsonl, drawings/step-*.png, pipeline.png, bubble.json}             -> RunRecord
+    RUN/{config.yaml, versions.json, evaluation.json, shards/ATTRIBUTION.md}
+    RUN/phases/NAME/{metrics.jsonl, drawings/step-*.png, pipeline.png, bubble.json}     -> RunRecord
 
-A run may be unfinished or killed at any time: what is missing is empty here, damaged lines are skipped.
+A run may be unfinished: what is missing is empty here. A file that is damaged is empty too, and named in `faults`; no
+file of a run can make its report fail.
 """
 
-import json
-import logging
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
+from ufork.config import read_mapping
 from ufork.data.shards.writer import ATTRIBUTION_FILE
-from ufork.errors import UforkError
+from ufork.errors import ConfigError, UforkError
+from ufork.eval.record import Evaluation, EvaluationError
+from ufork.files import read_bounded
 from ufork.parallel.tracing.step_trace import BUBBLE_FILE, PICTURE_FILE
 from ufork.report.metrics import read_metrics
 from ufork.run_folder import PhaseFolder, RunFolder
 
-log = logging.getLogger(__name__)
-
 Metrics = dict[str, float]
-"""One line of metrics.jsonl: numbers by name; values that are not finite numbers are dropped."""
+"""One line of metrics.jsonl: finite numbers by name."""
+
+MAX_TEXT_BYTES = 4 * 2**20
+"""Largest config, versions, bubble or attribution file that is read."""
+MAX_STEP = 10**12
+MAX_VALUE = 1e30
+"""Larger numbers of metrics are left out; charts could not be scaled to them."""
+
+_VERSIONS = TypeAdapter(dict[str, str])
+_BUBBLE = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1)]])
 
 
 class ReportError(UforkError):
-    """A run's folder is missing, empty or holds a file that cannot be read."""
+    """The folder is not that of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +45,18 @@ class PhaseRecord:
 
     name: str
     metrics: list[Metrics]
+    """Lines with an integer `step`, in order."""
     drawings: list[tuple[int, Path]]
     """(step, grid of drawings), in order."""
     pipeline: Path | None
     """Picture of a traced step."""
     bubble: dict[str, float]
-    """Idle share of each pipeline phase in that step."""
+    """Idle share of each pipeline stage in that step."""
 
     @property
     def steps(self) -> int:
-        """The last step that was logged; 0 when none was."""
-        return int(self.metrics[-1].get("step", 0)) if self.metrics else 0
+        """The last step that was logged, or 0."""
+        return int(self.metrics[-1]["step"]) if self.metrics else 0
 
     @property
     def seconds(self) -> float:
@@ -57,7 +66,7 @@ class PhaseRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """All that a report shows."""
+    """Everything that a report shows."""
 
     name: str
     folder: Path
@@ -66,81 +75,111 @@ class RunRecord:
     versions: dict[str, str]
     phases: list[PhaseRecord]
     """In the order of the config, others after them by name."""
-    evaluation: dict[str, Any] | None
+    evaluation: Evaluation | None
     attribution: str
+    faults: list[str] = field(default_factory=list)
+    """Files that could not be read, with the reasons."""
 
 
-def read_run(folder: Path) -> RunRecord:
+def read_run(path: Path) -> RunRecord:
     """Reads the folder of a run.
 
     Raises:
-        ReportError: `folder` is no run's, or a file in it is damaged.
+        ReportError: `path` is not the folder of a run.
     """
-    run = RunFolder(folder)
-    if not run.config.is_file() and not run.phases():
-        raise ReportError(f"{folder}: neither config.yaml nor phases/ is there; give the folder of a run")
-    text = _read_text(run.config)
-    try:
-        config = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ReportError(f"{run.config}: not valid YAML: {error}") from None
-    versions = _read_json(run.versions) or {}
+    folder, faults = RunFolder(path), list[str]()
+    if not folder.config.exists() and not folder.phases():
+        raise ReportError(f"{path}: neither config.yaml nor phases/ exists there; give the folder of a run")
+    config = _config(folder.config, faults)
+    run, phases = config.get("run"), config.get("phases")
+    name = run.get("name") if isinstance(run, dict) else None
     return RunRecord(
-        name=(config.get("run") or {}).get("name") or folder.resolve().name,
-        folder=folder,
-        config=text,
-        versions={name: str(version) for name, version in versions.items()},
-        phases=_read_phases(run, list(config.get("phases") or ())),
-        evaluation=_read_json(run.evaluation),
-        attribution=_read_text(run.shards / ATTRIBUTION_FILE),
+        name=str(name or path.resolve().name),
+        folder=path,
+        config=_text(folder.config, faults),
+        versions=_json(folder.versions, _VERSIONS, {}, faults),
+        phases=_phases(folder, list(map(str, phases)) if isinstance(phases, dict) else [], faults),
+        evaluation=_evaluation(folder.evaluation, faults),
+        attribution=_text(folder.shards / ATTRIBUTION_FILE, faults),
+        faults=list(dict.fromkeys(faults)),
     )
 
 
-def _read_phases(run: RunFolder, order: list[str]) -> list[PhaseRecord]:
+def _config(path: Path, faults: list[str]) -> dict[Any, Any]:
+    if not _text(path, faults).strip():
+        return {}
+    try:
+        return read_mapping(path)
+    except (ConfigError, RecursionError, ValueError) as error:  # a date or number that Python cannot represent
+        faults.append(f"{path}: {str(error).removeprefix(f'{path}: ')}")
+        return {}
+
+
+def _evaluation(path: Path, faults: list[str]) -> Evaluation | None:
+    try:
+        return Evaluation.load(path)
+    except FileNotFoundError:
+        return None
+    except EvaluationError as error:
+        faults.append(str(error))
+        return None
+
+
+def _phases(run: RunFolder, order: list[str], faults: list[str]) -> list[PhaseRecord]:
     def position(phase: PhaseFolder) -> int:
         return order.index(phase.path.name) if phase.path.name in order else len(order)
 
-    return [_read_phase(phase) for phase in sorted(run.phases(), key=position)]
+    return [_phase(phase, faults) for phase in sorted(run.phases(), key=position)]
 
 
-def _read_phase(phase: PhaseFolder) -> PhaseRecord:
+def _phase(phase: PhaseFolder, faults: list[str]) -> PhaseRecord:
     picture = phase.path / PICTURE_FILE
     return PhaseRecord(
         name=phase.path.name,
-        metrics=_read_metrics(phase.metrics),
+        metrics=_metrics(phase.metrics, faults),
         drawings=sorted(
             (int(path.stem.removeprefix("step-")), path)
             for path in phase.drawings.glob("step-*.png")
-            if path.stem.removeprefix("step-").isdigit()
+            if _is_step(path.stem.removeprefix("step-"))
         ),
         pipeline=picture if picture.is_file() else None,
-        bubble=_read_json(phase.path / BUBBLE_FILE) or {},
+        bubble=_json(phase.path / BUBBLE_FILE, _BUBBLE, {}, faults),
     )
 
 
-def _read_metrics(path: Path) -> list[Metrics]:
+def _is_step(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len(str(MAX_STEP))
+
+
+def _metrics(path: Path, faults: list[str]) -> list[Metrics]:
     read = read_metrics(path)
     if read.fault:
-        log.warning("%s", read.fault)
-    return [{name: value for name, value in entry.items() if _is_number(value)} for entry in read.entries]
+        faults.append(read.fault)
+    entries = [entry for entry in read.entries if entry["step"] <= MAX_STEP]
+    return [{name: value for name, value in entry.items() if _is_number(value)} for entry in entries]
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= MAX_VALUE  # false for NaN, too
 
 
-def _read_json(path: Path) -> Any:
-    text = _read_text(path)
+def _json(path: Path, schema: TypeAdapter[Any], missing: Any, faults: list[str]) -> Any:
+    text = _text(path, faults)
     try:
-        return json.loads(text) if text else None
-    except ValueError as error:
-        raise ReportError(f"{path}: not valid JSON ({error}); make it again") from None
+        return schema.validate_json(text, strict=True) if text else missing
+    except ValidationError as error:
+        faults.append(f"{path}: {error.errors(include_url=False, include_input=False)[0]['msg']}")
+        return missing
 
 
-def _read_text(path: Path) -> str:
+def _text(path: Path, faults: list[str]) -> str:
+    """Returns a file's text; empty for a file that is missing, and for one that cannot be read, which is a fault."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bounded(path, MAX_TEXT_BYTES).decode()
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: cannot be read ({error})") from None
+    except OSError as error:
+        faults.append(f"{path}: cannot be read ({error.strerror})")
+    except UnicodeDecodeError as error:
+        faults.append(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})")
+    return ""

@@ -49,7 +49,7 @@ def test_names_of_any_letters_can_be_written_and_printed(tmp_path):
 
 def test_an_empty_collection_is_no_trouble(tmp_path):
     save_report(tmp_path, Selection(), Statistics())
-    assert "Nothing was left out" in write_report(tmp_path, "pets, train").read_text(encoding="utf-8")
+    assert "No record was skipped" in write_report(tmp_path, "pets, train").read_text(encoding="utf-8")
     assert as_text(Selection(), Statistics()).startswith("0 of 0 records kept")
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.writer import ShardWriter, finish_source, start_source
-from ufork.eval.config import DetectorConfig
+from ufork.eval.scenes.config import DetectorConfig
 from ufork.eval.scenes.skills import SKILLS
 from ufork.vocabulary import Task
 

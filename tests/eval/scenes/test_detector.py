@@ -62,14 +62,14 @@ def test_same_detector_comes_back_from_disk(detector, detector_folder, heldout):
     np.testing.assert_array_equal(loaded.features(heldout[1]), detector.features(heldout[1]))
 
 
-def test_is_fitted_anew_only_for_other_renders_seed_or_config(sources, detector_folder, monkeypatch):
+def test_is_fitted_again_only_for_other_renders_seed_or_config(sources, detector_folder, monkeypatch):
     def refuse(*args, **options):
-        raise AssertionError("fitted anew")
+        raise AssertionError("fitted again")
 
     monkeypatch.setattr("ufork.eval.scenes.detector_fit.fit_detector", refuse)
     detector_for(sources / "train", SMALL_DETECTOR, folder=detector_folder, seed=3)
     for folder, seed in (("train", 4), ("heldout", 3)):
-        with pytest.raises(AssertionError, match="fitted anew"):
+        with pytest.raises(AssertionError, match="fitted again"):
             detector_for(sources / folder, SMALL_DETECTOR, folder=detector_folder, seed=seed)
 
 
@@ -86,7 +86,7 @@ def test_damaged_folder_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         Detector.load(tmp_path)
     (tmp_path / "words.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="remove it to fit anew"):
+    with pytest.raises(CheckpointError, match="remove the folder to fit it again"):
         Detector.load(tmp_path)
 
 

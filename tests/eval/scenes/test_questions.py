@@ -1,4 +1,4 @@
-"""Accuracy, the blind answerer, and which answers are given for which."""
+"""Accuracy, the accuracy that needs no image, and the confusion counts."""
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +23,7 @@ def test_right_but_for_case_spaces_and_full_stop(answer, right):
 def test_score_of_a_skill():
     questions = [ask("yes", "yes"), ask("yes", "no"), ask("no", "no"), ask("yes", "perhaps")]
     score = score_answers(questions)["single_object"]
-    assert (score.num_questions, score.accuracy, score.chance) == (4, 0.5, 0.75)
+    assert (score.num_cases, score.score, score.chance) == (4, 0.5, 0.75)
     assert score.normalised == pytest.approx(-1)
     assert score.confusion == {"yes": {"yes": 1, "no": 1, OTHER: 1}, "no": {"no": 1}}
     assert list(score.confusion["yes"]) == ["yes", "no", OTHER]
@@ -36,7 +36,7 @@ def test_chance_knows_templates_apart():
     assert blind_accuracy([*questions, ask("no", "")]) == pytest.approx(5 / 6)
 
 
-def test_place_is_the_same_answer_whatever_the_neighbour():
+def test_a_place_is_the_same_answer_whatever_the_neighbour():
     def where(side, neighbour):
         choices = tuple(f"{word} the {neighbour}" for word in ("left of", "right of", "above", "below"))
         return ask(f"{side} the {neighbour}", "", template="where is the {kind}?", choices=choices, skill="position")

@@ -1,4 +1,4 @@
-"""The rules of the six skills, and what a score is worth."""
+"""The rules of the six skills, and the scores of drawings."""
 
 from itertools import permutations
 
@@ -91,7 +91,7 @@ def test_truth_satisfies_its_own_prompt(seed, skill):
         assert satisfies(truth["requirements"], shuffled) and shuffled.same_as(detection)
 
 
-def test_same_as_minds_place_colour_and_background():
+def test_same_as_compares_place_colour_and_background():
     one = found(("dog", "red", 8, 8))
     assert one.same_as(found(("dog", "red", 8, 8)))
     for other in (found(("dog", "red", 8, 16)), found(("dog", "blue", 8, 8)), found(background="blue"), found()):
@@ -102,12 +102,12 @@ def test_chance_is_the_image_of_another_sample():
     prompts = [asked(("dog", None, 1)), asked(("dog", None, 1)), asked(("cat", None, 1))]
     real = [found(DOG), found(DOG), found(CAT)]
     score = score_drawings(prompts, drawn=[found(DOG), found(CAT), found(CAT)], real=real)
-    assert score.satisfied == pytest.approx(2 / 3)
+    assert score.score == pytest.approx(2 / 3)
     assert score.chance == pytest.approx(2 / 6)
     assert score.ceiling == 1
     assert score.normalised == pytest.approx((2 / 3 - 1 / 3) / (1 - 1 / 3))
 
 
-def test_nothing_is_told_where_chance_reaches_the_ceiling():
+def test_normalised_score_is_0_where_chance_reaches_the_ceiling():
     score = score_drawings([asked(("dog", None, 1))] * 2, drawn=[found(DOG)] * 2, real=[found(DOG)] * 2)
     assert (score.chance, score.ceiling, score.normalised) == (1, 1, 0)

@@ -1,4 +1,4 @@
-"""How far two sets of pictures lie apart: the Fréchet distance between Gaussians fitted to their features.
+"""Distance of two sets of pictures: the Fréchet distance between Gaussians fitted to their features.
 
 Symbols of the shapes: N pictures, F features.
 """
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 
 def frechet_distance(first_NF: NDArray[np.floating], second_NF: NDArray[np.floating]) -> float:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) over two sets of features, each of at least 2 pictures.
+    """Returns |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson and Landau 1982) of two sets of features.
 
-    The distance between two samples of one population is above 0 and falls with their number: compare it with that
-    of real pictures from real pictures, as many on each side.
+    Each set has at least 2 pictures. The distance between two samples of one population is above 0 and falls with their
+    size: compare it with the distance of real pictures from real pictures, with the same sizes.
     """
     gap_F = first_NF.mean(axis=0, dtype=np.float64) - second_NF.mean(axis=0, dtype=np.float64)
     first_FF, second_FF = _covariance(first_NF), _covariance(second_NF)

@@ -1,9 +1,9 @@
-"""The judge of drawings: tells which objects a picture shows, where, in what colours, on which background.
+"""The judge of drawings: detects the objects of a picture with their places and colours, and its background.
 
-    images uint8 [B, S, S, 3] -> DetectorNetwork: per cell of CELL_PX px whether an object's top left corner is here,
-    its kind, its colour; per picture the background -> the strongest cells that leave each other room -> Detection
+    images uint8 [B, S, S, 3] -> DetectorNetwork: per cell of CELL_PX px whether it holds the top left corner of an
+    object, its kind and colour; per picture the background -> non-maximum suppression -> Detection
 
-It knows the words (kinds, colours, backgrounds) of the renders that it was fitted on (`detector_fit.py`), no others.
+It detects only kinds, colours and backgrounds of the renders that it was fitted on (`detector_fit.py`).
 Symbols of the shapes: B pictures, S pixels of a side, R rows and C columns of cells, W width, F features (= W).
 """
 
@@ -23,18 +23,18 @@ from ufork.eval.scenes.skills import Detection, FoundObject
 from ufork.files import make_folder, write_tensors, write_whole
 
 CELL_PX = 8
-"""The grid's pitch: three convolutions of stride 2. Corners between two cells count as the upper left one's."""
+"""Side of a cell, by three convolutions of stride 2. A corner between two cells belongs to the upper left one."""
 
 PALETTE_STRIDE = 2
-"""Colours are read from one pixel in so many, in both directions."""
+"""Colours are read from every second pixel in both directions."""
 
 BATCH_IMAGES = 128
-"""Pictures judged at once."""
+"""Pictures per forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorWords:
-    """What a detector can say, and the geometry it was fitted on."""
+    """Vocabulary of a detector, and the geometry it was fitted on."""
 
     kinds: tuple[str, ...]
     colours: tuple[str, ...]
@@ -42,16 +42,16 @@ class DetectorWords:
     image_px: int
     """Side of the square pictures."""
     spacing_cells: int
-    """No two objects of the renders have corners closer than this in both directions."""
+    """Smallest distance of two objects' corners in the renders, the larger of both directions counting."""
     width: int
     presence_threshold: float
     fitted_on: str = ""
-    """Digest of the renders, the config and the seed: when it is equal, there is nothing to fit anew."""
+    """Digest of the renders, the config and the seed; a detector with the same digest is reused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellLogits:
-    """What the network says of a batch."""
+    """Outputs of the network for a batch."""
 
     presence_BRC: Tensor
     kinds_BKRC: Tensor
@@ -60,11 +60,10 @@ class CellLogits:
 
 
 class DetectorNetwork(nn.Module):
-    """Convolutions down to the grid of cells tell things; their colours are told apart from that, by pixels alone.
+    """Detects kinds by convolutions down to the grid of cells, and colours from single pixels.
 
-    A thing in a colour that training never showed it in must not be taken for another thing or colour. So the colour is
-    read from how often each pixel value occurs below and right of a corner (pixels one by one, then their mean), which
-    knows no shapes.
+    An object in a colour that training never showed it in must not be taken for another object or colour. So the colour
+    is read from 1x1 convolutions of the pixels below and right of a corner and their mean, which see no shapes.
     """
 
     def __init__(self, words: DetectorWords) -> None:
@@ -89,14 +88,14 @@ class DetectorNetwork(nn.Module):
         )
 
     def features(self, images_BSS3: Tensor) -> Tensor:
-        """Features [B, W, R, C] of uint8 pictures, or of floats that count from 0 to 255."""
+        """Returns features [B, W, R, C] of uint8 pictures, or of floats from 0 to 255."""
         hidden = self.stem(_scaled(images_BSS3))
         for block in self.blocks:
             hidden = hidden + block(hidden)
         return hidden
 
     def forward(self, images_BSS3: Tensor) -> CellLogits:
-        """Logits of what each cell and each picture shows."""
+        """Returns logits for each cell and each picture."""
         presence, kinds, background = self.heads(self.features(images_BSS3)).split(self.sizes, dim=1)
         return CellLogits(
             presence_BRC=presence[:, 0],
@@ -107,7 +106,7 @@ class DetectorNetwork(nn.Module):
 
 
 class Detector:
-    """A fitted network with its words; frozen."""
+    """A fitted network with its vocabulary; frozen."""
 
     def __init__(self, network: DetectorNetwork, words: DetectorWords) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -115,10 +114,10 @@ class Detector:
 
     @torch.inference_mode()
     def detect(self, images_BSS3: NDArray[np.uint8]) -> list[Detection]:
-        """What each picture shows, of those things that the detector was fitted on.
+        """Detects what each picture shows.
 
         Raises:
-            CheckpointError: the pictures have another size than those that it was fitted on.
+            CheckpointError: the pictures have another size than those that the detector was fitted on.
         """
         size_px = self.words.image_px
         if images_BSS3.shape[1:] != (size_px, size_px, 3):
@@ -139,7 +138,7 @@ class Detector:
 
     @torch.inference_mode()
     def features(self, images_BSS3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features [B, F] of pictures: the mean over cells, in which the Fréchet distance is taken."""
+        """Returns features [B, F] of pictures for the Fréchet distance: the mean over cells."""
         return torch.cat([self.network.features(batch).mean((2, 3)) for batch in _batches(images_BSS3)]).numpy()
 
     def save(self, folder: Path) -> None:
@@ -154,10 +153,10 @@ class Detector:
 
     @classmethod
     def load(cls, folder: Path) -> "Detector":
-        """Reads what `save` wrote.
+        """Reads a folder that `save` wrote.
 
         Raises:
-            CheckpointError: the folder is not a detector's, or its files do not fit each other.
+            CheckpointError: the folder holds no detector, or its files do not match.
         """
         try:
             fields = json.loads((folder / "words.json").read_text(encoding="utf-8"))
@@ -166,7 +165,9 @@ class Detector:
             network = DetectorNetwork(words)
             network.load_state_dict(load_file(folder / "detector.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"{folder}: no detector can be read there ({error}); remove it to fit anew") from None
+            raise CheckpointError(
+                f"{folder}: the detector cannot be read ({error}); remove the folder to fit it again"
+            ) from None
         return cls(network, words)
 
     def _objects(
@@ -196,7 +197,7 @@ def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> nn.M
 
 
 def _scaled(images_BSS3: Tensor) -> Tensor:
-    """[B, 3, S, S] from -1 to 1; contiguous, since torch 2.13's strided 1x1 convolution corrupts memory otherwise."""
+    """Returns [B, 3, S, S] from -1 to 1, contiguous since torch 2.13's 1x1 convolution corrupts memory otherwise."""
     return images_BSS3.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 

@@ -1,7 +1,8 @@
 """Fits the judge of drawings on real renders, whose truth is known.
 
-    samples of the training split -> Renders: pictures and, per cell, what stands there -> batches, made worse as
-    drawings are (noise, blur, cells dealt out anew) -> DetectorNetwork, one-cycle AdamW -> Detector
+    samples of the training split -> Renders: pictures, and per cell the object whose corner it holds
+    -> batches, augmented to look like drawings (noise, blur, mixed colours, shuffled cells)
+    -> DetectorNetwork, one-cycle AdamW -> Detector
 
 Symbols of the shapes: N renders, B of a batch, S pixels of a side, R rows and C columns of cells.
 """
@@ -24,13 +25,13 @@ from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.source import ShardSource
 from ufork.errors import CheckpointError, SampleError, ShardError
-from ufork.eval.config import DetectorConfig
 from ufork.eval.pictures import read_picture
+from ufork.eval.scenes.config import DetectorConfig
 from ufork.eval.scenes.detector import CELL_PX, CellLogits, Detector, DetectorNetwork, DetectorWords
 from ufork.vocabulary import Task
 
 EMPTY = -1
-"""Target of a cell in which no object has its corner."""
+"""Target of a cell that holds no object's corner."""
 
 LOG_EVERY_STEPS = 50
 
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Renders:
-    """Pictures and what they show, by index into the words."""
+    """Pictures and their targets, as indices into the vocabulary."""
 
     images_NSS3: Tensor
     """uint8."""
@@ -51,18 +52,18 @@ class Renders:
     """int64, EMPTY where it is not to be learned."""
 
     def take(self, indices_B: Tensor) -> "Renders":
-        """The renders at `indices_B`."""
+        """Returns the renders at `indices_B`."""
         return Renders(**{name: values[indices_B] for name, values in vars(self).items()})
 
 
 def detector_for(train_folder: Path, config: DetectorConfig, *, folder: Path, seed: int) -> Detector:
-    """The detector in `folder` when it was fitted on the same; else one fitted on `train_folder` and saved there.
+    """Loads the detector in `folder` if it was fitted on the same renders, and otherwise fits one and saves it there.
 
     Args:
         train_folder: the scenes' training source folder, with images.
-        config: as of `fit_detector`.
-        folder: holds the detector; made when missing.
-        seed: as of `fit_detector`; also orders the samples.
+        config: as for `fit_detector`.
+        folder: the detector's folder; made when missing.
+        seed: as for `fit_detector`; also determines the order of the samples.
 
     Raises:
         ShardError: the training source is missing or damaged.
@@ -76,9 +77,9 @@ def detector_for(train_folder: Path, config: DetectorConfig, *, folder: Path, se
             detector = Detector.load(folder)
             if detector.words.fitted_on == origin:
                 return detector
-            logger.info("%s: fitted on other renders or by another config; fitting anew", folder)
+            logger.info("%s: fitted on other renders or with another config; fitting again", folder)
         except CheckpointError as error:
-            logger.info("%s; fitting anew", error)
+            logger.info("%s; fitting again", error)
     fitted = fit_detector(_training_samples(train_folder, seed), config, seed=seed)
     detector = Detector(fitted.network, replace(fitted.words, fitted_on=origin))
     detector.save(folder)
@@ -86,12 +87,12 @@ def detector_for(train_folder: Path, config: DetectorConfig, *, folder: Path, se
 
 
 def fit_detector(samples: Iterable[Sample], config: DetectorConfig, *, seed: int) -> Detector:
-    """Fits a detector on the images of `samples` and the objects and backgrounds that their truth names.
+    """Fits a detector on the images of `samples` and the objects and backgrounds in their truth.
 
     Args:
-        samples: of a scenes source with images; the first `config.max_images` are used, so give them in mixed order.
-        config: the network's width, the schedule and how pictures are made worse.
-        seed: of initial weights, order and noise.
+        samples: samples of a scenes source with images, in mixed order; the first `config.max_images` are used.
+        config: the network's width, the schedule and the augmentation.
+        seed: seed of initial weights, order and augmentation.
 
     Raises:
         ShardError: there is no sample.
@@ -103,7 +104,7 @@ def fit_detector(samples: Iterable[Sample], config: DetectorConfig, *, seed: int
         network = DetectorNetwork(words)
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
-        for step, batch in enumerate(_worsened_batches(renders, config), 1):
+        for step, batch in enumerate(_augmented_batches(renders, config), 1):
             loss = _loss(network(batch.images_NSS3), batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -124,7 +125,7 @@ def _training_samples(folder: Path, seed: int) -> Iterator[Sample]:
 
 def _read(samples: list[Sample], config: DetectorConfig) -> tuple[DetectorWords, Renders]:
     if not samples:
-        raise ShardError("there is no sample to fit the detector on; give it the training scenes, with images")
+        raise ShardError("there is no sample to fit the detector on; it needs the training scenes with images")
     images_NSS3 = _stack_pictures(samples)
     truths = [sample.truth for sample in samples]
     words = DetectorWords(
@@ -151,7 +152,7 @@ def _stack_pictures(samples: Sequence[Sample]) -> NDArray[np.uint8]:
         image = read_picture(sample)
         if image.shape != first.shape:
             raise SampleError(
-                f"{sample.id}: its image is {image.shape}, {samples[0].id} is {first.shape}; use one size"
+                f"{sample.id}: its image has shape {image.shape}, {samples[0].id} has {first.shape}; use one size"
             )
         images_NSS3[index] = image
     return images_NSS3
@@ -171,7 +172,7 @@ def _targets(words: DetectorWords, truths: Sequence[Mapping[str, Any]], images_N
 
 
 def _spacing_cells(truths: Iterable[Mapping[str, Any]]) -> int:
-    """The smallest distance of two objects' corners, the larger of both directions counting; 1 without any two."""
+    """Returns the smallest distance of two objects' corners, as `DetectorWords.spacing_cells`; 1 without a pair."""
     distances_px = [
         max(abs(first["x"] - second["x"]), abs(first["y"] - second["y"]))
         for truth in truths
@@ -180,17 +181,17 @@ def _spacing_cells(truths: Iterable[Mapping[str, Any]]) -> int:
     return max(min(distances_px, default=0) // CELL_PX, 1)
 
 
-def _worsened_batches(renders: Renders, config: DetectorConfig) -> Iterator[Renders]:
+def _augmented_batches(renders: Renders, config: DetectorConfig) -> Iterator[Renders]:
     num_renders = len(renders.backgrounds_N)
     order_N = torch.empty(0, dtype=torch.int64)
     for _ in range(config.steps):
         while len(order_N) < config.batch_images:
             order_N = torch.cat([order_N, torch.randperm(num_renders)])
         indices_B, order_N = order_N[: config.batch_images], order_N[config.batch_images :]
-        yield _worsen(renders.take(indices_B), config)
+        yield _augment(renders.take(indices_B), config)
 
 
-def _worsen(batch: Renders, config: DetectorConfig) -> Renders:
+def _augment(batch: Renders, config: DetectorConfig) -> Renders:
     num_images = len(batch.backgrounds_N)
     batch = _shuffle_cells(batch, torch.rand(num_images) < config.shuffled_share)
     batch = _recolour(batch, torch.rand(num_images) < config.recoloured_share)
@@ -203,7 +204,7 @@ def _worsen(batch: Renders, config: DetectorConfig) -> Renders:
 
 
 def _shuffle_cells(batch: Renders, chosen_B: Tensor) -> Renders:
-    """Deals the cells of the chosen pictures out anew: the background stays, no object does."""
+    """Shuffles the cells of the chosen pictures, which keep their background but no object."""
     images_MSS3 = batch.images_NSS3[chosen_B]
     num_images, side_px = images_MSS3.shape[:2]
     cells = side_px // CELL_PX
@@ -217,7 +218,7 @@ def _shuffle_cells(batch: Renders, chosen_B: Tensor) -> Renders:
 
 
 def _recolour(batch: Renders, chosen_B: Tensor) -> Renders:
-    """Mixes the channels of the chosen pictures, made float; their colours and backgrounds have no target then."""
+    """Converts pictures to float and mixes the channels of the chosen ones, which then have no targets of colour."""
     images, colours, backgrounds = batch.images_NSS3.float(), batch.colours_NRC.clone(), batch.backgrounds_N.clone()
     mixtures_M33 = torch.rand(int(chosen_B.sum()), 3, 3)
     mixtures_M33 /= mixtures_M33.sum(dim=1, keepdim=True)
@@ -233,7 +234,7 @@ def _blur(images_BSS3: Tensor) -> Tensor:
 
 def _loss(logits: CellLogits, batch: Renders) -> Tensor:
     there_NRC = batch.kinds_NRC != EMPTY
-    # An object's corner is one cell in dozens: its weight makes up for some of that.
+    # Only one cell in dozens holds a corner, which the weight compensates in part
     presence = functional.binary_cross_entropy_with_logits(
         logits.presence_BRC, there_NRC.float(), pos_weight=torch.tensor(4.0)
     )

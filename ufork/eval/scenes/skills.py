@@ -1,33 +1,35 @@
-"""Whether a picture shows what its prompt asked for, and what a score in that is worth.
+"""Rules that decide whether a picture shows what its prompt asked for, and the score of a skill.
 
     requirements of a prompt + Detection of a picture -> satisfies: yes or no
-    all prompts of a skill, their drawings, their real images -> DrawingScore: share, chance, ceiling
+    all prompts of a skill, detections in their drawings and real images -> GroupScore: share, chance, ceiling
 
-The rules are GenEval's (arXiv 2310.11513): objects asked for must be there, more of them do no harm unless a number was
-asked for; colours must be the objects' own; a relation must hold between all pairs of the objects matched. Pure Python.
+The rules are GenEval's (arXiv 2310.11513): requested objects must be present, further ones do no harm unless a number
+was requested; colours must be the objects' own; a relation must hold between all pairs of the matched objects.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import hypot, sqrt
 from typing import Any
 
+from ufork.eval.record import GroupScore
+
 SKILLS = ("single_object", "two_objects", "counting", "colours", "position", "attribute_binding")
-"""GenEval's six, in its order; means are taken over these."""
+"""GenEval's six skills, in its order."""
 
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-"""Direction in which the first group lies, seen from the second; x grows to the right and y downwards."""
+"""Direction of the first group as seen from the second; x grows to the right and y downwards."""
 
 RELATION_SLACK_PX = 4.0
-"""Offsets up to this count as none (GenEval: a tenth of both objects' extent)."""
+"""Offsets up to this count as zero (GenEval: a tenth of both objects' extent)."""
 
 RELATION_COSINE = 0.5
-"""A relation holds within 60 degrees of its direction, so that a diagonal neighbour is left as well as above."""
+"""A relation holds within 60 degrees of its direction, so a diagonal neighbour is both left and above."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundObject:
-    """One object in a picture: (x, y) is its top left corner in pixels."""
+    """One object in a picture; (x, y) is its top left corner in pixels."""
 
     kind: str
     colour: str
@@ -38,55 +40,39 @@ class FoundObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """All that was found in a picture, the most confident object first."""
+    """Everything found in a picture, the most confident object first."""
 
     background: str
     objects: tuple[FoundObject, ...]
 
     @classmethod
     def from_truth(cls, truth: Mapping[str, Any]) -> "Detection":
-        """What a perfect detector finds in a sample's image."""
+        """Returns what a perfect detector finds in the image of a sample with this truth."""
         objects = tuple(
             FoundObject(**{key: item[key] for key in ("kind", "colour", "x", "y")}) for item in truth["objects"]
         )
         return cls(background=truth["background"], objects=objects)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Detection":
+        """Reads what `to_dict` returned."""
+        return cls(background=values["background"], objects=tuple(FoundObject(**item) for item in values["objects"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the detection as JSON values."""
+        return asdict(self)
+
     def same_as(self, other: "Detection") -> bool:
-        """Both name the same background and the same objects at the same places, in whatever order."""
+        """Whether both have the same background and the same objects at the same places, in any order."""
         return self.background == other.background and self._places() == other._places()
 
     def describe(self) -> str:
-        """A line for people, such as `red dog, cat on blue`."""
+        """Returns a line for readers, such as `red dog, cat on blue`."""
         names = [item.kind if item.colour == "natural" else f"{item.colour} {item.kind}" for item in self.objects]
         return f"{', '.join(names) or 'nothing'} on {self.background}"
 
     def _places(self) -> set[tuple[str, str, int, int]]:
         return {(item.kind, item.colour, item.x, item.y) for item in self.objects}
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawingScore:
-    """Drawings of one skill beside what chance and a perfect painter would get; all shares lie in [0, 1]."""
-
-    num_prompts: int
-    satisfied: float
-    """Share of drawings that show what their prompt asked for."""
-    chance: float
-    """Share for a painter of real images who does not read the prompt: the image of another sample of the skill, each
-    with equal probability. Another sample may have the same prompt; such luck is part of chance."""
-    ceiling: float
-    """Share of real images found to satisfy their own prompt: what the detector's mistakes leave attainable."""
-
-    @property
-    def normalised(self) -> float:
-        """0 at chance, 1 at the ceiling; 0 where the two do not differ and nothing can be told."""
-        room = self.ceiling - self.chance
-        return (self.satisfied - self.chance) / room if room > 0 else 0.0
-
-    @property
-    def standard_error(self) -> float:
-        """Of `satisfied`, by the binomial distribution."""
-        return sqrt(self.satisfied * (1 - self.satisfied) / self.num_prompts)
 
 
 def satisfies(requirements: Mapping[str, Any], detection: Detection) -> bool:
@@ -95,7 +81,7 @@ def satisfies(requirements: Mapping[str, Any], detection: Detection) -> bool:
     Args:
         requirements: `groups` of {kind, colour or None, count}, `relation` of the first to the second or None,
             `background` or None, as in a sample's truth. A count above 1 must be met exactly.
-        detection: what was found in the picture.
+        detection: objects and background found in the picture.
     """
     if requirements["background"] not in (None, detection.background):
         return False
@@ -122,18 +108,26 @@ def holds(relation: str, first: FoundObject, second: FoundObject) -> bool:
 
 def score_drawings(
     requirements: Sequence[Mapping[str, Any]], *, drawn: Sequence[Detection], real: Sequence[Detection]
-) -> DrawingScore:
-    """Scores the drawings of one skill; the three sequences are aligned and not empty."""
+) -> GroupScore:
+    """Scores the drawings of one skill; the three sequences are aligned and not empty.
+
+    The score is the share of drawings that satisfy their prompt. Chance is the share that a painter of real images gets
+    who does not read the prompt: the real image of another sample of the skill, each with equal probability (another
+    sample may have the same prompt). The ceiling is the share of real images that the detector finds to satisfy their
+    own prompt. The error is binomial.
+    """
     num_prompts = len(requirements)
     own = [satisfies(asked, found) for asked, found in zip(requirements, real, strict=True)]
     hits = sum(satisfies(asked, found) for asked, found in zip(requirements, drawn, strict=True))
     others = sum(satisfies(asked, found) for asked in requirements for found in real) - sum(own)
     num_others = num_prompts * (num_prompts - 1)
-    return DrawingScore(
-        num_prompts=num_prompts,
-        satisfied=hits / num_prompts,
+    share = hits / num_prompts
+    return GroupScore(
+        score=share,
+        num_cases=num_prompts,
         chance=others / num_others if num_others else 0.0,
         ceiling=sum(own) / num_prompts,
+        standard_error=sqrt(share * (1 - share) / num_prompts),
     )
 
 
