@@ -95,6 +95,7 @@ def example_workload(precision: str) -> Workload:
         dimensions=DIMENSIONS,
         global_batch_size={Task.UNDERSTANDING: 0, Task.GENERATION: SEQUENCES},
         seq_len=SEQ_LEN,
+        num_lanes=SEQUENCES,
         precision=precision,
         recompute=False,
     )

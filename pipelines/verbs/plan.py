@@ -83,6 +83,7 @@ def workload_of(recipe: "Recipe", phase: str | None) -> "Workload":
         ),
         global_batch_size=chosen.train.global_batch_size.by_task,
         seq_len=chosen.data.seq_len,
+        num_lanes=chosen.data.num_lanes,
         precision="fp32" if chosen.train.precision == "fp32" else "bf16",
         recompute=chosen.train.activation_checkpointing,
         moments=2 if chosen.train.optimizer == "adamw" else 0,

@@ -34,6 +34,7 @@ def workload(precision: str, *, recompute: bool) -> Workload:
         dimensions=DIMENSIONS,
         global_batch_size=dict.fromkeys(Task, 1),
         seq_len=SEQ_LEN,
+        num_lanes=1,
         precision=precision,
         recompute=recompute,
     )

@@ -62,6 +62,7 @@ def test_shards_of_a_rank_are_as_large_as_planned(name, precision):
         dimensions=DIMENSIONS,
         global_batch_size=SEQUENCES,
         seq_len=32,
+        num_lanes=2,
         precision=precision,
         recompute=False,
     )

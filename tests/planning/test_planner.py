@@ -1,5 +1,6 @@
 """Plans: what is counted, what is recommended and why, and what is refused."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def tiny_workload(**changes) -> Workload:
         dimensions=DIMENSIONS,
         global_batch_size={Task.UNDERSTANDING: 8, Task.GENERATION: 8},
         seq_len=256,
+        num_lanes=240,
         precision="bf16",
         recompute=False,
     )
@@ -137,8 +139,34 @@ def test_a_model_that_fits_no_device_alone_is_refused_with_its_need(released):
 
 
 def test_more_devices_than_rows_are_refused():
-    with pytest.raises(ConfigError, match="no layout gives every replica rows"):
+    with pytest.raises(ConfigError, match="no layout gives every replica equally many packed sequences"):
         make_plan(tiny_workload(), H100, num_devices=1000)
+
+
+def test_only_layouts_that_the_recipe_allows_are_recommended():
+    """The released recipe has 240 lanes, which 64 replicas cannot share."""
+    sequences = {Task.UNDERSTANDING: 192, Task.GENERATION: 192}
+    recipe = read_recipe(RELEASED_RECIPE)
+    workload = replace(workload_of(recipe, "joint"), global_batch_size=sequences)
+    assert workload.num_lanes == recipe.phases["joint"].data.num_lanes == 240
+    plan = make_plan(workload, H100, num_devices=64)
+    for candidate in plan.candidates:
+        assert workload.num_lanes % candidate.layout.shapes[candidate.layout.reader].dp == 0
+    assert re.search(
+        r"colocated, tp 1 would be \d+% faster, but data\.num_lanes=240 .* set data\.num_lanes=256", plan.reason
+    )
+    fitting = make_plan(replace(workload, num_lanes=256), H100, num_devices=64)
+    assert fitting.recommended.config == LayoutConfig() and fitting.recommended.num_ranks == 64
+    assert "num_lanes" not in fitting.reason
+
+
+def test_lanes_that_no_layout_can_share_are_refused():
+    with pytest.raises(ConfigError, match=r"data\.num_lanes=7 is not a multiple .* set data\.num_lanes="):
+        make_plan(
+            tiny_workload(num_lanes=7, global_batch_size={Task.UNDERSTANDING: 0, Task.GENERATION: 8}),
+            H100,
+            num_devices=8,
+        )
 
 
 def test_a_measured_profile_comes_back_from_its_file(tmp_path):

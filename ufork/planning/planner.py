@@ -1,16 +1,19 @@
-"""Which layout for so many devices: every sensible one is estimated, and one is recommended with its reason.
+"""Recommends a layout for a number of devices: estimates every sensible one, and gives the reason.
 
-workload, machine, number of devices -> candidate layouts -> those that fit -> Plan, the fastest first
+workload, machine, number of devices -> layouts that the recipe's checks allow -> step time and memory of each
+-> those that fit a device's memory -> Plan, the fastest first
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
-from math import gcd
+from math import ceil, gcd
 
 from ufork.errors import ConfigError
 from ufork.parallel.config import LayoutConfig, StageShape
-from ufork.parallel.layout import Layout, Stage, make_layout, num_ranks_of
+from ufork.parallel.layout import Layout, Stage, num_ranks_of
+from ufork.parallel.layout_checks import checked_layout, require_divisible_lanes
 from ufork.parallel.schedule.in_flight import sequences_in_flight
 from ufork.planning.machine import MachineProfile
 from ufork.planning.memory import RankMemory, rank_memory
@@ -19,17 +22,18 @@ from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
 
 TENSOR_SIZES = (1, 2, 4, 8)
-LEAST_USED_SHARE = 0.75
-"""Of the devices; layouts that leave more of them idle are not looked at."""
+"""Values of tp that are considered."""
+MIN_USED_SHARE = 0.75
+"""Least share of the devices that a layout uses to be considered."""
 SIMPLER_BY = 0.03
 """A colocated layout is recommended unless a forked one is faster by more than this share."""
 USABLE_SHARE = 0.9
-"""Of a device's memory; the rest is the allocator's and the libraries'."""
+"""Share of a device's memory that a rank may take; the rest is the allocator's and the libraries'."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One layout with what it costs."""
+    """One layout with its costs."""
 
     config: LayoutConfig
     layout: Layout
@@ -38,18 +42,18 @@ class Candidate:
 
     @property
     def num_ranks(self) -> int:
-        """Devices it uses."""
+        """Number of devices it uses."""
         return len(self.layout.coordinates)
 
     @property
     def fullest(self) -> int:
-        """Bytes of the fullest rank."""
+        """Bytes of the rank that takes the most."""
         return max(memory.total for memory in self.memory.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Layouts that fit, the fastest first, and the one to take."""
+    """Layouts that fit, the fastest first, and the recommended one."""
 
     candidates: list[Candidate]
     recommended: Candidate
@@ -57,16 +61,16 @@ class Plan:
 
 
 def make_plan(workload: Workload, machine: MachineProfile, *, num_devices: int) -> Plan:
-    """Looks at the layouts of up to `num_devices` ranks.
+    """Estimates the layouts of up to `num_devices` ranks and recommends one.
 
     Raises:
-        ConfigError: no layout fits the rows of a step, or none the memory.
+        ConfigError: no layout passes the recipe's checks, or none fits the memory.
     """
-    estimated = [_estimate(workload, machine, config, ranks) for config, ranks in _layouts(workload, num_devices)]
+    estimated = [_estimate(workload, machine, *option) for option in _layouts(workload, num_devices)]
     if not estimated:
         raise ConfigError(
-            f"{num_devices} devices: no layout gives every replica rows of a step ({_sequences(workload)}); raise"
-            " train.global_batch_size, or use fewer devices"
+            f"{num_devices} devices: no layout gives every replica equally many packed sequences of a step"
+            f" ({_sequences(workload)}); raise train.global_batch_size, or use fewer devices"
         )
     room = USABLE_SHARE * machine.memory_gb * 1e9
     fitting = sorted((c for c in estimated if c.fullest <= room), key=lambda c: c.step.seconds)
@@ -77,18 +81,25 @@ def make_plan(workload: Workload, machine: MachineProfile, *, num_devices: int) 
             f" {least.fullest / 1e9:.0f} GB a rank; use more devices, train.activation_checkpointing=true, a shorter"
             " data.seq_len or a lower layout.in_flight"
         )
-    recommended, reason = _recommend(fitting)
-    return Plan(candidates=fitting, recommended=recommended, reason=reason)
+    refusals = [_refusal_by_lanes(candidate, workload) for candidate in fitting]
+    allowed = [candidate for candidate, refusal in zip(fitting, refusals, strict=True) if not refusal]
+    if not allowed:
+        raise ConfigError(f"{num_devices} devices, {fitting[0].config.describe()}: {refusals[0]}")
+    recommended, reason = _recommend(allowed)
+    if refusals[0] and recommended.step.seconds > (1 + SIMPLER_BY) * fitting[0].step.seconds:
+        gain = recommended.step.seconds / fitting[0].step.seconds - 1
+        reason += f". {fitting[0].config.describe()} would be {gain:.0%} faster, but {refusals[0]}"
+    return Plan(candidates=allowed, recommended=recommended, reason=reason)
 
 
 def _recommend(fitting: list[Candidate]) -> tuple[Candidate, str]:
     fastest = fitting[0]
     colocated = next((c for c in fitting if c.config.kind == "colocated"), None)
     if colocated is None:
-        return fastest, "no colocated layout fits a device's memory; this forked one is the fastest of those that do"
+        return fastest, "the fastest of the forked layouts that fit; no colocated layout does"
     forked = next((c for c in fitting if c.config.kind == "forked"), None)
     if forked is None:
-        return colocated, "no forked layout fits, and this colocated one is the fastest"
+        return colocated, "the fastest of the colocated layouts that fit; no forked layout does"
     gain = colocated.step.seconds / forked.step.seconds - 1
     if gain > SIMPLER_BY:
         return (
@@ -102,12 +113,11 @@ def _recommend(fitting: list[Candidate]) -> tuple[Candidate, str]:
         )
     return (
         colocated,
-        f"plain ZeRO-3 wins: the best forked layout takes {-gain / (1 + gain):.0%} longer, as its stages idle",
+        f"plain ZeRO-3 is the fastest: the best forked layout takes {-gain / (1 + gain):.0%} longer, as stages idle",
     )
 
 
-def _estimate(workload: Workload, machine: MachineProfile, config: LayoutConfig, num_ranks: int) -> Candidate:
-    layout = make_layout(config, num_ranks=num_ranks, global_batch_size=workload.global_batch_size)
+def _estimate(workload: Workload, machine: MachineProfile, config: LayoutConfig, layout: Layout) -> Candidate:
     return Candidate(
         config=config,
         layout=layout,
@@ -125,43 +135,55 @@ def _estimate(workload: Workload, machine: MachineProfile, config: LayoutConfig,
     )
 
 
-def _layouts(workload: Workload, num_devices: int) -> Iterator[tuple[LayoutConfig, int]]:
-    """Those whose rows come out even, with their number of ranks."""
-    sequences = {task: number for task, number in workload.global_batch_size.items() if number}
-    for tp in _tensor_sizes(workload):
-        if num_devices % tp == 0 and all(number % (num_devices // tp) == 0 for number in sequences.values()):
-            yield LayoutConfig(colocated_tp=tp), num_devices
-    if len(sequences) == len(Task) == len(workload.model.tasks):
-        yield from ((config, num_ranks_of(config) or 0) for config in _forked(workload, sequences, num_devices))
+def _refusal_by_lanes(candidate: Candidate, workload: Workload) -> str:
+    """The message if `data.num_lanes` does not suit the layout, else empty; the one check that costs nothing to fix."""
+    try:
+        require_divisible_lanes(candidate.layout, workload.num_lanes)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
-def _forked(workload: Workload, sequences: dict[Task, int], num_devices: int) -> Iterator[LayoutConfig]:
-    sizes = _tensor_sizes(workload)
-    trunk_dps = _divisors(gcd(*sequences.values()))
-    for trunk_tp, branch_tp in product(sizes, sizes):
-        branch_dps = (_divisors(sequences[Task.UNDERSTANDING]), _divisors(sequences[Task.GENERATION]))
-        for trunk_dp, u_dp, g_dp in product(trunk_dps, *branch_dps):
-            used = trunk_tp * trunk_dp + u_dp + branch_tp * g_dp
-            if LEAST_USED_SHARE * num_devices <= used <= num_devices and max(u_dp, g_dp) <= 4 * trunk_dp:
-                yield LayoutConfig(
-                    kind="forked",
-                    trunk=StageShape(tp=trunk_tp, dp=trunk_dp),
-                    understanding=StageShape(dp=u_dp),
-                    generation=StageShape(tp=branch_tp, dp=g_dp),
-                )
+def _layouts(workload: Workload, num_devices: int) -> Iterator[tuple[LayoutConfig, Layout]]:
+    """Layouts that pass all checks of the recipe but that of the lanes."""
+    for config, num_ranks in _options(workload, num_devices):
+        with suppress(ConfigError):
+            layout = checked_layout(
+                config,
+                num_ranks=num_ranks,
+                global_batch_size=workload.global_batch_size,
+                model=workload.model,
+                dimensions=workload.dimensions,
+                seq_len=workload.seq_len,
+                num_lanes=0,
+            )
+            yield config, layout
 
 
-def _tensor_sizes(workload: Workload) -> list[int]:
-    config, head = workload.model, workload.model.rq_head
-    divided = (
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.intermediate_size,
-        head.num_attention_heads,
-        head.hidden_size,
+def _options(workload: Workload, num_devices: int) -> Iterator[tuple[LayoutConfig, int]]:
+    """Layouts worth checking, with their number of ranks."""
+    for num_ranks in range(ceil(MIN_USED_SHARE * num_devices), num_devices + 1):
+        yield from ((LayoutConfig(colocated_tp=tp), num_ranks) for tp in TENSOR_SIZES)
+    if len(workload.tasks) == len(Task) == len(workload.model.tasks):
+        yield from ((config, num_ranks_of(config) or 0) for config in _forked(workload, num_devices))
+
+
+def _forked(workload: Workload, num_devices: int) -> Iterator[LayoutConfig]:
+    sequences = workload.global_batch_size
+    trunk_dps, u_dps, g_dps = (
+        _divisors(gcd(*sequences.values())),
+        _divisors(sequences[Task.UNDERSTANDING]),
+        _divisors(sequences[Task.GENERATION]),
     )
-    sizes = (*divided, workload.dimensions.vocab_size, workload.dimensions.codebook_size)
-    return [tp for tp in TENSOR_SIZES if all(size % tp == 0 for size in sizes)]
+    for trunk_tp, branch_tp, trunk_dp, u_dp, g_dp in product(TENSOR_SIZES, TENSOR_SIZES, trunk_dps, u_dps, g_dps):
+        used = trunk_tp * trunk_dp + u_dp + branch_tp * g_dp
+        if MIN_USED_SHARE * num_devices <= used <= num_devices and max(u_dp, g_dp) <= 4 * trunk_dp:
+            yield LayoutConfig(
+                kind="forked",
+                trunk=StageShape(tp=trunk_tp, dp=trunk_dp),
+                understanding=StageShape(dp=u_dp),
+                generation=StageShape(tp=branch_tp, dp=g_dp),
+            )
 
 
 def _divisors(number: int) -> list[int]:

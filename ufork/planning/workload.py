@@ -1,4 +1,4 @@
-"""What a plan is made for: the parts of a model and the rows of a step, as numbers."""
+"""What a plan is made for, as numbers: the model, the packed sequences of a step, and what each stage does with one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,35 +17,39 @@ BYTES = {"fp32": 4, "bf16": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One stage of a recipe."""
+    """One phase of a recipe."""
 
     model: ModelConfig
     dimensions: Dimensions
     global_batch_size: Mapping[Task, int]
+    """Packed sequences per step."""
     seq_len: int
+    """Tokens of a packed sequence."""
+    num_lanes: int
+    """Lanes of the data stream (`data.num_lanes`)."""
     precision: str
     """fp32 or bf16."""
     recompute: bool
-    """Activation checkpointing."""
+    """Whether activations are checkpointed."""
     moments: int = 2
-    """Numbers that the optimizer keeps per parameter."""
+    """Values that the optimizer keeps per parameter."""
 
     @property
     def value_bytes(self) -> int:
-        """Of a weight, gradient or activation."""
+        """Bytes of a weight, gradient or activation."""
         return BYTES[self.precision]
 
     @property
     def tasks(self) -> list[Task]:
-        """Those that have rows."""
+        """Tasks with packed sequences."""
         return [task for task, number in self.global_batch_size.items() if number]
 
     def sequence(self, task: Task) -> PackedSequence:
-        """A row such as `cost` counts: images end to end, or one half image and half answer."""
+        """Returns a packed sequence such as `cost` counts: images end to end, or half image and half answer."""
         is_answer_T = torch.arange(self.seq_len) >= self.seq_len // 2
         generates = task is Task.GENERATION
-        places = torch.arange(1, self.seq_len) if generates else (~is_answer_T).nonzero().squeeze(1)[1:]
-        nowhere = torch.zeros(0, dtype=torch.long)
+        positions = torch.arange(1, self.seq_len) if generates else (~is_answer_T).nonzero().squeeze(1)[1:]
+        none = torch.zeros(0, dtype=torch.long)
         return PackedSequence(
             task=task,
             token_ids_T=torch.zeros(self.seq_len, dtype=torch.long),
@@ -53,35 +57,35 @@ class Workload:
             segment_starts_S1=torch.tensor([0, self.seq_len], dtype=torch.int32),
             longest_segment=self.seq_len,
             labels_T=torch.where(is_answer_T, 1, IGNORED_LABEL),
-            image_positions_I=places,
-            image_begins_M=nowhere,
-            image_ends_M=nowhere,
-            codes_IC=torch.zeros(len(places), self.dimensions.codes_per_position, dtype=torch.long),
-            num_targets=places.numel() * self.dimensions.codes_per_position if generates else int(is_answer_T.sum()),
+            image_positions_I=positions,
+            image_begins_M=none,
+            image_ends_M=none,
+            codes_IC=torch.zeros(len(positions), self.dimensions.codes_per_position, dtype=torch.long),
+            num_targets=positions.numel() * self.dimensions.codes_per_position if generates else int(is_answer_T.sum()),
             num_real_tokens=self.seq_len,
             sample_ids=(),
         )
 
     def cost(self, task: Task) -> SequenceCost:
-        """Operations of a row."""
+        """Operations of a packed sequence's forward pass."""
         return nominal_cost(self.model, self.dimensions, task, seq_len=self.seq_len)
 
     def forward_flops(self, stage: Stage, task: Task) -> int:
-        """Operations of a row's forward pass in one stage; 0 where its path does not run through it."""
+        """Operations of that pass in one stage; 0 if the task does not run through it."""
         return stage_flops(self.cost(task), stage, task)
 
     def num_layers(self, stage: Stage, task: Task) -> int:
-        """Decoder layers that a row passes in one stage."""
+        """Decoder layers that a packed sequence runs through in one stage."""
         layers = {Stage.TRUNK: self.model.trunk_layers, BRANCHES[task]: self.model.branch_layers(task)}
         return sum(layers.values()) if stage is Stage.COLOCATED else layers.get(stage, 0)
 
     def num_parameters(self, stage: Stage) -> int:
-        """Numbers that a stage learns."""
+        """Parameters of a stage."""
         return _num_parameters(self.model, self.dimensions, stage)
 
 
 @lru_cache(maxsize=64)
 def _num_parameters(model: ModelConfig, dimensions: Dimensions, stage: Stage) -> int:
-    """Counted on a model without memory."""
+    """Counts on the meta device, which takes no memory."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_part(model, dimensions, stage).parameters())
