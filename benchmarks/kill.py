@@ -1,11 +1,11 @@
 """Kills a training run again and again: `python -m benchmarks.kill --kills 200`.
 
-Four ranks of the forked layout train a tiny model, all of them are killed (SIGKILL) at a random moment, every other
-time while a checkpoint is being written, and the same command is given again, until so many kills are done; then the
-run is left to finish. An undisturbed run must have the same losses and the same weights.
+Four ranks of the forked layout train a tiny model. All of them are killed (SIGKILL) at a random moment, every other
+time while a checkpoint is being written, and the same command is run again, until the number of kills is reached; then
+the run is left to finish. An uninterrupted run must have the same losses and the same weights.
 
-The last line is one JSON object: kills, how many starts went on from a checkpoint, steps that were taken again, damaged
-checkpoints that a start went on from, and whether losses and weights are equal.
+The last line is one JSON object: kills, starts that resumed from a checkpoint, steps that were repeated, damaged
+checkpoints that a start resumed from, and whether losses and weights are equal.
 """
 
 import argparse
@@ -63,7 +63,7 @@ RECIPE: dict[str, Any] = {
     "phases": {"joint": {}},
 }
 STEPS_PER_KILL = 8
-"""Of the whole run; a start must get so far on average that it ends after the kills."""
+"""Steps of the whole run per kill; each start must on average get far enough for the run to end after the kills."""
 
 
 def main() -> None:
@@ -97,14 +97,14 @@ def main() -> None:
 def kill_until_done(
     command: list[str], phase: PhaseFolder, log: Path, *, kills: int, seed: int
 ) -> dict[str, int | bool]:
-    """Gives `command` until it ends by itself, and kills it `kills` times before.
+    """Runs `command` again and again until it ends by itself, after killing it `kills` times.
 
     Args:
-        command: of `ufork`.
+        command: arguments of `ufork`.
         phase: folder of the phase that is trained.
-        log: where the command's words are left.
-        kills: every other one while a checkpoint is written.
-        seed: of the moments.
+        log: file for the command's output.
+        kills: number of kills, every other one while a checkpoint is written.
+        seed: seed of the moments at which it is killed.
 
     Returns:
         kills, resumes, steps_repeated, corrupt_taken.
@@ -136,7 +136,7 @@ def kill_until_done(
 
 
 def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """In a process group of its own, all of which can be killed at once."""
+    """Starts `ufork` in its own process group, which can be killed as one."""
     with open(log, "wb") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.cli", *arguments], stdout=file, stderr=file, start_new_session=True
@@ -146,7 +146,7 @@ def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 def _wait_for_the_moment(
     process: subprocess.Popen[bytes], phase: PhaseFolder, chance: random.Random, *, while_saving: bool
 ) -> None:
-    """After some reports of steps by this start; if wanted, once files of a checkpoint are being written."""
+    """Waits for a few steps of this start, and then, if `while_saving`, until checkpoint files are being written."""
     reported = len(losses(phase))
     steps = chance.randint(1, 2 * RECIPE["train"]["checkpoint"]["every_steps"])
     while process.poll() is None and steps:
@@ -167,7 +167,7 @@ def _valid_checkpoints(phase: PhaseFolder) -> set[str]:
 
 
 def losses(phase: PhaseFolder) -> list[tuple[float, float]]:
-    """Of both tasks, as far as they were reported."""
+    """Losses of both tasks in every step that was reported."""
     return [(entry["loss/understanding"], entry["loss/generation"]) for entry in read_metrics(phase.metrics).entries]
 
 

@@ -23,7 +23,7 @@ VERBS = {
     "train": "train a recipe's phases, here or as one rank of torchrun or srun",
     "submit": "train a recipe on a Slurm cluster",
     "health": "check a node of a Slurm job before it trains",
-    "checkpoint": "list, verify or prune what a run can go on from",
+    "checkpoint": "list, verify, prune, export or reshape checkpoints",
     "status": "tell where a run is, or why it ended",
     "draw": "draw prompts with a trained model",
     "answer": "answer a question about an image with a trained model",

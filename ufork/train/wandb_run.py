@@ -39,9 +39,12 @@ class WandbRun:
     def log_image(self, name: str, path: Path, step: int) -> None:
         """Sends an image file."""
         if self._run:
-            import wandb
+            self._try(lambda: self._log_image(name, path, step))
 
-            self._try(lambda: self._run.log({name: wandb.Image(str(path))}, step=step))
+    def _log_image(self, name: str, path: Path, step: int) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Image(str(path))}, step=step)
 
     def finish(self) -> None:
         """Ends the run."""
