@@ -1,10 +1,10 @@
-"""Makes the shards of all sources of a recipe.
+"""Makes the shards of the synthetic sources of a recipe.
 
     PrepareConfig, seed  ->  each source and split that is not finished  ->  samples in order, by several processes
                          ->  {folder}/{source}/{split}/*.tar + index + manifest.json, {folder}/ATTRIBUTION.md
 
-The bytes depend on config and seed alone, not on the number of processes: every sample is made by itself, and one
-process writes them in order. A source that was finished from the same recipe is left as it is.
+The bytes depend on config and seed alone, not on the number of processes: samples are made independently, and one
+process writes them in order. A source that was finished from the same recipe is kept.
 """
 
 import hashlib
@@ -32,29 +32,29 @@ from ufork.vocabulary import Task
 
 _CHUNK_SAMPLES = 250
 _FEW_CHUNKS = 8
-"""Fewer are made by this process: starting others takes longer."""
+"""Up to this many chunks are made in this process, since starting workers would take longer."""
 
 _logger = logging.getLogger(__name__)
 
 
 class PrepareConfig(Config):
-    """Which sources are made, and how they are cut into shards."""
+    """Which sources are made, and the size of their shards."""
 
     scenes: ScenesConfig | None = ScenesConfig()
-    """Compositions of sprites; null leaves the source out."""
+    """Compositions of sprites; null makes none."""
     emoji: EmojiConfig | None = EmojiConfig()
-    """Single emoji; null leaves the source out."""
+    """Single emoji; null makes none."""
     shard_samples: PositiveInt = 4096
-    """Samples per tar; a tar is put together in memory."""
+    """Samples per tar; a tar is built in memory."""
     num_workers: PositiveInt = 2
-    """Processes that make samples."""
+    """Number of processes that make samples."""
 
 
 def prepare(config: PrepareConfig, folder: Path, seed: int) -> list[Manifest]:
-    """Makes what is missing of the sources in `folder`; returns all manifests, source by source and split by split.
+    """Makes the missing sources in `folder`; returns the manifests of all, source by source and split by split.
 
     Raises:
-        StorageError: the folder cannot be written, or the images' package is not there.
+        StorageError: the folder cannot be written, or the package with the images is not installed.
     """
     sections = [section for section in (config.scenes, config.emoji) if section is not None]
     manifests = []
@@ -68,7 +68,7 @@ def prepare(config: PrepareConfig, folder: Path, seed: int) -> list[Manifest]:
                 _logger.info("%s: making %s", target, source.name)
                 manifest = _make(section, seed, split, target, recipe, config)
             else:
-                _logger.info("%s: finished before, kept", target)
+                _logger.info("%s: already finished, kept", target)
             manifests.append(manifest)
     write_attribution(folder, manifests)
     return manifests
@@ -76,7 +76,7 @@ def prepare(config: PrepareConfig, folder: Path, seed: int) -> list[Manifest]:
 
 @lru_cache(maxsize=2)
 def build_source(section: ScenesConfig | EmojiConfig, seed: int) -> Source:
-    """The source that a section of the config configures; kept, with what it loaded, for the next chunk."""
+    """Builds the source that a section of the config describes. It is cached for the next chunk."""
     return SceneSource(section, seed) if isinstance(section, ScenesConfig) else EmojiSource(section, seed)
 
 
@@ -125,7 +125,7 @@ _Made = tuple[list[Sample], Counter[str]]
 def _open_source(
     section: ScenesConfig | EmojiConfig, seed: int, split: str, chunks: list[_Chunk]
 ) -> Callable[[int], _Made]:
-    """Returns what makes the samples of a chunk by its number, in the process that calls this."""
+    """Builds the source in a worker process; returns a function that makes a chunk by its number."""
     return partial(_make_chunk, build_source(section, seed), split, chunks)
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from data_prep.demo import prepare as prepare_room
+from data_prep.demo import prepare as prepare_module
 from data_prep.demo.prepare import PrepareConfig, prepare
 from data_prep.demo.scenes import SceneSource
 from data_prep.inputs.skipped_input import SkippedInput
@@ -66,8 +66,8 @@ def test_attribution_names_authors_licence_and_sources(prepared):
 
 
 def test_the_bytes_depend_on_the_seed_but_not_on_the_workers(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_room, "_CHUNK_SAMPLES", 7)
-    monkeypatch.setattr(prepare_room, "_FEW_CHUNKS", 0)
+    monkeypatch.setattr(prepare_module, "_CHUNK_SAMPLES", 7)
+    monkeypatch.setattr(prepare_module, "_FEW_CHUNKS", 0)
     scenes_only = {"emoji": None, "num_workers": 2}
     prepare(make_config(**scenes_only), tmp_path / "same", seed=0)
     expected = {name: data for name, data in contents(prepared[0]).items() if name.startswith("scenes")}
@@ -85,13 +85,13 @@ def test_a_finished_source_is_kept_and_a_changed_one_made_again(tmp_path, monkey
     prepare(make_config(**only_scenes), tmp_path, seed=0)
     before = contents(tmp_path)
     made = []
-    original = prepare_room._make
+    original = prepare_module._make
 
     def watched(section, seed, split, *rest):
         made.append(split)
         return original(section, seed, split, *rest)
 
-    monkeypatch.setattr(prepare_room, "_make", watched)
+    monkeypatch.setattr(prepare_module, "_make", watched)
     prepare(make_config(**only_scenes, num_workers=2), tmp_path, seed=0)
     assert made == [] and contents(tmp_path) == before
     prepare(make_config(emoji=None, scenes={**VALUES["scenes"], "num_heldout_per_task": 6}), tmp_path, seed=0)
@@ -110,7 +110,7 @@ def test_a_source_that_was_interrupted_is_made_again(tmp_path, monkeypatch):
         return original(self, split, task, number)
 
     monkeypatch.setattr(SceneSource, "sample", stop)
-    monkeypatch.setattr(prepare_room, "_CHUNK_SAMPLES", 5)
+    monkeypatch.setattr(prepare_module, "_CHUNK_SAMPLES", 5)
     with pytest.raises(KeyboardInterrupt):
         prepare(make_config(emoji=None), tmp_path, seed=0)
     assert (tmp_path / "scenes/train/understanding-00000.tar").exists()
