@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ufork.data.packing import pack_sequence
-from ufork.data.prompts import EncodedSample
+from ufork.data.prompts import CodecSizes, EncodedSample
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.writer import ShardWriter, finish_source, start_source
 from ufork.data.text_tokenizer import TextTokenizer
@@ -16,6 +16,7 @@ from ufork.model.unifork import UniFork
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 DIMENSIONS = Dimensions(vocab_size=300, codebook_size=16, code_width=8, codes_per_position=3)
+CODEC_SIZES = CodecSizes(codes_per_position=DIMENSIONS.codes_per_position, codebook_size=DIMENSIONS.codebook_size)
 POSITIONS_PER_IMAGE = 4
 
 

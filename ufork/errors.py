@@ -22,15 +22,28 @@ class ShardError(UforkError):
 
 
 class SampleError(UforkError):
-    """One sample cannot be used: undecodable image, empty text, longer than the token budget."""
+    """One sample cannot be used: undecodable image, empty text, longer than the token budget.
+
+    Attributes:
+        reason: what is wrong and what to do, in words that are the same for all such samples: they are counted by it.
+        detail: what was found in this sample.
+        sample: its id, or shard and key; empty where only its contents are known.
+    """
+
+    def __init__(self, reason: str, *, detail: str = "", sample: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.detail, self.sample = reason, detail, sample
+
+    def __str__(self) -> str:
+        return (f"{self.sample}: " if self.sample else "") + self.reason + (f" ({self.detail})" if self.detail else "")
 
 
 class LoaderError(UforkError):
-    """A process that makes rows ahead died, hung or raised."""
+    """A loader process died or hung."""
 
 
 class WorkerError(UforkError):
-    """A process that makes shards died."""
+    """A worker process that makes shards died."""
 
 
 class InputError(UforkError):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ufork.data.prompts import (
+    CodecSizes,
     dropped_prompt,
     drops_prompt,
     encode_sample,
@@ -45,50 +46,54 @@ def generation(prompt="a red dog", codes=CODES, **changes):
     )
 
 
-def targets(encoded):
-    return encoded.labels_L[encoded.labels_L != IGNORED_LABEL].tolist()
+def encoded(sample, tokenizer, **changes):
+    return encode_sample(sample, tokenizer, **{"codec": CodecSizes(codes_per_position=3, codebook_size=12)} | changes)
+
+
+def targets(sequence):
+    return sequence.labels_L[sequence.labels_L != IGNORED_LABEL].tolist()
 
 
 def test_no_merge_crosses_from_prompt_to_answer(tokenizer):
     joined = tokenizer.encode(question_prompt("what?") + "dog" + TURN_END)
     apart = tokenizer.encode(question_prompt("what?")) + tokenizer.encode("dog" + TURN_END)
     assert joined != apart, "the example must be one where tokenising both as one string would merge"
-    encoded = encode_sample(understanding(("what?", "dog")), tokenizer)
-    assert encoded.token_ids_L[-len(apart) :].tolist() == apart
-    assert targets(encoded) == tokenizer.encode("dog" + TURN_END)
+    sequence = encoded(understanding(("what?", "dog")), tokenizer)
+    assert sequence.token_ids_L[-len(apart) :].tolist() == apart
+    assert targets(sequence) == tokenizer.encode("dog" + TURN_END)
 
 
 @given(turns=TURNS, with_image=st.booleans())
 def test_labels_are_exactly_the_answers_each_one_place_ahead(tokenizer, turns, with_image):
-    encoded = encode_sample(understanding(*turns, codes=CODES if with_image else None), tokenizer)
+    sequence = encoded(understanding(*turns, codes=CODES if with_image else None), tokenizer)
     image = [tokenizer.padding_id] * 6 if with_image else []
     text = [
         (tokenizer.encode(question_prompt(question)), tokenizer.encode(answer + TURN_END)) for question, answer in turns
     ]
-    assert encoded.token_ids_L.tolist() == image + list(itertools.chain(*itertools.chain(*text)))
+    assert sequence.token_ids_L.tolist() == image + list(itertools.chain(*itertools.chain(*text)))
     is_target = [False] * len(image)
     for prompt, answer in text:
         is_target += [False] * len(prompt) + [True] * len(answer)
-    expected = np.where(is_target, encoded.token_ids_L, IGNORED_LABEL)
-    assert encoded.labels_L.tolist() == [*expected[1:], IGNORED_LABEL]
-    assert encoded.image_begin == (0 if with_image else None)
-    assert len(encoded.codes_IC) == (4 if with_image else 0)
+    expected = np.where(is_target, sequence.token_ids_L, IGNORED_LABEL)
+    assert sequence.labels_L.tolist() == [*expected[1:], IGNORED_LABEL]
+    assert sequence.image_begin == (0 if with_image else None)
+    assert len(sequence.codes_IC) == (4 if with_image else 0)
 
 
 @given(caption=WORDS, drop=st.booleans())
 def test_generation_is_text_then_image_and_codes_are_all_it_predicts(tokenizer, caption, drop):
-    encoded = encode_sample(generation(caption), tokenizer, drop_prompt=drop)
+    sequence = encoded(generation(caption), tokenizer, drop_prompt=drop)
     text = tokenizer.encode(dropped_prompt() if drop else generation_prompt(caption))
-    assert encoded.token_ids_L.tolist() == text + [tokenizer.padding_id] * 6
-    assert encoded.image_begin == len(text)
-    assert encoded.codes_IC.tolist() == CODES.reshape(4, 3).tolist()
-    assert targets(encoded) == []
+    assert sequence.token_ids_L.tolist() == text + [tokenizer.padding_id] * 6
+    assert sequence.image_begin == len(text)
+    assert sequence.codes_IC.tolist() == CODES.reshape(4, 3).tolist()
+    assert targets(sequence) == []
 
 
 def test_a_dropped_prompt_holds_the_null_and_no_word_of_the_caption(tokenizer):
-    encoded = encode_sample(generation("zebra"), tokenizer, drop_prompt=True)
-    assert tokenizer.id_of(DROPPED_PROMPT) in encoded.token_ids_L
-    assert "zebra" not in tokenizer.decode(encoded.token_ids_L)
+    sequence = encoded(generation("zebra"), tokenizer, drop_prompt=True)
+    assert tokenizer.id_of(DROPPED_PROMPT) in sequence.token_ids_L
+    assert "zebra" not in tokenizer.decode(sequence.token_ids_L)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,50 @@ def test_a_dropped_prompt_holds_the_null_and_no_word_of_the_caption(tokenizer):
 )
 def test_samples_without_a_use_are_named(tokenizer, sample, fault):
     with pytest.raises(SampleError, match=f"^{sample.id}.*{fault}"):
-        encode_sample(sample, tokenizer)
+        encoded(sample, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("codec", "found"),
+    [
+        (CodecSizes(codes_per_position=2, codebook_size=12), "found 3 per position, up to 11"),
+        (CodecSizes(codes_per_position=3, codebook_size=11), "found 3 per position, up to 11"),
+    ],
+    ids=["another depth", "beyond the codebook"],
+)
+@pytest.mark.parametrize("make", [generation, lambda: understanding(("what?", "dog"))])
+def test_codes_of_another_image_tokenizer_are_refused(tokenizer, make, codec, found):
+    with pytest.raises(SampleError, match="its codes are not those of the image tokenizer") as raised:
+        encoded(make(), tokenizer, codec=codec)
+    assert raised.value.detail == found
+
+
+class NeverAsked:
+    padding_id = 0
+
+    def encode(self, text):
+        raise AssertionError("tokenised")
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        generation("a dog " * 1_000_000),
+        understanding(("what?", "a dog " * 1_000_000)),
+        understanding(*[("what?", "dog")] * 100_000),
+    ],
+    ids=["long prompt", "long answer", "many dialogue turns"],
+)
+def test_a_text_that_cannot_fit_is_not_tokenised(sample):
+    with pytest.raises(SampleError, match=r"does not fit into data\.seq_len=4096 \(\d+ characters\)"):
+        encoded(sample, NeverAsked(), seq_len=4096)
+
+
+def test_a_sample_of_the_most_tokens_fits_and_one_more_does_not(tokenizer):
+    num_tokens = len(encoded(generation(), tokenizer).token_ids_L)
+    assert len(encoded(generation(), tokenizer, seq_len=num_tokens).token_ids_L) == num_tokens
+    with pytest.raises(SampleError, match=rf"^g-7: does not fit into data.seq_len={num_tokens - 1} "):
+        encoded(generation(), tokenizer, seq_len=num_tokens - 1)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.1, 500), (1.0, 5000)])

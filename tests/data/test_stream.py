@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import tiny_tokenizer, write_codes_source
+from tests.tiny import CODEC_SIZES, tiny_tokenizer, write_codes_source
 from ufork.data.config import SKIPPED_BEFORE_LIMIT, DataConfig, SourceConfig
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.sample import Sample
@@ -44,6 +44,7 @@ def stream(
     return TrainingStream(
         DataConfig(**{"understanding": mixture, "generation": mixture, "seq_len": 200, "num_lanes": 4} | data),
         tiny_tokenizer(),
+        codec=CODEC_SIZES,
         global_batch_size=sequences or SEQUENCES,
         replica=replica,
         num_replicas=num_replicas,
@@ -110,19 +111,52 @@ def test_prompts_are_dropped_in_generation_only(folder, share, expected):
     assert not any((sequence.token_ids_T == null).any() for sequence in step[Task.UNDERSTANDING])
 
 
+def sample_of(name, prompt):
+    text = dict(id=name, task=Task.GENERATION, source="bad", licence="", prompt=prompt)
+    return Sample(**text, codes=np.ones((2, 2, 3), np.uint16))
+
+
+def source_of(folder, samples):
+    """A finished source of generation samples."""
+    start_source(folder)
+    with ShardWriter(folder, source=folder.name, split="train", task=Task.GENERATION, shard_samples=99) as writer:
+        for sample in samples:
+            writer.write(sample)
+    words = dict(source=folder.name, split="train", licence="", attribution="", recipe="", skipped={}, details={})
+    finish_source(folder, entries=writer.entries, **words)
+
+
 def bad_source(folder, *, prompts):
     """A finished source of generation samples; the second one's codes cannot be decoded."""
-    start_source(folder)
-    with ShardWriter(folder, source="bad", split="train", task=Task.GENERATION, shard_samples=99) as writer:
-        for number, prompt in enumerate(prompts):
-            sample = Sample(id=f"bad-{number}", task=Task.GENERATION, source="bad", licence="", prompt=prompt)
-            writer.write(dataclasses.replace(sample, codes=np.ones((2, 2, 3), np.uint16)))
+    source_of(folder, [sample_of(f"bad-{number}", prompt) for number, prompt in enumerate(prompts)])
     (tar,) = folder.glob("*.tar")
     data = tar.read_bytes()
     second = data.index(b"\x93NUMPY", data.index(b"\x93NUMPY") + 1)
     tar.write_bytes(data[:second] + b"broken" + data[second + 6 :])
-    words = dict(source="bad", split="train", licence="", attribution="", recipe="", skipped={}, details={})
-    finish_source(folder, entries=writer.entries, **words)
+
+
+def test_skipped_samples_are_named_by_their_own_id(tmp_path):
+    ids = ["cats/Tom: asleep.jpg", "two\nlines: (3 tokens)", "\u00e9t\u00e9"]
+    samples = [sample_of(name, "") for name in ids] + [sample_of("good", "a dog")]
+    samples[1] = dataclasses.replace(samples[1], prompt="a cat", codes=np.full((2, 2, 3), 16, np.uint16))
+    source_of(tmp_path / "bad", samples)
+    opened = stream(
+        tmp_path,
+        sources=["bad"],
+        sequences={Task.GENERATION: 1},
+        num_lanes=1,
+        seq_len=60,
+        skipped_samples_folder=tmp_path / "skipped",
+    )
+    for _ in range(3):
+        assert set(opened.next_step()[Task.GENERATION][0].sample_ids) == {"good"}
+    lines = [json.loads(line) for line in (tmp_path / "skipped/replica-00000.jsonl").read_text().splitlines()]
+    assert {line["sample"] for line in lines} == set(ids)
+    assert {line["source"] for line in lines} == {"bad-train-generation"}
+    assert {(line["reason"].split()[0], line["detail"]) for line in lines} == {
+        ("a", ""),
+        ("its", "found 3 per position, up to 16"),
+    }
 
 
 def test_samples_that_cannot_be_used_are_counted_by_reason(tmp_path, caplog):

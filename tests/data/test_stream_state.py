@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tiny import tiny_tokenizer, write_codes_source
+from tests.tiny import CODEC_SIZES, tiny_tokenizer, write_codes_source
 from ufork.data import stream
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
@@ -64,6 +64,7 @@ def open_stream(
     return TrainingStream(
         DataConfig(understanding=mixture, generation=mixture, seq_len=60, num_lanes=NUM_LANES, num_workers=num_workers),
         TOKENIZER,
+        codec=CODEC_SIZES,
         global_batch_size=dict.fromkeys(Task, sequences),
         replica=replica,
         num_replicas=num_replicas,

@@ -5,7 +5,7 @@ import multiprocessing
 import pytest
 import torch
 
-from tests.tiny import tiny_tokenizer, write_codes_source
+from tests.tiny import CODEC_SIZES, tiny_tokenizer, write_codes_source
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
 from ufork.vocabulary import Task
@@ -30,6 +30,7 @@ def stream(folder, context, **data):
     return TrainingStream(
         DataConfig(understanding=sources, generation=sources, seq_len=60, num_lanes=12, **data),
         tiny_tokenizer(),
+        codec=CODEC_SIZES,
         global_batch_size=dict.fromkeys(Task, 12),
         replica=0,
         num_replicas=2,

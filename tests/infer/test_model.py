@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import DIMENSIONS, tiny_config, tiny_model, tiny_tokenizer
+from tests.tiny import CODEC_SIZES, DIMENSIONS, tiny_config, tiny_model, tiny_tokenizer
 from ufork.data.packing import pack_sequence
 from ufork.data.prompts import encode_sample
 from ufork.data.shards.sample import Sample
@@ -146,7 +146,7 @@ def codes_of(seed, depth=DIMENSIONS.codes_per_position):
 def test_loss_is_the_training_loss_of_the_sample_alone(saved, task):
     model, sample = TrainedModel.load(saved), sample_of(task, codes=codes_of(1))
     found = model.loss(sample)
-    encoded = encode_sample(sample, model.tokenizer)
+    encoded = encode_sample(sample, model.tokenizer, codec=CODEC_SIZES)
     packed = pack_sequence([encoded], seq_len=len(encoded.token_ids_L) + 5, padding_id=model.tokenizer.padding_id)
     assert found.num_targets == packed.num_targets > 0
     assert found.nats == pytest.approx(model.model(packed).item(), rel=1e-5)

@@ -8,7 +8,7 @@ import torch
 
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage, weights_of
-from tests.tiny import shallow_config, tiny_tokenizer, write_codes_source
+from tests.tiny import CODEC_SIZES, shallow_config, tiny_tokenizer, write_codes_source
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
 from ufork.parallel.rank_environment import RankEnvironment
@@ -35,6 +35,7 @@ def train(rank_env: RankEnvironment, folder: Path, config: TrainConfig, tied: bo
         stream = TrainingStream(
             data,
             tiny_tokenizer(),
+            codec=CODEC_SIZES,
             global_batch_size=sequences,
             replica=world.coordinate.dp_rank,
             num_replicas=world.dp_group.size(),

@@ -78,13 +78,12 @@ class Mixture:
         Raises:
             ShardError: a shard cannot be read.
         """
-        read: list[Sample | SampleError] = [SampleError()] * len(draws)
+        read: dict[int, Sample | SampleError] = {}
         for number, source in enumerate(self.sources):
             places = [place for place, draw in enumerate(draws) if draw.source == number]
             samples = source.read([draws[place].sample for place in places])
-            for place, sample in zip(places, samples, strict=True):
-                read[place] = sample
-        return read
+            read.update(zip(places, samples, strict=True))
+        return [read[place] for place in range(len(draws))]
 
     def _cache_orders(self) -> None:
         self._order = lru_cache(maxsize=2 * len(self.sources))(self._drawn_order)

@@ -17,6 +17,19 @@ from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError
 from ufork.vocabulary import DROPPED_PROMPT, IGNORED_LABEL, TURN_END, TURN_START, Task
 
+MAX_CHARS_PER_TOKEN = 64
+"""A text with more characters than this per token of the packed sequence is skipped without being tokenised, which can
+take many seconds. Text has 4 to 5 characters a token; only runs of blanks or of one letter come near the limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecSizes:
+    """What the codes of one image tokenizer have in common."""
+
+    codes_per_position: int
+    codebook_size: int
+    """Codes are below this number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSample:
@@ -29,7 +42,7 @@ class EncodedSample:
     labels_L: np.ndarray
     """int64; the text token that follows where it is to be predicted, else IGNORED_LABEL."""
     image_begin: int | None
-    """MeshCoordinate of the begin-of-image mark; the I positions follow it, then the end mark."""
+    """Position of the begin-of-image mark; the I image positions follow it, then the end mark."""
     codes_IC: np.ndarray
     """int64; empty without an image."""
 
@@ -63,29 +76,74 @@ def _hashed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def encode_sample(sample: Sample, tokenizer: TextTokenizer, *, drop_prompt: bool = False) -> EncodedSample:
+def encode_sample(
+    sample: Sample,
+    tokenizer: TextTokenizer,
+    *,
+    codec: CodecSizes,
+    seq_len: int | None = None,
+    drop_prompt: bool = False,
+) -> EncodedSample:
     """Lays out one sample.
 
+    Args:
+        sample: whatever a shard held.
+        tokenizer: of its texts.
+        codec: what its codes must fit.
+        seq_len: most tokens that it may have; None for any number.
+        drop_prompt: whether a generation sample's prompt is replaced by the guidance null.
+
     Raises:
-        SampleError: it has nothing to predict, or an image without codes.
+        SampleError: it has nothing to predict, no codes for its image, codes that are not `codec`'s, or is too long.
     """
-    if sample.codes is None and sample.image is not None:
-        raise SampleError(f"{sample.id}: its image has no codes; run `ufork tokenizer encode` on its shards first")
+    _check_codes(sample, codec)
     layout = _Layout(tokenizer.padding_id)
     if sample.task is Task.GENERATION:
         if sample.codes is None or not sample.prompt.strip():
-            raise SampleError(f"{sample.id}: a generation sample needs an image and a prompt that is not empty")
-        layout.add_text(tokenizer.encode(dropped_prompt() if drop_prompt else generation_prompt(sample.prompt)))
+            raise SampleError("a generation sample needs an image and a prompt that is not empty", sample=sample.id)
+        prompt = dropped_prompt() if drop_prompt else generation_prompt(sample.prompt)
+        _check_text(sample, len(prompt), seq_len)
+        layout.add_text(tokenizer.encode(prompt))
         layout.add_image(sample.codes)
     else:
         if not any(answer.strip() for _, answer in sample.turns):
-            raise SampleError(f"{sample.id}: an understanding sample needs an answer that is not empty")
+            raise SampleError("an understanding sample needs an answer that is not empty", sample=sample.id)
+        texts = [(question_prompt(question), answer + TURN_END) for question, answer in sample.turns]
+        _check_text(sample, sum(len(question) + len(answer) for question, answer in texts), seq_len)
         if sample.codes is not None:
             layout.add_image(sample.codes)
-        for question, answer in sample.turns:
-            layout.add_text(tokenizer.encode(question_prompt(question)))
-            layout.add_text(tokenizer.encode(answer + TURN_END), is_target=True)
+        for question, answer in texts:
+            layout.add_text(tokenizer.encode(question))
+            layout.add_text(tokenizer.encode(answer), is_target=True)
+    if seq_len is not None and len(layout.token_ids) > seq_len:
+        raise _too_long(sample, f"{len(layout.token_ids)} tokens", seq_len)
     return layout.finish(sample)
+
+
+def _check_codes(sample: Sample, codec: CodecSizes) -> None:
+    if sample.codes is None:
+        if sample.image is not None:
+            raise SampleError(
+                "its image has no codes; run `ufork tokenizer encode` on its shards first", sample=sample.id
+            )
+        return
+    depth, largest = sample.codes.shape[-1], int(sample.codes.max())
+    if depth != codec.codes_per_position or largest >= codec.codebook_size:
+        raise SampleError(
+            f"its codes are not those of the image tokenizer ({codec.codes_per_position} per position, each below"
+            f" {codec.codebook_size}); encode its shards with the run's image tokenizer",
+            detail=f"found {depth} per position, up to {largest}",
+            sample=sample.id,
+        )
+
+
+def _check_text(sample: Sample, num_chars: int, seq_len: int | None) -> None:
+    if seq_len is not None and num_chars > MAX_CHARS_PER_TOKEN * seq_len:
+        raise _too_long(sample, f"{num_chars} characters", seq_len)
+
+
+def _too_long(sample: Sample, detail: str, seq_len: int) -> SampleError:
+    return SampleError(f"does not fit into data.seq_len={seq_len}", detail=detail, sample=sample.id)
 
 
 class _Layout:

@@ -46,8 +46,13 @@ class SkippedSamples:
         lines = []
         for sample in skipped:
             if not self.reasons[sample.reason]:
+                detail = f" ({sample.detail})" if sample.detail else ""
                 log.warning(
-                    "sample skipped: %s: %s (later ones like it are only counted)", sample.sample, sample.reason
+                    "sample skipped: %r of %s: %s%s; later ones like it are only counted",
+                    sample.sample,
+                    sample.source,
+                    sample.reason,
+                    detail,
                 )
             self.reasons[sample.reason] += 1
             lines.append(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
@@ -71,5 +76,5 @@ class SkippedSamples:
     @staticmethod
     def _append(path: Path, lines: list[str]) -> None:
         make_folder(path.parent)
-        with storage_errors(path), open(path, "a", encoding="utf-8") as file:
+        with storage_errors(path), open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(lines)

@@ -18,6 +18,7 @@ import torch
 
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.mixture import Mixture
+from ufork.data.prompts import CodecSizes
 from ufork.data.shards.sequential_source import SequentialSource
 from ufork.data.shards.source import ShardSource
 from ufork.data.shards.storage import is_url
@@ -92,6 +93,7 @@ class TrainingStream:
         config: DataConfig,
         tokenizer: TextTokenizer,
         *,
+        codec: CodecSizes,
         global_batch_size: Mapping[Task, int],
         replica: int,
         num_replicas: int,
@@ -105,6 +107,7 @@ class TrainingStream:
         Args:
             config: of the mixture.
             tokenizer: of the texts.
+            codec: sizes of the image tokenizer, which samples' codes must fit.
             global_batch_size: of the whole job.
             replica: this rank among the data-parallel ones.
             num_replicas: their number.
@@ -131,7 +134,7 @@ class TrainingStream:
         )
         self.step = 0
         self.first_sequence = dict.fromkeys(self.global_batch_size, 0)
-        self._context, self._tokenizer = context, tokenizer
+        self._context, self._tokenizer, self._codec = context, tokenizer, codec
         self._mixtures = {
             task: _open_mixture(getattr(config, task), task, folder, num_lanes=config.num_lanes, seed=seed)
             for task in self.global_batch_size
@@ -219,7 +222,7 @@ class TrainingStream:
     def _maker(self) -> StepMaker:
         streams = {}
         for task, mixture in self._mixtures.items():
-            streams[task] = TaskStream(self.config, task, mixture, self._tokenizer, seed=self.seed)
+            streams[task] = TaskStream(self.config, task, mixture, self._tokenizer, self._codec, seed=self.seed)
             streams[task].restore([list(self._taken[task][lane]) for lane in range(self.num_lanes)])
         return StepMaker(
             streams=streams,

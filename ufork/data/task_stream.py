@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ufork.data.config import DataConfig
 from ufork.data.mixture import Draw, Mixture
 from ufork.data.packing import pack_sequence
-from ufork.data.prompts import EncodedSample, drops_prompt, encode_sample, sequence_seed
+from ufork.data.prompts import CodecSizes, EncodedSample, drops_prompt, encode_sample, sequence_seed
 from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError
@@ -21,18 +21,14 @@ BLOCK_SAMPLES = 32
 
 @dataclass(frozen=True)
 class SkippedSample:
-    """One that was left out."""
+    """One sample that could not be used, and why; the fields are those of SampleError."""
 
     task: Task
+    source: str
+    """Name of its source in the mixture."""
     sample: str
-    """Its id, or its shard and key."""
     reason: str
-
-    @classmethod
-    def of(cls, task: Task, error: SampleError) -> "SkippedSample":
-        """Told by the error: before its first colon stands which sample."""
-        sample, _, reason = str(error).partition(": ")
-        return cls(task, sample, reason)
+    detail: str
 
 
 class TaskStream:
@@ -43,8 +39,18 @@ class TaskStream:
         skipped: those that were left out since it was last emptied.
     """
 
-    def __init__(self, config: DataConfig, task: Task, mixture: Mixture, tokenizer: TextTokenizer, *, seed: int):
-        self.config, self.task, self.mixture, self.tokenizer, self.seed = config, task, mixture, tokenizer, seed
+    def __init__(
+        self,
+        config: DataConfig,
+        task: Task,
+        mixture: Mixture,
+        tokenizer: TextTokenizer,
+        codec: CodecSizes,
+        *,
+        seed: int,
+    ):
+        self.config, self.task, self.mixture = config, task, mixture
+        self.tokenizer, self.codec, self.seed = tokenizer, codec, seed
         self.skipped: list[SkippedSample] = []
         self.restore([[0] * len(mixture.sources) for _ in range(mixture.num_lanes)])
 
@@ -84,7 +90,8 @@ class TaskStream:
                 try:
                     self._next[lane] = self._encoded(sample, draw.epoch)
                 except SampleError as error:
-                    self.skipped.append(SkippedSample.of(self.task, error))
+                    source = self.mixture.sources[draw.source].name
+                    self.skipped.append(SkippedSample(self.task, source, error.sample, error.reason, error.detail))
                     self._take(lane)
                     continue
             return self._next[lane]
@@ -107,9 +114,10 @@ class TaskStream:
         if isinstance(sample, SampleError):
             raise sample
         drop = drops_prompt(sample.id, epoch=epoch, seed=self.seed, share=self.config.prompt_dropout)
-        encoded = encode_sample(sample, self.tokenizer, drop_prompt=drop and self.task is Task.GENERATION)
-        if len(encoded.token_ids_L) > self.config.seq_len:
-            raise SampleError(
-                f"{sample.id} ({len(encoded.token_ids_L)} tokens): does not fit into data.seq_len={self.config.seq_len}"
-            )
-        return encoded
+        return encode_sample(
+            sample,
+            self.tokenizer,
+            seq_len=self.config.seq_len,
+            codec=self.codec,
+            drop_prompt=drop and self.task is Task.GENERATION,
+        )

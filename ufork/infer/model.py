@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ufork.data.packing import pack_sequence
-from ufork.data.prompts import encode_sample
+from ufork.data.prompts import CodecSizes, encode_sample
 from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.errors import CheckpointError, ConfigError, SampleError
+from ufork.errors import CheckpointError, ConfigError
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import draw_codes
@@ -135,13 +135,8 @@ class TrainedModel:
         if sample.codes is None and sample.image is not None:
             image = decode_image(sample.image, size_px=self.image_px, purpose=sample.task)
             sample = replace(sample, codes=np.asarray(self.codec.encode(image[None]))[0].astype(np.uint16))
-        codes, num_codes = sample.codes, self.codec.codes_per_position
-        if codes is not None and (codes.shape[-1] != num_codes or codes.max(initial=0) >= self.codec.codebook_size):
-            raise SampleError(
-                f"{sample.id}: its codes have shape {codes.shape} and reach {codes.max(initial=0)}, the image tokenizer"
-                f" has {num_codes} codes per position, each below {self.codec.codebook_size}; encode the shards again"
-            )
-        encoded = encode_sample(sample, self.tokenizer)
+        codec = CodecSizes(codes_per_position=self.codec.codes_per_position, codebook_size=self.codec.codebook_size)
+        encoded = encode_sample(sample, self.tokenizer, codec=codec)
         packed = pack_sequence([encoded], seq_len=len(encoded.token_ids_L), padding_id=self.tokenizer.padding_id)
         device = self.model.trunk.token_embedding.weight.device
         return TargetLoss(nats=float(self.model(packed.to(str(device)))), num_targets=packed.num_targets)

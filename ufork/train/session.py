@@ -25,6 +25,7 @@ from ufork.checkpoint.state import (
     record_of,
 )
 from ufork.data.config import DataConfig
+from ufork.data.prompts import CodecSizes
 from ufork.data.stream import TrainingStream
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.model.layers.attention import choose_attention_kernel
@@ -165,9 +166,11 @@ def open_stage(phase: Phase, world: World, bridge: Bridge) -> TrainingStage:
 
 
 def _open_stream(phase: Phase, stage: TrainingStage, context: BaseContext | None) -> TrainingStream:
+    sizes = phase.initial.config.dimensions
     return TrainingStream(
         phase.data,
         phase.tokenizer,
+        codec=CodecSizes(codes_per_position=sizes.codes_per_position, codebook_size=sizes.codebook_size),
         global_batch_size=phase.train.global_batch_size.by_task,
         replica=stage.world.coordinate.dp_rank,
         num_replicas=stage.world.dp_group.size(),

@@ -3,13 +3,14 @@
 import io
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ufork.data.shards.sample import IMAGE_MEMBERS, Sample
+from ufork.data.shards.sample import IMAGE_MEMBERS, Sample, read_codes
 from ufork.errors import SampleError
 from ufork.vocabulary import Task
 
@@ -65,12 +66,32 @@ def test_codes_are_plain_npy_files():
         ({"turns": [["only a question"]]}, "only a question"),
         ({"turns": "none"}, "'turns'"),
         ({"truth": []}, "'truth'"),
+        ({"task": ["generation"]}, "'task'"),
+        ({"id": "a\ud800"}, "half of a surrogate pair"),
+        ({"turns": [["why?", "\udfff so"]]}, "half of a surrogate pair"),
+        ({"truth": {"x": "\ud800"}}, "half of a surrogate pair"),
+        ({"prompt": 5 * 10**4299}, "cannot be read|'prompt'"),
     ],
 )
 def test_wrong_text_is_named_with_its_place(change, fault):
     with pytest.raises(SampleError, match="shard 3") as raised:
         Sample.from_members(make_members(**change), "shard 3")
-    assert fault in str(raised.value)
+    assert re.search(fault, str(raised.value)) and len(str(raised.value)) < 300
+    assert raised.value.sample == "shard 3" and raised.value.reason in str(raised.value)
+
+
+def test_a_whole_surrogate_pair_is_a_character():
+    members = {
+        "json": rb'{"id": "\ud83d\ude00", "task": "understanding", "source": "", "licence": "", "turns": [["", ""]]}'
+    }
+    assert Sample.from_members(members, "here").id == "\U0001f600"
+
+
+def test_json_nested_too_deeply_is_refused():
+    members = make_members()
+    members["json"] = members["json"][:-1] + b', "truth": ' + b'{"a":' * 10**5 + b"1" + b"}" * 10**5 + b"}"
+    with pytest.raises(SampleError, match="^shard 3: its JSON is nested too deeply"):
+        Sample.from_members(members, "shard 3")
 
 
 @pytest.mark.parametrize(
@@ -102,23 +123,42 @@ def npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+def flip_bit(data: bytes, start: int, bit: int) -> bytes:
+    place = start + bit // 8
+    return data[:place] + bytes([data[place] ^ 1 << bit % 8]) + data[place + 1 :]
+
+
 GOOD_NPY = npy(np.zeros((2, 2, 1), np.uint16))
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        pickle.dumps(np.zeros((2, 2, 1), np.uint16)),
-        npy(np.array([[[{"a": 1}]]], dtype=object)),
-        npy(np.zeros((2, 2, 1), np.int64)),
-        npy(np.zeros((2, 2), np.uint16)),
-        GOOD_NPY[:-1],
-        GOOD_NPY + b"\0\0",
-        GOOD_NPY[:20],
-        b"",
-    ],
-    ids=["pickle", "objects", "wrong type", "two dims", "cut", "too long", "cut header", "empty"],
-)
+BAD_NPY = {
+    "pickle": pickle.dumps(np.zeros((2, 2, 1), np.uint16)),
+    "objects": npy(np.array([[[{"a": 1}]]], dtype=object)),
+    "wrong type": npy(np.zeros((2, 2, 1), np.int64)),
+    "two dims": npy(np.zeros((2, 2), np.uint16)),
+    "cut": GOOD_NPY[:-1],
+    "too long": GOOD_NPY + b"\0\0",
+    "cut header": GOOD_NPY[:20],
+    "empty": b"",
+    "no codes": npy(np.zeros((2, 2, 0), np.uint16)),
+    "column-major": npy(np.zeros((2, 2, 2), np.uint16, order="F")),
+    "big-endian": npy(np.zeros((2, 2, 1), ">u2")),
+    "open brackets": GOOD_NPY.replace(b"(2, 2, 1), ", b"((((((((((("),
+    "an expression": GOOD_NPY.replace(b"False", b"-----"),
+    "no type": GOOD_NPY.replace(b"'descr': '<u2'", b"              "),
+    "type twice": GOOD_NPY.replace(b"'fortran_order': False", b"'descr': '<u2'        "),
+    "shape twice": GOOD_NPY.replace(b"'fortran_order': False", b"'shape': (2, 2, 1)    "),
+    "negative shape": GOOD_NPY.replace(b"(2, 2, 1), ", b"(4, -2, -1)"),
+    **{f"bit {bit} of its length": flip_bit(GOOD_NPY, 8, bit) for bit in range(16)},
+}
+
+
+def test_headers_of_other_writers_are_read():
+    other = GOOD_NPY.replace(b"'descr': '<u2', 'fortran_order': False, ", b"'fortran_order':False,'descr':'<u2',    ")
+    assert other != GOOD_NPY and read_codes(other, "here").shape == (2, 2, 1)
+
+
+@pytest.mark.parametrize("data", BAD_NPY.values(), ids=list(BAD_NPY))
 def test_codes_that_are_not_plain_uint16_are_refused(data):
     members = {"json": make_members()["json"], "codes.npy": data}
     with pytest.raises(SampleError, match="shard 3"):

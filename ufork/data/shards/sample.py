@@ -7,6 +7,9 @@ Members are read by the explicit table below and by nothing else: no member can 
 
 import io
 import json
+import math
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +29,15 @@ _TEXT_FIELDS = ("id", "source", "licence", "prompt")
 _TASKS = {task.value: task for task in Task}
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER_START = 10
+_SIZE = rb"[1-9]\d{0,8}"
+_SHAPE = rb"\(\s*(?P<rows>%b)\s*,\s*(?P<columns>%b)\s*,\s*(?P<codes>%b)\s*,?\s*\)" % (_SIZE, _SIZE, _SIZE)
+_CODES_HEADER = re.compile(
+    rb"\s*\{(?:\s*(?:'descr'\s*:\s*'<u2'|'fortran_order'\s*:\s*False|'shape'\s*:\s*%b)\s*,?){3}\s*\}\s*" % _SHAPE
+)
+"""A dict of three items in any order."""
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 # An encoder that is made once: json.dumps makes one for every call that asks for its own separators.
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -83,7 +95,7 @@ class Sample:
             where: the shard and key, for the message: only then is it made into text.
 
         Raises:
-            SampleError: names `where` and what is missing, of the wrong type, or unreadable.
+            SampleError: whatever the bytes are that are no sample; names `where` and what is missing or wrong.
         """
         text = _read_text(members, where)
         images = [name for name in IMAGE_MEMBERS if name in members]
@@ -93,44 +105,64 @@ class Sample:
             text["codes"] = read_codes(members[CODES_MEMBER], where)
         sample = cls(**text)
         if len(images) > 1 or not (images or CODES_MEMBER in members or sample.is_text_only):
-            raise SampleError(
-                f"{where}: expected one image ({', '.join(IMAGE_MEMBERS)}), {CODES_MEMBER}, or both (none where"
-                f" understanding has turns), found {sorted(members)}; make the shard again"
+            raise _fault(
+                where,
+                f"needs one image ({', '.join(IMAGE_MEMBERS)}), {CODES_MEMBER}, or both (none where understanding has"
+                " turns); make the shard again",
+                found=sorted(members),
             )
         return sample
 
 
 def _read_text(members: Mapping[str, bytes], where: object) -> dict[str, Any]:
-    if JSON_MEMBER not in members:
-        raise SampleError(f"{where}: no .{JSON_MEMBER} member, found {sorted(members)}; is this a shard of ufork's?")
-    try:
-        text = json.loads(str(members[JSON_MEMBER], "utf-8"))
-    except ValueError as error:
-        raise SampleError(f"{where}: its JSON cannot be read: {error}") from None
-    if not isinstance(text, dict):
-        raise SampleError(f"{where}: its JSON should be an object, found {type(text).__name__}")
+    text = _read_json(members, where)
     values: dict[str, Any] = {}
     for name in _TEXT_FIELDS:
         values[name] = text.get(name, "" if name == "prompt" else None)
         if not isinstance(values[name], str):
-            raise SampleError(f"{where}: {name!r} should be text, found {values[name]!r}")
-    if text.get("task") not in _TASKS:
-        raise SampleError(f"{where}: 'task' should be one of {list(_TASKS)}, found {text.get('task')!r}")
-    values["task"] = _TASKS[text["task"]]
+            raise _fault(where, f"{name!r} should be text", found=values[name])
+    task = text.get("task")
+    if not isinstance(task, str) or task not in _TASKS:
+        raise _fault(where, f"'task' should be one of {list(_TASKS)}", found=task)
+    values["task"] = _TASKS[task]
     values["turns"] = _read_turns(text.get("turns", []), where)
     values["truth"] = text.get("truth", {})
     if not isinstance(values["truth"], dict):
-        raise SampleError(f"{where}: 'truth' should be an object, found {values['truth']!r}")
+        raise _fault(where, "'truth' should be an object", found=values["truth"])
     return values
+
+
+def _read_json(members: Mapping[str, bytes], where: object) -> dict[str, Any]:
+    if JSON_MEMBER not in members:
+        raise _fault(where, f"no .{JSON_MEMBER} member; is this a shard of ufork's?", found=sorted(members))
+    contents = bytes(members[JSON_MEMBER])
+    try:
+        text = json.loads(contents.decode())
+        if _SURROGATE_ESCAPE.search(contents):  # valid only in pairs; Python reads a single one, but cannot encode it
+            _JSON.encode(text).encode()
+    except UnicodeEncodeError:
+        raise _fault(where, "its JSON holds half of a surrogate pair, which is no character") from None
+    except ValueError as error:
+        raise SampleError("its JSON cannot be read", detail=str(error), sample=str(where)) from None
+    except RecursionError:
+        raise _fault(where, "its JSON is nested too deeply") from None
+    if not isinstance(text, dict):
+        raise _fault(where, "its JSON should be an object", found=text)
+    return text
 
 
 def _read_turns(turns: Any, where: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(turns, list):
-        raise SampleError(f"{where}: 'turns' should be a list of [question, answer], found {turns!r}")
+        raise _fault(where, "'turns' should be a list of [question, answer]", found=turns)
     for turn in turns:
-        if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn)):
-            raise SampleError(f"{where}: a turn should be [question, answer], found {turn!r}")
+        if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
+            raise _fault(where, "each of 'turns' should be [question, answer]", found=turn)
     return tuple((question, answer) for question, answer in turns)
+
+
+def _fault(where: object, reason: str, **found: Any) -> SampleError:
+    detail = f"found {_SHORT.repr(found['found'])}" if found else ""
+    return SampleError(reason, detail=detail, sample=str(where))
 
 
 def _npy_bytes(codes: np.ndarray) -> bytes:
@@ -150,32 +182,35 @@ def holds_codes(data: bytes) -> bool:
 
 
 def read_codes(data: bytes, where: object) -> np.ndarray:
-    """Reads a .npy of codes without numpy's reader, whose header parsing costs more than all the rest.
+    """Reads a .npy of codes without numpy's reader, which evaluates the header as Python code and is slow.
+
+    Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 
     Args:
         data: the file.
         where: the shard and key, or the file, for the message.
 
     Returns:
-        uint16 [rows, columns, codes per position].
+        uint16 [rows, columns, codes per position], none of them 0.
 
     Raises:
         SampleError: it is anything else.
     """
-    length = int.from_bytes(data[8:_NPY_HEADER_START], "little")
-    body_start = _NPY_HEADER_START + length
-    try:
-        if data[:8] != _NPY_MAGIC or len(data) < body_start:
-            raise ValueError("not a .npy file of version 1")
-        shape = _codes_shape(bytes(data[8:body_start]))
-        return np.frombuffer(data, dtype="<u2", offset=body_start).reshape(shape)
-    except ValueError as error:
-        raise SampleError(f"{where}: {CODES_MEMBER} cannot be read: {error}; encode the shard again") from None
+    body_start = _NPY_HEADER_START + int.from_bytes(data[8:_NPY_HEADER_START], "little")
+    header = bytes(data[_NPY_HEADER_START:body_start])
+    shape = _codes_shape(header) if data[:8] == _NPY_MAGIC else None
+    if shape is None or len(data) - body_start != 2 * math.prod(shape):
+        reason = (
+            f"{CODES_MEMBER} cannot be read: expected .npy of uint16 [rows, columns, codes]; encode the shard again"
+        )
+        raise SampleError(reason, detail=f"{len(data)} bytes, header {_SHORT.repr(header)}", sample=str(where))
+    return np.frombuffer(data, dtype="<u2", offset=body_start).reshape(shape)
 
 
 @lru_cache(maxsize=64)
-def _codes_shape(header: bytes) -> tuple[int, ...]:
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header))
-    if dtype != np.dtype("<u2") or fortran_order or len(shape) != 3:
-        raise ValueError(f"expected uint16 [rows, columns, codes], found {dtype} {list(shape)}")
-    return shape
+def _codes_shape(header: bytes) -> tuple[int, int, int] | None:
+    """Shape in a .npy header of uint16 of three dims in C order; None for any other header."""
+    found = _CODES_HEADER.fullmatch(header)
+    if found is None or found["rows"] is None or b"descr" not in header or b"fortran_order" not in header:
+        return None
+    return int(found["rows"]), int(found["columns"]), int(found["codes"])

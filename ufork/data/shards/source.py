@@ -100,7 +100,8 @@ class ShardSource:
         except SampleError as error:
             return error
         if sample.task != self.task:
-            return SampleError(f"{where}: its task is {sample.task}, expected {self.task}; {_REMEDY}")
+            reason = f"its task is {sample.task}, expected {self.task}; {_REMEDY}"
+            return SampleError(reason, sample=str(where))
         return sample
 
     def _shard(self, number: int) -> "_IndexedShard":
