@@ -1,15 +1,14 @@
-"""Samples per second into shards, beside webdataset's ShardWriter and plain tarfile: `python -m benchmarks.sharding`.
+"""Speed of writing shards, compared with webdataset's ShardWriter and tarfile: `python -m benchmarks.sharding`.
 
-The same for all: photos (JPEG files of 256 px, taken over as they are) with a caption, and codes of 256 image
-positions with one, into tars of 2,500 samples. ufork's whole way is timed, from starting two processes, over record
-index and shuffle, to index, checksums and manifest; the others write in the order that they read, from one process as
-they come (img2dataset runs one ShardWriter in each of its processes: `over_shardwriter_per_cpu` compares the
-processor time of a sample, which other programs on the machine hardly change). Passes take turns, and medians are
-compared. Then the peak memory of all of ufork's processes is taken over a million rows of text, and over a tenth of
-them.
+All writers write the same samples into tars of 2,500: photos (JPEG files of 256 px, copied unchanged) with captions,
+and codes of 256 image positions with captions. For ufork all steps are timed: starting two processes, record index,
+shuffle, indices, checksums and manifest. The other two run in one process and write in the order of the input.
+img2dataset runs one ShardWriter per process, so `over_shardwriter_per_cpu` compares the CPU time per sample, which
+other programs on the machine hardly influence. Passes of the writers alternate, and medians are compared. Then the peak
+memory of all of ufork's processes is measured for a million texts, and for a tenth of them.
 
 The last line is one JSON object: over_shardwriter, over_shardwriter_per_cpu, over_tarfile, samples_per_s and
-cpu_us_per_sample (each for photos and codes), peak_memory_mb (of a million rows) and peak_memory_tenth_mb.
+cpu_us_per_sample (each for photos and codes), peak_memory_mb (of a million texts) and peak_memory_tenth_mb.
 """
 
 import argparse
@@ -41,36 +40,36 @@ from ufork.config import Config
 SHARD_SAMPLES, WORKERS = 2500, 2
 WORDS = "a red dog left of two yellow buses on a blue background beside the old tree".split()
 CODES_SHAPE, CODEBOOK, PHOTO_PX, NUM_PICTURES = (16, 16, 4), 4096, 256, 200
-MANY_ROWS, ROWS_PER_SHARD = 1_000_000, 10_000
-PAGE_BYTES, SECONDS_BETWEEN_LOOKS = os.sysconf("SC_PAGE_SIZE"), 0.02
+NUM_TEXTS, TEXTS_PER_SHARD = 1_000_000, 10_000
+PAGE_BYTES, POLL_SECONDS = os.sysconf("SC_PAGE_SIZE"), 0.02
 
 
 class BenchmarkConfig(Config):
-    """What is read."""
+    """Collection of the benchmark."""
 
-    kind: Literal["photos", "codes", "rows"]
+    kind: Literal["photos", "codes", "texts"]
     folder: str
     size: int
 
 
 class BenchmarkShardConfig(ShardConfig):
-    """As a user's, of what is made up here."""
+    """Configuration of shards of the benchmark's collection."""
 
     input: BenchmarkConfig
 
 
 class BenchmarkInput:
-    """Photos as files with a table of captions, codes as one array with the same, or rows of text that are made up."""
+    """Photos as files or codes as one array, with captions; or generated texts."""
 
     def __init__(self, config: BenchmarkConfig) -> None:
-        """Opens what was written before."""
+        """Opens the files that `write_input` wrote."""
         self.config, self.folder = config, config.folder
         if config.kind == "codes":
             self.codes = np.load(f"{self.folder}/codes.npy", mmap_mode="r")
 
     def records(self) -> Iterator[Record]:
-        """Of each line, or each number."""
-        if self.config.kind == "rows":
+        """Yields a record per caption, or per text."""
+        if self.config.kind == "texts":
             for number in range(self.config.size):
                 yield Record(id=str(number), turns=((f"what is {number}?", "a number"),))
             return
@@ -79,24 +78,24 @@ class BenchmarkInput:
                 yield Record(id=str(number), image=(number,), caption=line[:-1])
 
     def image(self, record: Record) -> bytes:
-        """The file, or the row as a file of its own."""
+        """Returns the photo's file, or the codes as a .npy file."""
         assert record.image is not None
         (number,) = record.image
         return photo(self.folder, int(number)) if self.config.kind == "photos" else npy(self.codes[number])
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--passes", type=int, default=3, help="of each writer")
-    parser.add_argument("--photos", type=int, default=60_000, help="how many")
-    parser.add_argument("--codes", type=int, default=200_000, help="how many")
-    parser.add_argument("--rows", type=int, default=MANY_ROWS, help="of text, for the peak memory")
-    parser.add_argument("--folder", type=Path, help="of the temporary files; the system's memory where it has some")
-    parser.add_argument("--shard-rows", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--passes", type=int, default=3, help="number of passes of each writer")
+    parser.add_argument("--photos", type=int, default=60_000, help="number of photos")
+    parser.add_argument("--codes", type=int, default=200_000, help="number of samples with codes")
+    parser.add_argument("--texts", type=int, default=NUM_TEXTS, help="number of texts to measure the peak memory with")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files (default: /dev/shm if it exists)")
+    parser.add_argument("--shard-texts", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.shard_rows:
-        shard_with_ufork("rows", arguments.shard_rows, arguments.rows, shard_samples=ROWS_PER_SHARD)
+    if arguments.shard_texts:
+        shard_with_ufork("texts", arguments.shard_texts, arguments.texts, shard_samples=TEXTS_PER_SHARD)
         return
     memory = Path("/dev/shm")
     parent = arguments.folder or (memory if memory.is_dir() else None)
@@ -106,14 +105,14 @@ def main() -> None:
             write_input(kind, Path(folder), size)
             for figure, value in measure(kind, Path(folder), size, arguments.passes).items():
                 figures.setdefault(figure, {})[kind] = value
-    for name, rows in (("peak_memory_tenth_mb", arguments.rows // 10), ("peak_memory_mb", arguments.rows)):
+    for name, size in (("peak_memory_tenth_mb", arguments.texts // 10), ("peak_memory_mb", arguments.texts)):
         with tempfile.TemporaryDirectory(dir=parent) as folder:
-            figures[name] = round(peak_memory_mb(Path(folder), rows))
+            figures[name] = round(peak_memory_mb(Path(folder), size))
     print(json.dumps(figures))
 
 
 def write_input(kind: str, folder: Path, size: int) -> None:
-    """What is read: captions, and photos or codes."""
+    """Writes captions, and photos or codes."""
     random = np.random.default_rng(0)
     lines = [" ".join(words) + "\n" for words in random.choice(WORDS, (size, 12))]
     (folder / "captions.txt").write_text("".join(lines), encoding="utf-8")
@@ -126,7 +125,7 @@ def write_input(kind: str, folder: Path, size: int) -> None:
 
 
 def random_photo(random: np.random.Generator) -> bytes:
-    """Coarse and fine structure, so that the file is about as large as a photo's."""
+    """Returns a JPEG with coarse and fine structure, about as large as a real photo's."""
     coarse = Image.fromarray(random.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((PHOTO_PX, PHOTO_PX))
     pixels = np.array(coarse, np.int16) + random.integers(-20, 21, (PHOTO_PX, PHOTO_PX, 1), dtype=np.int16)
     stream = io.BytesIO()
@@ -135,7 +134,7 @@ def random_photo(random: np.random.Generator) -> bytes:
 
 
 def photo(folder: str, number: int) -> bytes:
-    """One file's contents."""
+    """Returns the contents of a photo's file."""
     descriptor = os.open(f"{folder}/{number}.jpg", os.O_RDONLY)
     try:
         return os.read(descriptor, os.fstat(descriptor).st_size)
@@ -144,7 +143,7 @@ def photo(folder: str, number: int) -> bytes:
 
 
 def npy(codes: np.ndarray) -> bytes:
-    """As a file."""
+    """Returns codes as a .npy file."""
     return _npy_header() + codes.tobytes()
 
 
@@ -156,7 +155,7 @@ def _npy_header() -> bytes:
 
 
 def measure(kind: str, folder: Path, size: int, passes: int) -> dict[str, Any]:
-    """Figures of one kind: medians of passes in turn."""
+    """Returns the figures of one kind of samples: medians of alternating passes."""
     writers: dict[str, Callable[[], None]] = {
         "ufork": lambda: shard_with_ufork(kind, folder, size),
         "shardwriter": lambda: write_with_shardwriter(kind, folder),
@@ -173,8 +172,8 @@ def measure(kind: str, folder: Path, size: int, passes: int) -> dict[str, Any]:
     for name, values in seconds.items():
         print(f"{kind} {name}: {[round(size / wall) for wall, _ in values]} samples/s", file=sys.stderr)
     walls, cpus = (
-        {name: statistics.median(value[place] for value in values) for name, values in seconds.items()}
-        for place in (0, 1)
+        {name: statistics.median(value[clock] for value in values) for name, values in seconds.items()}
+        for clock in (0, 1)
     )
     return {
         "samples_per_s": {name: round(size / wall) for name, wall in walls.items()},
@@ -186,19 +185,19 @@ def measure(kind: str, folder: Path, size: int, passes: int) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """Of this process and those that it has started and seen end."""
+    """Returns the CPU time of this process and its finished child processes."""
     return sum(os.times()[:4])
 
 
 def shard_with_ufork(kind: str, folder: Path, size: int, shard_samples: int = SHARD_SAMPLES) -> None:
-    """All of it but the page and the contact sheet, which take about a second whatever the size."""
+    """Runs all steps except drawing the report, which takes about a second for any size."""
     config = BenchmarkShardConfig.from_mapping(
         {
             "input": {"kind": kind, "folder": str(folder), "size": size},
             "source": "benchmark",
             "shard_samples": shard_samples,
             "num_workers": WORKERS,
-            "samples": {"tasks": ["understanding" if kind == "rows" else "generation"]},
+            "samples": {"tasks": ["understanding" if kind == "texts" else "generation"]},
         },
         origin="benchmark",
     )
@@ -210,7 +209,7 @@ def shard_with_ufork(kind: str, folder: Path, size: int, shard_samples: int = SH
 
 
 def plain_samples(kind: str, folder: Path) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """Key, fields of the JSON, and the photo's bytes or the codes' array."""
+    """Yields key, fields of the JSON, and the photo's bytes or the array of codes."""
     codes = np.load(folder / "codes.npy", mmap_mode="r") if kind == "codes" else None
     with open(folder / "captions.txt", encoding="utf-8") as lines:
         for number, line in enumerate(lines):
@@ -219,7 +218,7 @@ def plain_samples(kind: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]
 
 
 def write_with_shardwriter(kind: str, folder: Path) -> None:
-    """As img2dataset does in each of its processes."""
+    """Writes with webdataset, as img2dataset does in each of its processes."""
     from webdataset import ShardWriter
 
     name = "jpg" if kind == "photos" else "codes.npy"
@@ -229,7 +228,7 @@ def write_with_shardwriter(kind: str, folder: Path) -> None:
 
 
 def write_with_tarfile(kind: str, folder: Path) -> None:
-    """Python's own, with the plainest headers."""
+    """Writes with Python's tarfile, in the format with the smallest headers."""
     name = "jpg" if kind == "photos" else "codes.npy"
     tar = None
     for number, (key, fields, data) in enumerate(plain_samples(kind, folder)):
@@ -247,21 +246,21 @@ def write_with_tarfile(kind: str, folder: Path) -> None:
         tar.close()
 
 
-def peak_memory_mb(folder: Path, rows: int) -> float:
-    """Of all processes together while so many rows become shards."""
-    command = [sys.executable, "-m", "benchmarks.sharding", "--rows", str(rows), "--shard-rows", str(folder)]
+def peak_memory_mb(folder: Path, size: int) -> float:
+    """Returns the peak memory of all processes together while sharding `size` texts."""
+    command = [sys.executable, "-m", "benchmarks.sharding", "--texts", str(size), "--shard-texts", str(folder)]
     peak, start = 0, time.perf_counter()
     with subprocess.Popen(command) as process:
         while process.poll() is None:
             peak = max(peak, _resident_bytes(process.pid))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(POLL_SECONDS)
     assert process.returncode == 0
-    print(f"{rows} rows: {peak / 1e6:.0f} MB, {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    print(f"{size} texts: {peak / 1e6:.0f} MB, {time.perf_counter() - start:.1f} s", file=sys.stderr)
     return peak / 1e6
 
 
 def _resident_bytes(pid: int) -> int:
-    """Of a process and all that it started; 0 once it has ended."""
+    """Returns the resident memory of a process and its descendants; 0 if it has ended."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         own = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES

@@ -1,13 +1,13 @@
-"""Samples per second from tar shards, beside webdataset's own reader and litdata: `python -m benchmarks.stream`.
+"""Speed of reading shards, compared with webdataset and litdata: `python -m benchmarks.stream`.
 
-The same samples for all: codes of 256 image positions with their caption (decoded to an array and a text), and photos
-of 256 px (decoded to pixels). Two worker processes, batches of 64, the files in the page cache, shuffled (but for
-litdata, which is faster in order); ufork also tells with each batch where its lane stands. Passes of the readers take
-turns, and medians are compared. litdata takes part where it is installed (`pip install litdata`); it reads chunks of
-its own, not tars.
+All readers read the same samples: codes of 256 image positions with captions (decoded to an array and a text), and
+photos of 256 px (decoded to pixels). They use two worker processes, batches of 64, files in the page cache, and
+shuffled order (except litdata, which is faster in order). ufork also returns the position of its lane with each batch.
+Passes of the readers alternate, and medians are compared. litdata is measured if installed (`pip install litdata`); it
+reads its own format, not tars.
 
-The last line is one JSON object: codes_samples_per_s, codes_over_webdataset, photos_over_webdataset, and what the
-others reach.
+The last line is one JSON object: codes_samples_per_s, codes_over_webdataset, photos_over_webdataset, and the same
+figures of the other readers.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.sharding import CODEBOOK, CODES_SHAPE, PHOTO_PX, WORDS, random_photo
 from pipelines.launch.ranks import process_context
 from ufork.data.mixture import Mixture
 from ufork.data.shards.sample import Sample
@@ -41,27 +42,27 @@ from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 
 BATCH, WORKERS, LANES = 64, 2, 4
-WORDS = "a red dog left of two yellow buses on a blue background beside the old tree".split()
-CODES_SHAPE, CODEBOOK, PHOTO_PX = (16, 16, 4), 4096, 256
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is read."""
+    """A kind of samples."""
 
     name: str
     samples: int
     make: Callable[[np.random.Generator], dict[str, Any]]
-    """A sample's fields besides the text."""
+    """Makes a sample's fields besides the text."""
     array: Callable[[Sample], np.ndarray]
-    """What a sample is decoded to."""
+    """Decodes a sample."""
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--passes", type=int, default=5, help="of each reader, after one that is not counted")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of samples")
+    parser.add_argument(
+        "--passes", type=int, default=5, help="number of passes of each reader, after one for warming up"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the number of samples")
     arguments = parser.parse_args()
     figures: dict[str, Any] = {}
     for kind in (CODES, PHOTOS):
@@ -91,12 +92,7 @@ def _random_codes(random: np.random.Generator) -> dict[str, Any]:
 
 
 def _random_photo(random: np.random.Generator) -> dict[str, Any]:
-    """Coarse and fine structure, so that the file is about as large as a photo's."""
-    coarse = Image.fromarray(random.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((PHOTO_PX, PHOTO_PX))
-    pixels = np.array(coarse, np.int16) + random.integers(-20, 21, (PHOTO_PX, PHOTO_PX, 1), dtype=np.int16)
-    stream = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
-    return {"image": stream.getvalue(), "image_format": "jpg"}
+    return {"image": random_photo(random), "image_format": "jpg"}
 
 
 CODES = Kind("codes", 40_000, _random_codes, _codes_of)
@@ -104,7 +100,7 @@ PHOTOS = Kind("photos", 4_000, _random_photo, _pixels_of)
 
 
 def write_source(folder: Path, kind: Kind, number: int) -> None:
-    """Shards of `number` random samples, as `ufork prepare` writes them."""
+    """Writes shards of `number` random samples, as `ufork prepare` does."""
     random = np.random.default_rng(0)
     start_source(folder)
     task = Task.GENERATION
@@ -113,12 +109,12 @@ def write_source(folder: Path, kind: Kind, number: int) -> None:
             prompt = " ".join(random.choice(WORDS, 12))
             text = {"id": f"s-train-{index:09d}", "task": task, "source": "s", "licence": "CC0", "prompt": prompt}
             writer.write(Sample(**text, **kind.make(random)))
-    facts = {"source": "s", "split": "train", "licence": "CC0", "attribution": "", "recipe": "", "details": {}}
-    finish_source(folder, **facts, entries=writer.entries, skipped={})
+    values = {"source": "s", "split": "train", "licence": "CC0", "attribution": "", "recipe": "", "details": {}}
+    finish_source(folder, **values, entries=writer.entries, skipped={})
 
 
 def measure(folder: Path, kind: Kind, number: int, passes: int) -> dict[str, float]:
-    """Samples per second by reader, medians of passes in turn."""
+    """Returns the samples per second of each reader: medians of alternating passes."""
     readers: dict[str, Callable[[], Iterable[Any]]] = {
         "ufork": lambda: itertools.islice(ufork_batches(folder / "tars", kind), number // BATCH),
         "webdataset": lambda: webdataset_batches(folder / "tars", kind),
@@ -136,7 +132,7 @@ def measure(folder: Path, kind: Kind, number: int, passes: int) -> dict[str, flo
 
 
 def _rate(batches: Iterable[Any]) -> float:
-    """From the first batch on: starting processes is left out."""
+    """Returns samples per second after the first batch, which excludes starting the processes."""
     iterator = iter(batches)
     next(iterator)
     start, count = time.perf_counter(), 0
@@ -147,7 +143,7 @@ def _rate(batches: Iterable[Any]) -> float:
 
 
 def ufork_batches(folder: Path, kind: Kind) -> Iterator[Any]:
-    """Endless: arrays, texts, and the lane with what it has taken."""
+    """Yields arrays, texts, and the lane with its position; endless."""
     make, context = partial(_ufork_worker, folder, kind.name), process_context(("benchmarks.stream",))
     return prefetch(make, num_workers=WORKERS, context=context, ahead=4, timeout_seconds=60)
 
@@ -164,7 +160,7 @@ def _ufork_worker(folder: Path, kind_name: str, worker: int, num_workers: int) -
 
 
 def webdataset_batches(folder: Path, kind: Kind) -> Iterable[Any]:
-    """One pass; webdataset's own decoders."""
+    """Yields one pass, decoded by webdataset."""
     import webdataset
 
     urls = sorted(str(path) for path in folder.glob("*.tar"))
@@ -183,7 +179,7 @@ def _prompt_of(fields: dict[str, Any]) -> str:
 
 
 def write_litdata(folder: Path, kind: Kind) -> None:
-    """The same samples as litdata's chunks."""
+    """Writes the same samples in litdata's format."""
     import litdata
 
     source = ShardSource(folder / "tars", Task.GENERATION)
@@ -204,7 +200,7 @@ def _litdata_fields(source: ShardSource, has_codes: bool, number: int) -> dict[s
 
 
 def litdata_batches(folder: Path, kind: Kind) -> Iterable[Any]:
-    """One pass, in the order of the chunks: it is twice as fast as shuffled."""
+    """Yields one pass in the order of the chunks, which is twice as fast as shuffled."""
     import litdata
 
     collate = _codes_batch if kind is CODES else _photo_batch
