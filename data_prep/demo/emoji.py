@@ -43,7 +43,7 @@ _WHITE = (255, 255, 255)
 
 
 class EmojiConfig(Config):
-    """Which emoji are used, and how."""
+    """Settings of the source `emoji`."""
 
     num_train_per_task: NonNegativeInt | None = None
     """Largest number of training images per task, chosen by the seed; null for all."""

@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 
 class PrepareConfig(Config):
-    """Which sources are made, and the size of their shards."""
+    """The synthetic sources, and the size of their shards."""
 
     scenes: ScenesConfig | None = ScenesConfig()
     """Compositions of sprites; null makes none."""

@@ -29,7 +29,7 @@ COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7
 
 
 class ScenesConfig(SpriteConfig):
-    """Which scenes are made, and how many."""
+    """Settings of the source `scenes`."""
 
     num_train_per_task: NonNegativeInt = 20_000
     """Number of training scenes with questions, and of as many others with drawing prompts."""

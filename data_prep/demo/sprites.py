@@ -69,7 +69,7 @@ BACKGROUNDS = {WHITE: (255, 255, 255), "blue": (190, 222, 255), "pink": (255, 20
 
 
 class SpriteConfig(Config):
-    """Which sprites are used, and where they may be placed."""
+    """Vocabulary and geometry of scenes."""
 
     num_kinds: int = Field(default=16, ge=4, le=len(KINDS))
     """Number of kinds, the first of `KINDS`."""

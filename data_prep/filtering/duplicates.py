@@ -36,7 +36,7 @@ _LOW_64 = 2**64 - 1
 
 
 class DuplicatesConfig(Config):
-    """Which duplicates are dropped."""
+    """Settings of the search for duplicates, which are dropped."""
 
     exact: bool = False
     """Drops records with the same image file as an earlier one."""
@@ -46,7 +46,7 @@ class DuplicatesConfig(Config):
     """Bits of 64 in which the hashes of near duplicates may differ. 0 finds copies of another size or format; 2 to 4
     find most copies of another quality, and increasingly images that are only similar."""
     same_text: bool = True
-    """Whether duplicates must also have the same text. false keeps one record per image, whatever its text."""
+    """Whether duplicates must also have the same text. false keeps one record per image, regardless of its text."""
 
     @property
     def wanted(self) -> bool:

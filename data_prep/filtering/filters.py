@@ -36,7 +36,7 @@ _CHECKED_PX = 32
 
 
 class FilterConfig(Config):
-    """Which records are dropped."""
+    """Settings of the filters; a record is dropped if any of them does not let it pass."""
 
     min_side_px: PositiveInt = 1
     """Shortest allowed side: images with a shorter one are dropped."""

@@ -1,4 +1,4 @@
-"""The interface that all collections of images and text are read through, whatever their format.
+"""The interface that all collections of images and text are read through, independent of their format.
 
 Input.records()      ->  Record | Dropped, always in the same order: text, and the location of the image
 Input.image(record)  ->  bytes of the image file, in any order and from any process

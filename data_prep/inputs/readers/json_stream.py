@@ -8,8 +8,8 @@ which `usable_text` refuses later, so that they cost one entry only.
 
 ijson 3.6 (yajl2_c) was measured as a replacement for the array reader, on 100 MB of LLaVA-like entries: 333 MB/s
 against 381 MB/s here (350 against 388 if the file is indented). It stops at the first byte that is not UTF-8, at NaN,
-control characters and a byte order mark, where this reader goes on, and it has no limit on the size of an entry: 100 kB
-of opening brackets take more than 3 GB of memory.
+control characters and a byte order mark, where this reader continues, and it has no limit on the size of an entry:
+100 kB of opening brackets take more than 3 GB of memory.
 """
 
 import json
