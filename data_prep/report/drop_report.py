@@ -1,8 +1,9 @@
-"""The report of a collection that was made into shards: what was dropped and why, and what the samples are like.
+"""Report of a sharded collection: dropped records with the reasons, and statistics of the samples.
 
-    Selection, Statistics  ->  folder/report.json  ->  as_text: for a terminal, or folder/report.html: one page
+    Selection, Statistics  ->  folder/report.json  ->  as_text: for the terminal
+                                                   ->  folder/report.html: one page that needs no other file
 
-The page needs no other file and no network.
+The templates of the page are in templates/.
 """
 
 import json
@@ -31,7 +32,7 @@ def save_report(folder: Path, selection: Selection, statistics: Statistics) -> N
     """Writes `report.json` into `folder`.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     values = {"version": _VERSION, "records": selection.to_dict(), "samples": statistics.to_dict()}
     write_whole(folder / REPORT_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
@@ -41,7 +42,7 @@ def load_report(folder: Path) -> tuple[Selection, Statistics]:
     """Reads the `report.json` in `folder`.
 
     Raises:
-        ShardError: there is none, or it is not one of this version.
+        ShardError: the file is missing, damaged, or of another version.
     """
     path = folder / REPORT_FILE
     try:
@@ -52,21 +53,21 @@ def load_report(folder: Path) -> tuple[Selection, Statistics]:
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror}); give a folder of finished shards") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"{path}: not a report of ufork's ({error!r}); make the shards again") from None
+        raise ShardError(f"{path}: not a report of ufork ({error!r}); make the shards again") from None
 
 
 def write_report(folder: Path, title: str) -> Path:
-    """Writes `report.html`, headed by `title`, from the `report.json` in `folder` and returns its path.
+    """Writes `report.html` with the heading `title` from the `report.json` in `folder`; returns its path.
 
     Raises:
-        ShardError: as `load_report` does.
-        StorageError: it cannot be written.
+        ShardError: as `load_report`.
+        StorageError: the page cannot be written.
     """
     selection, statistics = load_report(folder)
     html = page(
         title,
-        "What was made into shards, and what was left out",
-        sections=[("Left out", _dropped(selection)), ("Samples", _samples(statistics))],
+        "Records that were kept or dropped, and the samples made from them",
+        sections=[("Dropped records", _dropped(selection)), ("Samples", _samples(statistics))],
         head=render("head.html.j2", tiles=_tiles(selection, statistics)),
         footer="Made by ufork.",
     )
@@ -75,7 +76,7 @@ def write_report(folder: Path, title: str) -> Path:
 
 
 def as_text(selection: Selection, statistics: Statistics) -> str:
-    """The same figures for a terminal."""
+    """Returns the figures of the report as text for the terminal."""
     blocks = [_text_table(_headline(selection), _text_reasons(selection))]
     for name, table in TABLES.items():
         rows = [
@@ -88,7 +89,7 @@ def as_text(selection: Selection, statistics: Statistics) -> str:
 
 def _headline(selection: Selection) -> str:
     share = _share(selection.kept, selection.num_records)
-    return f"{selection.kept:,} of {selection.num_records:,} records kept, {share}; left out:"
+    return f"{selection.kept:,} of {selection.num_records:,} records kept, {share}; dropped:"
 
 
 def _text_reasons(selection: Selection) -> Sequence[tuple[str, ...]]:
@@ -100,7 +101,7 @@ def _text_reasons(selection: Selection) -> Sequence[tuple[str, ...]]:
 
 
 def _text_table(title: str, rows: Sequence[tuple[str, ...]]) -> str:
-    """Left, right, right, left aligned columns below a title."""
+    """Formats a title and a table with columns aligned left, right, right, left."""
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     lines = [title]
     for label, number, share, *rest in rows:
@@ -109,7 +110,7 @@ def _text_table(title: str, rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _reasons(selection: Selection) -> list[tuple[str, int, list[str]]]:
-    return [(row["reason"], row["records"], row["examples"]) for row in selection.to_dict()["dropped"]]
+    return [(entry["reason"], entry["records"], entry["examples"]) for entry in selection.to_dict()["dropped"]]
 
 
 def _tiles(selection: Selection, statistics: Statistics) -> list[dict[str, Any]]:
@@ -123,7 +124,7 @@ def _tiles(selection: Selection, statistics: Statistics) -> list[dict[str, Any]]
         ("Records kept", _share(kept, records), f"{kept:,} of {records:,}", share),
         ("Samples", f"{statistics.num_samples:,}", tasks, None),
         ("Images", _bytes(statistics.image_bytes), f"{images:,} files of {_bytes(mean_bytes)} on average", None),
-        ("Text", f"{mean_chars:.0f}", "characters a sample on average", None),
+        ("Text", f"{mean_chars:.0f}", "characters per sample on average", None),
     ]
     return [
         {"label": label, "figure": figure, "note": note, "share": bar, "colour": "ink"}

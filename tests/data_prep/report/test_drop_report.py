@@ -1,4 +1,4 @@
-"""The report: what is saved comes back, the page and the text say it, and nothing that is named breaks them."""
+"""The report is saved and loaded, and shown as page and text, with any characters in names."""
 
 import json
 import shutil
@@ -16,12 +16,12 @@ DROPPED = selected([("a.jpg", "image below 64 px")] * 3 + [("b <script>.jpg", "n
 SAMPLES = counted([(sample("a dog"), header(), "en")] * 12)
 
 
-def test_what_is_saved_comes_back(tmp_path):
+def test_loading_returns_what_was_saved(tmp_path):
     save_report(tmp_path, DROPPED, SAMPLES)
     assert load_report(tmp_path) == (DROPPED, SAMPLES)
 
 
-def test_the_page_says_what_was_left_out_and_is_self_contained(tmp_path):
+def test_the_page_names_dropped_records_and_is_self_contained(tmp_path):
     save_report(tmp_path, DROPPED, SAMPLES)
     html = write_report(tmp_path, "pets, train").read_text(encoding="utf-8")
     for words in ("image below 64 px", "18.8%", "75.0%", "12 of 16", "384 to 512", "CC0-1.0", "12 kB"):
@@ -30,26 +30,26 @@ def test_the_page_says_what_was_left_out_and_is_self_contained(tmp_path):
     assert "http" not in html
 
 
-def test_the_text_has_its_columns_in_line():
+def test_the_columns_of_the_text_are_aligned():
     lines = as_text(DROPPED, SAMPLES).splitlines()
     assert lines[:3] == [
-        "12 of 16 records kept, 75.0%; left out:",
+        "12 of 16 records kept, 75.0%; dropped:",
         "  image below 64 px  3  18.8%  a.jpg, a.jpg",
         "  no text            1   6.2%  b <script>.jpg",
     ]
     assert "Shorter side of the image, px: samples" in lines and "  384 to 512  12  100.0%" in lines
 
 
-def test_names_of_any_letters_can_be_written_and_printed(tmp_path):
+def test_names_with_any_characters_can_be_written_and_printed(tmp_path):
     dropped = selected([("half a letter \udc80, \x1b[31mred\n", "no text")])
     save_report(tmp_path, dropped, counted([(sample(licence="\ud800" * 10_000), header(), None)]))
     assert "half a letter \ufffd, \ufffd[31mred\ufffd" in as_text(*load_report(tmp_path))
     assert len(write_report(tmp_path, "pets, train").read_text(encoding="utf-8")) < 30_000
 
 
-def test_an_empty_collection_is_no_trouble(tmp_path):
+def test_an_empty_collection_has_a_report(tmp_path):
     save_report(tmp_path, Selection(), Statistics())
-    assert "No record was skipped" in write_report(tmp_path, "pets, train").read_text(encoding="utf-8")
+    assert "No record was dropped" in write_report(tmp_path, "pets, train").read_text(encoding="utf-8")
     assert as_text(Selection(), Statistics()).startswith("0 of 0 records kept")
 
 
@@ -69,7 +69,7 @@ def test_a_missing_or_foreign_report_is_named(tmp_path, contents, message):
         write_report(tmp_path, "pets, train")
 
 
-def test_a_report_that_lacks_a_part_is_named(tmp_path):
+def test_a_report_with_a_missing_table_is_an_error(tmp_path):
     save_report(tmp_path, DROPPED, SAMPLES)
     values = json.loads((tmp_path / "report.json").read_text())
     del values["samples"]["tables"]["aspect"]
@@ -78,7 +78,7 @@ def test_a_report_that_lacks_a_part_is_named(tmp_path):
         load_report(tmp_path)
 
 
-def test_a_folder_that_is_gone_is_named(tmp_path):
+def test_a_missing_folder_is_a_storage_error(tmp_path):
     shutil.rmtree(tmp_path)
     with pytest.raises(StorageError, match="cannot be written"):
         save_report(tmp_path, DROPPED, SAMPLES)
