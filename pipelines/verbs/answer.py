@@ -1,14 +1,21 @@
-"""Prints the answer to each question about the image, one a line."""
+"""Prints the answer to each question about the image, one per line."""
 
 import argparse
 from pathlib import Path
 
+from pipelines.text_arguments import utf8_text
+
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Largest image file that is read."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the weights, the image and the questions."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights, as RUN/phases/STAGE/weights")
-    parser.add_argument("--image", type=Path, required=True, help="PNG or JPEG")
-    parser.add_argument("--question", action="append", required=True, help="may be given several times")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="folder of exported weights, such as RUN/phases/PHASE/weights"
+    )
+    parser.add_argument("--image", type=Path, required=True, help="PNG, JPEG or WebP file")
+    parser.add_argument("--question", action="append", type=utf8_text, required=True, help="may be given several times")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -18,11 +25,14 @@ def run(arguments: argparse.Namespace) -> None:
         UforkError: the weights, the image or a question is at fault.
     """
     from ufork.errors import SampleError
+    from ufork.files import read_bounded
 
     try:
-        data = arguments.image.read_bytes()
+        data = read_bounded(arguments.image, MAX_IMAGE_BYTES)
     except OSError as error:
-        raise SampleError(f"{arguments.image}: cannot be read ({error.strerror}); give a PNG or JPEG file") from None
+        raise SampleError(
+            f"{arguments.image}: cannot be read ({error.strerror}); give a PNG, JPEG or WebP file"
+        ) from None
 
     import numpy as np
 
@@ -32,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     model = TrainedModel.load(arguments.checkpoint)
     try:
-        image = decode_image(data, size_px=model.codec.config.image_px, purpose=Task.UNDERSTANDING)
+        image = decode_image(data, size_px=model.image_px, purpose=Task.UNDERSTANDING)
     except SampleError as error:
         raise SampleError(f"{arguments.image}: {error}") from None
     for answer in model.answer(np.stack([image] * len(arguments.question)), arguments.question):

@@ -3,23 +3,31 @@
 import argparse
 from pathlib import Path
 
+from pipelines.text_arguments import utf8_text
+
 SAMPLING = {
     "guidance": (float, "strength of classifier-free guidance; 1 turns it off"),
-    "temperature": (float, "divides the logits"),
-    "top_k": (int, "likeliest codes kept; 0 keeps all"),
-    "top_p": (float, "probability mass kept"),
-    "seed": (int, "of the draws"),
+    "temperature": (float, "divides the logits; 0 always takes the most likely code"),
+    "top_k": (int, "number of most likely codes to sample from; 0 samples from all"),
+    "top_p": (float, "probability mass to sample from"),
+    "seed": (int, "seed of the first prompt; the following prompts have the next seeds"),
 }
 """Keys of `ufork.infer.config.DrawConfig`, which has the defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the weights, the prompts and how to sample."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights, as RUN/phases/STAGE/weights")
-    parser.add_argument("--prompt", action="append", required=True, help="may be given several times")
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
-    for key, (kind, what) in SAMPLING.items():
-        parser.add_argument(f"--{key.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, help=what)
+    """Adds the weights, the prompts and the sampling options."""
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="folder of exported weights, such as RUN/phases/PHASE/weights"
+    )
+    parser.add_argument(
+        "--prompt", action="append", type=utf8_text, required=True, help="what to draw; may be given several times"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="picture to write; its extension is .png, .jpg, .jpeg or .webp"
+    )
+    for key, (kind, meaning) in SAMPLING.items():
+        parser.add_argument(f"--{key.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, help=meaning)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -29,12 +37,13 @@ def run(arguments: argparse.Namespace) -> None:
         UforkError: the weights, a prompt or a value is at fault, or the picture cannot be written.
     """
     from ufork.infer.config import DrawConfig
-    from ufork.report.grid import write_grid
+    from ufork.report.grid import picture_format, write_grid
 
     chosen = {key: value for key, value in vars(arguments).items() if key in SAMPLING}
     config = DrawConfig.from_mapping(chosen, origin="options")
+    picture_format(arguments.out)
 
-    from ufork.infer.model import TrainedModel  # after the values are checked: it takes seconds
+    from ufork.infer.model import TrainedModel  # takes seconds, so only once the options are known to be valid
 
     images = TrainedModel.load(arguments.checkpoint).draw(arguments.prompt, config)
     write_grid(images, arguments.out)

@@ -1,4 +1,7 @@
-"""Reads what a run has left in its folder and writes RUN/report.html, which needs no other file and no network."""
+"""Writes RUN/report.html, a page about a run that needs no other file and no network.
+
+It may be written at any time; what a run has not done yet is missing on the page, and damaged files are named there.
+"""
 
 import argparse
 from pathlib import Path
@@ -6,15 +9,17 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or its recipe")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the recipe, as run.name=mine")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its recipe")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="replaces a value of the recipe, such as run.name=mine"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the page and prints where it is.
+    """Writes the page and prints its path.
 
     Raises:
-        UforkError: the recipe is at fault, or the page cannot be written.
+        UforkError: the recipe is at fault, the folder is not that of a run, or the page cannot be written.
     """
     from pipelines.recipe import read_recipe
     from ufork.report.run_report import write_report

@@ -133,6 +133,11 @@ def test_texts_that_are_too_long_are_refused(saved, name):
             model.answer(np.zeros((1, 16, 16, 3), np.uint8), texts)
 
 
+def test_text_with_a_lone_surrogate_is_refused(saved):
+    with pytest.raises(ConfigError, match="a prompt is not valid Unicode"):
+        TrainedModel.load(saved).draw(["a d\udcffog"])
+
+
 def sample_of(task, **fields):
     words = {"prompt": "a dog"} if task is Task.GENERATION else {"turns": (("what is this?", "a dog"),)}
     return Sample(id="one", task=task, source="s", licence="CC0-1.0", **words, **fields)

@@ -145,6 +145,8 @@ class TrainedModel:
         self._require_branch(task)
         if not texts or not all(text.strip() for text in texts):
             raise ConfigError(f"expected at least one {name}, and none of them empty; found {list(texts)}")
+        if not all(_is_unicode(text) for text in texts):
+            raise ConfigError(f"a {name} is not valid Unicode text: {list(texts)!a}")
         if (longest := max(map(len, texts))) > MAX_TEXT_CHARS:
             raise ConfigError(f"a {name} has {longest:,} characters, at most {MAX_TEXT_CHARS:,} are read; shorten it")
 
@@ -185,3 +187,12 @@ def _check_fit(dimensions: Dimensions, tokenizer: TextTokenizer, codec: ImageCod
             f"{folder}: the text tokenizer has {tokenizer.size} tokens, the weights embed"
             f" {dimensions.vocab_size}; export them again"
         )
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text has no lone surrogate, which tokenizers cannot read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -15,6 +15,10 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Extensions of picture files, with Pillow's names of their formats."""
 
 
+QUALITY = 95
+"""Of JPEG and WebP files, from 0 to 100."""
+
+
 def picture_format(path: Path) -> str:
     """Returns Pillow's name of the format that the extension of `path` stands for.
 
@@ -52,4 +56,4 @@ def write_grid(images: np.ndarray, path: Path) -> None:
     form = picture_format(path)
     make_folder(path.parent, choose="another --out")
     with whole_file(path, choose="another --out") as file:
-        Image.fromarray(grid_of(images)).save(file, format=form)
+        Image.fromarray(grid_of(images)).save(file, format=form, quality=QUALITY)

@@ -1,0 +1,94 @@
+"""`ufork draw` and `ufork answer`: what they write, and which arguments they refuse."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines import cli
+from tests.infer.test_model import save_trained
+from tests.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "weights"
+    save_trained(folder, tiny_config())
+    return folder
+
+
+def draw(weights, out, *arguments, prompt="a dog"):
+    return cli.main(["draw", "--checkpoint", str(weights), "--prompt", prompt, "--out", str(out), *arguments])
+
+
+def answer(weights, image, question="what is this?"):
+    return cli.main(["answer", "--checkpoint", str(weights), "--image", str(image), "--question", question])
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("x.png", "PNG"), ("x.jpg", "JPEG"), ("x.JPEG", "JPEG"), ("new/x.webp", "WEBP")]
+)
+def test_the_file_type_follows_the_name(weights, tmp_path, name, form):
+    assert draw(weights, tmp_path / name) == 0
+    assert Image.open(tmp_path / name).format == form
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x", "x.pdf", "png"])
+def test_other_file_types_are_refused_before_the_model_is_read(tmp_path, name, capsys):
+    assert draw(tmp_path / "no-weights", tmp_path / name) == 2
+    assert ".png, .jpg, .jpeg, .webp" in capsys.readouterr().err
+
+
+def test_temperature_0_is_greedy(weights, tmp_path):
+    for number, seed in enumerate((0, 9)):
+        assert draw(weights, tmp_path / f"{number}.png", "--temperature", "0", "--seed", str(seed)) == 0
+    first, second = (np.asarray(Image.open(tmp_path / f"{number}.png")) for number in (0, 1))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("guidance", "inf"), ("guidance", "nan"), ("seed", str(10**20)), ("temperature", "-1")]
+)
+def test_values_out_of_range_are_refused_before_the_model_is_read(tmp_path, option, value, capsys):
+    assert draw(tmp_path / "no-weights", tmp_path / "x.png", f"--{option}", value) == 2
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [os.fsdecode(b"a d\xff\xfeog"), os.fsdecode(b"caf\xe9?")])
+def test_text_that_is_not_utf8_is_an_error_that_names_the_argument(tmp_path, text, capsys):
+    with pytest.raises(SystemExit) as drawn:
+        draw(tmp_path, tmp_path / "x.png", prompt=text)
+    assert drawn.value.code == 2 and "argument --prompt: not UTF-8 text" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as answered:
+        answer(tmp_path, tmp_path / "x.png", text)
+    assert answered.value.code == 2 and "argument --question: not UTF-8 text" in capsys.readouterr().err
+
+
+def test_a_very_long_prompt_is_refused(weights, tmp_path, capsys):
+    assert draw(weights, tmp_path / "x.png", prompt="a" * 100_000) == 2
+    assert "100,000 characters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "huge", "text", "tiff"])
+def test_what_is_no_image_is_named(weights, tmp_path, kind, capsys):
+    path = tmp_path / f"{kind}.png"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "huge":
+        with open(path, "wb") as file:
+            file.truncate(3 * 2**30)
+    elif kind == "text":
+        path.write_text("a dog")
+    elif kind == "tiff":
+        Image.new("RGB", (4, 4)).save(path, "TIFF")
+    assert answer(weights, path) == 1
+    assert f"{kind}.png" in capsys.readouterr().err
+
+
+def test_answers_are_printed_one_per_line(weights, tmp_path, capsys):
+    Image.new("RGBA", (5, 9)).save(tmp_path / "x.png")
+    assert answer(weights, tmp_path / "x.png") == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 1
