@@ -1,6 +1,6 @@
 """Ranks for tests: forked from one warm server, which imports torch and DeepSpeed once for the whole session.
 
-Write `run_x(address, *args)` at the top of a test module (it is imported by name on the ranks) and call
+Write `run_x(rank_env, *args)` at the top of a test module (it is imported by name on the ranks) and call
 `run_on_ranks(run_x, 4, ...)` from `test_x`.
 """
 
@@ -14,10 +14,10 @@ from ufork.parallel.rank_environment import RankEnvironment
 
 
 def run_on_ranks(function: Callable[..., Any], num_ranks: int, *args: Any, timeout_seconds: float = 180) -> list[Any]:
-    """What `function(address, *args)` returned on each of `num_ranks` new processes, in the order of ranks.
+    """Returns what `function(rank_env, *args)` returned on each of `num_ranks` new processes, in the order of ranks.
 
-    Tensors arrive as copies. The first rank's error is raised here as it was raised there, with its traceback as a
-    note; PeerError says where the ranks were that are still at work after `timeout_seconds`.
+    Tensors arrive as copies. The first failed rank's error is raised here with its type, and its traceback as a note;
+    PeerError shows the stacks of ranks that have not finished after `timeout_seconds`.
     """
     context = process_context(("pytest", *PRELOADED_MODULES))
     try:
@@ -31,7 +31,7 @@ def run_on_ranks(function: Callable[..., Any], num_ranks: int, *args: Any, timeo
 
 
 def _without_warnings_of_others(rank_env: RankEnvironment, function: Callable[..., Any], *args: Any) -> Any:
-    """So that what a failing rank prints can be read; the same in pyproject.toml for the tests' own process."""
+    """Keeps the output of a failing rank readable; pyproject.toml does the same for the tests' own process."""
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|deepspeed)\b")
     return function(rank_env, *args)

@@ -1,1 +1,1 @@
-"""Starts the ranks of a job, and passes stop signals on to them."""
+"""Starts the ranks of a job, and forwards stop signals to them."""

@@ -1,12 +1,14 @@
 """From one command to the ranks of a job.
 
-environment -> a rank's address, where torchrun or srun has started this process as one rank
-            -> otherwise N processes of this machine (N = 1: this process itself)
+    environment -> this process's rank, where torchrun or srun started it as one rank
+                -> otherwise N processes of this machine (N = 1: this process itself)
+
+Only this module reads the launcher's variables; a rank gets a RankEnvironment.
 """
 
 import multiprocessing
 import os
-import subprocess
+import re
 from collections.abc import Callable, Mapping, MutableMapping
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -27,21 +29,24 @@ PRELOADED_MODULES = (
     "deepspeed.module_inject.auto_ep_layer",
     "deepspeed.runtime.superoffload.superoffload_stage3",
 )
-"""Imported once, before the ranks of this machine are forked from the server that has them. Those below a package are
-what `deepspeed.initialize` would else import on every rank, which takes seconds."""
+"""Imported once, by the server that the ranks of this machine are forked from: they start in 1.3 s, fresh interpreters
+in more than 20 s. The last five are what `deepspeed.initialize` imports, which takes seconds on each rank."""
+
+
+_TORCHRUN_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def run_ranks(function: Callable[..., Any], num_ranks: int | None, *args: Any) -> None:
-    """Calls `function(address, *args)` on every rank of the job that this process belongs to, or starts one here.
+    """Calls `function(rank_env, *args)` on every rank of the job that this process belongs to, or of one started here.
 
     Args:
-        function: importable by name, as `args` are by pickle.
-        num_ranks: of the job; None takes what torchrun or srun started, or else one.
-        args: handed to every rank after its address.
+        function: importable by name in a new process; `args` are sent by pickle.
+        num_ranks: ranks of the job; None for as many as torchrun or srun started, or one.
+        args: passed to every rank after its RankEnvironment.
 
     Raises:
         ConfigError: `num_ranks` is not the number that torchrun or srun started.
-        RankFailedError: a rank of this machine failed; all others have been ended.
+        RankFailedError: a rank of this machine failed; all others have been killed.
     """
     prepare_environment(os.environ, num_local_ranks=num_ranks or 1)
     rank_env = joined_environment(os.environ, num_ranks)
@@ -57,9 +62,9 @@ def run_ranks(function: Callable[..., Any], num_ranks: int | None, *args: Any) -
 
 
 def prepare_environment(environment: MutableMapping[str, str], *, num_local_ranks: int) -> None:
-    """Sets what torch and DeepSpeed read when they are imported, where the user has not.
+    """Sets variables that torch and DeepSpeed read when they are imported, unless the user has set them.
 
-    Without a CUDA device DeepSpeed must be told to use the CPU; and several ranks on one machine share its cores.
+    DeepSpeed uses the CPU only if DS_ACCELERATOR says so; several ranks on one machine share its cores.
     """
     if not has_cuda_device():
         environment.setdefault("DS_ACCELERATOR", "cpu")
@@ -68,12 +73,12 @@ def prepare_environment(environment: MutableMapping[str, str], *, num_local_rank
 
 
 def has_cuda_device() -> bool:
-    """Whether an NVIDIA device is here, without the seconds that asking torch takes."""
+    """Whether this machine has an NVIDIA device; looks at /dev, since importing torch takes seconds."""
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def process_context(preloaded_modules: tuple[str, ...] = PRELOADED_MODULES) -> BaseContext:
-    """How this machine starts ranks: forked from a warm server, or fresh where CUDA may not be forked."""
+    """Returns how processes are started here: forked from a warm server, or fresh where there is CUDA."""
     if has_cuda_device():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -82,52 +87,93 @@ def process_context(preloaded_modules: tuple[str, ...] = PRELOADED_MODULES) -> B
 
 
 def joined_environment(environment: Mapping[str, str], num_ranks: int | None) -> RankEnvironment | None:
-    """The address that torchrun or srun gave this process; None where neither started it as one of several.
+    """The rank that torchrun or srun made this process; None where neither started it as one of several.
+
+    Variables that are empty count as missing.
 
     Raises:
-        ConfigError: they started another number of ranks than `num_ranks`.
+        ConfigError: they started another number of ranks than `num_ranks`, or set variables that make no rank.
     """
-    rank_env = _torchrun_environment(environment) or _slurm_environment(environment)
+    given = {name: value for name, value in environment.items() if value}
+    rank_env = _torchrun_environment(given) or _slurm_environment(given)
+    if rank_env is None:
+        _refuse_incomplete_torchrun(given)
     if rank_env is None or num_ranks in (None, rank_env.world_size):
         return rank_env
     if rank_env.world_size == 1:  # an interactive shell of one task: what is asked for starts inside it
         return None
     raise ConfigError(
-        f"--ranks {num_ranks}: torchrun or srun has started {rank_env.world_size} ranks; leave --ranks out to join them"
+        f"--ranks {num_ranks}: torchrun or srun has started {rank_env.world_size} ranks; omit --ranks to join them"
     )
 
 
-def _torchrun_environment(environment: Mapping[str, str]) -> RankEnvironment | None:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    if not all(name in environment for name in names):
+def _torchrun_environment(given: Mapping[str, str]) -> RankEnvironment | None:
+    if not given.keys() >= set(_TORCHRUN_NAMES):
         return None
-    rank, world_size, local_rank, host, port = (environment[name] for name in names)
-    return RankEnvironment(
-        rank=int(rank),
-        world_size=int(world_size),
-        local_rank=int(local_rank),
-        master_address=host,
-        master_port=int(port),
+    return _rank_environment(
+        rank=_number(given, "RANK"),
+        world_size=_number(given, "WORLD_SIZE"),
+        local_rank=_number(given, "LOCAL_RANK"),
+        master_address=given["MASTER_ADDR"],
+        master_port=_number(given, "MASTER_PORT"),
     )
 
 
-def _slurm_environment(environment: Mapping[str, str]) -> RankEnvironment | None:
-    if "SLURM_STEP_ID" not in environment:  # a batch script outside srun has SLURM_PROCID too, but is no rank
+def _refuse_incomplete_torchrun(given: Mapping[str, str]) -> None:
+    """Several processes that each trained alone would write into one run folder."""
+    is_rank = "RANK" in given or "LOCAL_RANK" in given
+    if is_rank and given.get("WORLD_SIZE") != "1":  # cluster operators describe a job of one node so, without torchrun
+        missing = [name for name in _TORCHRUN_NAMES if name not in given]
+        raise ConfigError(
+            f"{', '.join(missing)}: missing or empty, while other variables of torchrun are set; start the job by"
+            " torchrun, or unset RANK and LOCAL_RANK"
+        )
+
+
+def _slurm_environment(given: Mapping[str, str]) -> RankEnvironment | None:
+    if "SLURM_STEP_ID" not in given:  # a batch script outside srun has SLURM_PROCID, too, but is no rank
         return None
-    job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
-    restart = int(environment.get("SLURM_RESTART_COUNT", 0))  # a rank left over by an earlier one may still listen
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
-    return RankEnvironment(
-        rank=int(environment["SLURM_PROCID"]),
-        world_size=int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"]),
-        local_rank=int(environment["SLURM_LOCALID"]),
-        master_address=_first_host(nodes),
+    job, step = _number(given, "SLURM_JOB_ID"), _number(given, "SLURM_STEP_ID")
+    restart = _number({"SLURM_RESTART_COUNT": "0", **given}, "SLURM_RESTART_COUNT")  # an earlier rank may still listen
+    return _rank_environment(
+        rank=_number(given, "SLURM_PROCID"),
+        world_size=_number(given, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
+        local_rank=_number(given, "SLURM_LOCALID"),
+        master_address=_first_host(_value(given, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")),
         master_port=SLURM_FIRST_PORT + (job * 31 + step + restart * 1009) % SLURM_NUM_PORTS,
     )
 
 
+def _rank_environment(**values: Any) -> RankEnvironment:
+    if not 0 <= values["local_rank"] <= values["rank"] < values["world_size"]:
+        raise ConfigError(
+            "torchrun or srun: expected 0 <= local rank <= rank < number of ranks, found"
+            f" {values['local_rank']}, {values['rank']}, {values['world_size']}; start the job by only one of them"
+        )
+    return RankEnvironment(**values)
+
+
+def _value(given: Mapping[str, str], *names: str) -> str:
+    """The first of the variables `names` that is set."""
+    for name in names:
+        if name in given:
+            return given[name]
+    raise ConfigError(
+        f"{' and '.join(names)}: missing or empty, while SLURM_STEP_ID={given['SLURM_STEP_ID']}; export all variables"
+        " of srun (into a container, too), or unset SLURM_STEP_ID to start without srun"
+    )
+
+
+def _number(given: Mapping[str, str], *names: str) -> int:
+    text = _value(given, *names)
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(f"{' or '.join(names)}: expected a whole number from torchrun or srun, found {text!r}")
+    return int(text)
+
+
 def _first_host(nodes: str) -> str:
-    if not set("[,") & set(nodes):
-        return nodes
-    shown = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    return shown.stdout.split()[0]
+    """First host of Slurm's list of nodes, as `scontrol show hostnames` expands it, which a container may lack.
+
+    Names are separated by commas, and `[001-003,7]` in a name stands for numbers; the first is written out in full.
+    """
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])

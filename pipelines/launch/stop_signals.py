@@ -1,6 +1,6 @@
-"""Signals that ask a job to stop: noted, and acted on between two steps, when everything can be saved.
+"""Signals that ask a job to stop: recorded on arrival, acted on after the step, when a checkpoint can be saved.
 
-Slurm sends SIGTERM before it ends a job, and whichever signal `sbatch --signal` names some time earlier.
+Slurm sends SIGTERM before it kills a job, and the signal that `sbatch --signal` names some time earlier.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 SAME_REQUEST_SECONDS = 2.0
-"""Within which a signal counts once: one that is sent to all processes reaches a rank a second time by its starter."""
+"""Time within which a signal counts once: one sent to all processes reaches a rank again through its parent."""
 
 
 class StopRequest:
@@ -27,14 +27,14 @@ class StopRequest:
         self._received: dict[int, float] = {}
 
     def __call__(self) -> bool:
-        """Whether it was."""
+        """Whether a signal was received."""
         return bool(self._received)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Notes it; the same signal once more, some time later, ends the process."""
+        """Records a signal; the same one again, after SAME_REQUEST_SECONDS, ends the process."""
         now = time.monotonic()
         if number not in self._received:
-            log.warning("%s: stops after this step; once more ends it at once", signal.Signals(number).name)
+            log.warning("%s: stopping after this step; send it again to stop at once", signal.Signals(number).name)
             self._received[number] = now
         elif now - self._received[number] > SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
@@ -43,8 +43,8 @@ class StopRequest:
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Has `handler` called for them inside the block; only a process's main thread can."""
-    if threading.current_thread() is not threading.main_thread():
+    """Calls `handler` for stop signals inside the block; does nothing outside a process's main thread."""
+    if threading.current_thread() is not threading.main_thread():  # signal.signal is allowed in no other
         yield
         return
     before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}

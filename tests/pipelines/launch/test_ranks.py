@@ -27,9 +27,9 @@ import sys, time
 from pathlib import Path
 from pipelines.launch import ranks as launch
 
-def run(address, folder, failing):
-    (Path(folder) / str(address.rank)).write_text(str(__import__("os").getpid()))
-    if address.rank == failing:
+def run(rank_env, folder, failing):
+    (Path(folder) / str(rank_env.rank)).write_text(str(__import__("os").getpid()))
+    if rank_env.rank == failing:
         raise SystemExit("no more") if failing == 2 else ValueError("bad luck")
     time.sleep(120)
 
@@ -56,12 +56,63 @@ def test_two_steps_two_jobs_and_two_starts_of_a_job_have_their_own_ports():
     assert all(1024 < port < 32768 for port in ports)
 
 
-def test_first_host_of_several_is_the_master(monkeypatch, tmp_path):
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text('#!/bin/sh\n[ "$3" = "node[7-9]" ] && printf "node7\\nnode8\\nnode9\\n"\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert joined_environment({**SRUN, "SLURM_JOB_NODELIST": "node[7-9]"}, None).master_address == "node7"
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node[7-9]", "node7"),
+        ("n[1-3,7]", "n1"),
+        ("n[001-003,7],login1", "n001"),
+        ("login1,n[001-003]", "login1"),
+        ("rack[2-3]n[10,12]-ib,other", "rack2n10-ib"),
+        ("node7", "node7"),
+        ("a,b", "a"),
+    ],
+)
+@pytest.mark.parametrize("name", ["SLURM_JOB_NODELIST", "SLURM_STEP_NODELIST"])
+def test_first_host_of_several_is_the_master_without_scontrol(monkeypatch, tmp_path, name, nodes, first):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert joined_environment({**SRUN, name: nodes}, None).master_address == first
+
+
+@pytest.mark.parametrize("name", TORCHRUN)
+@pytest.mark.parametrize("value", ["", None])
+def test_incomplete_variables_of_torchrun_are_refused(name, value):
+    environment = {**TORCHRUN, name: value}
+    with pytest.raises(ConfigError, match=f"^{name}: missing or empty, while other variables of torchrun are set"):
+        joined_environment({key: text for key, text in environment.items() if text is not None}, None)
+
+
+def test_a_job_of_one_node_without_torchrun_is_started_here():
+    assert joined_environment({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "1"}, 4) is None
+
+
+def test_srun_is_joined_though_a_variable_of_torchrun_is_set():
+    assert joined_environment({**SRUN, "RANK": "3"}, None).master_address == "node7"
+
+
+@pytest.mark.parametrize(
+    "name", ["SLURM_JOB_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_NODELIST"]
+)
+@pytest.mark.parametrize("value", ["", None])
+def test_incomplete_variables_of_srun_are_refused(name, value):
+    environment = {**SRUN, name: value}
+    with pytest.raises(ConfigError, match=f"{name}: missing or empty, while SLURM_STEP_ID=0"):
+        joined_environment({key: text for key, text in environment.items() if text is not None}, None)
+
+
+@pytest.mark.parametrize(
+    ("environment", "fault"),
+    [
+        ({**TORCHRUN, "MASTER_PORT": "a"}, "^MASTER_PORT: expected a whole number .* found 'a'"),
+        ({**TORCHRUN, "RANK": "-1"}, "^RANK: expected a whole number .* found '-1'"),
+        ({**TORCHRUN, "RANK": "8"}, "found 1, 8, 8"),
+        ({**SRUN, "SLURM_PROCID": "4"}, "found 1, 4, 4"),
+        ({**SRUN, "SLURM_JOB_ID": "7042_3"}, "^SLURM_JOB_ID: expected a whole number .* found '7042_3'"),
+    ],
+)
+def test_variables_that_make_no_rank_are_refused(environment, fault):
+    with pytest.raises(ConfigError, match=fault):
+        joined_environment(environment, None)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +151,7 @@ def test_cores_are_shared_unless_the_user_says_otherwise():
 
 @pytest.fixture
 def started(tmp_path):
-    """Starts the program with three ranks that sleep, the given one excepted; gives the process and its ranks' pids."""
+    """Starts the program with three ranks that sleep, except the given one; returns the process and its ranks' pids."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     root = Path(__file__).parents[3]
