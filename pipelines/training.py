@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipelines.doctor.banner import log_head
+from pipelines.doctor.banner import log_banner
 from pipelines.launch.ranks import has_cuda_device, process_context
 from pipelines.launch.stop_signals import StopRequest, handled
 from pipelines.recipe import Recipe
@@ -45,7 +45,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
     run = recipe.run_folder
     if rank_env.rank == 0:
         run.record(recipe.model_dump(mode="json"), ("text", "model", "data", "layout", "train", "phases"))
-        log_head(run.path, has_gpu=has_cuda_device())
+        log_banner(run.path, has_gpu=has_cuda_device())
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
     phases = [phase_of(recipe, name, tokenizer, codec) for name in names]
     _require_weights(phases[0])

@@ -1,28 +1,66 @@
-"""What can go wrong by a user's input, the machine or a peer. Mistakes of our own stay assertions.
+"""Errors that a user, the machine or another rank can cause. Mistakes in the code stay assertions.
 
-Every message names the file, key or value at fault, what was expected, and what to do. Entry programs print the message
-of a `UforkError` without a traceback and exit with its `exit_code`.
+Every message names the file, key or value at fault, what was expected, and what to do: it is written for people, and no
+program reads it. Programs read the class of the failure (`UforkError.failure`) and its `fields`. Entry programs print
+the message without a traceback, exit with `exit_code`, and leave both as JSON (`pipelines/status/failure_record.py`).
 """
+
+from enum import StrEnum
+
+FieldValue = str | int | float | bool | None
+
+
+class FailureClass(StrEnum):
+    """What kind of thing has failed, and so has to be fixed."""
+
+    CONFIGURATION = "configuration"
+    DATA = "data"
+    CHECKPOINT = "checkpoint"
+    STORAGE = "storage"
+    OUT_OF_MEMORY = "out of memory"
+    TIME_OUT = "time-out"
+    NON_FINITE = "non-finite"
+    NODE = "node"
+    PEER = "peer"
+    """Another rank failed first: a consequence, whose cause is elsewhere."""
+    CLUSTER = "cluster"
+    STOPPED = "stopped"
+    CODE = "code"
+    OTHER = "other"
 
 
 class UforkError(Exception):
-    """Base of all errors that a user can act on."""
+    """Base of all errors that a user can act on.
+
+    Args:
+        message: for people.
+        fields: details for programs. Known ones are `rank`; `process_exit_code`, the exit code of a process that died,
+            negative for a signal; `timed_out`, whether something took too long; `cause`, the words of another library.
+    """
 
     exit_code = 1
+    failure = FailureClass.OTHER
+
+    def __init__(self, message: str = "", **fields: FieldValue) -> None:
+        super().__init__(message)
+        self.fields = fields
 
 
 class ConfigError(UforkError):
     """A recipe, an override or a command-line value is unknown, of the wrong type or out of range."""
 
     exit_code = 2
+    failure = FailureClass.CONFIGURATION
 
 
 class ShardError(UforkError):
-    """A shard, its index or its manifest is missing, truncated or not what the manifest says."""
+    """A shard, its index or its manifest is missing, truncated or does not match its manifest."""
+
+    failure = FailureClass.DATA
 
 
 class SampleError(UforkError):
-    """One sample cannot be used: undecodable image, empty text, longer than the token budget.
+    """A sample cannot be used (undecodable image, empty text, longer than the token budget), or too many cannot.
 
     Attributes:
         reason: what is wrong and what to do, in words that are the same for all such samples: they are counted by it.
@@ -30,8 +68,10 @@ class SampleError(UforkError):
         sample: its id, or shard and key; empty where only its contents are known.
     """
 
-    def __init__(self, reason: str, *, detail: str = "", sample: str = "") -> None:
-        super().__init__(reason)
+    failure = FailureClass.DATA
+
+    def __init__(self, reason: str, *, detail: str = "", sample: str = "", **fields: FieldValue) -> None:
+        super().__init__(reason, **fields)
         self.reason, self.detail, self.sample = reason, detail, sample
 
     def __str__(self) -> str:
@@ -41,44 +81,65 @@ class SampleError(UforkError):
 class LoaderError(UforkError):
     """A loader process died or hung."""
 
+    failure = FailureClass.DATA
+
 
 class WorkerError(UforkError):
     """A worker process that makes shards died."""
 
+    failure = FailureClass.DATA
+
 
 class InputError(UforkError):
-    """A collection that shards are to be made from is missing, unreadable or not of the format that was named."""
+    """A collection to make shards from is missing, unreadable or not in the named format."""
+
+    failure = FailureClass.DATA
 
 
 class TokenizerError(UforkError):
     """A text or image tokenizer folder is missing, incomplete or does not fit the model."""
 
+    failure = FailureClass.DATA
+
 
 class CheckpointError(UforkError):
     """Weights or their config are missing, damaged, or of another shape than the model."""
 
+    failure = FailureClass.CHECKPOINT
+
 
 class StorageError(UforkError):
-    """A folder cannot be written or the disk is full."""
+    """A folder cannot be written, or the disk is full."""
+
+    failure = FailureClass.STORAGE
 
 
 class MachineError(UforkError):
-    """This machine lacks something that ufork cannot do without."""
+    """This machine lacks something that ufork requires."""
+
+    failure = FailureClass.NODE
 
 
 class NonFiniteError(UforkError):
     """Loss or gradients were NaN or infinite in more steps than the recipe tolerates."""
 
+    failure = FailureClass.NON_FINITE
+
 
 class PeerError(UforkError):
     """Another rank died, hung or raised."""
 
+    failure = FailureClass.PEER
+
 
 class ClusterError(UforkError):
-    """Slurm is not here, or refuses what it was asked for."""
+    """Slurm is not installed here, or refused a request."""
+
+    failure = FailureClass.CLUSTER
 
 
 class StoppedError(UforkError):
-    """A signal asked the job to stop; what it had is saved, and the same command goes on from there."""
+    """A signal asked the job to stop; its state is saved, and the same command resumes it."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
+    failure = FailureClass.STOPPED

@@ -5,7 +5,8 @@ RUN/shards/SOURCE/SPLIT   samples with images     RUN/codes/SOURCE/SPLIT   the s
 RUN/tokenizer/{text,vision}
 RUN/phases/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/,skipped_samples/}
 RUN/detector/ evaluation.json evaluation/ report.html
-RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/}   what happened to it
+RUN/failures/   why ranks failed
+RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/,health/,failures/}   what happened to it
 """
 
 import json
@@ -145,6 +146,15 @@ class RunFolder:
     def job_logs(self) -> Path:
         """Logs of Slurm jobs, a file per job and rank."""
         return self.path / "slurm" / "logs"
+
+    @property
+    def failures(self) -> Path:
+        """Failure files of ranks that ran without Slurm, one per rank."""
+        return self.path / "failures"
+
+    def job_failures(self, job: int, restart: int) -> Path:
+        """Failure files of one start of a Slurm job, one per rank."""
+        return self.path / "slurm" / "failures" / f"{job}.{restart}"
 
     def phase(self, name: str) -> PhaseFolder:
         """The folder of one phase."""

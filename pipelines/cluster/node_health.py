@@ -1,33 +1,35 @@
-"""Whether a node is fit to train: its GPUs, its disks, and how it meets the job's other nodes.
+"""Whether a node is fit to train: its GPUs, its disks, and its connection to the job's other nodes.
 
 one process per node -> NodeReport -> FOLDER/NODE.json
-FOLDER, all nodes of the job -> judge: why which nodes are unfit; one without a report is
+FOLDER, all nodes of the job -> read_reports: why which nodes are unfit; a node without a report is
 """
 
 import csv
 import json
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import NonNegativeFloat
 
+from pipelines.commands import NoAnswer, ask
 from ufork.config import Config
 from ufork.errors import ConfigError
 
 GPU_QUERY = ("index", "name", "memory.used", "utilization.gpu", "ecc.errors.uncorrected.volatile.total")
-"""Of nvidia-smi; MiB and per cent."""
+"""Fields of nvidia-smi; memory is in MiB, utilization in per cent."""
+GPU_SECONDS = 120.0
+"""Time limit of nvidia-smi, which takes long where no persistence daemon keeps the driver loaded."""
 BUSY_MIB, BUSY_PERCENT = 1024.0, 10.0
-"""Above which a GPU is somebody else's: an idle one holds some hundred MiB at most."""
+"""A GPU above either is in use by another job: an idle one holds some hundred MiB at most."""
 FREE_GB = 5.0
-"""On each disk: less does not hold a checkpoint of a small model."""
+"""Least free space on each disk: less does not hold a checkpoint of a small model."""
 CLOCK_SECONDS = 2.0
-"""Beyond what a barrier's end differs by between nodes."""
+"""Largest clock offset; more than what the end of a barrier differs by between nodes."""
 
 
 class NodeReport(Config):
-    """What one node found."""
+    """What the check of one node found."""
 
     node: str
     gpus: list[str] = []
@@ -35,32 +37,32 @@ class NodeReport(Config):
     free_gb: Mapping[str, NonNegativeFloat] = {}
     """By folder."""
     clock_offset_seconds: float | None = None
-    """To the middle one of all nodes; None without other nodes."""
+    """Relative to the median of all nodes; None without other nodes."""
     all_reduce_seconds: NonNegativeFloat | None = None
-    """Of `ALL_REDUCE_BYTES` over all nodes."""
+    """Time of one all-reduce of `ALL_REDUCE_BYTES` over all nodes."""
     faults: list[str] = []
     """Of this node."""
     missed: str = ""
-    """Why it did not meet the others, who may be at fault."""
+    """Why it could not reach the others; the fault may be theirs."""
 
     def describe(self) -> str:
-        """In one line."""
-        met = "" if self.all_reduce_seconds is None else f", all-reduce in {self.all_reduce_seconds * 1e3:.1f} ms"
-        return "; ".join(filter(None, [*self.faults, self.missed])) or f"fit{met}"
+        """Returns the report in one line."""
+        speed = "" if self.all_reduce_seconds is None else f", all-reduce in {self.all_reduce_seconds * 1e3:.1f} ms"
+        return "; ".join(filter(None, [*self.faults, self.missed])) or f"fit{speed}"
 
 
-def gpu_faults(expected: int) -> tuple[list[str], list[str]]:
-    """Asks nvidia-smi, where GPUs are expected; their names, and what is wrong with them."""
+def gpu_faults(expected: int, environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Asks nvidia-smi, if GPUs are expected; returns their names and what is wrong with them."""
     if not expected:
         return [], []
     command = ["nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return [], [f"nvidia-smi does not answer ({error})"]
-    if done.returncode:
-        return [], [f"nvidia-smi: {done.stdout.strip() or done.stderr.strip()}"]
-    gpus = [dict(zip(GPU_QUERY, map(str.strip, row), strict=True)) for row in csv.reader(done.stdout.splitlines())]
+        printed = ask(command, environment=environment, timeout_seconds=GPU_SECONDS)
+        gpus = [dict(zip(GPU_QUERY, map(str.strip, line), strict=True)) for line in csv.reader(printed.splitlines())]
+    except NoAnswer as reason:
+        return [], [f"nvidia-smi gives no answer: {reason}"]
+    except ValueError:
+        return [], [f"nvidia-smi gives no list of GPUs: {printed.splitlines()[0]}"]
     faults = [fault for gpu in gpus for fault in _faults_of(gpu)]
     if len(gpus) < expected:
         faults.insert(0, f"{len(gpus)} GPUs, expected {expected}")
@@ -79,7 +81,7 @@ def _faults_of(gpu: Mapping[str, str]) -> list[str]:
 
 
 def _number(text: str) -> float:
-    """0 for what a GPU does not tell, as "[N/A]"."""
+    """Returns 0 for what a GPU does not report, such as "[N/A]"."""
     try:
         return float(text)
     except ValueError:
@@ -87,13 +89,21 @@ def _number(text: str) -> float:
 
 
 def free_gb(folders: Sequence[Path]) -> tuple[dict[str, float], list[str]]:
-    """What the disks of `folders` have free, and which have too little."""
-    free = {str(folder): shutil.disk_usage(folder).free / 1e9 for folder in folders}
-    return free, [f"{folder}: {gb:.1f} GB free, expected {FREE_GB:g}" for folder, gb in free.items() if gb < FREE_GB]
+    """Returns the free space on the disks of `folders`, and which of them have too little or cannot be examined."""
+    free, faults = {}, []
+    for folder in folders:
+        try:
+            gb = free[str(folder)] = shutil.disk_usage(folder).free / 1e9
+        except OSError as error:
+            faults.append(f"{folder}: cannot be examined ({error.strerror})")
+            continue
+        if gb < FREE_GB:
+            faults.append(f"{folder}: {gb:.1f} GB free, expected {FREE_GB:g}")
+    return free, faults
 
 
-def judge(folder: Path, nodes: Sequence[str]) -> list[NodeReport]:
-    """What each of `nodes` left in `folder`; a node that left nothing is at fault."""
+def read_reports(folder: Path, nodes: Sequence[str]) -> list[NodeReport]:
+    """Returns the report of each of `nodes` in `folder`; a missing or damaged one is a fault of the node."""
     return [_report_of(folder, node) for node in nodes]
 
 
@@ -101,5 +111,5 @@ def _report_of(folder: Path, node: str) -> NodeReport:
     path = folder / f"{node}.json"
     try:
         return NodeReport.from_mapping(json.loads(path.read_bytes()), origin=str(path))
-    except (OSError, ValueError, ConfigError):
-        return NodeReport(node=node, faults=["no report: its check did not start or did not end"])
+    except (OSError, ValueError, RecursionError, ConfigError):
+        return NodeReport(node=node, faults=["no report: its check did not start, or did not finish"])

@@ -1,6 +1,7 @@
-"""One process of each node meets the others: who is missing, whose clock is off, how long an all-reduce takes.
+"""Rendezvous of one process per node: which nodes are missing, whose clock is off, how long an all-reduce takes.
 
-address -> store: each says that it is here -> gloo or NCCL: clocks gathered after a barrier, all-reduces timed
+rank environment -> store: each process reports that it is here
+                 -> gloo or NCCL: clocks gathered after a barrier, all-reduces timed -> Rendezvous
 """
 
 import statistics
@@ -19,24 +20,31 @@ REPEATS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Meeting:
-    """What a node learnt from meeting the others."""
+class Rendezvous:
+    """What a node measured together with the others."""
 
     clock_offset_seconds: float
+    """Relative to the median of all nodes."""
     all_reduce_seconds: float
 
 
-def meet(rank_env: RankEnvironment, names: list[str], *, on_gpu: bool, timeout_seconds: float) -> Meeting:
-    """Meets the processes that have the other ranks; `names` are all ranks' nodes.
+def rendezvous(rank_env: RankEnvironment, nodes: list[str], *, on_gpu: bool, timeout_seconds: float) -> Rendezvous:
+    """Waits for the processes of the other ranks and measures clocks and network together with them.
+
+    Args:
+        rank_env: of this process; the job has one rank per node.
+        nodes: names of all nodes, by rank.
+        on_gpu: whether to use NCCL on the first GPU, rather than gloo.
+        timeout_seconds: how long to wait for the others, and for one exchange with them.
 
     Raises:
-        PeerError: names the nodes that did not come in time, or says how the exchange failed.
+        PeerError: names the nodes that did not arrive in time, or says how the exchange failed.
     """
     deadline = time.monotonic() + timeout_seconds
-    store = _open_store(rank_env, names, timeout_seconds)
+    store = _open_store(rank_env, nodes, timeout_seconds)
     store.set(f"here/{rank_env.rank}", "")
-    if missing := _missing(store, len(names), deadline):
-        raise PeerError(f"{', '.join(names[rank] for rank in missing)}: not there within {timeout_seconds:g} s")
+    if missing := _missing_ranks(store, len(nodes), deadline):
+        raise _missing_nodes([nodes[rank] for rank in missing], timeout_seconds)
     device = torch.device("cuda" if on_gpu else "cpu", 0)
     try:
         dist.init_process_group(
@@ -46,14 +54,21 @@ def meet(rank_env: RankEnvironment, names: list[str], *, on_gpu: bool, timeout_s
             world_size=rank_env.world_size,
             timeout=timedelta(seconds=timeout_seconds),
         )
-        meeting = Meeting(clock_offset_seconds=_clock_offset(device), all_reduce_seconds=_all_reduce_seconds(device))
+        measured = Rendezvous(
+            clock_offset_seconds=_clock_offset(device), all_reduce_seconds=_all_reduce_seconds(device)
+        )
         dist.destroy_process_group()
     except RuntimeError as error:
-        raise PeerError(f"the nodes cannot exchange data: {str(error).splitlines()[0]}") from None
-    return meeting
+        words = str(error).splitlines()[0]
+        raise PeerError(f"the nodes cannot exchange data: {words}", cause=words) from None
+    return measured
 
 
-def _open_store(rank_env: RankEnvironment, names: list[str], timeout_seconds: float) -> dist.TCPStore:
+def _missing_nodes(nodes: list[str], timeout_seconds: float) -> PeerError:
+    return PeerError(f"{', '.join(nodes)}: not reached within {timeout_seconds:g} s", timed_out=True)
+
+
+def _open_store(rank_env: RankEnvironment, nodes: list[str], timeout_seconds: float) -> dist.TCPStore:
     try:
         return dist.TCPStore(
             rank_env.master_address,
@@ -64,10 +79,10 @@ def _open_store(rank_env: RankEnvironment, names: list[str], timeout_seconds: fl
             wait_for_workers=False,
         )
     except (RuntimeError, dist.DistError):
-        raise PeerError(f"{names[0]}: not there within {timeout_seconds:g} s") from None
+        raise _missing_nodes(nodes[:1], timeout_seconds) from None
 
 
-def _missing(store: dist.TCPStore, size: int, deadline: float) -> list[int]:
+def _missing_ranks(store: dist.TCPStore, size: int, deadline: float) -> list[int]:
     while True:
         missing = [rank for rank in range(size) if not store.check([f"here/{rank}"])]
         if not missing or time.monotonic() > deadline:
@@ -79,12 +94,12 @@ def _clock_offset(device: torch.device) -> float:
     dist.barrier()
     clocks = [torch.zeros(1, dtype=torch.float64, device=device) for _ in range(dist.get_world_size())]
     dist.all_gather(clocks, torch.tensor([time.time()], dtype=torch.float64, device=device))
-    told = [clock.item() for clock in clocks]
-    return told[dist.get_rank()] - statistics.median_low(told)
+    seconds = [clock.item() for clock in clocks]
+    return seconds[dist.get_rank()] - statistics.median_low(seconds)
 
 
 def _all_reduce_seconds(device: torch.device) -> float:
-    """The quickest of some: what the network can do."""
+    """Returns the shortest of several times: what the network can do."""
     numbers = torch.zeros(ALL_REDUCE_BYTES[device.type] // 4, device=device)
     seconds = []
     for _ in range(REPEATS):

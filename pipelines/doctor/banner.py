@@ -1,4 +1,4 @@
-"""The short form of the page, for the head of a training log: what is known at once, and problems by name."""
+"""The banner of a training log: the doctor's quick checks in a few lines, with problems as warnings."""
 
 import logging
 import platform
@@ -6,18 +6,21 @@ from pathlib import Path
 
 from pipelines.doctor import machine
 from pipelines.doctor.examine import examine
-from pipelines.doctor.finding import Finding, Mark, Surroundings
+from pipelines.doctor.finding import Finding, Mark
 from pipelines.doctor.packages import torch_finding
 from pipelines.doctor.probes import torch_probe
+from pipelines.doctor.surroundings import Surroundings
 from ufork.run_folder import versions_in_use
 
 log = logging.getLogger(__name__)
 
-TOLD_PACKAGES = ("python", "deepspeed", "megatron-core")
+SHOWN_PACKAGES = ("python", "deepspeed", "megatron-core")
+TIMEOUT_SECONDS = 10.0
+"""No quick check starts a program; a disk that hangs should not hold up training for long."""
 
 
 def _torch_here(around: Surroundings) -> Finding:
-    """In this process, which has imported it already."""
+    """Probes torch in this process, which has imported it already."""
     return torch_finding(torch_probe(), has_gpu=around.has_gpu)
 
 
@@ -30,19 +33,19 @@ QUICK_CHECKS = (
 )
 
 
-def log_head(folder: Path, *, has_gpu: bool) -> None:
-    """Logs a handful of lines on this machine; never raises, and takes no seconds.
+def log_banner(folder: Path, *, has_gpu: bool) -> None:
+    """Logs a few lines about this machine; never raises and starts no program.
 
     Args:
         folder: of the run.
         has_gpu: whether the machine has an NVIDIA device.
     """
-    around = Surroundings(environment={}, folder=folder, home=Path(), has_gpu=has_gpu)
-    findings = examine(around, {"head": QUICK_CHECKS})["head"]
+    around = Surroundings(environment={}, folder=folder, home=Path(), has_gpu=has_gpu, timeout_seconds=TIMEOUT_SECONDS)
+    findings = examine(around, {"banner": QUICK_CHECKS})["banner"]
     versions = versions_in_use()
-    log.info("machine: %s, %s", platform.node(), ", ".join(f"{name} {versions[name]}" for name in TOLD_PACKAGES))
+    log.info("machine: %s, %s", platform.node(), ", ".join(f"{name} {versions[name]}" for name in SHOWN_PACKAGES))
     for each in findings:
         if each.mark is Mark.OK:
             log.info("  %s: %s", each.name, each.found)
         else:
-            log.warning("  %s: %s: %s; to mend it: %s", each.mark, each.name, each.found, each.remedy or "ufork doctor")
+            log.warning("  %s: %s: %s; to fix it: %s", each.mark, each.name, each.found, each.remedy or "ufork doctor")

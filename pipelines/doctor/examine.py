@@ -1,6 +1,6 @@
-"""All checks, none of which can hang or raise.
+"""Runs all checks at the same time; none of them can hang the doctor or raise.
 
-CHECKS x Surroundings -> a thread each, so many at a time as there are -> findings in the order of CHECKS
+CHECKS x Surroundings -> one thread per check -> findings in the order of CHECKS
 """
 
 import threading
@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from pipelines.doctor import machine, packages, services
-from pipelines.doctor.finding import Check, Finding, Mark, Surroundings
+from pipelines.doctor.finding import Check, Finding, Mark
+from pipelines.doctor.surroundings import Surroundings
 
 CHECKS: Mapping[str, Sequence[Check]] = {
     "machine": (
@@ -31,23 +32,24 @@ CHECKS: Mapping[str, Sequence[Check]] = {
     "data": (packages.simplejpeg, packages.data_preparation),
     "cluster and reports": (services.slurm, services.wandb),
 }
-"""By the part of the page that they stand in."""
-LIMIT_SHARE = 2.5
-"""Of one program's time-out, for a check as a whole: some ask several programs."""
+"""By section of the page."""
+LIMIT_FACTOR = 2.5
+"""Time limit of a whole check as a multiple of one program's: some checks ask several programs."""
 
 
 def examine(around: Surroundings, checks: Mapping[str, Sequence[Check]]) -> dict[str, list[Finding]]:
-    """What every check finds, by part; one that raises or hangs is a finding too."""
-    begun = {part: [_Examination(check, around) for check in group] for part, group in checks.items()}
-    deadline = time.monotonic() + LIMIT_SHARE * around.timeout_seconds
-    return {part: [each.finding(deadline) for each in group] for part, group in begun.items()}
+    """Returns the finding of every check, by section; a check that raises or times out becomes a finding too."""
+    limit_seconds = LIMIT_FACTOR * around.timeout_seconds
+    deadline = time.monotonic() + limit_seconds
+    begun = {section: [_Examination(check, around) for check in group] for section, group in checks.items()}
+    return {section: [each.finding(deadline, limit_seconds) for each in group] for section, group in begun.items()}
 
 
 class _Examination:
-    """One check in a thread that nobody waits for at the end: a disk that hangs cannot be interrupted."""
+    """One check in a daemon thread: a disk that hangs cannot be interrupted."""
 
     def __init__(self, check: Check, around: Surroundings):
-        self._name = check.__name__.replace("_", " ")
+        self._name = check.__name__.strip("_").replace("_", " ")
         self._finding: Finding | None = None
         self._thread = threading.Thread(target=self._run, args=(check, around), daemon=True)
         self._thread.start()
@@ -55,12 +57,11 @@ class _Examination:
     def _run(self, check: Check, around: Surroundings) -> None:
         try:
             self._finding = check(around)
-        except Exception as error:  # whatever it is, the page tells of it
-            self._finding = self._trouble(f"the check failed: {type(error).__name__}: {error}")
+        except Exception as error:  # whatever it is, the page shows it
+            found = f"the check failed: {type(error).__name__}: {error}"
+            self._finding = Finding(name=self._name, mark=Mark.PROBLEM, found=found)
 
-    def finding(self, deadline: float) -> Finding:
+    def finding(self, deadline: float, limit_seconds: float) -> Finding:
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        return self._finding or self._trouble("no answer in time")
-
-    def _trouble(self, found: str) -> Finding:
-        return Finding(name=self._name, mark=Mark.PROBLEM, found=found)
+        timed_out = f"timed out after {limit_seconds:g} s; it may work, but was too slow to tell"
+        return self._finding or Finding(name=self._name, mark=Mark.SLOW, found=timed_out)

@@ -1,20 +1,24 @@
-"""What one check has found, and what every check is given.
+"""What one check has found.
 
 Check = Surroundings -> Finding
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+
+from pipelines.commands import NoAnswer, Reason
+from pipelines.doctor.surroundings import Surroundings
 
 
 class Mark(StrEnum):
-    """How a finding is to be taken."""
+    """Outcome of a check."""
 
     OK = "ok"
     ABSENT = "absent"
     PROBLEM = "problem"
+    SLOW = "slow"
+    """It timed out, on a busy machine perhaps: it may work, and nothing is known to be broken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,33 +29,22 @@ class Finding:
     found: str
     mark: Mark = Mark.OK
     instead: str = ""
-    """What ufork does without it, or with it where that is worth telling: a sentence that begins after "ufork"."""
+    """What ufork does without it, or with it where that is worth a line: a sentence that begins after "ufork"."""
     remedy: str = ""
-    """How to get or mend it."""
+    """How to get or fix it."""
     required: bool = False
-    """Whether ufork cannot do without it."""
+    """Whether ufork cannot run without it."""
 
     @property
     def breaks(self) -> bool:
-        """Whether ufork cannot run for it."""
-        return self.required and self.mark is not Mark.OK
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """Where checks look."""
-
-    environment: Mapping[str, str]
-    """PATH is searched for programs, and programs run with it."""
-    folder: Path
-    """Where runs are kept, whether it exists or not."""
-    home: Path
-    """Of the user."""
-    has_gpu: bool = False
-    """Whether the machine has an NVIDIA device."""
-    timeout_seconds: float = 30.0
-    """How long one program may take to answer."""
+        """Whether ufork cannot run because of it."""
+        return self.required and self.mark in (Mark.ABSENT, Mark.PROBLEM)
 
 
 Check = Callable[[Surroundings], Finding]
-"""Named for what it looks at: its function's name, with spaces, stands in where it cannot tell."""
+"""The function's name, with spaces, names a check that raises or times out."""
+
+
+def mark_of(reason: NoAnswer) -> Mark:
+    """Returns how to mark a program or package that gave no answer."""
+    return Mark.SLOW if reason.reason is Reason.TIMED_OUT else Mark.PROBLEM

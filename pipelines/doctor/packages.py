@@ -1,4 +1,4 @@
-"""Checks of Python, of the packages that train, and of what they use.
+"""Checks of Python, of the packages that training uses, and of the optional ones.
 
 metadata of a distribution, or an import in a process of its own (`probes.py`) -> Finding
 """
@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from pipelines.commands import NoAnswer, ask_python
-from pipelines.doctor.finding import Finding, Mark, Surroundings
+from pipelines.commands import NoAnswer, Reason
+from pipelines.doctor.finding import Finding, Mark, mark_of
+from pipelines.doctor.surroundings import Surroundings
 
 PREPARATION = ("pyarrow", "datasets", "py3langid")
 OLDEST_PYTHON = (3, 11)
@@ -18,31 +19,34 @@ GET_APEX = (
     "git clone https://github.com/NVIDIA/apex && cd apex && APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install"
     " --no-build-isolation ."
 )
+TRY_LATER = "run ufork doctor again when the machine is less busy"
 
 
 def python(around: Surroundings) -> Finding:
-    """The interpreter."""
+    """Checks the interpreter's version."""
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] >= OLDEST_PYTHON:
         return Finding(name="Python", found=f"{version}, {sys.executable}", required=True)
     oldest = ".".join(map(str, OLDEST_PYTHON))
-    return Finding(name="Python", mark=Mark.PROBLEM, found=version, remedy=f"Python {oldest} or newer", required=True)
+    return Finding(
+        name="Python", mark=Mark.PROBLEM, found=version, remedy=f"install Python {oldest} or newer", required=True
+    )
 
 
 def torch(around: Surroundings) -> Finding:
-    """Its version and build, and whether it can use the devices that are here."""
+    """Checks torch's version and build, and whether it can use the devices of this machine."""
     try:
-        return torch_finding(ask_python("torch", around), has_gpu=around.has_gpu)
+        return torch_finding(around.ask_python("torch"), has_gpu=around.has_gpu)
     except NoAnswer as reason:
-        return _broken("torch", str(reason))
+        return _without_answer("torch", reason)
 
 
-def torch_finding(told: Mapping[str, Any], *, has_gpu: bool) -> Finding:
-    """What follows from `pipelines.doctor.probes.torch_probe`."""
-    build = f"built for CUDA {told['cuda']}" if told["cuda"] else "built for CPUs"
-    nccl = f"NCCL {told['nccl']}" if told["nccl"] else "without NCCL"
-    found = f"{told['version']}, {build}, {nccl}"
-    if devices := told["devices"]:
+def torch_finding(probed: Mapping[str, Any], *, has_gpu: bool) -> Finding:
+    """Returns the finding for what `pipelines.doctor.probes.torch_probe` returned."""
+    build = f"built for CUDA {probed['cuda']}" if probed["cuda"] else "built for CPUs"
+    nccl = f"NCCL {probed['nccl']}" if probed["nccl"] else "without NCCL"
+    found = f"{probed['version']}, {build}, {nccl}"
+    if devices := probed["devices"]:
         kinds = "; ".join(f"{devices.count(kind)} x {kind}" for kind in dict.fromkeys(devices))
         return Finding(name="torch", found=f"{found}, uses {kinds}", required=True)
     if not has_gpu:
@@ -50,72 +54,76 @@ def torch_finding(told: Mapping[str, Any], *, has_gpu: bool) -> Finding:
     return Finding(
         name="torch",
         mark=Mark.PROBLEM,
-        found=f"{found}, cannot use the GPUs: {told['trouble']}",
-        instead="trains on the CPU, over gloo, though GPUs are here",
-        remedy="a build of torch for the driver's CUDA (pytorch.org tells which), or a newer driver",
+        found=f"{found}, cannot use the GPUs: {probed['trouble']}",
+        instead="trains on the CPU, over gloo, although the machine has GPUs",
+        remedy="install a build of torch for the driver's CUDA version (see pytorch.org), or a newer driver",
     )
 
 
 def flash_attention(around: Surroundings) -> Finding:
-    """Whether it can be imported, and computes."""
+    """Checks whether flash-attn can be imported and its kernel runs."""
     name, instead = "flash-attn", "uses torch's own attention, over segments padded to one length"
     if importlib.util.find_spec("flash_attn") is None:
-        remedy = "pip install ninja && pip install flash-attn --no-build-isolation (with torch there before)"
+        remedy = "install torch first, then pip install ninja && pip install flash-attn --no-build-isolation"
         return Finding(name=name, mark=Mark.ABSENT, found="not installed", instead=instead, remedy=remedy)
     try:
-        told = ask_python("flash_attention", around)
+        probed = around.ask_python("flash_attention")
     except NoAnswer as reason:
-        remedy = "pip uninstall flash-attn, then build it for this torch: pip install flash-attn --no-build-isolation"
+        if reason.reason is Reason.TIMED_OUT:
+            return _slow(name, reason)
         return Finding(
             name=name,
             mark=Mark.PROBLEM,
             found=f"installed, but fails: {reason}",
-            instead="uses torch's own attention if the import fails; if only the kernel does, training fails",
-            remedy=remedy,
+            instead="uses torch's own attention if the import fails; if only the kernel fails, so does training",
+            remedy="pip uninstall flash-attn, then build it for this torch: pip install flash-attn"
+            " --no-build-isolation",
         )
-    if told["ran"]:
-        return Finding(name=name, found=f"{told['version']}, its kernel runs")
-    return Finding(name=name, found=f"{told['version']}, importable; no GPU to run it on", instead=instead)
+    if probed["ran"]:
+        return Finding(name=name, found=f"{probed['version']}, its kernel runs")
+    return Finding(name=name, found=f"{probed['version']}, importable; no GPU to run it on", instead=instead)
 
 
 def apex(around: Surroundings) -> Finding:
-    """NVIDIA's, told from PyPI's unrelated package of that name."""
-    instead = "uses its own RMSNorm and torch's fused AdamW"
+    """Checks for NVIDIA's apex, which is not the unrelated package of that name on PyPI."""
+    name, instead = "NVIDIA apex", "uses its own RMSNorm and torch's fused AdamW"
     try:
-        told = ask_python("apex", around)
+        probed = around.ask_python("apex")
     except NoAnswer as reason:
+        if reason.reason is Reason.TIMED_OUT:
+            return _slow(name, reason)
         return Finding(
-            name="NVIDIA apex", mark=Mark.PROBLEM, found=f"cannot be asked: {reason}", instead=instead, remedy=GET_APEX
+            name=name, mark=Mark.PROBLEM, found=f"the probe failed: {reason}", instead=instead, remedy=GET_APEX
         )
-    if told["kernels"]:
-        return Finding(name="NVIDIA apex", found=", ".join(told["kernels"]), instead="uses them on GPUs")
-    if told["genuine"]:
+    if probed["kernels"]:
+        return Finding(name=name, found=", ".join(probed["kernels"]), instead="uses them on GPUs")
+    if probed["genuine"]:
         found, remedy = "NVIDIA's, but without its CUDA extensions", f"pip uninstall apex; {GET_APEX}"
-    elif told["present"]:
+    elif probed["present"]:
         found = "another package of that name (PyPI's apex is a web toolkit)"
         remedy = f"pip uninstall apex; {GET_APEX}"
     else:
-        return Finding(name="NVIDIA apex", mark=Mark.ABSENT, found="not installed", instead=instead, remedy=GET_APEX)
-    return Finding(name="NVIDIA apex", mark=Mark.PROBLEM, found=found, instead=instead, remedy=remedy)
+        return Finding(name=name, mark=Mark.ABSENT, found="not installed", instead=instead, remedy=GET_APEX)
+    return Finding(name=name, mark=Mark.PROBLEM, found=found, instead=instead, remedy=remedy)
 
 
 def megatron_core(around: Surroundings) -> Finding:
-    """Its tensor parallelism."""
+    """Checks that megatron-core, used for tensor parallelism, can be imported."""
     return _importable("megatron", "megatron-core", around)
 
 
 def deepspeed(around: Surroundings) -> Finding:
-    """Its ZeRO engine."""
+    """Checks that DeepSpeed, used for ZeRO, can be imported."""
     return _importable("deepspeed", "deepspeed", around)
 
 
 def simplejpeg(around: Surroundings) -> Finding:
-    """What decodes JPEG files."""
+    """Checks that simplejpeg, the JPEG decoder, can be imported."""
     return _importable("simplejpeg", "simplejpeg", around)
 
 
 def data_preparation(around: Surroundings) -> Finding:
-    """The packages that only some sources want."""
+    """Checks the packages that only some kinds of input need."""
     missing = [package for package in PREPARATION if not installed_version(package)]
     found = ", ".join(f"{package} {installed_version(package)}" for package in PREPARATION if package not in missing)
     if not missing:
@@ -124,20 +132,23 @@ def data_preparation(around: Surroundings) -> Finding:
         name="data preparation",
         mark=Mark.ABSENT,
         found=f"no {', '.join(missing)}" + (f"; {found}" if found else ""),
-        instead="prepares sources that do not want them",
+        instead="prepares only inputs that do not need them",
         remedy="pip install ufork[prep]",
     )
 
 
 def _importable(probe: str, package: str, around: Surroundings) -> Finding:
     try:
-        return Finding(name=package, found=ask_python(probe, around)["version"], required=True)
+        return Finding(name=package, found=around.ask_python(probe)["version"], required=True)
     except NoAnswer as reason:
-        return _broken(package, str(reason))
+        return _without_answer(package, reason)
 
 
-def _broken(package: str, reason: str) -> Finding:
+def _without_answer(package: str, reason: NoAnswer) -> Finding:
+    """Returns the finding for a required package that is not installed, fails or times out."""
     installed = installed_version(package)
+    if installed and mark_of(reason) is Mark.SLOW:
+        return _slow(package, reason, required=True)
     return Finding(
         name=package,
         mark=Mark.PROBLEM if installed else Mark.ABSENT,
@@ -147,8 +158,13 @@ def _broken(package: str, reason: str) -> Finding:
     )
 
 
+def _slow(package: str, reason: NoAnswer, *, required: bool = False) -> Finding:
+    found = f"installed, but slow to import: {reason}"
+    return Finding(name=package, mark=Mark.SLOW, found=found, remedy=TRY_LATER, required=required)
+
+
 def installed_version(package: str) -> str | None:
-    """As its distribution says; None where there is none."""
+    """Returns the version that the distribution declares; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What can only be learnt by importing a compiled package; each probe runs in a process of its own (`ask.py`).
+"""Probes that import a compiled package; each runs in a process of its own (`Surroundings.ask_python`).
 
 python -m pipelines.doctor.probes NAME -> one line of JSON
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def torch_probe() -> dict[str, Any]:
-    """The build of torch, and the devices that it can use or why it cannot."""
+    """Returns the build of torch, and the devices that it can use or why it can use none."""
     import torch
 
     try:
@@ -33,7 +33,7 @@ def torch_probe() -> dict[str, Any]:
 
 
 def flash_attention_probe() -> dict[str, Any]:
-    """flash-attn's version, and whether its kernel runs on the device that is here."""
+    """Returns flash-attn's version, and whether its kernel ran; without a GPU it does not."""
     version = importlib.import_module("flash_attn").__version__
     import torch
 
@@ -49,7 +49,7 @@ def flash_attention_probe() -> dict[str, Any]:
 
 
 def apex_probe() -> dict[str, Any]:
-    """Which of the kernels that ufork would use the package named apex has, and whether it is NVIDIA's at all."""
+    """Returns which of the kernels that ufork uses the package named apex has, and whether it is NVIDIA's."""
     from ufork.model.layers.apex import FUSED_ADAM, RMS_NORM, find_apex_kernel
 
     kernels = [kernel.name for kernel in (RMS_NORM, FUSED_ADAM) if find_apex_kernel(kernel)]
@@ -61,18 +61,18 @@ def apex_probe() -> dict[str, Any]:
 
 
 def deepspeed_probe() -> dict[str, Any]:
-    """DeepSpeed's version."""
+    """Returns DeepSpeed's version."""
     return {"version": importlib.import_module("deepspeed").__version__}
 
 
 def megatron_probe() -> dict[str, Any]:
-    """megatron-core's version, with the part of it that ufork uses."""
+    """Returns megatron-core's version, after importing the package that ufork uses."""
     importlib.import_module("megatron.core.tensor_parallel")
     return {"version": importlib.import_module("megatron.core").__version__}
 
 
 def simplejpeg_probe() -> dict[str, Any]:
-    """Version of simplejpeg."""
+    """Returns simplejpeg's version."""
     importlib.import_module("simplejpeg")
     return {"version": metadata.version("simplejpeg")}
 

@@ -19,7 +19,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from pipelines.launch.stop_signals import handled
-from ufork.errors import PeerError, UforkError
+from ufork.errors import FailureClass, PeerError, UforkError
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.processes.failure import Failure
 from ufork.processes.messages import wait_for_messages
@@ -37,13 +37,17 @@ STACKS_SIGNAL = signal.SIGRTMIN
 class RankFailedError(PeerError):
     """The first rank of a job that failed, and how."""
 
-    def __init__(self, rank: int, cause: BaseException | None, description: str) -> None:
-        super().__init__(f"rank {rank}: {description}")
+    def __init__(
+        self, rank: int, cause: BaseException | None, description: str, *, process_exit_code: int | None = None
+    ) -> None:
+        super().__init__(f"rank {rank}: {description}", rank=rank, process_exit_code=process_exit_code)
+        self.failure = FailureClass.CODE if process_exit_code is None else FailureClass.OTHER
         self.rank = rank
         self.cause = cause
         """The exception that the rank raised, with its traceback as a note; None when it died without one."""
         if isinstance(cause, UforkError):
-            self.exit_code = cause.exit_code
+            self.exit_code, self.failure = cause.exit_code, cause.failure
+            self.fields = {**cause.fields, "rank": rank}
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,8 @@ def _results(watch: _Watch, timeout_seconds: float) -> list[Any]:
 def _as_error(number: int, rank: _Rank) -> RankFailedError:
     if isinstance(rank.outcome, Failure):
         return RankFailedError(number, rank.outcome.error, rank.outcome.description)
-    return RankFailedError(number, None, rank.worker.describe_end())
+    end = rank.worker.describe_end()
+    return RankFailedError(number, None, end, process_exit_code=rank.worker.process.exitcode)
 
 
 def _stacks_of(rank: _Rank) -> str:

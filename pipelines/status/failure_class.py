@@ -1,165 +1,202 @@
-"""Why a job has ended: one class, the line that tells it, and what to do.
+"""Why a job has ended: the class of the failure, the line that shows it, and what to do.
 
-exit code, the ends of the ranks' logs, Slurm's word for it -> Diagnosis
+failure files of the ranks, exit code, ends of the logs, Slurm's state of the job -> Diagnosis
 
-Causes are looked for before consequences: when a rank dies, the others say that they have lost it, or waited too long.
+Failures of ufork are classified by their failure files. Patterns are for the text of others only: CUDA, NCCL, gloo, the
+kernel, Slurm, Python. When one rank fails, the others report that they have lost it or waited too long, so causes are
+looked for before consequences, and the earliest cause counts.
 """
 
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-from ufork.errors import ConfigError, StoppedError
+from pipelines.status.failure_record import FailureRecord
+from ufork.errors import ConfigError, FailureClass, StoppedError
 
-
-class Failure(StrEnum):
-    """The classes."""
-
-    OUT_OF_MEMORY = "out of memory"
-    TIME_OUT = "time-out"
-    NODE = "node"
-    DATA = "data"
-    CONFIGURATION = "configuration"
-    STOPPED = "stopped"
-    CODE = "code"
-    OTHER = "other"
+LINE_CHARACTERS = 500
+"""Longest line of a diagnosis."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One job's end."""
+    """Why one job has ended."""
 
-    failure: Failure
+    failure: FailureClass
     line: str
-    """What tells it: of a log, or the exit code in words."""
+    """What shows it: an error message, a line of a log, or the exit code in words."""
     advice: str
+    rank: int | None = None
+    """The rank that failed, where its failure file says."""
 
 
 @dataclass(frozen=True)
 class _Sign:
-    failure: Failure
+    """Text of another program that shows a failure."""
+
+    failure: FailureClass
     pattern: str
     advice: str
 
     def __call__(self, line: str) -> Diagnosis | None:
-        return Diagnosis(self.failure, line.strip(), self.advice) if re.search(self.pattern, line) else None
+        return Diagnosis(self.failure, _cut(line), self.advice) if re.search(self.pattern, line) else None
 
 
-_HOST_MEMORY = "the node's memory was used up: ask for more (--mem), or lower data.num_workers and data.prefetch_steps"
-_RESUME = "run the same command again: it goes on from the last checkpoint"
-_NODE = f"leave the node out (--exclude), and {_RESUME}"
+_RESUME = "run the same command again to resume from the last checkpoint"
+_HOST_MEMORY = "the node ran out of memory: request more (--mem), or lower data.num_workers and data.prefetch_steps"
+_DEVICE_MEMORY = (
+    "the GPU ran out of memory: shorten data.seq_len, set train.activation_checkpointing=true, or use more ranks;"
+    " `ufork plan` estimates what a layout needs"
+)
+_TIME_LIMIT = f"the job reached its time limit; {_RESUME}"
+_NODE = f"exclude the node (--exclude), and {_RESUME}"
+_LOST = f"a rank was lost without an error of its own: look at its node; {_NODE}"
+_WAITED = (
+    "a rank waited too long for another: look at the log of that rank; if only the disk or network is slow, raise"
+    " train.timeout_seconds"
+)
+_SPACE = f"free space or permit writing there, then {_RESUME}"
+_SHARED_MEMORY = "/dev/shm is probably full: enlarge it (docker run --shm-size=8g), or set data.num_workers=0"
+_REPORT = "this is a bug: report it with this log"
+_READ_LOGS = "read the logs from their end"
 
+_ADVICE = {
+    FailureClass.CONFIGURATION: "fix the recipe or the option that the message names",
+    FailureClass.DATA: f"fix what the message names, then {_RESUME}",
+    FailureClass.CHECKPOINT: f"fix what the message names, then {_RESUME}",
+    FailureClass.STORAGE: _SPACE,
+    FailureClass.OUT_OF_MEMORY: _HOST_MEMORY,
+    FailureClass.TIME_OUT: _WAITED,
+    FailureClass.NON_FINITE: "look at the samples that the message names, or lower train.learning_rate",
+    FailureClass.NODE: _NODE,
+    FailureClass.CLUSTER: "fix what Slurm names, and submit again",
+    FailureClass.STOPPED: _RESUME,
+    FailureClass.CODE: _REPORT,
+    FailureClass.OTHER: "do what the message says, or read the logs from their end",
+}
+"""By class; failures of another rank are told apart by their fields."""
 _CAUSES = (
     _Sign(
-        Failure.OUT_OF_MEMORY,
+        FailureClass.OUT_OF_MEMORY,
         r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory",
-        "the device's memory was used up: shorter data.seq_len, train.activation_checkpointing=true, or more ranks;"
-        " `ufork plan` estimates what a layout needs",
+        _DEVICE_MEMORY,
     ),
     _Sign(
-        Failure.OUT_OF_MEMORY,
-        r"oom[-_ ]kill|OOM Killed|Out of memory: Killed process|can't allocate memory|Cannot allocate memory"
-        r"|MemoryError|died by SIGKILL",
+        FailureClass.OUT_OF_MEMORY,
+        r"oom[-_ ]kill|OOM Killed|Out [Oo]f [Mm]emory$|Out of memory: Killed process|can't allocate memory"
+        r"|Cannot allocate memory|MemoryError",
         _HOST_MEMORY,
     ),
-    _Sign(Failure.TIME_OUT, r"DUE TO TIME LIMIT", f"the time that was asked for is over; {_RESUME}"),
+    _Sign(FailureClass.TIME_OUT, r"DUE TO TIME LIMIT", _TIME_LIMIT),
     _Sign(
-        Failure.NODE,
+        FailureClass.NODE,
         r"NVRM: Xid|fallen off the bus|uncorrectable ECC|DUE TO NODE FAILURE|Node failure on|slurmd .*not responding"
         r"|CUDA error: (unspecified launch failure|hardware)|No CUDA GPUs are available",
         _NODE,
     ),
-    _Sign(Failure.STOPPED, r"DUE TO PREEMPTION|^ufork \w+: .*stopped by a signal after step", _RESUME),
-    _Sign(Failure.CONFIGURATION, r"^ufork \w+: .*value\(s\) refused", "mend the recipe or the override that is named"),
-    _Sign(
-        Failure.DATA,
-        r"^ufork \w+: .*(prepare (the data|or copy|it|the shard)|bring the file back|or copy it again"
-        r"|no sample of the mixture can be used|more than data\.max_skipped_share|loader process \d+ \(pid"
-        r"|its JSON cannot be read|make the shard again|has no codes; run|not a manifest of ufork's)",
-        f"mend what the line names, then {_RESUME}",
-    ),
-    _Sign(
-        Failure.OTHER,
-        r"No space left on device|Disk quota exceeded|^ufork \w+: .*(cannot be written|could not be written)",
-        f"free space or permit writing there, then {_RESUME}",
-    ),
-    _Sign(
-        Failure.OTHER,
-        r"more than train\.max_nonfinite_steps",
-        "look at the samples that the line names, or lower the learning rate",
-    ),
-    _Sign(Failure.OTHER, r"died by SIGBUS", "/dev/shm is likely full: enlarge it (--shm-size), or data.num_workers=0"),
+    _Sign(FailureClass.STOPPED, r"DUE TO PREEMPTION", _RESUME),
+    _Sign(FailureClass.STORAGE, r"No space left on device|Disk quota exceeded", _SPACE),
+    _Sign(FailureClass.STORAGE, r"Bus error", _SHARED_MEMORY),
 )
 _CONSEQUENCES = (
     _Sign(
-        Failure.TIME_OUT,
+        FailureClass.TIME_OUT,
         r"Watchdog caught collective operation timeout|Timed out (waiting|after)|wait timeout after|timed out",
-        "a rank was waited for too long: its log, or the lack of one, tells why; a slow disk or network wants a longer"
-        " train.timeout_seconds",
+        _WAITED,
     ),
     _Sign(
-        Failure.NODE,
+        FailureClass.NODE,
         r"ncclRemoteError|NCCL error.*remote|remote process exit|Connection (closed|reset) by peer|Broken pipe",
-        f"a rank was lost without a word: look at its node, {_NODE}",
+        _LOST,
     ),
 )
-_BY_STATE = {
-    "OUT_OF_MEMORY": (Failure.OUT_OF_MEMORY, _HOST_MEMORY),
-    "TIMEOUT": (Failure.TIME_OUT, f"the time that was asked for is over; {_RESUME}"),
-    "NODE_FAIL": (Failure.NODE, _NODE),
-    "BOOT_FAIL": (Failure.NODE, _NODE),
-    "PREEMPTED": (Failure.STOPPED, _RESUME),
+_SLURM_STATES = {
+    "OUT_OF_MEMORY": (FailureClass.OUT_OF_MEMORY, _HOST_MEMORY),
+    "TIMEOUT": (FailureClass.TIME_OUT, _TIME_LIMIT),
+    "NODE_FAIL": (FailureClass.NODE, _NODE),
+    "BOOT_FAIL": (FailureClass.NODE, _NODE),
+    "PREEMPTED": (FailureClass.STOPPED, _RESUME),
 }
-"""Slurm's names of how a job ended that say all."""
+"""Slurm's names for how a job ended that need no further evidence."""
 
 
-def diagnose(exit_code: int | None, lines: Sequence[str], *, slurm_state: str = "") -> Diagnosis | None:
-    """The class of a job's end; None when it ended well.
+def diagnose(
+    exit_code: int | None, lines: Sequence[str], *, records: Sequence[FailureRecord] = (), slurm_state: str = ""
+) -> Diagnosis | None:
+    """Returns why a job has ended; None if it ended well.
 
     Args:
-        exit_code: of the job, or minus the signal that ended it; None where nobody knows.
+        exit_code: of the job, or minus the signal that ended it; None where it is not known.
         lines: the ends of its logs, rank after rank.
+        records: the failures that its ranks recorded.
         slurm_state: as `scontrol show job` has it, where there is Slurm.
     """
     if exit_code == 0:
         return None
     if exit_code == StoppedError.exit_code:
-        return Diagnosis(
-            Failure.STOPPED, f"exit code {exit_code}: a signal asked it to stop, and it has saved", _RESUME
-        )
-    if exit_code == ConfigError.exit_code:
-        told = _last_word(lines) or f"exit code {exit_code}"
-        return Diagnosis(Failure.CONFIGURATION, told, "mend the recipe or the option that is named")
-    if slurm_state in _BY_STATE:
-        failure, advice = _BY_STATE[slurm_state]
+        return Diagnosis(FailureClass.STOPPED, f"exit code {exit_code}: stopped by a signal, and saved", _RESUME)
+    if slurm_state in _SLURM_STATES:
+        failure, advice = _SLURM_STATES[slurm_state]
         return Diagnosis(failure, f"Slurm: {slurm_state}", advice)
-    if found := next(_told(lines), None):
-        return found
-    if word := _last_word(lines):
-        return Diagnosis(Failure.OTHER, word, "do what the line says, or read the logs from their end")
-    return _by_exit_code(exit_code)
+    by_time = sorted(records, key=lambda record: record.time)
+    return next(_evidence(by_time, lines), None) or _by_exit_code(exit_code)
 
 
-def _last_word(lines: Sequence[str]) -> str | None:
-    """The last error that ufork printed."""
-    return next((line.strip() for line in reversed(lines) if re.match(r"ufork \w+: ", line)), None)
-
-
-def _told(lines: Sequence[str]) -> Iterator[Diagnosis]:
-    """What the lines tell, the likeliest cause first."""
-    for sign in _CAUSES:
-        yield from filter(None, map(sign, lines))
+def _evidence(records: Sequence[FailureRecord], lines: Sequence[str]) -> Iterator[Diagnosis]:
+    """Yields what the records and the lines show, the likeliest cause first."""
+    consequences = []
+    for record in records:
+        found, is_cause = _of_record(record)
+        if is_cause:
+            yield found
+        else:
+            consequences.append(found)
+    yield from _signs_in(lines, _CAUSES)
     for line in _raised(lines):
-        if not any(sign(line) for sign in _CONSEQUENCES):
-            yield Diagnosis(Failure.CODE, line, "a mistake in the code: report it with this log")
-    for sign in _CONSEQUENCES:
+        if not any(_signs_in([line], _CONSEQUENCES)):
+            yield Diagnosis(FailureClass.CODE, _cut(line), _REPORT)
+    yield from consequences
+    yield from _signs_in(lines, _CONSEQUENCES)
+
+
+def _of_record(record: FailureRecord) -> tuple[Diagnosis, bool]:
+    """Returns what a record shows, and whether that is a cause rather than a consequence of another rank's failure."""
+    found, is_cause = _classify(record)
+    line = _cut(" ".join(record.message.split()))
+    return Diagnosis(found.failure, line, found.advice, record.rank), is_cause
+
+
+def _classify(record: FailureRecord) -> tuple[Diagnosis, bool]:
+    by_class = Diagnosis(record.failure, "", _ADVICE.get(record.failure, _READ_LOGS))
+    if record.failure is FailureClass.PEER:
+        timed_out = bool(record.fields.get("timed_out"))
+        cause = [str(record.fields.get("cause", ""))]
+        by_field = (
+            Diagnosis(FailureClass.TIME_OUT, "", _WAITED) if timed_out else Diagnosis(FailureClass.NODE, "", _LOST)
+        )
+        return next(_signs_in(cause, _CONSEQUENCES), by_field), False
+    if record.failure is FailureClass.CODE:  # an exception of Python or of a library: its text is foreign
+        lines = record.message.splitlines()
+        if found := next(_signs_in(lines, _CAUSES), None):
+            return found, True
+        found = next(_signs_in(lines, _CONSEQUENCES), None)
+        return (found, False) if found else (by_class, True)
+    process_exit_code = record.fields.get("process_exit_code")
+    if process_exit_code == -signal.SIGKILL:
+        return Diagnosis(FailureClass.OUT_OF_MEMORY, "", _HOST_MEMORY), True
+    if process_exit_code == -signal.SIGBUS:
+        return Diagnosis(FailureClass.STORAGE, "", _SHARED_MEMORY), True
+    return by_class, True
+
+
+def _signs_in(lines: Iterable[str], signs: Sequence[_Sign]) -> Iterator[Diagnosis]:
+    for sign in signs:
         yield from filter(None, map(sign, lines))
 
 
 def _raised(lines: Sequence[str]) -> Iterator[str]:
-    """Last lines of tracebacks."""
+    """Yields the last lines of Python's tracebacks."""
     inside = False
     for line in lines:
         if line.startswith("Traceback (most recent call last)"):
@@ -170,15 +207,24 @@ def _raised(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _by_exit_code(exit_code: int | None) -> Diagnosis:
-    """What is left where no line tells."""
-    number = -exit_code if exit_code and exit_code < 0 else (exit_code or 0) - 128
+    """Returns what the exit code alone shows."""
+    if exit_code is None:
+        return Diagnosis(FailureClass.OTHER, "no exit code and no error message", _READ_LOGS)
+    if exit_code == ConfigError.exit_code:
+        return Diagnosis(FailureClass.CONFIGURATION, f"exit code {exit_code}", _ADVICE[FailureClass.CONFIGURATION])
+    number = -exit_code if exit_code < 0 else exit_code - 128
     try:
         name = signal.Signals(number).name
     except ValueError:
-        told = "no exit code, and no line that tells" if exit_code is None else f"exit code {exit_code}, without a word"
-        return Diagnosis(Failure.OTHER, told, "read the logs from their end")
+        return Diagnosis(FailureClass.OTHER, f"exit code {exit_code}, without an error message", _READ_LOGS)
+    line = f"exit code {exit_code}: {name}"
     if number == signal.SIGKILL:
-        return Diagnosis(Failure.OUT_OF_MEMORY, f"exit code {exit_code}: {name}, likely by the kernel", _HOST_MEMORY)
+        return Diagnosis(FailureClass.OUT_OF_MEMORY, f"{line}, probably by the out-of-memory killer", _HOST_MEMORY)
     if number == signal.SIGTERM:
-        return Diagnosis(Failure.STOPPED, f"exit code {exit_code}: {name}", _RESUME)
-    return Diagnosis(Failure.OTHER, f"exit code {exit_code}: {name}", "read the logs from their end")
+        return Diagnosis(FailureClass.STOPPED, line, _RESUME)
+    return Diagnosis(FailureClass.OTHER, line, _READ_LOGS)
+
+
+def _cut(line: str) -> str:
+    stripped = line.strip()
+    return stripped if len(stripped) <= LINE_CHARACTERS else f"{stripped[: LINE_CHARACTERS - 3]}..."

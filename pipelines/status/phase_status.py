@@ -1,33 +1,66 @@
-"""How far one phase of a run is, by the files that it leaves.
+"""How far one phase of a run is, read from the files that it leaves.
 
-config.yaml (steps) + metrics.jsonl + checkpoints/ + skipped_samples/ + weights/ -> StageStatus
+config.yaml (steps) + metrics.jsonl + checkpoints/ + skipped_samples/ + weights/ -> PhaseStatus
 """
 
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt
+
 from ufork.checkpoint.folder import CheckpointFolder
 from ufork.checkpoint.state import STATE_FILE, verify
-from ufork.errors import CheckpointError
+from ufork.config import Config
+from ufork.errors import CheckpointError, ConfigError
 from ufork.model.weights import WEIGHTS_NAME
 from ufork.report.metrics import read_metrics
 from ufork.run_folder import PhaseFolder
 
 RECENT_SECONDS = 300.0
-"""Over which speed is told."""
+"""Training time over which the speed is averaged."""
+
+
+class TrainSection(Config):
+    """What the status needs of a phase's `train` section in the run's config."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    steps: NonNegativeInt | None = None
+    limit_seconds: FiniteFloat | None = Field(default=None, ge=0)
+
+
+class _Report(Config):
+    """One line of metrics.jsonl."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: NonNegativeInt
+    seconds: FiniteFloat = Field(ge=0, le=1e12)
+    tokens_per_s: FiniteFloat = Field(ge=0, le=1e15)
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """By task."""
+        extra = self.model_extra or {}
+        return {
+            key.removeprefix("loss/"): float(value)
+            for key, value in extra.items()
+            if key.startswith("loss/") and isinstance(value, int | float)
+        }
 
 
 @dataclass(kw_only=True)
 class PhaseStatus:
-    """One phase; what is None is not known."""
+    """One phase; None means unknown."""
 
     name: str
     steps: int | None
-    """All that it takes."""
+    """Number of steps of the whole phase."""
     step: int = 0
     finished: bool = False
     starts: int = 0
@@ -39,25 +72,37 @@ class PhaseStatus:
     seconds_left: float | None = None
     checkpoint_step: int | None = None
     checkpoint_age_seconds: float | None = None
-    left_out: dict[str, int] = field(default_factory=dict)
-    """Samples, by why."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Number of skipped samples, by reason."""
     faults: list[str] = field(default_factory=list)
     """Files that are damaged."""
 
 
-def read_phase(phase: PhaseFolder, train: dict[str, Any]) -> PhaseStatus:
-    """Reads the files of `phase`; `train` is its section of the run's config."""
-    status = PhaseStatus(name=phase.path.name, steps=train.get("steps"))
-    _read_metrics(status, phase.metrics, train.get("limit_seconds"))
-    _read_checkpoints(status, CheckpointFolder(phase.checkpoints))
-    _read_skipped_samples(status, phase.skipped_samples)
-    weights, metrics = phase.weights / WEIGHTS_NAME, phase.metrics
-    status.finished = weights.exists() and (not metrics.exists() or _changed(weights) >= _changed(metrics))
+def read_phase(phase: PhaseFolder, train: TrainSection) -> PhaseStatus:
+    """Returns the status of a phase; a damaged file is one of its `faults`, and the others are read."""
+    status = PhaseStatus(name=phase.path.name, steps=train.steps)
+    metrics, checkpoints, skipped = phase.metrics, phase.checkpoints, phase.skipped_samples
+    weights = phase.weights / WEIGHTS_NAME
+    _guarded(status, metrics, lambda: _read_metrics(status, metrics, train.limit_seconds))
+    _guarded(status, checkpoints, lambda: _read_checkpoints(status, CheckpointFolder(checkpoints)))
+    _guarded(status, skipped, lambda: _read_skipped_samples(status, skipped))
+    _guarded(status, weights, lambda: _read_finished(status, weights, metrics))
     return status
+
+
+def _guarded(status: PhaseStatus, path: Path, read: Callable[[], None]) -> None:
+    try:
+        read()
+    except Exception as error:  # damage comes in any form, and the status is asked for when something is broken
+        status.faults.append(f"{path}: cannot be read ({type(error).__name__}: {error})")
 
 
 def _changed(path: Path) -> float:
     return path.stat().st_mtime
+
+
+def _read_finished(status: PhaseStatus, weights: Path, metrics: Path) -> None:
+    status.finished = weights.is_file() and (not metrics.is_file() or _changed(weights) >= _changed(metrics))
 
 
 def _read_metrics(status: PhaseStatus, path: Path, limit_seconds: float | None) -> None:
@@ -67,30 +112,34 @@ def _read_metrics(status: PhaseStatus, path: Path, limit_seconds: float | None) 
     status.last_sign = _changed(path)
     if metrics.fault:
         status.faults.append(metrics.fault)
-    reports = [report for report in metrics.entries if {"step", "seconds", "tokens_per_s"} <= report.keys()]
+    reports = []
+    for line in metrics.entries:
+        try:
+            reports.append(_Report.from_mapping(line, origin=str(path)))
+        except ConfigError:
+            continue  # a line of another kind
     if not reports:
         return
     last = reports[-1]
-    status.step = last["step"]
-    status.losses = {key.removeprefix("loss/"): last[key] for key in last if key.startswith("loss/")}
-    recent = [each for each in reports if last["seconds"] - each["seconds"] <= RECENT_SECONDS]
+    status.step, status.losses = last.step, last.losses
+    recent = [each for each in reports if last.seconds - each.seconds <= RECENT_SECONDS]
     _read_speed(status, recent, limit_seconds)
 
 
-def _read_speed(status: PhaseStatus, recent: list[dict[str, Any]], limit_seconds: float | None) -> None:
-    """Each report's figures are of the time since the one before it."""
+def _read_speed(status: PhaseStatus, recent: list[_Report], limit_seconds: float | None) -> None:
+    """Averages over the reports, each of which covers the time since the one before it."""
     first, last = recent[0], recent[-1]
-    spans = [later["seconds"] - earlier["seconds"] for earlier, later in zip(recent, recent[1:], strict=False)]
+    spans = [later.seconds - earlier.seconds for earlier, later in zip(recent, recent[1:], strict=False)]
     if sum(spans) <= 0:
-        status.tokens_per_s = last["tokens_per_s"]
+        status.tokens_per_s = last.tokens_per_s
         return
-    rates = [report["tokens_per_s"] for report in recent[1:]]
+    rates = [report.tokens_per_s for report in recent[1:]]
     status.tokens_per_s = sum(rate * span for rate, span in zip(rates, spans, strict=True)) / sum(spans)
-    if status.steps and last["step"] > first["step"]:
-        per_step = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
-        status.seconds_left = max(0.0, (status.steps - last["step"]) * per_step)
+    if status.steps and last.step > first.step:
+        per_step = (last.seconds - first.seconds) / (last.step - first.step)
+        status.seconds_left = max(0.0, (status.steps - last.step) * per_step)
         if limit_seconds is not None:
-            status.seconds_left = min(status.seconds_left, max(0.0, limit_seconds - last["seconds"]))
+            status.seconds_left = min(status.seconds_left, max(0.0, limit_seconds - last.seconds))
 
 
 def _read_checkpoints(status: PhaseStatus, folder: CheckpointFolder) -> None:
@@ -110,23 +159,26 @@ def _read_checkpoints(status: PhaseStatus, folder: CheckpointFolder) -> None:
 def _read_skipped_samples(status: PhaseStatus, folder: Path) -> None:
     reasons: Counter[str] = Counter()
     for path in sorted(folder.glob("replica-*.jsonl")):
-        samples, damaged = _json_lines(path)
-        reasons.update(str(sample.get("reason")) for sample in samples)
-        if damaged:
-            status.faults.append(f"{path}: {damaged} lines are damaged")
-    status.left_out = dict(reasons.most_common())
+        reasons.update(str(sample.get("reason")) for sample in _json_lines(status, path))
+    status.skipped = dict(reasons.most_common())
 
 
-def _json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The mappings of a file of JSON lines, and how many of its whole lines are none."""
+def _json_lines(status: PhaseStatus, path: Path) -> list[dict[str, Any]]:
+    """Returns the mappings in a file of JSON lines; a last line without its end is still being written."""
+    if not path.is_file():
+        if path.exists():
+            status.faults.append(f"{path}: is not a regular file")
+        return []
     text = path.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1].splitlines()
     found = []
     for line in whole:
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             found.append(value)
-    return found, len(whole) - len(found)
+    if damaged := len(whole) - len(found):
+        status.faults.append(f"{path}: {damaged} damaged lines")
+    return found

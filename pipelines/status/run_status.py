@@ -1,25 +1,28 @@
-"""What state a run is in: its phases, its Slurm jobs, and why it ended where it failed.
+"""The state of a run: its phases, its Slurm jobs, and why it ended if it failed.
 
-RUN/config.yaml -> phase_status.py for each phase;  RUN/slurm/ -> job_events.py, failure_class.py
+RUN/config.yaml -> phase_status.py for each phase;  RUN/slurm/ -> job_events.py;  failure files -> failure_class.py
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+
+from pydantic import ConfigDict
 
 from pipelines.cluster.job_events import Jobs, JobStatus, ends_of_logs, read_jobs
+from pipelines.recipe import Name
 from pipelines.status.failure_class import Diagnosis, diagnose
-from pipelines.status.phase_status import PhaseStatus, read_phase
-from ufork.config import read_mapping
-from ufork.errors import ConfigError, StoppedError, UforkError
+from pipelines.status.failure_record import FailureRecord, read_records
+from pipelines.status.phase_status import PhaseStatus, TrainSection, read_phase
+from ufork.config import Config, read_mapping
+from ufork.errors import ConfigError, FailureClass, StoppedError
 from ufork.run_folder import RunFolder
 
 SILENT_SECONDS = 600.0
-"""After which a run that nobody else tells of is taken to have ended."""
-OVER = {
+"""Without Slurm, a run that has not reported for this long is taken to have ended."""
+ENDED_STATES = {
     "COMPLETED",
     "FAILED",
     "CANCELLED",
@@ -30,18 +33,18 @@ OVER = {
     "DEADLINE",
     "FORGOTTEN",
 }
-"""Slurm's words, and ours, for jobs that do not go on."""
+"""Slurm's states, and one of ours, of jobs that have ended."""
 
 
 class State(StrEnum):
-    """Of a run."""
+    """State of a run."""
 
     QUEUED = "queued"
     RUNNING = "running"
     RESUMING = "resuming"
     FINISHED = "finished"
     FAILED = "failed"
-    STOPPED = "stopped: resume me"
+    STOPPED = "stopped (resumable)"
 
 
 @dataclass
@@ -53,99 +56,127 @@ class RunStatus:
     phases: list[PhaseStatus]
     jobs: list[JobStatus]
     diagnosis: Diagnosis | None = None
-    """Where it failed, or of the job that has just ended."""
+    """Why it failed, or why the job that has just ended did."""
     faults: list[str] = field(default_factory=list)
     """What is missing or damaged."""
 
     @property
     def phase(self) -> PhaseStatus | None:
-        """The one that is trained, or the last."""
+        """The phase that is being trained, or the last one."""
         unfinished = (phase for phase in self.phases if not phase.finished)
         return next(unfinished, self.phases[-1] if self.phases else None)
 
     @property
     def restarts(self) -> int:
-        """How often training was begun again, by the phase's checkpoints or by Slurm's count."""
+        """How often training was restarted, as counted by the checkpoints or by Slurm."""
         starts = max((phase.starts - 1 for phase in self.phases), default=0)
         return max(0, starts, *(job.restart for job in self.jobs))
 
 
 def read_status(run: Path, environment: Mapping[str, str], *, ended: int | None = None) -> RunStatus:
-    """What the folder `run`, and Slurm where it is, tell; damaged files are told, not raised.
+    """Returns what the folder `run`, and Slurm where there is one, report; damaged files become `faults`.
 
     Args:
         run: a run's folder.
         environment: PATH is searched for Slurm.
-        ended: the exit code of the job that has just ended, where one has.
+        ended: the exit code of the job that has just ended, if one has.
 
     Raises:
         ConfigError: there is no such folder.
     """
     if not run.is_dir():
-        raise ConfigError(f"{run}: no such folder; give that of a run")
+        raise ConfigError(f"{run}: no such folder; give the folder of a run")
     faults: list[str] = []
-    phases = [_phase(run, name, train, faults) for name, train in _trained(run, faults).items()]
-    jobs = read_jobs(run, environment)
-    state = _state(phases, jobs) if ended is None else _state_after(ended, phases, jobs)
-    status = RunStatus(str(run), state, phases, jobs.jobs, faults=faults + jobs.faults)
+    phases = [read_phase(RunFolder(run).phase(name), train) for name, train in _trained(run, faults).items()]
+    jobs = read_jobs(RunFolder(run), environment)
+    records, damaged = read_records(_failure_files(RunFolder(run), jobs.newest))
+    faults += [*(fault for phase in phases for fault in phase.faults), *jobs.faults, *damaged]
+    if jobs.newest is None:
+        records = _newer_than_last_sign(records, phases)
+    state = _state(phases, jobs, records) if ended is None else _state_after(ended, phases, jobs)
+    status = RunStatus(str(run), state, phases, jobs.jobs, faults=faults)
     if state is State.FAILED or ended is not None:
         job = jobs.newest
         code = ended if ended is not None else (job.exit_code if job else None)
-        lines = ends_of_logs(run, job.job if job else None)
-        status.diagnosis = diagnose(code, lines, slurm_state=job.slurm if job else "")
+        lines = ends_of_logs(RunFolder(run), job)
+        status.diagnosis = diagnose(code, lines, records=records, slurm_state=job.slurm if job else "")
     return status
 
 
-def _trained(run: Path, faults: list[str]) -> dict[str, dict[str, Any]]:
-    """The `train` section of each phase, in order; without a config, of those that have left a folder."""
+class _PhaseSection(Config):
+    model_config = ConfigDict(extra="ignore")
+
+    train: TrainSection = TrainSection()
+
+
+class _RecordedConfig(Config):
+    """What the status needs of a run's config.yaml."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    phases: dict[Name, _PhaseSection] = {}
+
+
+def _trained(run: Path, faults: list[str]) -> dict[str, TrainSection]:
+    """Returns the `train` section of each phase, in order; without a config, of the phases that left a folder."""
+    path = RunFolder(run).config
     try:
-        phases = read_mapping(RunFolder(run).config).get("phases", {})
-        return {name: phase["train"] for name, phase in phases.items()}
-    except (ConfigError, AttributeError, KeyError, TypeError) as error:
-        faults.append(str(error) if isinstance(error, ConfigError) else f"{RunFolder(run).config}: names no phases")
-        return {phase.path.name: {} for phase in RunFolder(run).phases()}
+        phases = _RecordedConfig.from_mapping(read_mapping(path), origin=str(path)).phases
+        return {name: phase.train for name, phase in phases.items()}
+    except ConfigError as error:
+        faults.append(str(error))
+    except (ValueError, RecursionError) as error:  # YAML's own, of numbers and dates out of range and deep nesting
+        faults.append(f"{path}: cannot be read ({error})")
+    return {phase.path.name: TrainSection() for phase in RunFolder(run).phases()}
 
 
-def _phase(run: Path, name: str, train: dict[str, Any], faults: list[str]) -> PhaseStatus:
-    try:
-        phase = read_phase(RunFolder(run).phase(name), train)
-    except (UforkError, OSError, ValueError, TypeError) as error:
-        phase = PhaseStatus(name=name, steps=train.get("steps"), faults=[f"phase {name}: {error}"])
-    faults += phase.faults
-    return phase
+def _failure_files(run: RunFolder, job: JobStatus | None) -> list[Path]:
+    return sorted((run.job_failures(job.job, job.restart) if job else run.failures).glob("*.json"))
 
 
-def _state(phases: list[PhaseStatus], jobs: Jobs) -> State:
+def _newer_than_last_sign(records: Sequence[FailureRecord], phases: Sequence[PhaseStatus]) -> list[FailureRecord]:
+    """Drops failures of earlier commands: the run has reported or saved since."""
+    last_sign = _last_sign(phases)
+    return [record for record in records if record.time >= last_sign]
+
+
+def _last_sign(phases: Sequence[PhaseStatus]) -> float:
+    return max((phase.last_sign or 0.0 for phase in phases), default=0.0)
+
+
+def _state(phases: list[PhaseStatus], jobs: Jobs, records: Sequence[FailureRecord]) -> State:
     if phases and all(phase.finished for phase in phases):
         return State.FINISHED
     job = jobs.newest
     if job is None:
-        return _state_by_files(phases)
+        return _state_by_files(phases, records)
     if job.event == "ended":
         return _state_after(job.exit_code, phases, jobs)
-    if job.slurm in OVER:  # it ended without telling so itself
+    if job.slurm in ENDED_STATES:  # without an event of its own
         return State.STOPPED if job.slurm == "CANCELLED" else State.FAILED
     if job.event != "started" or job.slurm == "PENDING":
         return State.QUEUED
-    last_sign = max((phase.last_sign or 0.0 for phase in phases), default=0.0)
-    return State.RESUMING if job.restart and last_sign < job.time else State.RUNNING
+    return State.RESUMING if job.restart and _last_sign(phases) < job.time else State.RUNNING
 
 
 def _state_after(exit_code: int | None, phases: list[PhaseStatus], jobs: Jobs) -> State:
-    """Of a run whose job has ended; one of a chain ends well before all phases are finished."""
+    """Returns the state of a run whose job has ended; a job of a chain may end well before all phases are finished."""
     if exit_code == StoppedError.exit_code:
         return State.STOPPED
     if exit_code != 0:
         return State.FAILED
     if all(phase.finished for phase in phases):
         return State.FINISHED
-    waiting = any(job.event == "submitted" and job.slurm not in OVER for job in jobs.jobs)
+    waiting = any(job.event == "submitted" and job.slurm not in ENDED_STATES for job in jobs.jobs)
     return State.QUEUED if waiting else State.STOPPED
 
 
-def _state_by_files(phases: list[PhaseStatus]) -> State:
-    """Without Slurm nobody tells of an end: what has not reported for long is not running."""
-    signs = [phase.last_sign for phase in phases if phase.last_sign]
-    if not signs:
+def _state_by_files(phases: Sequence[PhaseStatus], records: Sequence[FailureRecord]) -> State:
+    """Returns the state of a run without Slurm, from its failure files and from when it last reported."""
+    if any(record.failure is not FailureClass.STOPPED for record in records):
+        return State.FAILED
+    if records:
+        return State.STOPPED
+    if not (last_sign := _last_sign(phases)):
         return State.QUEUED
-    return State.RUNNING if time.time() - max(signs) < SILENT_SECONDS else State.STOPPED
+    return State.RUNNING if time.time() - last_sign < SILENT_SECONDS else State.STOPPED

@@ -1,4 +1,4 @@
-"""A run's status as lines of a terminal, and as plain values for JSON."""
+"""Renders a run's status as lines for a terminal, and as plain values for JSON."""
 
 import datetime
 from collections.abc import Iterator
@@ -7,15 +7,16 @@ from typing import Any
 
 from pipelines.status.phase_status import RECENT_SECONDS, PhaseStatus
 from pipelines.status.run_status import RunStatus
+from pipelines.terminal import printable
 
 LABEL_WIDTH = 12
-NAMED_REASONS = 3
-"""Of samples that were left out, the commonest."""
+SHOWN_REASONS = 3
+"""Of skipped samples, the most frequent."""
 
 
 def render(status: RunStatus) -> str:
-    """The lines, each with its label."""
-    return "\n".join(f"{label:{LABEL_WIDTH}}{text}" for label, text in _lines(status))
+    """Returns the lines, each with its label; control characters in names and messages are escaped."""
+    return "\n".join(f"{label:{LABEL_WIDTH}}{printable(text)}" for label, text in _lines(status))
 
 
 def _lines(status: RunStatus) -> Iterator[tuple[str, str]]:
@@ -23,7 +24,7 @@ def _lines(status: RunStatus) -> Iterator[tuple[str, str]]:
     yield "state", status.state
     if diagnosis := status.diagnosis:
         yield "failure", diagnosis.failure
-        yield "told by", diagnosis.line
+        yield "shown by", diagnosis.line if diagnosis.rank is None else f"rank {diagnosis.rank}: {diagnosis.line}"
         yield "what to do", diagnosis.advice
     if status.phase:
         yield from _phase_lines(status.phase)
@@ -33,10 +34,11 @@ def _lines(status: RunStatus) -> Iterator[tuple[str, str]]:
         yield "phases", ", ".join(f"{phase.name} {_progress(phase)}" for phase in status.phases)
     for job in status.jobs:
         where = f" on {job.nodes}" if job.nodes else ""
-        told = job.slurm or job.event
-        yield "job", f"{job.job} ({job.phase or 'all phases'}) {told}, restart {job.restart}{where}; {job.reason}"
+        reason = f"; {job.reason}" if job.reason else ""
+        state = job.slurm or job.event
+        yield "job", f"{job.job} ({job.phase or 'all phases'}) {state}, restart {job.restart}{where}{reason}"
     for fault in status.faults:
-        yield "look at", fault
+        yield "damaged", fault
 
 
 def _phase_lines(phase: PhaseStatus) -> Iterator[tuple[str, str]]:
@@ -51,10 +53,10 @@ def _phase_lines(phase: PhaseStatus) -> Iterator[tuple[str, str]]:
         yield "checkpoint", f"after step {phase.checkpoint_step}, {_duration(phase.checkpoint_age_seconds or 0)} old"
     else:
         yield "checkpoint", "none yet"
-    if phase.left_out:
-        reasons = list(phase.left_out.items())[:NAMED_REASONS]
-        named = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-        yield "left out", f"{sum(phase.left_out.values()):,} samples: {named}"
+    if phase.skipped:
+        reasons = list(phase.skipped.items())[:SHOWN_REASONS]
+        counted = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        yield "skipped", f"{sum(phase.skipped.values()):,} samples: {counted}"
 
 
 def _progress(phase: PhaseStatus) -> str:
@@ -64,9 +66,12 @@ def _progress(phase: PhaseStatus) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
+    try:
+        return str(datetime.timedelta(seconds=round(seconds)))
+    except OverflowError:
+        return f"{seconds:.0f} s"
 
 
 def as_values(status: RunStatus) -> dict[str, Any]:
-    """The same for JSON."""
+    """Returns the same as plain values, for JSON."""
     return {**asdict(status), "restarts": status.restarts, "phase": status.phase.name if status.phase else None}

@@ -1,6 +1,7 @@
-"""One page on this machine: what is here, what ufork uses in the lack of it, and how to get it.
+"""Prints one page about this machine: what it has, what ufork does without what it lacks, and how to get that.
 
-Exit code 1 when something that ufork cannot do without is broken.
+The exit code is 1 if something that ufork requires is missing or broken. On a busy machine the page takes minutes; what
+times out is marked "slow", not broken.
 """
 
 import argparse
@@ -12,9 +13,11 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds where runs are kept, and how the page is written."""
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="where runs are kept; runs/")
-    parser.add_argument("--json", action="store_true", help="the same for programs")
+    """Adds the folder of the runs, and the form of the output."""
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("runs"), metavar="FOLDER", help="folder of all runs (runs)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -24,8 +27,8 @@ def run(arguments: argparse.Namespace) -> None:
         MachineError: something required is broken.
     """
     from pipelines.doctor.examine import CHECKS, examine
-    from pipelines.doctor.finding import Surroundings
     from pipelines.doctor.page import as_values, render
+    from pipelines.doctor.surroundings import Surroundings
     from pipelines.launch.ranks import has_cuda_device
     from ufork import __version__
     from ufork.errors import MachineError
@@ -39,4 +42,4 @@ def run(arguments: argparse.Namespace) -> None:
         print(render(findings, title=title, colour=sys.stdout.isatty()))
     broken = [finding.name for group in findings.values() for finding in group if finding.breaks]
     if broken:
-        raise MachineError(f"required, and absent or broken: {', '.join(broken)}; the page tells how to mend it")
+        raise MachineError(f"required, but missing or broken: {', '.join(broken)}; the page says how to fix it")

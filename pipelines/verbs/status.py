@@ -1,6 +1,7 @@
-"""Where a run is: its state, phase and step, speed, restarts, last checkpoint, time left, and what was left out.
+"""Shows a run's state, phase, step, speed, restarts, last checkpoint, time left and skipped samples.
 
-Read from the run's folder, and from Slurm where there is one. With --ended, the report of a job that has just ended.
+Reads the run's folder, and asks Slurm where there is one. After a failure it shows its class, the message or log line
+that is the evidence, and what to do.
 """
 
 import argparse
@@ -10,10 +11,12 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the run, and how it is told."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-    parser.add_argument("--json", action="store_true", help="the same for programs")
-    parser.add_argument("--ended", type=int, metavar="EXIT_CODE", help="of the job that has just ended: tells why")
+    """Adds the run, and the form of the output."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--json", action="store_true", help="print the status as JSON")
+    parser.add_argument(
+        "--ended", type=int, metavar="EXIT_CODE", help="show why the job ended that has just ended with this exit code"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,9 +1,11 @@
-"""Submits a recipe's training to Slurm: one job, or one per phase of --chain, each after the one before.
+"""Submits a recipe's training to Slurm: one job, or one job per phase of --chain, each after the one before it.
 
-Code and resolved recipe are kept in RUN/submissions, so that a job that begins again runs what was submitted.
+The code and the resolved recipe are copied to RUN/submissions, so that a restarted job runs what was submitted.
 """
 
 import argparse
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,35 +17,44 @@ if TYPE_CHECKING:
     from pipelines.cluster.submission import Submission
     from pipelines.recipe import Recipe
 
-SBATCH_OPTIONS = ("partition", "account", "qos", "exclude", "reservation", "constraint", "cpus-per-task")
-"""Handed to sbatch as they are."""
 BETWEEN_JOBS = "\n# ======== the next job: sbatch --dependency=afterok:JOB_ABOVE --kill-on-invalid-dep=yes\n\n"
-"""In what --dry-run shows of a chain."""
+"""What --dry-run prints between the scripts of a chain."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the recipe, the size and time of the job, and what the cluster wants to know."""
+    """Adds the recipe, the size and time limit of the job, and options of sbatch."""
+    from pipelines.cluster.slurm_job import SBATCH_OPTIONS
+
     add_recipe_arguments(parser)
-    parser.add_argument("--nodes", type=int, required=True, metavar="N")
+    parser.add_argument("--nodes", type=int, required=True, metavar="N", help="number of nodes")
     ranks = parser.add_mutually_exclusive_group(required=True)
-    ranks.add_argument("--gpus-per-node", type=int, metavar="N", help="one rank each")
-    ranks.add_argument("--ranks-per-node", type=int, metavar="N", help="on nodes without GPUs")
-    parser.add_argument("--time", default="24:00:00", help="limit of each start, as Slurm writes it (%(default)s)")
-    parser.add_argument("--chain", metavar="A,B,C", help="these phases, one job each")
-    parser.add_argument("--restarts", type=int, default=10, help="at most so many of each job (%(default)s)")
-    parser.add_argument("--container", metavar="IMAGE", help="run by pyxis; its Python is python3 unless --python")
-    parser.add_argument(
-        "--mount", action="append", default=[], metavar="HOST:INSIDE", help="besides RUN and this folder"
+    ranks.add_argument("--gpus-per-node", type=int, metavar="N", help="number of GPUs per node; each gets one rank")
+    ranks.add_argument(
+        "--ranks-per-node", type=int, metavar="N", help="number of ranks per node, on nodes without GPUs"
     )
-    parser.add_argument("--python", help="on the nodes; the one that runs this unless given")
-    parser.add_argument("--no-node-check", action="store_true", help="start without the health check of the nodes")
+    parser.add_argument("--time", default="24:00:00", help="time limit of each start, in sbatch's format (%(default)s)")
+    parser.add_argument("--chain", metavar="A,B,C", help="train these phases, in one job each")
+    parser.add_argument("--restarts", type=int, default=10, metavar="N", help="restarts of each job (%(default)s)")
+    parser.add_argument("--container", metavar="IMAGE", help="container image in which pyxis runs the ranks")
+    parser.add_argument(
+        "--mount",
+        action="append",
+        default=[],
+        metavar="HOST:INSIDE",
+        help="folder to mount in the container, besides the run's folder and the current one",
+    )
+    parser.add_argument(
+        "--python", metavar="PATH", help="Python on the nodes (default: this one; in a container: python3)"
+    )
+    parser.add_argument("--no-node-check", action="store_true", help="start without checking the health of the nodes")
     for option in SBATCH_OPTIONS:
-        parser.add_argument(f"--{option}", help="sbatch's")
-    parser.add_argument("--dry-run", action="store_true", help="print the scripts, write and submit nothing")
+        if option != "time":
+            parser.add_argument(f"--{option}", metavar="VALUE", help="passed to sbatch")
+    parser.add_argument("--dry-run", action="store_true", help="print the scripts; write and submit nothing")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Submits, or prints what would be.
+    """Submits the jobs, or prints their scripts.
 
     Raises:
         UforkError: a value is at fault, the ranks do not fit the layout, or Slurm refuses.
@@ -65,27 +76,27 @@ def run(arguments: argparse.Namespace) -> None:
         print(BETWEEN_JOBS.join(render(request, template) for request in requests), end="")
         return
     submission.keep(recipe)
-    jobs = submission.submit(requests, template)
+    jobs = submission.submit(requests, template, os.environ)
     print(_how_to_follow(requests, jobs, submission.path))
 
 
 def _phases(recipe: "Recipe", chain: str | None) -> list[str | None]:
-    """Of each job; None is all of them."""
+    """Returns the phase of each job; None stands for all phases."""
     from ufork.errors import ConfigError
 
     known = list(recipe.phases)
     if not known:
-        raise ConfigError("phases: the recipe has none, so there is nothing to train; name at least one")
+        raise ConfigError("phases: the recipe has none, so there is nothing to train; add at least one")
     if chain is None:
         return [None]
     chosen = chain.split(",")
     if unknown := [name for name in chosen if name not in known]:
-        raise ConfigError(f"--chain: {', '.join(unknown)} is no phase of the recipe, which has {', '.join(known)}")
+        raise ConfigError(f"--chain: {', '.join(unknown)} is not a phase of the recipe, which has {', '.join(known)}")
     first = known.index(chosen[0])
     if chosen != known[first : first + len(chosen)]:
         raise ConfigError(
-            f"--chain {chain}: each phase starts from the weights of the one before; the recipe's order is"
-            f" {','.join(known)}"
+            f"--chain {chain}: each phase starts from the weights of the one before; use a contiguous part of the"
+            f" recipe's order {','.join(known)}"
         )
     return list(chosen)
 
@@ -98,7 +109,7 @@ def _require_fitting(recipe: "Recipe", arguments: argparse.Namespace) -> None:
     if arguments.nodes < 1 or per_node < 1 or arguments.restarts < 0:
         raise ConfigError(
             f"--nodes {arguments.nodes}, {per_node} ranks per node, --restarts {arguments.restarts}: a"
-            " job has at least one node with one rank, and no fewer than 0 restarts"
+            " job needs at least one node with one rank, and 0 or more restarts"
         )
     num_ranks = arguments.nodes * per_node
     for name, phase in recipe.phases.items():
@@ -118,7 +129,7 @@ def _ranks_per_node(arguments: argparse.Namespace) -> int:
 def _request(
     arguments: argparse.Namespace, recipe: "Recipe", submission: "Submission", phase: str | None
 ) -> "JobRequest":
-    from pipelines.cluster.slurm_job import JobRequest
+    from pipelines.cluster.slurm_job import SBATCH_OPTIONS, JobRequest
 
     given = {option: getattr(arguments, option.replace("-", "_")) for option in SBATCH_OPTIONS}
     here = Path.cwd()
@@ -136,18 +147,19 @@ def _request(
         checks_nodes=not arguments.no_node_check,
         container=arguments.container,
         mounts=(f"{here}:{here}", *arguments.mount),
-        options={option: value for option, value in given.items() if value},
+        options={option: value for option, value in given.items() if value is not None and option != "time"},
     )
 
 
 def _how_to_follow(requests: "list[JobRequest]", jobs: list[int], kept: Path) -> str:
-    run = requests[0].run
+    run = shlex.quote(str(requests[0].run))
+    logs = [shlex.quote(f"{requests[0].run}/slurm/logs/{name}.log") for name in (str(jobs[0]), f"{jobs[0]}-0")]
     numbered = [f"job {job}: {request.phase or 'all phases'}" for request, job in zip(requests, jobs, strict=True)]
     return "\n".join(
         [
             *numbered,
             f"kept:    {kept}",
-            f"follow:  tail -F {run}/slurm/logs/{jobs[0]}.log {run}/slurm/logs/{jobs[0]}-0.log",
+            f"follow:  tail -F {' '.join(logs)}",
             f"state:   ufork status {run}",
             f"cancel:  scancel {' '.join(map(str, jobs))}",
         ]

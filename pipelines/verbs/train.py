@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipelines.recipe import Recipe
     from ufork.parallel.rank_environment import RankEnvironment
 
@@ -21,6 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start here; as many as the layout needs")
     parser.add_argument("--trace", action="store_true", help="leave a picture of one step of each phase")
     parser.add_argument("--phase", metavar="NAME", help="train this one, from the weights of the one before it")
+
+
+def failure_folder(arguments: argparse.Namespace) -> "Path | None":
+    """Returns where failures are recorded without Slurm; None if the recipe cannot be read."""
+    from ufork.errors import ConfigError
+
+    try:
+        return recipe_of(arguments).run_folder.failures
+    except ConfigError:
+        return None
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -166,10 +166,14 @@ def _named(doing: str) -> Iterator[None]:
     try:
         yield
     except UforkError as error:
-        raise type(error)(f"{error} (during {doing})") from error
+        raise type(error)(f"{error} (during {doing})", **error.fields) from error
     except torch.distributed.DistError as error:
-        raise PeerError(f"{doing}: a rank of its stage died, hung or raised, see its log ({error})") from error
+        raise PeerError(
+            f"{doing}: a rank of its stage died, hung or raised, see its log ({error})", cause=str(error)
+        ) from error
     except RuntimeError as error:
         if "gloo" in str(error) or "NCCL" in str(error):
-            raise PeerError(f"{doing}: a rank of its stage died, hung or raised, see its log ({error})") from error
+            raise PeerError(
+                f"{doing}: a rank of its stage died, hung or raised, see its log ({error})", cause=str(error)
+            ) from error
         raise

@@ -68,11 +68,14 @@ def _receive(number: int, worker: Worker, timeout_seconds: float) -> Any:
     except TimeoutError as error:
         raise LoaderError(
             f"{who} {error}, data.worker_timeout_seconds={timeout_seconds:g}; its storage may be slow, or the process"
-            " stopped"
+            " stopped",
+            timed_out=True,
         ) from None
     except EOFError:
+        end = worker.describe_end()
         raise LoaderError(
-            f"{who} {worker.describe_end()}; lower data.num_workers or data.prefetch_steps if memory ran out"
+            f"{who} {end}; lower data.num_workers or data.prefetch_steps if memory ran out",
+            process_exit_code=worker.process.exitcode,
         ) from None
 
 

@@ -116,10 +116,11 @@ class _Member:
         return message
 
     def _death(self) -> WorkerError:
-        process = self.worker.process
+        process, end = self.worker.process, self.worker.describe_end()
         return WorkerError(
-            f"{process.name} (pid {process.pid}) {self.worker.describe_end()}, at job {self.job}. If memory ran out,"
-            " lower num_workers or shard_mb; run the same command again to resume: finished jobs are kept"
+            f"{process.name} (pid {process.pid}) {end}, at job {self.job}. If memory ran out,"
+            " lower num_workers or shard_mb; run the same command again to resume: finished jobs are kept",
+            process_exit_code=process.exitcode,
         )
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""What `ufork submit` keeps and hands to Slurm, whose commands are stand-ins that note their arguments."""
+"""What `ufork submit` copies and passes to Slurm, whose commands are stand-ins that record their arguments."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ def test_code_and_resolved_recipe_are_kept_and_run(made, slurm, tmp_path):
     assert done.stdout.strip() == str(first / "code" / "pipelines" / "recipe.py"), done.stderr
 
 
-def test_a_chain_waits_for_each_stage_and_is_told(made, slurm, capsys):
+def test_each_job_of_a_chain_waits_for_the_one_before_and_is_recorded(made, slurm, capsys):
     asked = slurm(most=9)
     recipe, run = made
     assert submit(recipe, "--chain", "align,all") == 0

@@ -1,4 +1,4 @@
-"""Machines to examine: programs and packages of one's own, and nothing else on the PATH."""
+"""Machines to examine: programs and packages of a test, and nothing else on the PATH."""
 
 import os
 import sys
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.doctor.finding import Surroundings
+from pipelines.doctor.surroundings import Surroundings
 
 
 @dataclass
 class Machine:
-    """What stands in for one."""
+    """A stand-in for a machine."""
 
     folder: Path
 
@@ -29,10 +29,9 @@ class Machine:
         path.write_text(text)
 
     def around(self, **changes: object) -> Surroundings:
-        """Where checks look."""
+        """Returns where checks look."""
         environment = {"PATH": str(self.folder / "bin"), "PYTHONPATH": str(self.folder / "packages")}
-        surroundings = Surroundings(environment=environment, folder=self.folder, home=self.folder, timeout_seconds=20)
-        return replace(surroundings, **changes)
+        return replace(Surroundings(environment=environment, folder=self.folder, home=self.folder), **changes)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Packages that are absent, broken, or another's of the same name."""
+"""Packages that are absent, broken, slow, or an unrelated one of the same name."""
 
 import importlib.metadata
 
@@ -35,19 +35,19 @@ def test_apex_is_known_by_what_it_provides(machine, installed, mark, found):
     assert found in finding.found
 
 
-def test_flash_attention_that_cannot_be_imported_is_told_with_the_reason(machine):
+def test_flash_attention_that_cannot_be_imported_has_the_reason(machine):
     machine.package("flash_attn", "raise ImportError('flash_attn_2_cuda.so: undefined symbol: _ZN3c105ErrorC2')")
     finding = packages.flash_attention(machine.around())
     assert finding.mark is Mark.PROBLEM and "undefined symbol" in finding.found
 
 
-def test_flash_attention_that_crashes_on_import_ends_a_process_of_its_own(machine):
+def test_flash_attention_that_crashes_on_import_does_not_crash_the_doctor(machine):
     machine.package("flash_attn", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
     finding = packages.flash_attention(machine.around())
     assert finding.mark is Mark.PROBLEM and "SIGSEGV" in finding.found
 
 
-def test_flash_attention_that_is_absent_is_no_problem(machine):
+def test_missing_flash_attention_is_absent_not_a_problem(machine):
     assert packages.flash_attention(machine.around()).mark is Mark.ABSENT
 
 
@@ -55,15 +55,15 @@ TORCH = {"version": "2.13.0", "cuda": "12.8", "nccl": "2.27.5", "devices": [], "
 
 
 @pytest.mark.parametrize(
-    ("told", "has_gpu", "mark", "found"),
+    ("probed", "has_gpu", "mark", "found"),
     [
         ({"devices": ["H100, 80 GB"] * 2}, True, Mark.OK, "NCCL 2.27.5, uses 2 x H100, 80 GB"),
         ({}, True, Mark.PROBLEM, "cannot use the GPUs: driver too old (11040)"),
         ({"cuda": None, "nccl": None}, False, Mark.OK, "built for CPUs, without NCCL"),
     ],
 )
-def test_torch_that_cannot_use_the_gpus_here_is_a_problem(told, has_gpu, mark, found):
-    finding = packages.torch_finding(TORCH | told, has_gpu=has_gpu)
+def test_torch_that_cannot_use_the_gpus_here_is_a_problem(probed, has_gpu, mark, found):
+    finding = packages.torch_finding(TORCH | probed, has_gpu=has_gpu)
     assert finding.mark is mark and found in finding.found
 
 
@@ -73,7 +73,14 @@ def test_a_required_package_that_cannot_be_imported_breaks_the_run(machine):
     assert finding.breaks and "cannot open shared object file" in finding.found
 
 
-def test_what_some_sources_want_is_named_where_it_is_missing(machine, monkeypatch):
+def test_a_required_package_that_is_slow_to_import_is_not_broken(machine):
+    machine.package("megatron", "import time\ntime.sleep(600)")
+    finding = packages.megatron_core(machine.around(timeout_seconds=2))
+    assert (finding.mark, finding.breaks) == (Mark.SLOW, False)
+    assert "slow to import" in finding.found and "timed out after 2 s" in finding.found
+
+
+def test_packages_that_some_inputs_need_are_named_if_missing(machine, monkeypatch):
     def version(package):
         if package == "py3langid":
             raise importlib.metadata.PackageNotFoundError(package)

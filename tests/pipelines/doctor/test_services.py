@@ -4,16 +4,17 @@ import pytest
 
 from pipelines.doctor import services
 from pipelines.doctor.finding import Mark
+from pipelines.doctor.surroundings import Surroundings
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 
 
-def test_no_compiler_is_told_and_does_not_break_the_run(machine):
+def test_a_missing_compiler_does_not_break_the_run(machine):
     finding = services.compilers(machine.around())
     assert (finding.mark, finding.found, finding.breaks) == (Mark.ABSENT, "no g++, ninja", False)
 
 
-def test_compilers_are_told_with_their_versions(machine):
+def test_compilers_are_listed_with_their_versions(machine):
     machine.program("g++", "echo 'g++ (Debian 12.2.0-14) 12.2.0'")
     machine.program("ninja", "echo 1.11.1")
     finding = services.compilers(machine.around())
@@ -25,25 +26,27 @@ def test_compilers_are_told_with_their_versions(machine):
 def test_a_toolkit_of_another_cuda_than_torchs_is_what_deepspeed_refuses(machine, monkeypatch, built_for, mark):
     for name in ("g++", "ninja", "nvcc"):
         machine.program(name, "echo release 13.0, V13.0.88")
-    monkeypatch.setattr(services, "ask_python", lambda probe, around: {"cuda": built_for})
+    monkeypatch.setattr(Surroundings, "ask_python", lambda around, probe: {"cuda": built_for})
     assert services.compilers(machine.around(has_gpu=True)).mark is mark
 
 
-def test_slurm_is_absent_reached_or_silent(machine):
+def test_slurm_is_absent_reached_down_or_silent(machine):
     assert services.slurm(machine.around()).mark is Mark.ABSENT
     machine.program("sbatch", "echo slurm-wlm 22.05.8")
     machine.program("scontrol", "echo 'Slurmctld(primary) at head is UP'")
     assert services.slurm(machine.around()).found == "slurm-wlm 22.05.8; Slurmctld(primary) at head is UP"
-    machine.program("scontrol", "sleep 60")
-    silent = services.slurm(machine.around(timeout_seconds=0.5))
-    assert silent.mark is Mark.PROBLEM and "did not answer" in silent.found
+    machine.program("scontrol", "echo 'Slurmctld(primary) at head is DOWN' >&2; exit 1")
+    assert services.slurm(machine.around()).mark is Mark.PROBLEM
+    machine.program("scontrol", "sleep 600")
+    silent = services.slurm(machine.around(timeout_seconds=2))
+    assert silent.mark is Mark.SLOW and "timed out after 2 s" in silent.found
 
 
-@pytest.mark.parametrize("place", ["environment", "netrc"])
-def test_the_key_of_wandb_is_seen_and_never_shown(machine, place):
+@pytest.mark.parametrize("where", ["environment", "netrc"])
+def test_the_key_of_wandb_is_seen_and_never_shown(machine, where):
     around = machine.around()
     assert "without a key" in services.wandb(around).found
-    if place == "environment":
+    if where == "environment":
         around = machine.around(environment={"WANDB_API_KEY": KEY})
     else:
         (machine.folder / ".netrc").write_text(f"machine {services.WANDB_HOST}\n  login user\n  password {KEY}\n")

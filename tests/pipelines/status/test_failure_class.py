@@ -1,90 +1,187 @@
-"""What real failures print, and the class that each is given."""
+"""What real failures leave, and the class that each is given. ufork's own wording plays no part."""
 
+import random
 from collections import Counter
 
 import pytest
 
-from pipelines.status.failure_class import Failure, diagnose
+from pipelines.launch.local_ranks import RankFailedError
+from pipelines.status.failure_class import FailureClass, diagnose
+from pipelines.status.failure_record import read_records, record_of, write_record
 from ufork.config import Config
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.storage import open_storage
 from ufork.data.skipped_samples import SkippedSamples
-from ufork.errors import ConfigError, LoaderError, SampleError, ShardError, UforkError
+from ufork.errors import (
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    InputError,
+    LoaderError,
+    MachineError,
+    NonFiniteError,
+    PeerError,
+    SampleError,
+    ShardError,
+    StoppedError,
+    StorageError,
+    TokenizerError,
+    UforkError,
+    WorkerError,
+)
 
-KEY_ERROR = """ufork train: rank 1: KeyError: 'width'
-Traceback (most recent call last):
-  File "pipelines/launch/local_ranks.py", line 244, in _be_rank
-    message = pickle.dumps((function(address, *args),))
+KEY_ERROR = """Traceback (most recent call last):
+  File "ufork/train/loop.py", line 244, in step
+    width = sizes["width"]
 KeyError: 'width'"""
 GLOO_TIME_OUT = """Traceback (most recent call last):
   File "torch/distributed/distributed_c10d.py", line 3252, in all_reduce
     work.wait()
 RuntimeError: [gloo/transport/tcp/unbound_buffer.cc:129] Timed out waiting 3000ms for send operation to complete"""
-NO_MEMORY = """ufork train: rank 0: RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000000 bytes. Error code 12 (Cannot allocate memory)"""  # noqa: E501
+GLOO_WORDS = GLOO_TIME_OUT.rpartition("RuntimeError: ")[2]
+NO_MEMORY = "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000000 bytes. Error code 12 (Cannot allocate memory)"  # noqa: E501
 DEVICE_MEMORY = """torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.32 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.20 GiB is free."""  # noqa: E501
 OOM_KILL = """slurmstepd: error: Detected 1 oom_kill event in StepId=17.0. Some of the step tasks have been OOM Killed.
 srun: error: n2: task 3: Out Of Memory"""
 WATCHDOG = """[rank0]:[E ProcessGroupNCCL.cpp:616] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12, OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600012 milliseconds before timing out."""  # noqa: E501
 REMOTE = """torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:1970, remote process exited or there was a network error, NCCL version 2.21.5
 ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely."""  # noqa: E501
-LOST_PEER = "ufork train: rank 0 of 2 (whole dp0 tp0) waited for a sum over the job; a rank died, hung or raised, see its log ([gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:24316)"  # noqa: E501
-SHARD = "ufork train: rank 1: codes/tiny/train/understanding-00000.tar: cannot be read (No such file or directory); prepare the data again, or bring the file back"  # noqa: E501
-DAMAGED = "ufork train: understanding: no sample of the mixture can be used: its JSON cannot be read: Expecting value: line 1 column 1 (char 0)"  # noqa: E501
-SKIPPED = "sample skipped: tiny-7: its JSON cannot be read: Expecting value (later ones like it are only counted)"
-DISK = "ufork train: the checkpoint after step 12 could not be written (whole/dp0-tp0.safetensors: [Errno 28] No space left on device); more than train.checkpoint.max_failed=3 failed: free space, and run the same command again"  # noqa: E501
+CLOSED = "[gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:24316"
+DISK = "OSError: [Errno 28] No space left on device: 'runs/demo/phases/all/checkpoints/state.part'"
 
 
 @pytest.mark.parametrize(
     ("exit_code", "log", "failure"),
     [
-        (1, KEY_ERROR, Failure.CODE),
-        (1, GLOO_TIME_OUT, Failure.TIME_OUT),
-        (1, WATCHDOG, Failure.TIME_OUT),
-        (1, NO_MEMORY, Failure.OUT_OF_MEMORY),
-        (1, DEVICE_MEMORY, Failure.OUT_OF_MEMORY),
-        (137, OOM_KILL, Failure.OUT_OF_MEMORY),
-        (137, "", Failure.OUT_OF_MEMORY),
-        (-9, "", Failure.OUT_OF_MEMORY),
-        (1, "ufork train: rank 1: died by SIGKILL; the machine may have run out of memory", Failure.OUT_OF_MEMORY),
+        (1, KEY_ERROR, FailureClass.CODE),
+        (1, GLOO_TIME_OUT, FailureClass.TIME_OUT),
+        (1, WATCHDOG, FailureClass.TIME_OUT),
+        (1, NO_MEMORY, FailureClass.OUT_OF_MEMORY),
+        (1, DEVICE_MEMORY, FailureClass.OUT_OF_MEMORY),
+        (137, OOM_KILL, FailureClass.OUT_OF_MEMORY),
+        (137, "", FailureClass.OUT_OF_MEMORY),
+        (-9, "", FailureClass.OUT_OF_MEMORY),
         (
             0x8F,
             "slurmstepd: error: *** JOB 17 ON n1 CANCELLED AT 2026-11-25T03:00:00 DUE TO TIME LIMIT ***",
             "time-out",
         ),
-        (1, "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus.", Failure.NODE),
-        (1, "RuntimeError: CUDA error: uncorrectable ECC error encountered", Failure.NODE),
-        (1, "srun: error: Node failure on n2", Failure.NODE),
-        (1, REMOTE, Failure.NODE),
-        (1, LOST_PEER, Failure.NODE),
-        (1, SHARD, Failure.DATA),
-        (1, DAMAGED, Failure.DATA),
-        (1, SKIPPED, Failure.OTHER),
-        (1, "ufork train: rank 1: died by SIGSEGV", Failure.OTHER),
-        (1, DISK, Failure.OTHER),
-        (75, "ufork train: stopped by a signal after step 308; the same command goes on from there", Failure.STOPPED),
-        (2, "ufork train: one.yaml: 1 value(s) refused\n  train.stepz: unknown key", Failure.CONFIGURATION),
-        (143, "", Failure.STOPPED),
-        (139, "", Failure.OTHER),
-        (None, "", Failure.OTHER),
-        (255, "", Failure.OTHER),
+        (1, "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus.", FailureClass.NODE),
+        (1, "RuntimeError: CUDA error: uncorrectable ECC error encountered", FailureClass.NODE),
+        (1, "srun: error: Node failure on n2", FailureClass.NODE),
+        (1, REMOTE, FailureClass.NODE),
+        (1, DISK, FailureClass.STORAGE),
+        (1, "ufork train: anything", FailureClass.OTHER),
+        (75, "", FailureClass.STOPPED),
+        (2, "", FailureClass.CONFIGURATION),
+        (143, "", FailureClass.STOPPED),
+        (139, "", FailureClass.OTHER),
+        (None, "", FailureClass.OTHER),
+        (255, "", FailureClass.OTHER),
     ],
 )
-def test_class_of_what_was_printed(exit_code, log, failure):
+def test_class_of_what_other_programs_print(exit_code, log, failure):
     found = diagnose(exit_code, log.splitlines())
     assert found.failure == failure, found
     assert found.line and found.advice
 
 
-def test_an_error_of_no_class_is_told_in_its_own_words():
-    assert diagnose(1, ["align 1/12", "ufork train: rank 1: died by SIGSEGV", ""]).line.endswith("died by SIGSEGV")
+def raised_by(error):
+    """The record of an error that has been raised."""
+    try:
+        raise error
+    except type(error) as caught:
+        return record_of(caught, exit_code=getattr(caught, "exit_code", 1), rank=3)
 
 
-@pytest.mark.parametrize("consequence", [LOST_PEER, GLOO_TIME_OUT, WATCHDOG, REMOTE])
+WORDS = "any words, which are free to change"
+
+
 @pytest.mark.parametrize(
-    ("cause", "failure"),
-    [(SHARD, Failure.DATA), (KEY_ERROR, Failure.CODE), (DEVICE_MEMORY, Failure.OUT_OF_MEMORY), (DISK, Failure.OTHER)],
+    ("error", "failure"),
+    [
+        (ConfigError(WORDS), FailureClass.CONFIGURATION),
+        (ShardError(WORDS), FailureClass.DATA),
+        (SampleError(WORDS), FailureClass.DATA),
+        (InputError(WORDS), FailureClass.DATA),
+        (TokenizerError(WORDS), FailureClass.DATA),
+        (LoaderError(WORDS), FailureClass.DATA),
+        (LoaderError(WORDS, process_exit_code=-9), FailureClass.OUT_OF_MEMORY),
+        (LoaderError(WORDS, process_exit_code=-7), FailureClass.STORAGE),
+        (WorkerError(WORDS, process_exit_code=-9), FailureClass.OUT_OF_MEMORY),
+        (CheckpointError(WORDS), FailureClass.CHECKPOINT),
+        (StorageError(WORDS), FailureClass.STORAGE),
+        (MachineError(WORDS), FailureClass.NODE),
+        (ClusterError(WORDS), FailureClass.CLUSTER),
+        (NonFiniteError(WORDS), FailureClass.NON_FINITE),
+        (PeerError(WORDS), FailureClass.NODE),
+        (PeerError(WORDS, cause=CLOSED), FailureClass.NODE),
+        (PeerError(WORDS, timed_out=True), FailureClass.TIME_OUT),
+        (PeerError(WORDS, cause=GLOO_TIME_OUT), FailureClass.TIME_OUT),
+        (StoppedError(WORDS), FailureClass.STOPPED),
+        (UforkError(WORDS), FailureClass.OTHER),
+        (RankFailedError(1, ShardError(WORDS), WORDS), FailureClass.DATA),
+        (RankFailedError(1, KeyError("width"), WORDS), FailureClass.CODE),
+        (RankFailedError(1, None, WORDS, process_exit_code=-9), FailureClass.OUT_OF_MEMORY),
+        (RankFailedError(1, None, WORDS, process_exit_code=-11), FailureClass.OTHER),
+        (KeyError("width"), FailureClass.CODE),
+        (MemoryError(), FailureClass.OUT_OF_MEMORY),
+        (RuntimeError(NO_MEMORY), FailureClass.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), FailureClass.NODE),
+        (OSError(28, "No space left on device"), FailureClass.STORAGE),
+        (RuntimeError(CLOSED), FailureClass.NODE),
+    ],
 )
-def test_the_cause_is_told_rather_than_what_the_other_ranks_saw_of_it(cause, consequence, failure):
+def test_class_of_a_recorded_error_needs_no_words_of_ours(error, failure, tmp_path):
+    write_record(tmp_path / "3.json", raised_by(error))
+    records, damaged = read_records([tmp_path / "3.json"])
+    assert damaged == []
+    found = diagnose(getattr(error, "exit_code", 1), [], records=records)
+    assert found.failure == failure, found
+    assert found.line and found.advice
+    if found.rank is not None:
+        assert found.rank == (1 if isinstance(error, RankFailedError) else 3)
+
+
+def at(seconds, error, rank=0):
+    return raised_by(error).model_copy(update={"time": float(seconds), "rank": rank})
+
+
+CONSEQUENCES = [PeerError("lost"), PeerError("late", timed_out=True), RuntimeError(CLOSED), RuntimeError(GLOO_WORDS)]
+CAUSES = [
+    (ShardError("gone"), FailureClass.DATA),
+    (KeyError("width"), FailureClass.CODE),
+    (StorageError("full"), FailureClass.STORAGE),
+    (RuntimeError(DEVICE_MEMORY), FailureClass.OUT_OF_MEMORY),
+]
+
+
+@pytest.mark.parametrize("consequence", CONSEQUENCES, ids=repr)
+@pytest.mark.parametrize(("cause", "failure"), CAUSES, ids=lambda each: str(each)[:20])
+def test_a_cause_counts_before_what_other_ranks_saw_of_it(cause, failure, consequence):
+    for cause_time, consequence_time in ((1, 2), (2, 1)):
+        records = [at(consequence_time, consequence), at(cause_time, cause, rank=5)]
+        random.Random(0).shuffle(records)
+        found = diagnose(1, GLOO_TIME_OUT.splitlines(), records=records)
+        assert (found.failure, found.rank) == (failure, 5)
+
+
+def test_of_several_causes_the_earliest_counts():
+    records = [at(3, KeyError("x"), rank=0), at(1, ShardError("first"), rank=2), at(2, StorageError("full"), rank=1)]
+    assert diagnose(1, [], records=records).rank == 2
+
+
+@pytest.mark.parametrize(("log", "failure"), [(OOM_KILL, FailureClass.OUT_OF_MEMORY), (KEY_ERROR, FailureClass.CODE)])
+def test_a_cause_in_the_logs_counts_before_recorded_consequences(log, failure):
+    """A rank that is killed records nothing."""
+    assert diagnose(1, log.splitlines(), records=[at(1, each) for each in CONSEQUENCES]).failure == failure
+
+
+@pytest.mark.parametrize("consequence", [GLOO_TIME_OUT, WATCHDOG, REMOTE])
+@pytest.mark.parametrize(
+    ("cause", "failure"), [(KEY_ERROR, FailureClass.CODE), (DEVICE_MEMORY, FailureClass.OUT_OF_MEMORY)]
+)
+def test_the_cause_in_logs_counts_before_what_other_ranks_printed(cause, consequence, failure):
     for log in (f"{cause}\n{consequence}", f"{consequence}\n{cause}"):
         found = diagnose(1, log.splitlines())
         assert found.failure == failure
@@ -93,15 +190,27 @@ def test_the_cause_is_told_rather_than_what_the_other_ranks_saw_of_it(cause, con
 
 @pytest.mark.parametrize(
     ("state", "failure"),
-    [("OUT_OF_MEMORY", Failure.OUT_OF_MEMORY), ("TIMEOUT", Failure.TIME_OUT), ("NODE_FAIL", Failure.NODE)],
+    [
+        ("OUT_OF_MEMORY", FailureClass.OUT_OF_MEMORY),
+        ("TIMEOUT", FailureClass.TIME_OUT),
+        ("NODE_FAIL", FailureClass.NODE),
+    ],
 )
-def test_slurms_word_counts_more_than_the_logs(state, failure):
-    assert diagnose(1, LOST_PEER.splitlines(), slurm_state=state).failure == failure
-    assert diagnose(1, SHARD.splitlines(), slurm_state="FAILED").failure == Failure.DATA
+def test_slurms_state_counts_more_than_records_and_logs(state, failure):
+    assert diagnose(1, CLOSED.splitlines(), records=[at(1, ShardError("x"))], slurm_state=state).failure == failure
+    assert diagnose(1, [], records=[at(1, ShardError("x"))], slurm_state="FAILED").failure == FailureClass.DATA
 
 
 def test_a_job_that_ended_well_has_no_class():
-    assert diagnose(0, KEY_ERROR.splitlines()) is None
+    assert diagnose(0, KEY_ERROR.splitlines(), records=[at(1, KeyError("x"))]) is None
+
+
+def test_a_long_message_is_cut_and_any_text_is_recorded(tmp_path):
+    write_record(tmp_path / "0.json", raised_by(RuntimeError("x" * 1_000_000)))
+    write_record(tmp_path / "1.json", raised_by(ShardError("lone surrogate \udc80, \x00 and \x1b[2J")))
+    (records, damaged) = read_records(sorted(tmp_path.glob("*.json")))
+    assert damaged == [] and len(records[0].message) < 40_000
+    assert len(diagnose(1, [], records=records).line) <= 500
 
 
 def no_shards(folder):
@@ -122,23 +231,18 @@ def misspelt(folder):
     Config.from_mapping({"stepz": 3}, origin="one.yaml")
 
 
-def loader_is_gone(folder):
-    raise LoaderError("loader process 0 (pid 7): gone, exit code -11; was it killed for want of memory?")
-
-
 @pytest.mark.parametrize(
     ("fails", "error", "failure"),
     [
-        (no_shards, ShardError, Failure.DATA),
-        (shard_is_gone, ShardError, Failure.DATA),
-        (too_many_skipped, SampleError, Failure.DATA),
-        (loader_is_gone, LoaderError, Failure.DATA),
-        (misspelt, ConfigError, Failure.CONFIGURATION),
+        (no_shards, ShardError, FailureClass.DATA),
+        (shard_is_gone, ShardError, FailureClass.DATA),
+        (too_many_skipped, SampleError, FailureClass.DATA),
+        (misspelt, ConfigError, FailureClass.CONFIGURATION),
     ],
 )
-def test_our_own_errors_are_known_by_what_they_say(fails, error, failure, tmp_path):
+def test_class_of_errors_as_they_are_raised(fails, error, failure, tmp_path):
     with pytest.raises(error) as raised:
         fails(tmp_path)
-    assert isinstance(raised.value, UforkError)
-    lines = f"ufork train: rank 3: {raised.value}".splitlines()
-    assert diagnose(error.exit_code, lines).failure == failure
+    found = diagnose(error.exit_code, [], records=[raised_by(raised.value)])
+    assert found.failure == failure
+    assert found.line == " ".join(str(raised.value).split())

@@ -1,4 +1,4 @@
-"""Where a run is, by what it leaves: with and without Slurm, whole and damaged."""
+"""The state of a run, by the files that it leaves: with and without Slurm, whole and damaged."""
 
 import json
 import os
@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from pipelines import cli
-from pipelines.status.failure_class import Failure
+from pipelines.status.failure_class import FailureClass
+from pipelines.status.failure_record import record_of, write_record
 from pipelines.status.run_status import SILENT_SECONDS, State, read_status
 from ufork.checkpoint.folder import CheckpointFolder
-from ufork.errors import ConfigError
+from ufork.errors import ConfigError, PeerError, ShardError, StoppedError
 from ufork.run_folder import RunFolder
 
 
@@ -34,8 +35,8 @@ def make_run(folder, *, steps=100, reports=(10, 20, 30), second_finished=False):
     return run
 
 
-def tell(run, *events):
-    """Each as of now, or so many seconds `after`."""
+def add_events(run, *events):
+    """Appends events to jobs.jsonl, each as of now or some seconds `after`."""
     folder = run.path / "slurm"
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     base = {"job": 17, "phase": None, "restart": 0, "nodes": "n[1-2]", "exit_code": None, "reason": ""}
@@ -64,7 +65,7 @@ def test_a_run_without_slurm_is_running_stopped_or_finished_by_its_files(tmp_pat
     assert status_of(make_run(tmp_path / "both", reports=())).phase.name == "all"
 
 
-def test_step_speed_time_left_and_loss_are_those_of_the_stage_that_trains(tmp_path):
+def test_step_speed_time_left_and_loss_are_those_of_the_phase_in_training(tmp_path):
     status = status_of(make_run(tmp_path))
     phase = status.phase
     assert (phase.name, phase.step, phase.steps, phase.finished) == ("all", 30, 100, False)
@@ -91,7 +92,7 @@ def test_step_speed_time_left_and_loss_are_those_of_the_stage_that_trains(tmp_pa
 )
 def test_a_run_of_slurm_is_what_its_newest_event_says(tmp_path, events, state):
     run = make_run(tmp_path)
-    tell(run, *events)
+    add_events(run, *events)
     assert status_of(run).state == state
 
 
@@ -100,7 +101,7 @@ def test_restarts_are_those_of_slurm_or_of_the_checkpoints(tmp_path):
     for _ in range(3):
         CheckpointFolder(run.phase("all").checkpoints).take()
     assert status_of(run).restarts == 2
-    tell(run, {"event": "started", "restart": 5})
+    add_events(run, {"event": "started", "restart": 5})
     assert status_of(run).restarts == 5
 
 
@@ -121,57 +122,104 @@ def scontrol(tmp_path, script):
         ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", State.FAILED),
     ],
 )
-def test_slurm_knows_of_jobs_that_could_not_tell_their_end(tmp_path, script, state):
+def test_slurm_knows_jobs_that_could_not_record_their_end(tmp_path, script, state):
     run = make_run(tmp_path / "run")
-    tell(run, {"event": "started", "after": -60})
+    add_events(run, {"event": "started", "after": -60})
     assert read_status(run.path, scontrol(tmp_path, script)).state == state
 
 
-def test_a_slurm_that_does_not_answer_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.cluster.job_events.SLURM_SECONDS", 0.3)
+def test_a_slurm_that_does_not_answer_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.cluster.job_events.SLURM_SECONDS", 2)
     run = make_run(tmp_path / "run")
-    tell(run, {"event": "started", "after": -60})
-    status = read_status(run.path, scontrol(tmp_path, "sleep 60"))
+    add_events(run, {"event": "started", "after": -60})
+    status = read_status(run.path, scontrol(tmp_path, "sleep 600"))
     assert status.state == State.RUNNING
-    assert "did not answer" in status.faults[0]
+    assert "timed out after 2 s" in status.faults[0]
 
 
-def test_the_end_report_names_the_class_and_the_line_of_that_jobs_log(tmp_path, capsys):
+def fail(folder, error, rank):
+    write_record(folder / f"{rank}.json", record_of(error, exit_code=1, rank=rank))
+
+
+def test_the_end_report_shows_the_cause_among_the_ranks_of_that_start(tmp_path, capsys):
     run = make_run(tmp_path)
-    tell(run, {"event": "started", "job": 18})
-    told = "ufork train: rank 1: x.tar: cannot be read (gone); prepare the data again, or bring the file back"
-    (run.path / "slurm" / "logs" / "18-1.log").write_text(f"align 1/12\n{told}\n")
-    (run.path / "slurm" / "logs" / "17-0.log").write_text("torch.OutOfMemoryError: CUDA out of memory.\n")
+    add_events(run, {"event": "started", "job": 18, "restart": 1})
+    fail(run.job_failures(18, 0), MemoryError("of the start before"), rank=0)
+    fail(run.job_failures(17, 1), MemoryError("of another job"), rank=0)
+    fail(run.job_failures(18, 1), PeerError("rank 1 is gone"), rank=0)
+    fail(run.job_failures(18, 1), ShardError("words about x.tar"), rank=1)
     status = status_of(run, ended=1)
-    assert (status.state, status.diagnosis.failure, status.diagnosis.line) == (State.FAILED, Failure.DATA, told)
-    assert status_of(run, ended=75).diagnosis.failure == Failure.STOPPED
+    assert (status.state, status.diagnosis.failure, status.diagnosis.rank) == (State.FAILED, FailureClass.DATA, 1)
+    assert status.diagnosis.line == "words about x.tar"
+    assert status_of(run, ended=75).diagnosis.failure == FailureClass.STOPPED
     assert cli.main(["status", str(tmp_path), "--ended", "1"]) == 0
-    assert "failure     data" in capsys.readouterr().out
+    assert "failure     data\nshown by    rank 1: words about x.tar\n" in capsys.readouterr().out
 
 
-def test_what_was_left_out_is_counted_by_reason(tmp_path, capsys):
+def test_logs_are_read_from_the_newest_start_of_that_job(tmp_path):
+    run = make_run(tmp_path)
+    add_events(run, {"event": "started", "job": 18, "restart": 1})
+    earlier, node = "torch.OutOfMemoryError: CUDA out of memory.", "srun: error: Node failure on n2"
+    (run.job_logs / "18-1.log").write_text(f"== restart 0, n1\n{earlier}\n== restart 1, n1\nall 1/12\n")
+    (run.job_logs / "17-0.log").write_text(f"{earlier}\n")
+    assert status_of(run, ended=1).diagnosis.failure == FailureClass.OTHER
+    (run.job_logs / "18.log").write_text(f"== restart 1, n[1-2]\n{node}\n")
+    assert (status_of(run, ended=1).diagnosis.failure, status_of(run, ended=1).diagnosis.line) == (
+        FailureClass.NODE,
+        node,
+    )
+
+
+def test_without_slurm_a_failure_counts_until_the_run_reports_again(tmp_path):
+    run = make_run(tmp_path)
+    silent_for(run, SILENT_SECONDS + 1)
+    fail(run.failures, ShardError("words"), rank=0)
+    status = status_of(run)
+    assert (status.state, status.diagnosis.failure) == (State.FAILED, FailureClass.DATA)
+    os.utime(run.phase("all").metrics, (time.time() + 60,) * 2)
+    assert (status_of(run).state, status_of(run).diagnosis) == (State.RUNNING, None)
+    silent_for(run, SILENT_SECONDS + 1)
+    fail(run.failures, StoppedError("saved"), rank=0)
+    assert status_of(run).state == State.STOPPED
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
+    run = make_run(tmp_path / "run\x1b[2J")
+    add_events(run, {"event": "ended", "exit_code": 1, "reason": "\x1b]0;title\x07", "nodes": "n\n1", "phase": "a\rb"})
+    fail(run.job_failures(17, 0), ShardError("\x1b[31mred\u202e"), rank=0)
+    run.phase("all").skipped_samples.mkdir()
+    (run.phase("all").skipped_samples / "replica-00000.jsonl").write_text(json.dumps({"reason": "\x1bc"}) + "\n")
+    assert cli.main(["status", str(run.path)]) == 0
+    shown = capsys.readouterr().out
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    assert "\\x1b[31mred" in shown and "\\x1b]0;title\\x07" in shown and "on n\\n1" in shown
+
+
+def test_skipped_samples_are_counted_by_reason(tmp_path, capsys):
     run = make_run(tmp_path)
     run.phase("all").skipped_samples.mkdir()
     for replica in range(2):
         lines = [{"sample": f"s{number}", "reason": "empty" if number else "too long"} for number in range(3)]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (run.phase("all").skipped_samples / f"replica-{replica:05d}.jsonl").write_text(text)
-    assert status_of(run).phase.left_out == {"empty": 4, "too long": 2}
+    assert status_of(run).phase.skipped == {"empty": 4, "too long": 2}
     assert cli.main(["status", str(tmp_path)]) == 0
-    assert "left out    6 samples: 4 x empty; 2 x too long" in capsys.readouterr().out
+    assert "skipped     6 samples: 4 x empty; 2 x too long" in capsys.readouterr().out
 
 
 DAMAGE = {
     "config.yaml": "phases: [",
     "phases/all/metrics.jsonl": '{"step": 5}\nnot json\n{"step": 7, "sec',
     "phases/all/checkpoints/step-00000020/state.json": "{}",
+    "phases/all/skipped_samples/replica-00000.jsonl": "[]\n",
     "slurm/jobs.jsonl": '{"event": "started"}\n[]\n',
+    "failures/0.json": '{"failure": "bad luck"}',
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
 @pytest.mark.parametrize("missing", [False, True])
-def test_a_damaged_or_missing_file_is_told_and_the_rest_is_read(tmp_path, name, missing):
+def test_a_damaged_or_missing_file_is_reported_and_the_rest_is_read(tmp_path, name, missing):
     run = make_run(tmp_path)
     path = run.path / name
     if missing:
@@ -182,6 +230,54 @@ def test_a_damaged_or_missing_file_is_told_and_the_rest_is_read(tmp_path, name, 
     status = status_of(run)
     assert [phase.name for phase in status.phases] == ["align", "all"]
     assert bool(status.faults) == (not missing or name == "config.yaml")
+
+
+NESTED = "[" * 100_000
+JUNK = [
+    b"",
+    b"\x00\xff\xfe\n",
+    NESTED.encode() + b"\n",
+    b"null\n",
+    b"[1, 2]\n",
+    b'{"phases": [1]}\n',
+    b"9" * 5000 + b"\n",
+]
+REPORTS = [{"step": None}, {"step": -1}, {"step": "x", "seconds": {}, "tokens_per_s": []}, {"step": 10**400}]
+REPORTS += [
+    {"step": 1, "seconds": 1e308, "tokens_per_s": 1e308},
+    {"step": 1, "seconds": float("nan"), "tokens_per_s": 1},
+]
+REPORTS += [{"step": 1, "seconds": 1, "tokens_per_s": 1, "loss/a": "x"}]
+EVENTS = [{"job": "x"}, {"job": 1}, {"job": 1, "event": [], "time": "now"}, {"job": 1, "event": "ended", "time": 1e400}]
+CONFIGS = [{"phases": {"../../etc": {}}}, {"phases": {"a": 3}}, {"phases": {"a": {"train": []}}}, {"phases": "all"}]
+CONFIGS += [
+    {"phases": {"all": {"train": {"steps": "many", "limit_seconds": float("inf")}}}},
+    {"phases": {1: {"train": {}}}},
+]
+CASES = [(name, junk) for name in DAMAGE for junk in JUNK]
+CASES += [("phases/all/metrics.jsonl", (json.dumps(each) + "\n").encode()) for each in REPORTS]
+CASES += [("slurm/jobs.jsonl", (json.dumps(each) + "\n").encode()) for each in EVENTS]
+CASES += [("config.yaml", yaml.safe_dump(each).encode()) for each in CONFIGS]
+CASES += [("config.yaml", b"a: 2026-99-99"), ("config.yaml", NESTED.encode())]
+
+
+def test_no_damage_raises(tmp_path, capsys, subtests):
+    """Each file is damaged in turn, also by a folder or a pipe in its place."""
+    for number, (name, content) in enumerate([*CASES, *((name, None) for name in DAMAGE)]):
+        with subtests.test(f"{name}: {content[:40] if content else content}"):
+            run = make_run(tmp_path / str(number))
+            path = run.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            if content is not None:
+                path.write_bytes(content)
+            elif name.endswith(("config.yaml", "state.json")):
+                path.mkdir()
+            else:
+                os.mkfifo(path)
+            for form in ([], ["--json"], ["--ended", "1"]):
+                assert cli.main(["status", str(run.path), *form]) == 0
+            assert "Traceback" not in capsys.readouterr().out
 
 
 def test_values_for_programs_are_those_of_the_page(tmp_path, capsys):

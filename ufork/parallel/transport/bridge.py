@@ -171,5 +171,6 @@ class Bridge:
 
 def _lost(who: MeshCoordinate, waited_for: str, error: Exception) -> PeerError:
     return PeerError(
-        f"{who} waited for {waited_for}; a rank died, hung or raised, see its log ({str(error).splitlines()[0]})"
+        f"{who} waited for {waited_for}; a rank died, hung or raised, see its log ({str(error).splitlines()[0]})",
+        cause=str(error),
     )

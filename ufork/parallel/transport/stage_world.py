@@ -80,7 +80,7 @@ class World:
                 self.store.wait([f"finished/{name}"], timedelta(seconds=POLL_SECONDS))
             except dist.DistNetworkError as error:
                 raise PeerError(
-                    f"{self.coordinate} waited for {name} to finish, but rank 0 is gone ({error})"
+                    f"{self.coordinate} waited for {name} to finish, but rank 0 is gone ({error})", cause=str(error)
                 ) from error
             except dist.DistError:
                 continue
