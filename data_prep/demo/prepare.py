@@ -86,11 +86,7 @@ def _make(
     source = build_source(section, seed)
     start_source(target)
     skipped = Counter(source.skipped(split))
-    chunks = [
-        (task, range(start, min(start + _CHUNK_SAMPLES, source.num_samples(split, task))))
-        for task in Task
-        for start in range(0, source.num_samples(split, task), _CHUNK_SAMPLES)
-    ]
+    chunks = _chunks(source, split)
     start_making = partial(_open_source, section, seed, split, chunks)
     num_workers = 1 if len(chunks) <= _FEW_CHUNKS else config.num_workers
     with ExitStack() as stack:
@@ -120,6 +116,14 @@ def _make(
 
 _Chunk = tuple[Task, range]
 _Made = tuple[list[Sample], Counter[str]]
+
+
+def _chunks(source: Source, split: str) -> list[_Chunk]:
+    return [
+        (task, range(start, min(start + _CHUNK_SAMPLES, source.num_samples(split, task))))
+        for task in Task
+        for start in range(0, source.num_samples(split, task), _CHUNK_SAMPLES)
+    ]
 
 
 def _open_source(
