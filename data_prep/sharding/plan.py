@@ -59,7 +59,7 @@ class ShardPlan:
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise ShardError(f"{path}: missing; run `ufork shard` or its step record_index first") from None
+            raise ShardError(f"{path}: missing; run `ufork shard` with --step record_index first") from None
 
 
 def make_plan(path: Path, config: ShardConfig, record_index: RecordIndex, source: Input) -> ShardPlan:

@@ -3,7 +3,7 @@
 import logging
 import time
 
-_SECONDS_BETWEEN = 10.0
+_INTERVAL_SECONDS = 10.0
 
 _logger = logging.getLogger(__name__)
 
@@ -25,16 +25,16 @@ class Progress:
     def reach(self, done: int, note: str = "") -> None:
         """Logs that `done` units are done, with `note`, unless the last line is only a few seconds old."""
         now = time.monotonic()
-        if now - self._logged >= _SECONDS_BETWEEN:
-            self._logged = now
-            left = (
-                f"{(self._total - done) * (now - self._start) / done / 60:.1f} min left" if self._total and done else ""
-            )
-            self._log(done, left, note)
+        if now - self._logged < _INTERVAL_SECONDS:
+            return
+        self._logged, left = now, ""
+        if self._total and done:
+            left = f"{(self._total - done) * (now - self._start) / done / 60:.1f} min left"
+        self._log(done, left, note)
 
     def finish(self, done: int, note: str = "") -> None:
         """Logs the final amount and `note`."""
-        self._log(done, "", note)
+        self._log(done, note)
 
     def _log(self, done: int, *notes: str) -> None:
         rate = done / max(time.monotonic() - self._start, 1e-9)

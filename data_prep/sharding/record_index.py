@@ -11,7 +11,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ufork.errors import InputError
 from ufork.files import whole_folder
 
 RECORDS_FILE, OFFSETS_FILE, DROPPED_FILE = "records.jsonl", "offsets.u64", "dropped.jsonl"
-NO_UNICODE = "name or text that is no Unicode"
+INVALID_UNICODE = "name or text that is not valid Unicode"
 """Reason to drop an entry."""
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -92,7 +92,7 @@ def _write_all(folder: Path, source: Input) -> None:
         repeated = ids.repeated()
     if not number:
         raise InputError("the input has no usable entry; check the path, and the kind of collection")
-    if repeated and (names := ids_with(repeated, (_record(line).id for line in _lines(folder / RECORDS_FILE)))):
+    if repeated and (names := ids_with(repeated, _ids(folder / RECORDS_FILE))):
         raise InputError(
             f"{len(names)} ids occur more than once in the input, such as {', '.join(names[:_NAMED_IDS])}; rename the"
             " entries, since sample ids must be unique"
@@ -129,7 +129,7 @@ def _encoded(entry: Record | Dropped) -> tuple[Record | Dropped, bytes]:
     try:
         return entry, _line(entry) if isinstance(entry, Record) else dropped_line(entry).encode()
     except UnicodeEncodeError:
-        dropped = Dropped(ascii(entry.id), NO_UNICODE)
+        dropped = Dropped(ascii(entry.id), INVALID_UNICODE)
         return dropped, dropped_line(dropped).encode()
 
 
@@ -142,7 +142,7 @@ def _record(line: bytes) -> Record:
     name, image, caption, class_name, turns, licence = _decoded(line.decode())
     return Record(
         id=name,
-        image=_place(image),
+        image=None if image is None else tuple(image),
         caption=caption,
         class_name=class_name,
         turns=tuple([(question, answer) for question, answer in turns]),
@@ -150,10 +150,6 @@ def _record(line: bytes) -> Record:
     )
 
 
-def _place(image: list[Any] | None) -> tuple[str | int, ...] | None:
-    return None if image is None else tuple(image)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as lines:
-        yield from lines
+def _ids(records: Path) -> Iterator[str]:
+    with open(records, "rb") as lines:
+        yield from (_record(line).id for line in lines)

@@ -54,7 +54,7 @@ class SampleMaker:
     """Makes the samples of one source and split."""
 
     def __init__(self, config: SamplesConfig, *, source: str, split: str, licence: str) -> None:
-        """Prepares the ids' prefixes.
+        """Prepares the prefixes of the ids.
 
         Args:
             config: samples to make.

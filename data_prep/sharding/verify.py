@@ -4,7 +4,7 @@ each shard, by several processes: size, checksum, index against the tar, every s
 all shards together: ids are unique
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +50,7 @@ def verify_shards(folder: Path, *, num_workers: int = 1) -> list[str]:
     shards = range(len(manifest.shards))
     with (
         UniqueIds() as ids,
-        closing(run_jobs(shards, partial(ShardChecks, folder), num_workers=num_workers)) as results,
+        closing(run_jobs(shards, partial(_open_checks, folder), num_workers=num_workers)) as results,
     ):
         for _, found in results:
             ids.add(found.ids)
@@ -69,16 +69,10 @@ def _all_ids(folder: Path) -> Iterator[str]:
         yield from _check_shard(folder, entry).ids
 
 
-class ShardChecks:
-    """Verifies shards; built once per process."""
-
-    def __init__(self, folder: Path) -> None:
-        """Reads the manifest."""
-        self._folder, self._entries = folder, Manifest.load(folder).shards
-
-    def __call__(self, number: int) -> ShardFindings:
-        """Returns ids and faults of the shard at this number in the manifest."""
-        return _check_shard(self._folder, self._entries[number])
+def _open_checks(folder: Path) -> Callable[[int], ShardFindings]:
+    """Returns the function that verifies a shard by its number in the manifest; called once per process."""
+    shards = Manifest.load(folder).shards
+    return lambda number: _check_shard(folder, shards[number])
 
 
 def _check_shard(folder: Path, entry: ShardEntry) -> ShardFindings:

@@ -62,8 +62,8 @@ def test_format_and_size_are_what_was_saved(kind, width, height):
 
 
 def test_sides_and_aspect():
-    facts = ImageHeader(format="png", width_px=30, height_px=120, num_bytes=1)
-    assert (facts.short_px, facts.long_px, facts.aspect) == (30, 120, 4.0)
+    header = ImageHeader(format="png", width_px=30, height_px=120, num_bytes=1)
+    assert (header.short_px, header.long_px, header.aspect) == (30, 120, 4.0)
 
 
 @pytest.mark.parametrize("kind", SAVED)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.inputs.record import Dropped, Record
-from data_prep.sharding.record_index import NO_UNICODE, RecordIndex, build_record_index, dropped_entries
+from data_prep.sharding.record_index import INVALID_UNICODE, RecordIndex, build_record_index, dropped_entries
 from tests.toy_input import ToyConfig, ToyInput
 from ufork.errors import InputError, StorageError
 
@@ -73,8 +73,8 @@ def test_an_entry_with_a_lone_surrogate_is_dropped(tmp_path):
         tmp_path / "record_index", Listed([Record(id="a"), Record(id="b", caption="\ud83d"), Dropped("\ud83d", "x")])
     )
     assert list(dropped_entries(tmp_path / "record_index")) == [
-        Dropped("'b'", NO_UNICODE),
-        Dropped("'\\ud83d'", NO_UNICODE),
+        Dropped("'b'", INVALID_UNICODE),
+        Dropped("'\\ud83d'", INVALID_UNICODE),
     ]
 
 
