@@ -99,7 +99,7 @@ def test_a_file_that_is_not_listed_is_not_read(tmp_path):
     path = tmp_path / "trunk"
     path.mkdir()
     write_tensors(path / "dp7-tp0.safetensors", {"weight:a": torch.ones(1)})
-    with pytest.raises(CheckpointError, match="no file of shards"), StateFiles(tmp_path, []):
+    with pytest.raises(CheckpointError, match="contains no checkpoint files"), StateFiles(tmp_path, []):
         pass
 
 

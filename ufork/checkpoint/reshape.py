@@ -15,7 +15,7 @@ from ufork.checkpoint.state import CheckpointState, FileRecord, verify, write_st
 from ufork.errors import CheckpointError, ConfigError
 from ufork.files import whole_folder
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.engine.state_files import Part, RankState, StateFiles, state_path
+from ufork.parallel.engine.state_files import RankState, ShardRegion, StateFiles, state_path
 from ufork.parallel.layout import MeshCoordinate, place_ranks
 
 
@@ -55,8 +55,10 @@ def _write_rank(files: StateFiles, folder: Path, coordinate: MeshCoordinate, num
 
 def _shards_of(files: StateFiles, rank: int, num_ranks: int) -> RankState:
     shapes = files.shapes()
-    parts = {name: _part(shape, rank, num_ranks) for name, shape in shapes.items()}
-    tensors = {kind: {name: _read(files, kind, name, part) for name, part in parts.items()} for kind in files.kinds()}
+    regions = {name: _region(shape, rank, num_ranks) for name, shape in shapes.items()}
+    tensors = {
+        kind: {name: _read(files, kind, name, region) for name, region in regions.items()} for kind in files.kinds()
+    }
     return RankState(
         dp=num_ranks,
         dp_rank=rank,
@@ -69,13 +71,13 @@ def _shards_of(files: StateFiles, rank: int, num_ranks: int) -> RankState:
     )
 
 
-def _part(shape: tuple[int, ...], rank: int, num_ranks: int) -> Part:
+def _region(shape: tuple[int, ...], rank: int, num_ranks: int) -> ShardRegion:
     size = -(-torch.Size(shape).numel() // num_ranks)
-    return Part(tp=1, tp_rank=0, partition_dim=None, start=rank * size, stop=(rank + 1) * size)
+    return ShardRegion(tp=1, tp_rank=0, partition_dim=None, start=rank * size, stop=(rank + 1) * size)
 
 
-def _read(files: StateFiles, kind: str, name: str, part: Part) -> Tensor:
-    found = files.part(kind, name, part)
+def _read(files: StateFiles, kind: str, name: str, region: ShardRegion) -> Tensor:
+    found = files.region(kind, name, region)
     if found is None:
         raise CheckpointError(f"{files.folder}: no {kind} of {name}; the checkpoint is incomplete")
     return found

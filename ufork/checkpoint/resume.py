@@ -15,8 +15,8 @@ from ufork.data.stream import TrainingStream
 from ufork.errors import CheckpointError
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
 from ufork.model.weights import MODEL_PREFIX
-from ufork.parallel.engine.rank_state import EngineState
-from ufork.parallel.engine.state_files import WEIGHT, Part, StateFiles
+from ufork.parallel.engine.rank_state import EngineShards
+from ufork.parallel.engine.state_files import WEIGHT, ShardRegion, StateFiles
 from ufork.parallel.transport.bridge import Bridge
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _named(resume: str) -> Path | None:
     return Path(resume)
 
 
-def resume(shards: EngineState | None, stream: TrainingStream | None, path: Path) -> TrainState:
+def resume(shards: EngineShards | None, stream: TrainingStream | None, path: Path) -> TrainState:
     """Restores this rank's shards and stream from the checkpoint at `path`; returns how far the phase was trained.
 
     Args:
@@ -95,14 +95,14 @@ def resume(shards: EngineState | None, stream: TrainingStream | None, path: Path
     if shards:
         with StateFiles(path, state.files) as files:
             optimizer_kinds = files.kinds() - {WEIGHT}
-            shards.restore(partial(_part, files), optimizer_kinds, files.optimizer_steps)
+            shards.restore(partial(_region, files), optimizer_kinds, files.optimizer_steps)
     if stream:
         stream.restore(state.stream, origin=str(path / STATE_FILE))
     return state.train_state
 
 
-def _part(files: StateFiles, kind: str, name: str, part: Part) -> Tensor | None:
-    found = files.part(kind, name, part)
+def _region(files: StateFiles, kind: str, name: str, region: ShardRegion) -> Tensor | None:
+    found = files.region(kind, name, region)
     if found is None and name == MODEL_PREFIX + TIED_HEAD:  # saved as one tied weight, a copy in this layout
-        return files.part(kind, MODEL_PREFIX + TOKEN_EMBEDDING, part)
+        return files.region(kind, MODEL_PREFIX + TOKEN_EMBEDDING, region)
     return found

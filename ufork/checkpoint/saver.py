@@ -25,7 +25,7 @@ from ufork.checkpoint.state import CheckpointState, FileRecord, RunMetadata, Tra
 from ufork.data.stream import TrainingStream
 from ufork.data.stream_state import StreamState, join_states
 from ufork.errors import StorageError
-from ufork.parallel.engine.rank_state import EngineState
+from ufork.parallel.engine.rank_state import EngineShards
 from ufork.parallel.engine.state_files import FileImage, state_path
 from ufork.parallel.layout import MeshCoordinate
 from ufork.parallel.transport.bridge import Bridge
@@ -57,7 +57,7 @@ class Saver:
 
     def __init__(
         self,
-        shards: EngineState | None,
+        shards: EngineShards | None,
         bridge: Bridge,
         coordinate: MeshCoordinate,
         folder: CheckpointFolder,

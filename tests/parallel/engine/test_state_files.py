@@ -1,4 +1,4 @@
-"""Shards of any layout, put together from their files, are the tensors they were cut from."""
+"""Shards of any layout, joined from their files, are the tensors they were made from."""
 
 from itertools import product
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ufork.errors import CheckpointError
 from ufork.parallel.config import StageShape
-from ufork.parallel.engine.state_files import WEIGHT, Part, RankState, StateFiles, state_path
+from ufork.parallel.engine.state_files import WEIGHT, RankState, ShardRegion, StateFiles, state_path
 from ufork.parallel.layout import MeshCoordinate, Stage
 
 
@@ -18,32 +18,32 @@ def opened(folder):
 
 
 def write_shards(folder, tensors, partition_dims, *, dp, tp, stage=Stage.TRUNK, steps=7):
-    """As the ranks of a stage would: each its slice, flat, its part of it, padded."""
+    """Writes what the ranks of a stage would: of each tp shard, flattened and padded, the dp shard."""
     for dp_rank, tp_rank in product(range(dp), range(tp)):
-        slices = {
+        tp_shards = {
             name: whole.chunk(tp, dim=partition_dims[name])[tp_rank] if name in partition_dims else whole
             for name, whole in tensors.items()
         }
-        parts = {}
-        for name, tensor in slices.items():
+        dp_shards = {}
+        for name, tensor in tp_shards.items():
             size = -(-tensor.numel() // dp)
             padded = torch.nn.functional.pad(tensor.flatten(), (0, dp * size - tensor.numel()))
-            parts[name] = padded[dp_rank * size : (dp_rank + 1) * size]
-        shards = RankState(
+            dp_shards[name] = padded[dp_rank * size : (dp_rank + 1) * size]
+        state = RankState(
             dp=dp,
             dp_rank=dp_rank,
             tp=tp,
             tp_rank=tp_rank,
-            shapes={name: tuple(tensor.shape) for name, tensor in slices.items()},
+            shapes={name: tuple(tensor.shape) for name, tensor in tp_shards.items()},
             partition_dims=partition_dims,
             optimizer_steps=steps,
-            tensors={WEIGHT: parts},
+            tensors={WEIGHT: dp_shards},
         )
         path = state_path(
             folder, MeshCoordinate(rank=0, stage=stage, shape=StageShape(), dp_rank=dp_rank, tp_rank=tp_rank)
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        image = shards.image()
+        image = state.image()
         image.fill()
         image.write(path)
 
@@ -73,7 +73,7 @@ def test_whole_tensors_come_back(tmp_path_factory, dp, tp, dim, shape):
     dim=st.sampled_from([None, 0, 1]),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 5)),
 )
-def test_any_layout_reads_its_own_part(tmp_path_factory, written, read, dim, shape):
+def test_any_layout_reads_its_own_regions(tmp_path_factory, written, read, dim, shape):
     folder = tmp_path_factory.mktemp("shards")
     whole = torch.randn(shape[0] * 4, shape[1] * 4)
     partition_dims = {} if dim is None else {"w": dim}
@@ -84,9 +84,11 @@ def test_any_layout_reads_its_own_part(tmp_path_factory, written, read, dim, sha
             own = (whole if dim is None else whole.chunk(tp, dim=dim)[tp_rank]).flatten()
             size = -(-len(own) // dp)
             padded = torch.nn.functional.pad(own, (0, dp * size - len(own)))
-            part = Part(tp=tp, tp_rank=tp_rank, partition_dim=dim, start=dp_rank * size, stop=(dp_rank + 1) * size)
-            assert torch.equal(files.part(WEIGHT, "w", part), padded[part.start : part.stop])
-            assert files.part(WEIGHT, "c", part) is None
+            region = ShardRegion(
+                tp=tp, tp_rank=tp_rank, partition_dim=dim, start=dp_rank * size, stop=(dp_rank + 1) * size
+            )
+            assert torch.equal(files.region(WEIGHT, "w", region), padded[region.start : region.stop])
+            assert files.region(WEIGHT, "c", region) is None
 
 
 def test_stages_are_read_as_one(tmp_path):
@@ -100,7 +102,7 @@ def test_stages_are_read_as_one(tmp_path):
 def test_a_missing_rank_is_named(tmp_path):
     write_shards(tmp_path, {"a": torch.ones(3)}, {}, dp=2, tp=1)
     (tmp_path / "trunk" / "dp1-tp0.safetensors").unlink()
-    with opened(tmp_path) as files, pytest.raises(CheckpointError, match=r"a has no part of .* rank \(0, 1\)"):
+    with opened(tmp_path) as files, pytest.raises(CheckpointError, match=r"a has no shard of .* rank \(0, 1\)"):
         files.whole(WEIGHT, "a")
 
 
@@ -113,5 +115,5 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 
 def test_an_empty_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match="no file of shards"):
+    with pytest.raises(CheckpointError, match="contains no checkpoint files"):
         opened(tmp_path)

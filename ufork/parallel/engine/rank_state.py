@@ -1,6 +1,7 @@
-"""A rank's shards inside a ZeRO-3 engine, by the names of the parameters: read for a checkpoint, and put back.
+"""This rank's shards in a ZeRO-3 engine, by parameter name: read for a checkpoint, and restored from one.
 
-engine -> read() -> RankState        files of any layout -> this rank's parts -> restore() -> engine
+engine -> read() -> RankState
+files of any layout -> regions of this rank -> restore() -> engine
 """
 
 from collections.abc import Callable, Collection
@@ -15,24 +16,24 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from ufork.parallel.engine.state_files import WEIGHT, Part, RankState
+from ufork.parallel.engine.state_files import WEIGHT, RankState, ShardRegion
 from ufork.parallel.transport.stage_world import World
 
 
-class EngineState:
-    """Those of one DeepSpeed engine that trains something."""
+class EngineShards:
+    """Shards of one DeepSpeed engine that trains something."""
 
     def __init__(self, engine: Any, world: World, partition_dims: dict[str, int]):
-        """`partition_dims` tells, by name, the dimension along which a parameter is a slice (tensor parallelism)."""
+        """`partition_dims`: by name, the dimension along which a parameter is partitioned over the tp ranks."""
         self._world, self._partition_dims = world, partition_dims
         self._zero = engine.optimizer
         self._parameters: dict[str, Any] = dict(engine.module.named_parameters())
 
     def read(self) -> RankState:
-        """What this rank holds of every parameter that trains, and of what the optimizer keeps for it; not copied."""
+        """Returns, uncopied, this rank's shards of every parameter that trains and of its optimizer state."""
         trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
         tensors = {WEIGHT: {name: safe_get_local_fp32_param(p) for name, p in trained.items()}}
-        for kind in self._kept_kinds():
+        for kind in self._optimizer_kinds():
             tensors[kind] = {name: safe_get_local_optimizer_state(p, kind) for name, p in trained.items()}
         coordinate = self._world.coordinate
         return RankState(
@@ -47,26 +48,26 @@ class EngineState:
         )
 
     def restore(
-        self, read: Callable[[str, str, Part], Tensor | None], kept: Collection[str], optimizer_steps: int
+        self, read: Callable[[str, str, ShardRegion], Tensor | None], kinds: Collection[str], optimizer_steps: int
     ) -> None:
-        """Takes this rank's shards, however they were sharded when they were written.
+        """Restores this rank's shards, whatever the layout that wrote them.
 
         Args:
-            read: a part by kind and parameter's name, as `StateFiles.part`; where it is None, what is there stays.
-            kept: kinds besides WEIGHT: what the optimizer kept.
-            optimizer_steps: updates that these have seen.
+            read: returns a region by kind and parameter name, as `StateFiles.region`; on None the current values stay.
+            kinds: kinds of optimizer state to restore besides WEIGHT.
+            optimizer_steps: updates that the state has seen.
         """
         for flat in self._zero.fp32_partitioned_groups_flat:
-            if kept:
-                self._zero.optimizer.state[flat] = {kind: torch.zeros_like(flat) for kind in kept}
+            if kinds:
+                self._zero.optimizer.state[flat] = {kind: torch.zeros_like(flat) for kind in kinds}
                 self._zero.optimizer.state[flat]["step"] = torch.tensor(float(optimizer_steps))
         for group in self._zero.param_groups:
-            if "step" in group:  # NVIDIA apex counts there
+            if "step" in group:  # NVIDIA apex counts steps there
                 group["step"] = optimizer_steps
         self._zero.checkpoint_event_prologue()
         for name, parameter in self._parameters.items():
-            for kind in (WEIGHT, *kept):
-                shard = read(kind, name, self._own_part(name, parameter)) if parameter.requires_grad else None
+            for kind in (WEIGHT, *kinds):
+                shard = read(kind, name, self._own_region(name, parameter)) if parameter.requires_grad else None
                 if shard is not None:
                     self._put(kind, parameter, shard.to(self._world.device, torch.float32))
         self._zero.checkpoint_event_epilogue()
@@ -80,9 +81,9 @@ class EngineState:
         in_passes: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
         in_passes.copy_(shard.view(in_passes.shape))
 
-    def _own_part(self, name: str, parameter: Any) -> Part:
+    def _own_region(self, name: str, parameter: Any) -> ShardRegion:
         coordinate, num_entries = self._world.coordinate, parameter.ds_tensor.numel()
-        return Part(
+        return ShardRegion(
             tp=self._world.tp_group.size(),
             tp_rank=coordinate.tp_rank,
             partition_dim=self._partition_dims.get(name),
@@ -90,14 +91,16 @@ class EngineState:
             stop=(coordinate.dp_rank + 1) * num_entries,
         )
 
-    def _kept_kinds(self) -> list[str]:
-        """Names under which the optimizer keeps a number for each of a parameter's."""
+    def _optimizer_kinds(self) -> list[str]:
+        """Names of the optimizer's values that have one entry per parameter entry."""
         shape = self._zero.fp32_partitioned_groups_flat[0].shape
-        return [kind for kind, value in self._kept().items() if torch.is_tensor(value) and value.shape == shape]
+        return [
+            kind for kind, value in self._optimizer_state().items() if torch.is_tensor(value) and value.shape == shape
+        ]
 
     def _optimizer_steps(self) -> int:
-        return int(self._kept().get("step", self._zero.param_groups[0].get("step", 0)))
+        return int(self._optimizer_state().get("step", self._zero.param_groups[0].get("step", 0)))
 
-    def _kept(self) -> dict[str, Any]:
-        """What the optimizer keeps for one of its flat parameters; nothing before its first step."""
+    def _optimizer_state(self) -> dict[str, Any]:
+        """State of the first flat parameter; empty before the first step."""
         return self._zero.optimizer.state.get(self._zero.fp32_partitioned_groups_flat[0], {})

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ufork.errors import ConfigError
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
-from ufork.parallel.engine.rank_state import EngineState
+from ufork.parallel.engine.rank_state import EngineShards
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.stage_world import World
 
@@ -161,7 +161,7 @@ class Engine:
             model=model, optimizer=optimizer, config=config, mpu=Grid(world), dist_init_required=False
         )
         self._adds_partitions = False
-        self.shards = EngineState(self._engine, world, self._partition_dims) if self.trains else None
+        self.shards = EngineShards(self._engine, world, self._partition_dims) if self.trains else None
         self._names = {id(parameter): name for name, parameter in self._engine.module.named_parameters()}
 
     @staticmethod
