@@ -85,8 +85,8 @@ def test_answers_are_one_a_question_whatever_the_batches(saved):
     [(WEIGHTS_NAME, CheckpointError), (TEXT_FOLDER, TokenizerError), (VISION_FOLDER, TokenizerError)],
 )
 def test_what_is_missing_is_named(folder, missing, error):
-    part = folder / missing
-    shutil.rmtree(part) if part.is_dir() else part.unlink()
+    path = folder / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(error, match=missing):
         TrainedModel.load(folder)
 

@@ -89,7 +89,7 @@ def test_one_stage_starts_from_the_one_before(trained, tmp_path):
 
 @pytest.mark.slow
 def test_weights_draw_and_answer(trained, tmp_path, capsys):
-    checkpoint = str(trained[1].weights("all"))
+    checkpoint = str(trained[1].phase("all").weights)
     out = tmp_path / "grid.png"
     prompts = ["--prompt", "a dog", "--prompt", "a cat"]
     assert cli.main(["draw", "--checkpoint", checkpoint, *prompts, "--out", str(out), "--top-k", "5"]) == 0

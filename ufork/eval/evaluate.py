@@ -28,6 +28,9 @@ from ufork.infer.model import TargetLoss
 from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 
+REPORT_EVERY_SECONDS = 15.0
+"""Interval of the progress log."""
+
 SHOWN_SKIPS = 5
 """Reasons for skipped cases that the record names."""
 
@@ -85,13 +88,17 @@ class _Run:
         self.log = CaseLog(folder / benchmark.name, _fingerprint(benchmark, config, weights_id))
         self.order: list[str] = []
         self.shown: dict[str, bool] = {}
-        """By case id: whether the case is an example."""
+        """Whether each case is an example, by case id."""
         self.skipped: dict[str, str] = {}
+        self.reported = time.monotonic()
 
     def record(self) -> BenchmarkRecord | None:
         """Scores the cases that are missing in the log; returns None without any usable case."""
         for batch in self._batches():
             self._score(batch)
+            if time.monotonic() - self.reported > REPORT_EVERY_SECONDS:
+                self.reported = time.monotonic()
+                logger.info("%s: %d cases scored", self.benchmark.name, len(self.log.scored))
         scored = [self.log.scored[case_id] for case_id in self.order if case_id not in self.skipped]
         if not scored:
             return None

@@ -1,4 +1,4 @@
-"""What a model must offer to be evaluated."""
+"""The interface of a model that can be evaluated."""
 
 from collections.abc import Collection, Sequence
 from typing import Protocol

@@ -50,7 +50,7 @@ class CaseScore(Record):
     right: bool | None = None
     """Whether the output is right; None where nothing decides that."""
     note: str = ""
-    """What the judge found, for the reader of an example."""
+    """Finding of the judge, for the reader of an example."""
     expected: str = ""
     """The true answer, for the reader of an example."""
     group: str
@@ -113,7 +113,7 @@ class ScoreTable(Record):
     task: Task
     title: str
     measure: str
-    """What the score counts, such as "right" or "nats per code"."""
+    """Name of what the score counts, such as "right" or "nats per code"."""
     is_share: bool = True
     """Whether scores lie in [0, 1] and higher is better."""
     groups: dict[str, GroupScore] = Field(min_length=1)

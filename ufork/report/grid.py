@@ -16,11 +16,11 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 QUALITY = 95
-"""Of JPEG and WebP files, from 0 to 100."""
+"""Quality of JPEG and WebP files, from 0 to 100."""
 
 
 def picture_format(path: Path) -> str:
-    """Returns Pillow's name of the format that the extension of `path` stands for.
+    """Returns Pillow's name of the format for the extension of `path`.
 
     Raises:
         ConfigError: the extension is none of FORMATS.

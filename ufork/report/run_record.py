@@ -29,7 +29,7 @@ MAX_TEXT_BYTES = 4 * 2**20
 """Largest config, versions, bubble or attribution file that is read."""
 MAX_STEP = 10**12
 MAX_VALUE = 1e30
-"""Larger numbers of metrics are left out; charts could not be scaled to them."""
+"""Largest number of a metric that is read; charts could not be scaled to larger ones."""
 
 _VERSIONS = TypeAdapter(dict[str, str])
 _BUBBLE = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1)]])
