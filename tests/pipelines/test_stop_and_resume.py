@@ -96,7 +96,9 @@ def test_a_kill_loses_the_steps_since_the_last_checkpoint_and_nothing_else(tmp_p
 def test_a_finished_run_is_not_trained_again_unless_asked_to(tmp_path):
     recipe, run = make_run(tmp_path, "run")
     train(recipe, *OVERRIDES)
-    assert "step-00000030, after step 30 of 30" in train(recipe, *OVERRIDES)
+    again = train(recipe, *OVERRIDES)
+    assert f"resumed: {run.phase('all').checkpoints / 'step-00000030'}, after step 30\n" in again
+    assert "all 30/30" not in again, "no step is taken"
     assert "train.resume=never" in train(recipe, *OVERRIDES, "train.resume=never")
     changed = subprocess.run(
         [sys.executable, "-m", "pipelines.cli", "train", str(recipe), *OVERRIDES, "model.intermediate_size=64"],
