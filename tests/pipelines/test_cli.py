@@ -1,10 +1,11 @@
+import json
 import subprocess
 import sys
 
 import pytest
 
 from pipelines import cli
-from ufork.errors import CheckpointError, ConfigError
+from ufork.errors import CheckpointError, ConfigError, ShardError, StoppedError
 
 HEAVY = {"torch", "numpy", "deepspeed", "megatron", "transformers", "tokenizers", "pydantic", "yaml", "wandb", "PIL"}
 
@@ -13,7 +14,7 @@ HEAVY = {"torch", "numpy", "deepspeed", "megatron", "transformers", "tokenizers"
     "arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in cli.VERBS)], ids=" ".join
 )
 def test_help_imports_nothing_heavy(arguments):
-    """Seconds depend on the machine; what takes them is the imports."""
+    """Checks imports rather than seconds, which depend on the machine."""
     program = (
         "import sys\nfrom pipelines.cli import main\n"
         f"try:\n    main({arguments})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
@@ -57,7 +58,7 @@ def verb(monkeypatch):
                 raise self.error
 
     stand_in = Verb()
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: stand_in)
+    monkeypatch.setitem(sys.modules, "pipelines.verbs.report", stand_in)
     return stand_in
 
 
@@ -77,13 +78,66 @@ def test_error_becomes_a_message_and_an_exit_code(verb, capsys, error, exit_code
     assert shown == f"ufork report: {str(error) or 'interrupted'}\n"
 
 
-def test_mistake_of_ours_keeps_its_traceback(verb):
+@pytest.mark.parametrize(
+    ("error", "failure", "exit_code"),
+    [
+        (ShardError("words", process_exit_code=3), "data", 1),
+        (StoppedError("words"), "stopped", 75),
+        (KeyError("x"), "code", 1),
+    ],
+)
+def test_an_error_leaves_a_failure_file(verb, monkeypatch, tmp_path, error, failure, exit_code):
+    path = tmp_path / "failures" / "4.json"
+    monkeypatch.setenv("UFORK_FAILURE_FILE", str(path))
+    monkeypatch.setenv("RANK", "4")
+    assert cli.main(["report", "a.yaml"]) == 0 and not path.exists()
+    verb.error = error
+    try:
+        assert cli.main(["report", "a.yaml"]) == exit_code
+    except KeyError:
+        assert failure == "code", "a bug keeps its traceback"
+    record = json.loads(path.read_text())
+    assert (record["failure"], record["exit_code"], record["rank"]) == (failure, exit_code, 4)
+    assert (record["exception"], record["fields"]) == (type(error).__name__, getattr(error, "fields", {}))
+    assert record["host"] and record["time"] and "x" in record["message"] + "x"
+    verb.error = None
+    assert cli.main(["report", "a.yaml"]) == 0 and not path.exists(), "the next command removes it"
+
+
+def test_a_failure_file_that_cannot_be_written_does_not_hide_the_error(verb, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UFORK_FAILURE_FILE", str(tmp_path / "file" / "0.json"))
+    verb.error = ShardError("words")
+    assert cli.main(["report", "a.yaml"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("ufork report: words\n") and "the failure file is not written" in shown
+
+
+def test_control_characters_of_a_message_are_escaped(verb, capsys):
+    verb.error = ShardError("a.tar\x1b[2J:\n  second line")
+    cli.main(["report", "a.yaml"])
+    assert capsys.readouterr().err == "ufork report: a.tar\\x1b[2J:\n  second line\n"
+
+
+def test_status_shows_why_training_failed(tmp_path, capsys):
+    """Nothing is prepared: the text tokenizer is missing."""
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"run: {{name: r, folder: {tmp_path}}}\nphases: {{all: {{}}}}\n")
+    train = [sys.executable, "-m", "pipelines.cli", "train", str(recipe)]
+    assert subprocess.run(train, capture_output=True, check=False).returncode == 1
+    assert cli.main(["status", str(tmp_path / "r")]) == 0
+    shown = capsys.readouterr().out
+    assert "state       failed\nfailure     data\nshown by    rank 0: " in shown
+    assert str(tmp_path / "r" / "tokenizer" / "text") in shown
+
+
+def test_a_bug_keeps_its_traceback(verb):
     verb.error = AssertionError("impossible")
     with pytest.raises(AssertionError):
         cli.main(["report", "a.yaml"])
 
 
-def test_recipe_that_is_missing_is_told_without_a_traceback():
+def test_a_missing_recipe_is_reported_without_a_traceback():
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.cli", "train", "nowhere.yaml"], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""How slurm/train.sbatch ends or begins again; its ranks are shell commands that stand in for `ufork train`."""
+"""How slurm/train.sbatch ends or restarts; its ranks are shell commands that stand in for `ufork train`."""
 
 import pytest
 
@@ -12,7 +12,7 @@ ONCE = "((SLURM_RESTART_COUNT == 0)) || exit 0; echo ready ${SLURM_RESTART_COUNT
 
 @pytest.fixture
 def start(tmp_path, cluster, jobs_of):
-    """Submits one rank on each of two nodes."""
+    """Returns a function that submits one rank on each of two nodes."""
     python = tmp_path / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
@@ -41,27 +41,27 @@ def wait_for_ranks(start, job, restart=0):
     start.jobs.wait("ranks", lambda: log.exists() and f"ready {restart}\n" in log.read_text())
 
 
-def told(jobs):
+def reported(jobs):
     return [(event["event"], event["restart"], event["exit_code"], event["reason"]) for event in jobs.events()]
 
 
 def why(jobs):
-    """Without exit codes: which one a shell gets of a step that ends as a signal comes is a matter of luck."""
-    return [(event, restart, reason) for event, restart, _, reason in told(jobs)]
+    """Returns events without exit codes: which one a shell gets of a step that ends as a signal arrives is random."""
+    return [(event, restart, reason) for event, restart, _, reason in reported(jobs)]
 
 
 @pytest.mark.slow
-def test_a_failure_is_the_job_s_and_ends_what_depends_on_it(start, cluster):
+def test_a_failure_ends_the_job_and_cancels_what_depends_on_it(start, cluster):
     job = start("exit 3")
     after = cluster.run("sbatch", "--parsable", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", *NOTHING)
     start.jobs.wait_for_state(job, "FAILED")
     assert start.jobs.field(job, "ExitCode") == "3:0"
-    assert told(start.jobs)[-1][:3] == ("ended", 0, 3)
+    assert reported(start.jobs)[-1][:3] == ("ended", 0, 3)
     start.jobs.wait_for_state(after, "CANCELLED")
 
 
 @pytest.mark.slow
-def test_the_budget_of_restarts_ends_the_job(start, cluster):
+def test_a_job_ends_when_its_restarts_are_used_up(start, cluster):
     job = start(SAVES, max_restarts=1)
     for restart in (0, 1):
         wait_for_ranks(start, job, restart)
@@ -71,7 +71,7 @@ def test_the_budget_of_restarts_ends_the_job(start, cluster):
 
 
 @pytest.mark.slow
-def test_a_cancelled_job_is_told_as_ended(start, cluster):
+def test_a_cancelled_job_is_reported_as_ended(start, cluster):
     job = start(SAVES)
     wait_for_ranks(start, job)
     cluster.run("scancel", job)
@@ -79,7 +79,7 @@ def test_a_cancelled_job_is_told_as_ended(start, cluster):
 
 
 @pytest.mark.slow
-def test_a_preempted_job_is_told_as_requeued(start, cluster):
+def test_a_preempted_job_is_reported_as_requeued(start, cluster):
     job = start(f"{ONCE} {SAVES}")
     wait_for_ranks(start, job)
     cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", *NOTHING)
@@ -88,10 +88,10 @@ def test_a_preempted_job_is_told_as_requeued(start, cluster):
 
 
 @pytest.mark.slow
-def test_a_node_that_is_silent_is_left_before_slurm_has_noticed(start, cluster):
+def test_a_silent_node_is_excluded_before_slurm_notices(start, cluster):
     job = start(f"{ONCE} sleep 4; exit 1")
     wait_for_ranks(start, job)
     cluster.kill_slurmd("node2")
     start.jobs.wait_for_state(job, "COMPLETED")
-    assert told(start.jobs)[1] == ("requeued", 0, 1, "lost nodes: node2")
+    assert reported(start.jobs)[1] == ("requeued", 0, 1, "lost nodes: node2")
     assert start.jobs.field(job, "NodeList") == "node[1,3]"

@@ -1,4 +1,4 @@
-"""`ufork submit` on a real Slurm: whatever befalls a job of two nodes, it ends as an undisturbed run does."""
+"""`ufork submit` on a real Slurm: whatever happens to a job of two nodes, it ends as an undisturbed run does."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ NAP = ("--output=/dev/null", "--wrap=sleep 2")
 OVERRIDES = (
     *FORKED,
     "train.timeout_seconds=40",
-    f"stages={{all: {{train: {{steps: {STEPS}, checkpoint: {{every_steps: 4}}}}}}}}",
+    f"phases={{all: {{train: {{steps: {STEPS}, checkpoint: {{every_steps: 4}}}}}}}}",
 )
 TWO_NODES = ("--nodes", "2", "--ranks-per-node", "2", "--time", "10:00")
 
@@ -34,7 +34,7 @@ def assert_equal(run, undisturbed):
 
 
 @pytest.mark.slow
-def test_a_job_goes_on_after_the_time_limit_s_signal_preemption_and_a_lost_node(
+def test_a_job_resumes_after_the_signal_of_the_time_limit_preemption_and_a_lost_node(
     tmp_path, undisturbed, cluster, jobs_of
 ):
     recipe, run = make_run(tmp_path, "run")
@@ -60,7 +60,7 @@ def test_a_job_goes_on_after_the_time_limit_s_signal_preemption_and_a_lost_node(
 
 
 @pytest.mark.slow
-def test_what_is_left_over_on_a_lost_node_can_write_nothing(tmp_path, undisturbed, cluster, jobs_of):
+def test_ranks_left_on_a_lost_node_can_write_nothing(tmp_path, undisturbed, cluster, jobs_of):
     """The node is lost to Slurm alone. What runs there sleeps until the restarted job trains, and wakes up."""
     recipe, run = make_run(tmp_path, "run")
     jobs = jobs_of(run.path)
@@ -90,16 +90,16 @@ def test_a_chain_runs_in_order_and_away_from_an_unfit_node(tmp_path, cluster, jo
     small = tmp_path / "small"
     small.mkdir()
     cluster.run_on("node1", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small))
-    rows = "{understanding: 0, generation: 2}"
-    third = f"stages.generation={{train: {{steps: 2, trainable: [generation], global_batch_size: {rows}}}}}"
+    only_generation = "{understanding: 0, generation: 2}"
+    third = f"phases.generation={{train: {{steps: 2, trainable: [generation], global_batch_size: {only_generation}}}}}"
     chain = ("--nodes", "1", "--ranks-per-node", "1", "--chain", "align,all,generation")
     started = jobs.submit(recipe, third, "phases.all.train.steps=2", *chain, TMPDIR=str(small))
     jobs.wait_for_state(started[0], "RUNNING", restarts=1)
     cluster.run_on("node1", "umount", str(small))
     jobs.wait_for_state(started[-1], "COMPLETED")
-    told = [(event["event"], event["job"], event["stage"], event["nodes"]) for event in jobs.events()]
-    ended = [event[1:3] for event in told if event[0] == "ended"]
+    events = [(event["event"], event["job"], event["phase"], event["nodes"]) for event in jobs.events()]
+    ended = [event[1:3] for event in events if event[0] == "ended"]
     assert ended == list(zip(started, ("align", "all", "generation"), strict=True))
-    assert ("requeued", started[0], "align", "node1") in told and ("ended", started[0], "align", "node2") in told
+    assert ("requeued", started[0], "align", "node1") in events and ("ended", started[0], "align", "node2") in events
     assert f"node node1: {small}: 0.0 GB free" in (run.path / "slurm" / "logs" / f"{started[0]}.log").read_text()
     assert run.phase("generation").weights.exists()
