@@ -137,6 +137,12 @@ def test_a_very_long_side_is_refused_before_anything_is_allocated():
     tracemalloc.stop()
 
 
+def test_a_second_header_does_not_evade_the_limits():
+    small, large = (png_claiming(side, 1) for side in (8, 80_000_000))
+    with pytest.raises(SampleError, match="size 80000000 x 1, 8 x 1 in its header"):
+        decode_image(small[:33] + large[8:], size_px=8, purpose=UNDERSTANDING)
+
+
 def test_a_palette_image_without_its_palette_is_refused():
     data = encoded(Image.new("P", (8, 8)))
     start = data.index(b"PLTE") - 4

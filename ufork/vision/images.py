@@ -94,6 +94,8 @@ def _jpeg_pixels(data: bytes, header: ImageHeader, *, min_height: int = 0, min_w
 def _pillow_image(data: bytes, header: ImageHeader) -> Image.Image:
     """The image in RGB, transparent pixels blended with white."""
     image: Image.Image = Image.open(io.BytesIO(data), formats=(PILLOW_DECODERS[header.format],))
+    if image.size != (header.width_px, header.height_px):  # a second IHDR chunk, which would evade the limits
+        raise ValueError(f"size {image.width} x {image.height}, {header.width_px} x {header.height_px} in its header")
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, _WHITE)
         ground.alpha_composite(image.convert("RGBA"))
