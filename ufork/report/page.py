@@ -17,12 +17,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ufork.vision.image_header import image_format
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 MAX_PICTURE_BYTES = 32 * 2**20
 """Largest picture that is embedded."""
-
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def page(
@@ -65,7 +65,7 @@ def data_url(path: Path, *, root: Path) -> str | None:
         data = real.read_bytes()
     except (OSError, ValueError, RuntimeError):  # a NUL in the name, a loop of links
         return None
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}" if data.startswith(_PNG_START) else None
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}" if image_format(data) == "png" else None
 
 
 @cache
