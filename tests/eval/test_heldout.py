@@ -65,6 +65,14 @@ def test_a_loss_that_is_not_finite_is_skipped_and_counted(folders, tmp_path):
     assert (record.num_cases, record.num_skipped) == (2 * (2 + 3), 4)
 
 
+def test_folders_with_sources_of_one_name_are_all_evaluated(folders, tmp_path):
+    write_codes_source(tmp_path / "elsewhere" / "one", num_samples=4, seed=5)
+    model = Guessing()
+    (record,) = run(tmp_path, model, [folders[0], tmp_path / "elsewhere" / "one"]).benchmarks
+    assert len(model.losses) == 2 * (3 + 4)
+    assert [group.num_cases for table in record.tables for group in table.groups.values()] == [7, 7]
+
+
 def test_missing_source_is_named(tmp_path):
     with pytest.raises(ShardError, match="nowhere"):
         HeldoutLoss([tmp_path / "nowhere"], CONFIG)

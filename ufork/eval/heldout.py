@@ -6,7 +6,7 @@ The loss counts all targets of a source alike: text tokens of answers, or image 
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -50,7 +50,12 @@ class HeldoutLoss:
 
     def cases(self, tasks: Collection[Task]) -> Iterator[Case]:
         """Streams the first samples of each source and task; a sample that cannot be read is skipped with a warning."""
+        seen: Counter[str] = Counter()
         for folder, manifest in zip(self.folders, self.manifests, strict=True):
+            name = f"{manifest.source}/{manifest.split}"
+            seen[name] += 1
+            if seen[name] > 1:  # folders may hold sources of one name
+                name = f"{name}#{seen[name]}"
             for task in tasks:
                 source = ShardSource(folder, task)
                 for number in range(min(len(source), self.config.samples_per_source)):
@@ -59,7 +64,7 @@ class HeldoutLoss:
                         logger.warning("%s: sample skipped: %s", self.name, sample)
                         continue
                     yield Case(
-                        id=f"{manifest.source}/{manifest.split}/{task}/{number}",
+                        id=f"{name}/{task}/{number}",
                         group=manifest.source,
                         request=LossOf(sample=sample),
                     )
