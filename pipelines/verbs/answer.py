@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from pipelines.terminal import printable
 from pipelines.text_arguments import utf8_text
 
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -46,4 +47,4 @@ def run(arguments: argparse.Namespace) -> None:
     except SampleError as error:
         raise SampleError(f"{arguments.image}: {error}") from None
     for answer in model.answer(np.stack([image] * len(arguments.question)), arguments.question):
-        print(answer)
+        print(printable(answer))

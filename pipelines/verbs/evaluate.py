@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
+from pipelines.terminal import printable
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         weights_id=_weights_id(checkpoint),
     )
     evaluation.save(folder.evaluation)
-    print(evaluation.summary())
+    print(printable(evaluation.summary(), keep="\n"))
 
 
 def benchmarks_of(recipe: "Recipe", tasks: Collection["Task"]) -> list["Benchmark"]:

@@ -9,6 +9,7 @@ from PIL import Image
 from pipelines import cli
 from tests.infer.test_model import save_trained
 from tests.tiny import tiny_config
+from ufork.infer.model import TrainedModel
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,8 @@ def test_what_is_no_image_is_named(weights, tmp_path, kind, capsys):
     assert f"{kind}.png" in capsys.readouterr().err
 
 
-def test_answers_are_printed_one_per_line(weights, tmp_path, capsys):
+def test_answers_are_printed_one_per_line_and_control_no_terminal(weights, tmp_path, capsys, monkeypatch):
     Image.new("RGBA", (5, 9)).save(tmp_path / "x.png")
+    monkeypatch.setattr(TrainedModel, "answer", lambda self, images, questions: ["two\nlines", "\x1b[31mred"])
     assert answer(weights, tmp_path / "x.png") == 0
-    assert len(capsys.readouterr().out.splitlines()) >= 1
+    assert capsys.readouterr().out == "two\\nlines\n\\x1b[31mred\n"
