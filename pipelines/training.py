@@ -114,7 +114,7 @@ def _train(phase: Phase, world: World, hooks: Hooks, codec: ImageCodec) -> None:
         folder = phase.folder.weights
         save_trained(folder, weights, phase.initial.config, phase.tokenizer, codec)
         log.info("weights: %s", folder)
-        world.tell_finished(phase.name)
+        world.report_finished(phase.name)
 
 
 def _drawing(recipe: Recipe, phase: Phase, codec: ImageCodec) -> Callable[[Weights], np.ndarray] | None:

@@ -1,9 +1,9 @@
 """Runs a stage's list of actions: the same loop for every layout.
 
-    actions of the stage -> runner: forward or backward of one micro-batch -> the next, until the list is done
+    list of the stage -> runner: forward or backward of one micro-batch -> the next action, to the end of the list
 
-A runner knows what its stage does: the trunk sends hidden states and takes gradients, a branch the other way round, a
-stage that holds everything does neither.
+The runner implements the passes of its stage: the trunk sends hidden states and receives gradients, a branch does the
+reverse, a colocated stage does neither.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,57 +23,57 @@ from ufork.parallel.transport.link import Link, ReceiveQueue, SendQueue
 from ufork.vocabulary import PackedSequence, Task
 
 Sequences = Mapping[Task, Sequence[PackedSequence]]
-"""This replica's rows by task, in the order of their numbers."""
+"""This replica's packed sequences by task, in the order of their micro-batches."""
 
 
 class Runner(Protocol):
-    """What a stage does with one micro-batch.
+    """Runs the passes of one stage.
 
     Attributes:
-        sums: summed cross-entropy of each micro-batch that ended here.
+        sums: summed cross-entropy of each micro-batch whose loss this stage computed.
     """
 
     sums: dict[Action, Tensor]
 
     def forward(self, action: Action) -> None:
-        """Runs it forward."""
+        """Runs the forward pass."""
         ...
 
     def backward(self, action: Action) -> None:
-        """Runs it backward."""
+        """Runs the backward pass."""
         ...
 
     def finish(self) -> None:
-        """Waits for what is still being sent."""
+        """Waits for the sends that are under way."""
         ...
 
 
 def run_actions(actions: Sequence[Action], runner: Runner, tracer: Tracer, *, who: MeshCoordinate) -> None:
-    """Runs `actions` in their order.
+    """Runs `actions` in order.
 
     Raises:
-        PeerError: a transfer or a collective failed; says what `who` was doing.
+        PeerError: a transfer or a collective failed; the message names the rank `who` and the pass it was running.
     """
     steps = {Pass.FORWARD: runner.forward, Pass.BACKWARD: runner.backward}
     for action in actions:
         name = f"{action.task} {action.index}"
-        with _named(f"{who}: {action.direction} of {action.micro_batch}"):
+        with _failures_named(f"{who}: {action.direction} of {action.micro_batch}"):
             with tracer.span(str(action.direction), name):
                 steps[action.direction](action)
 
 
 class TrunkRunner:
-    """Sends hidden states, takes their gradients; a frozen trunk keeps no graph and only sends."""
+    """Sends hidden states and receives their gradients; a frozen trunk keeps no graph and only sends."""
 
     def __init__(self, engine: Engine, link: Link, sequences: Sequences, actions: Sequence[Action], *, in_flight: int):
         self.engine, self.link, self.sequences, self.in_flight = engine, link, sequences, in_flight
         self.sums: dict[Action, Tensor] = {}
         self._flying: dict[tuple[Task, int], tuple[Tensor, list[Transfer]]] = {}
-        self._sends = SendQueue()  # of a frozen trunk, to which nothing comes back that would tell of their end
+        self._sends = SendQueue()  # of a frozen trunk, which gets no gradient that would prove their arrival
         self._gradients = ReceiveQueue([a for a in actions if a.direction is Pass.BACKWARD], link.post_gradient)
 
     def forward(self, action: Action) -> None:
-        """Runs the trunk and sends what comes out."""
+        """Runs the trunk and sends the hidden states."""
         sequence = self.sequences[action.task][action.index].to(str(self.link.bridge.device))
         hidden_TD = self.engine.forward(sequence)
         sends = self.link.send_hidden(action, hidden_TD, sequence)
@@ -87,7 +87,7 @@ class TrunkRunner:
         """Waits for the gradient and runs the trunk backward."""
         gradient_TD = self.link.wait_for_gradient(self._gradients.take(action))
         hidden_TD, sends = self._flying.pop((action.task, action.index))
-        for send in sends:  # it has arrived, since its gradient has come
+        for send in sends:  # they have arrived, since the gradient has
             send.wait()
         self.engine.backward((hidden_TD * gradient_TD.to(hidden_TD.dtype)).sum())
 
@@ -97,7 +97,7 @@ class TrunkRunner:
 
 
 class BranchRunner:
-    """Takes hidden states, and sends their gradients back where the trunk wants them."""
+    """Receives hidden states and, if the trunk trains, sends their gradients back."""
 
     def __init__(
         self,
@@ -115,54 +115,54 @@ class BranchRunner:
         self.sums: dict[Action, Tensor] = {}
         self._sends, self._most_sent = SendQueue(), -(-in_flight * link.peer_dp // link.dp)
         self._received = ReceiveQueue([a for a in actions if a.direction is Pass.FORWARD], link.post_hidden)
-        self._live: dict[int, tuple[Tensor, Tensor]] = {}  # by micro-batch: hidden states, and part of the loss
+        self._live: dict[int, tuple[Tensor, Tensor]] = {}  # by micro-batch: hidden states, and loss term
 
     def forward(self, action: Action) -> None:
         """Waits for the hidden states and runs the branch."""
         hidden_TD, sequence = self.link.wait_for_hidden(self._received.take(action))
         hidden_TD = hidden_TD.to(self.dtype).requires_grad_()
-        part, self.sums[action] = self.engine.forward(sequence, self.num_targets[action.task], hidden_TD)
-        self._live[action.index] = hidden_TD, part
+        loss, self.sums[action] = self.engine.forward(sequence, self.num_targets[action.task], hidden_TD)
+        self._live[action.index] = hidden_TD, loss
 
     def backward(self, action: Action) -> None:
-        """Runs the branch backward and sends the gradient, each where it is wanted."""
-        hidden_TD, part = self._live.pop(action.index)
+        """Runs the branch backward if anything needs its gradients, and sends that of the hidden states."""
+        hidden_TD, loss = self._live.pop(action.index)
         if self.engine.trains or self.trunk_trains:
-            self.engine.backward(part)
+            self.engine.backward(loss)
         if self.trunk_trains:
             assert hidden_TD.grad is not None
             self._sends.add(self.link.send_gradient(action, hidden_TD.grad / self.engine.gradient_scale))
-            self._sends.finish(leave=self._most_sent)  # more rows than the trunk keeps cannot be on their way
+            self._sends.finish(leave=self._most_sent)  # the trunk keeps no more sequences than that
 
     def finish(self) -> None:
-        """Waits for the last gradients to be taken."""
+        """Waits until the last gradients have been received."""
         self._sends.finish()
 
 
-class WholeRunner:
-    """Trunk and branches in one stage."""
+class ColocatedRunner:
+    """Runs trunk and branch in one stage."""
 
     def __init__(self, engine: Engine, sequences: Sequences, num_targets: Mapping[Task, float]):
         self.engine, self.sequences, self.num_targets = engine, sequences, num_targets
         self.sums: dict[Action, Tensor] = {}
-        self._part = torch.empty(0)
+        self._loss = torch.empty(0)
 
     def forward(self, action: Action) -> None:
-        """Runs the whole model."""
+        """Runs the whole model forward."""
         sequence = self.sequences[action.task][action.index].to(str(self.engine.device))
-        self._part, self.sums[action] = self.engine.forward(sequence, self.num_targets[action.task])
+        self._loss, self.sums[action] = self.engine.forward(sequence, self.num_targets[action.task])
 
     def backward(self, action: Action) -> None:
-        """Runs it backward."""
-        self.engine.backward(self._part)
+        """Runs the whole model backward."""
+        self.engine.backward(self._loss)
 
     def finish(self) -> None:
-        """Nothing was sent."""
+        """Does nothing: a colocated stage sends nothing."""
 
 
 @contextmanager
-def _named(doing: str) -> Iterator[None]:
-    """Says what was going on when the ranks of a stage lost each other; torch and DeepSpeed raise RuntimeError."""
+def _failures_named(doing: str) -> Iterator[None]:
+    """Adds to errors of lost peers what this rank was running; torch and DeepSpeed raise some as RuntimeError."""
     try:
         yield
     except UforkError as error:

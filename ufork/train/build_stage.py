@@ -64,13 +64,13 @@ def build_stage(
     log.info("precision: %s (train.precision is %s, the device %s)", precision, config.precision, world.device.type)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     sequence_parallel = uses_sequence_parallel(layout_config, world)
-    partition_dims = _divide(model, world, sequence_parallel)
+    partition_dims = _partition(model, world, sequence_parallel)
     tracer = Tracer()
     transfer_format = TransferFormat(
         sequences=PackedSequenceFormat(seq_len=seq_len, codes_per_position=model.dimensions.codes_per_position),
         hidden_size=model.config.hidden_size,
         dtype=_p2p_dtype(layout_config, dtype),
-        trunk_is_sliced=sequence_parallel,
+        trunk_is_sharded=sequence_parallel,
     )
     linear = default_linear(world.device, dtype) if config.linear == "auto" else config.linear
     log.info("linear layers: %s (train.linear is %s)", linear, config.linear)
@@ -136,12 +136,12 @@ def _actions(
     return make_schedule(bridge.layout, times, in_flight=in_flight, trunk_trains=trunk_trains)[world.coordinate.stage]
 
 
-def _divide(model: UniFork, world: World, sequence_parallel: bool) -> dict[str, int]:
+def _partition(model: UniFork, world: World, sequence_parallel: bool) -> dict[str, int]:
     if world.tp_group.size() == 1:
         return {}
-    from ufork.parallel.engine.tensor_parallel import divide  # megatron-core takes seconds to import
+    from ufork.parallel.engine.tensor_parallel import apply_tensor_parallel  # megatron-core takes seconds to import
 
-    dims = divide(model, world.tp_group, sequence_parallel=sequence_parallel)
+    dims = apply_tensor_parallel(model, world.tp_group, sequence_parallel=sequence_parallel)
     return {MODEL_PREFIX + name: dim for name, dim in dims.items()}
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from ufork.model.weights import MODEL_PREFIX
 from ufork.parallel.engine.tied_embedding import TiedEmbedding
 from ufork.parallel.engine.zero import Engine
-from ufork.parallel.executor import BranchRunner, Runner, Sequences, TrunkRunner, WholeRunner
+from ufork.parallel.executor import BranchRunner, ColocatedRunner, Runner, Sequences, TrunkRunner
 from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.schedule.actions import Action
 from ufork.parallel.tracing.trace import Tracer
@@ -80,7 +80,7 @@ class TrainingStage:
     def runner(self, sequences: Sequences, num_targets: dict[Task, float]) -> Runner:
         """What runs the actions of one step, in which each task has `num_targets` targets over the job."""
         if self.link is None:
-            return WholeRunner(self.engine, sequences, num_targets)
+            return ColocatedRunner(self.engine, sequences, num_targets)
         if self.world.coordinate.stage is Stage.TRUNK:
             return TrunkRunner(self.engine, self.link, sequences, self.actions, in_flight=self.in_flight)
         return BranchRunner(

@@ -80,7 +80,7 @@ def _agree(stage: TrainingStage, runner: Runner) -> tuple[dict[Task, list[float]
     if stage.tied:
         with stage.tracer.span("reduce", "tied embedding"):
             stage.tied.add_gradients()
-    left_out = stage.tied.counted_elsewhere if stage.tied else ()
+    counted_elsewhere = stage.tied.counted_elsewhere if stage.tied else ()
     sums = {task: [0.0] * number for task, number in stage.layout.global_batch_size.items()}
     if stage.world.coordinate.leads_replica and runner.sums:
         totals = torch.stack(list(runner.sums.values())).tolist()
@@ -88,7 +88,7 @@ def _agree(stage: TrainingStage, runner: Runner) -> tuple[dict[Task, list[float]
             sums[action.task][stage.layout.sequence_number(stage.world.coordinate, action.index)] = total
     flat = [total for task in sums for total in sums[task]]
     with stage.tracer.span("reduce", "norm"):
-        squared = stage.engine.squared_gradients(leave_out=left_out)
+        squared = stage.engine.squared_gradients(exclude=counted_elsewhere)
         *flat, squared = stage.bridge.sum(*flat, squared, waits_for="the step's losses and gradient norm")
     numbers = iter(flat)
     return {task: [next(numbers) for _ in sums[task]] for task in sums}, math.sqrt(squared)

@@ -1,4 +1,4 @@
-"""A model divided over ranks computes what the whole one does: values, losses and every gradient."""
+"""A model partitioned over ranks computes what the whole one does: values, losses and every gradient."""
 
 import pytest
 import torch
@@ -29,22 +29,22 @@ def gradients(model: UniFork) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def joined(part: torch.Tensor, dim: int | None, group: dist.ProcessGroup) -> torch.Tensor:
+def joined(tp_shard: torch.Tensor, dim: int | None, group: dist.ProcessGroup) -> torch.Tensor:
     if dim is None:
-        return part
-    parts = [torch.empty_like(part) for _ in range(group.size())]
-    dist.all_gather(parts, part.contiguous(), group=group)
-    return torch.cat(parts, dim)
+        return tp_shard
+    tp_shards = [torch.empty_like(tp_shard) for _ in range(group.size())]
+    dist.all_gather(tp_shards, tp_shard.contiguous(), group=group)
+    return torch.cat(tp_shards, dim)
 
 
-def run_divided(rank_env: RankEnvironment, tied: bool):
-    """Losses of both tasks, all gradients, and all weights of the divided model, put together."""
-    from ufork.parallel.engine.tensor_parallel import divide
+def run_partitioned(rank_env: RankEnvironment, tied: bool):
+    """Losses of both tasks, all gradients, and all weights of the partitioned model, joined."""
+    from ufork.parallel.engine.tensor_parallel import apply_tensor_parallel
 
     torch.set_num_threads(1)
     with join_world(rank_env, LayoutConfig(colocated_tp=rank_env.world_size), timeout_seconds=60) as world:
         model = whole_model(tied)
-        dims = divide(model, world.tp_group)
+        dims = apply_tensor_parallel(model, world.tp_group)
         losses = [model(sequence) for sequence in sequences()]
         sum(losses).backward()
         weights = {name: joined(p.detach(), dims.get(name), world.tp_group) for name, p in model.named_parameters()}
@@ -53,13 +53,13 @@ def run_divided(rank_env: RankEnvironment, tied: bool):
 
 
 @pytest.fixture(scope="module", params=[(2, True), (2, False), (4, True)], ids=["tp2 tied", "tp2", "tp4 tied"])
-def divided(request):
+def partitioned(request):
     tp, tied = request.param
-    return whole_model(tied), run_on_ranks(run_divided, tp, tied)
+    return whole_model(tied), run_on_ranks(run_partitioned, tp, tied)
 
 
-def test_losses_and_gradients_are_those_of_the_whole_model(divided):
-    whole, by_rank = divided
+def test_losses_and_gradients_are_those_of_the_whole_model(partitioned):
+    whole, by_rank = partitioned
     losses = [whole(sequence) for sequence in sequences()]
     sum(losses).backward()
     for found_losses, found, _, _ in by_rank:
@@ -70,35 +70,35 @@ def test_losses_and_gradients_are_those_of_the_whole_model(divided):
     whole.zero_grad()
 
 
-def test_slices_put_together_are_the_whole_weights(divided):
-    whole, by_rank = divided
+def test_joined_tp_shards_are_the_whole_weights(partitioned):
+    whole, by_rank = partitioned
     for _, _, weights, dims in by_rank:
         assert all(torch.equal(weights[name], parameter) for name, parameter in whole.named_parameters())
-        sliced = sum(weights[name].numel() for name in dims)
-        assert sliced > 0.6 * sum(weight.numel() for weight in weights.values()), "most of the weights are divided"
+        num_sharded = sum(weights[name].numel() for name in dims)
+        assert num_sharded > 0.6 * sum(weight.numel() for weight in weights.values()), "most weights are partitioned"
 
 
 def run_by_tokens(rank_env: RankEnvironment):
-    """A trunk under sequence parallelism: its hidden states put together, and its gradients.
+    """A trunk under sequence parallelism: its joined hidden states, and its gradients.
 
     megatron-core makes its buffers on the current CUDA device; here that is the CPU.
     """
-    from ufork.parallel.engine.tensor_parallel import divide
+    from ufork.parallel.engine.tensor_parallel import apply_tensor_parallel
 
     torch.cuda.current_device = lambda: "cpu"
     torch.set_num_threads(1)
     with join_world(rank_env, LayoutConfig(colocated_tp=rank_env.world_size), timeout_seconds=60) as world:
         model = UniFork(CONFIG, whole_model(True).dimensions, branches=[])
         model.load_state_dict(whole_model(True).state_dict(), strict=False)
-        dims = divide(model, world.tp_group, sequence_parallel=True)
+        dims = apply_tensor_parallel(model, world.tp_group, sequence_parallel=True)
         (sequence, _) = sequences()
-        part_TD = model.trunk(sequence, PackedAttention(sequence, model.kernel))
+        own_TD = model.trunk(sequence, PackedAttention(sequence, model.kernel))
         tokens = len(sequence.token_ids_T) // world.tp_group.size()
-        assert len(part_TD) == tokens, "each rank holds its own tokens only"
+        assert len(own_TD) == tokens, "each rank holds its own tokens only"
         mine = slice(world.tp_group.rank() * tokens, (world.tp_group.rank() + 1) * tokens)
-        (part_TD * weighting(sequence)[mine]).sum().backward()
+        (own_TD * weighting(sequence)[mine]).sum().backward()
         found = {name: joined(g, dims.get(name), world.tp_group) for name, g in gradients(model).items()}
-        return joined(part_TD.detach(), 0, world.tp_group), found
+        return joined(own_TD.detach(), 0, world.tp_group), found
 
 
 def weighting(sequence):
@@ -117,12 +117,12 @@ def test_sequence_parallelism_computes_the_same():
 
 
 def run_refused(rank_env: RankEnvironment):
-    from ufork.parallel.engine.tensor_parallel import divide
+    from ufork.parallel.engine.tensor_parallel import apply_tensor_parallel
 
     with join_world(rank_env, LayoutConfig(colocated_tp=2), timeout_seconds=60) as world:
         with pytest.raises(ConfigError, match=r"tp=2 does not divide model\.num_key_value_heads=1"):
-            divide(tiny_model(tiny_config(num_key_value_heads=1)), world.tp_group)
+            apply_tensor_parallel(tiny_model(tiny_config(num_key_value_heads=1)), world.tp_group)
 
 
-def test_sizes_that_cannot_be_divided_are_refused_by_name():
+def test_sizes_that_cannot_be_partitioned_are_refused_by_name():
     run_on_ranks(run_refused, 2)

@@ -96,7 +96,7 @@ def test_a_peer_that_does_not_answer_is_an_error_within_the_timeout(fault):
 
 def run_alone(rank_env: RankEnvironment):
     began = time.monotonic()
-    where = f"meeting the other ranks at 127.0.0.1:{rank_env.master_port} failed"
+    where = f"rendezvous with the other ranks at 127.0.0.1:{rank_env.master_port} failed"
     with pytest.raises(PeerError, match=f"rank 0 of 2: {where}"):
         with join_world(dataclasses.replace(rank_env, world_size=2), timeout_seconds=1):
             pass
@@ -121,7 +121,7 @@ def run_idle_rank(rank_env: RankEnvironment):
                 time.sleep(0.3)
                 bridge.sum(1.0)
             if bridge.is_leader:
-                world.tell_finished("first")
+                world.report_finished("first")
         world.wait_until_finished("first")
         return True
 

@@ -1,4 +1,4 @@
-"""The part of the model that one stage holds, under the names that the whole model gives it."""
+"""The modules of the model that one stage holds, under the whole model's names, and their cost and shapes."""
 
 import torch
 
@@ -14,14 +14,14 @@ from ufork.vocabulary import Task
 def build_part(
     config: ModelConfig, dimensions: Dimensions, stage: Stage, kernel: AttentionKernel = sdpa_attention
 ) -> UniFork:
-    """The part of the model that `stage` holds, with arbitrary weights."""
+    """Returns the modules that `stage` holds, with uninitialized weights."""
     branches = config.tasks if stage is Stage.COLOCATED else [TASK_OF[stage]] if stage in TASK_OF else []
     with_trunk = stage in (Stage.COLOCATED, Stage.TRUNK)
     return UniFork(config, dimensions, kernel, with_trunk=with_trunk, branches=branches)
 
 
 def stage_flops(cost: SequenceCost, stage: Stage, task: Task) -> int:
-    """Of a row's operations, those that `stage` runs forward; 0 where the row's path does not run through it."""
+    """Returns the forward operations of a packed sequence in `stage`; 0 if its task does not run through it."""
     if stage is Stage.COLOCATED:
         return cost.forward
     if stage is Stage.TRUNK:
@@ -30,7 +30,7 @@ def stage_flops(cost: SequenceCost, stage: Stage, task: Task) -> int:
 
 
 def collected_shapes(config: ModelConfig, dimensions: Dimensions, layout: Layout) -> Shapes:
-    """Names and shapes of the parameters that each stage of `layout` trains; a tied weight is the trunk's."""
+    """Returns names and shapes of the parameters of each stage of `layout`; a tied weight belongs to the trunk."""
     shapes = {}
     for stage in layout.shapes:
         with torch.device("meta"):

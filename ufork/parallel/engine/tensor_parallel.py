@@ -1,13 +1,15 @@
 """Tensor parallelism (arXiv 1909.08053), applied to a plain model by a table of swaps.
 
-    plain layer, whole weights -> megatron-core's layer with this rank's slice of them, or a slice in place
+    plain layer with whole weights -> megatron-core's layer with this rank's tp shard, or the tp shard in place
 
-A block (attention, MLP) is column-parallel products, work on the slice, a row-parallel product: its output is summed
-over the ranks in the forward pass, and its input's gradient in the backward pass, once per block and not once per
-product. Heads divide the vocabulary. Weights are sliced from the whole ones, so they do not depend on tp.
+A block (attention, MLP) is column-parallel products, work on the shard, and a row-parallel product: its output is
+summed over the ranks in the forward pass, and its input's gradient in the backward pass, once per block and not once
+per product. Heads are partitioned over the vocabulary. Shards are cut from whole weights, so weights do not depend on
+tp.
 
-Under sequence parallelism (arXiv 2205.05198) what lies between the decoder's blocks is divided by tokens: a block
-gathers its input and scatters the sum of its output, and gradients of what sees only a part of the tokens are summed.
+Under sequence parallelism (arXiv 2205.05198) the activations between the decoder's blocks are partitioned over tokens:
+a block gathers its input and scatters the sum of its output, and gradients of norms, which see some tokens only, are
+summed.
 """
 
 from collections.abc import Callable
@@ -30,7 +32,7 @@ from ufork.model.decoder import Attention, DecoderLayer, SwiGLU
 from ufork.model.rq_head import DepthAttention, DepthBlock, RqHead
 from ufork.model.text_head import TextHead
 from ufork.model.unifork import DecoderStack, UniFork
-from ufork.parallel.engine.vocabulary_parallel import VocabularySlice
+from ufork.parallel.engine.vocabulary_parallel import VocabularyShard
 from ufork.parallel.layout_checks import require_divisible_sizes
 
 BLOCKS: dict[type[nn.Module], dict[str, str]] = {
@@ -39,14 +41,14 @@ BLOCKS: dict[type[nn.Module], dict[str, str]] = {
     DepthAttention: {"query": "column", "key": "column", "value": "column", "mix": "row"},
     DepthBlock: {"mlp_up": "column", "mlp_down": "row"},
 }
-"""By the module that owns it, how each product is divided: by outputs (column) or by inputs (row)."""
+"""By owning module, the dimension each product is partitioned over: outputs (column) or inputs (row)."""
 
 ENTRANCES: dict[type[nn.Module], str] = {DepthAttention: "widen", DepthBlock: "mlp_norm"}
-"""The part whose output is what a block's column-parallel products read, where it is not the block's own input."""
+"""The submodule whose output a block's column-parallel products read, where they do not read the block's input."""
 
 
 class ColumnParallel(ColumnParallelLinear):
-    """Holds some outputs of a product; its input's gradient is summed by the block, not here."""
+    """Computes some outputs of a product; the block, not this layer, sums the gradient of its input."""
 
     def forward(self, values: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs / tp]."""
@@ -54,53 +56,55 @@ class ColumnParallel(ColumnParallelLinear):
 
 
 class RowParallel(RowParallelLinear):
-    """Holds some inputs of a product, and adds up the ranks' outputs."""
+    """Computes a product over some of its inputs, and sums the outputs over the ranks."""
 
     def forward(self, values: Tensor) -> Tensor:
         """[..., inputs / tp] -> [..., outputs]."""
         return super().forward(values)[0]
 
 
-def divide(model: UniFork, group: dist.ProcessGroup, *, sequence_parallel: bool = False) -> dict[str, int]:
-    """Leaves `model`, which has its whole weights, with this rank's slices of them.
+def apply_tensor_parallel(
+    model: UniFork, group: dist.ProcessGroup, *, sequence_parallel: bool = False
+) -> dict[str, int]:
+    """Replaces the whole weights of `model` by this rank's tp shards, in place.
 
     Args:
-        model: of one stage.
+        model: the modules of one stage.
         group: the ranks of a replica.
-        sequence_parallel: whether the decoder layers' activations are divided by tokens too.
+        sequence_parallel: whether the decoder layers' activations are partitioned over tokens too.
 
     Returns:
-        by name, the dimension along which a parameter is now a slice.
+        by name, the dimension along which a parameter is partitioned; parameters that are not are absent.
 
     Raises:
-        ConfigError: a size of the model is not a multiple of the number of ranks.
+        ConfigError: the number of ranks does not divide a size of the model.
     """
     has_rq_head = any(isinstance(module, RqHead) for module in model.modules())
     require_divisible_sizes(group.size(), model.config, model.dimensions, has_rq_head=has_rq_head)
-    divider = _Divider(group, sequence_parallel=sequence_parallel)
+    partitioner = _Partitioner(group, sequence_parallel=sequence_parallel)
     for module in list(model.modules()):
         for kind, products in BLOCKS.items():
             if isinstance(module, kind):
-                divider.divide_block(module, products)
-    divider.divide_vocabulary(model)
+                partitioner.partition_block(module, products)
+    partitioner.partition_vocabulary(model)
     if sequence_parallel:
-        divider.divide_tokens(model)
-    dims = divider.dims
+        partitioner.partition_tokens(model)
+    dims = partitioner.dims
     return {name: dims[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in dims}
 
 
-class _Divider:
-    """Makes this rank's slices, and remembers along which dimension: `dims`, by the parameter's id."""
+class _Partitioner:
+    """Makes this rank's tp shards and records the partitioned dimension in `dims`, by the parameter's id."""
 
     def __init__(self, group: dist.ProcessGroup, *, sequence_parallel: bool):
         self.group, self.sequence_parallel = group, sequence_parallel
         self.dims: dict[int, int] = {}
 
-    def divide_block(self, block: nn.Module, products: dict[str, str]) -> None:
-        """Swaps a block's products, and has its input's gradient summed once for all of them."""
+    def partition_block(self, block: nn.Module, products: dict[str, str]) -> None:
+        """Swaps a block's products, and sums its input's gradient once for all of them."""
         sequence_parallel = self.sequence_parallel and isinstance(block, Attention | SwiGLU)
         for name, how in products.items():
-            swap = self._column if how == "column" else self._sequence
+            swap = self._column if how == "column" else self._row
             setattr(block, name, swap(getattr(block, name), sequence_parallel))
         enter: Callable[[Tensor], Tensor] = self._gather_tokens if sequence_parallel else self._enter
         entrance = ENTRANCES.get(type(block))
@@ -109,8 +113,8 @@ class _Divider:
         else:
             block.register_forward_pre_hook(lambda module, inputs: (enter(inputs[0]), *inputs[1:]))
 
-    def divide_vocabulary(self, model: UniFork) -> None:
-        """Spreads embedding and heads; a tied head keeps sharing the embedding's weight."""
+    def partition_vocabulary(self, model: UniFork) -> None:
+        """Partitions embedding and heads; a tied head keeps sharing the embedding's weight."""
         whole_embedding = model.trunk.token_embedding.weight if model.trunk else None
         if model.trunk:
             model.trunk.token_embedding = self._embedding(model.trunk.token_embedding)
@@ -118,15 +122,15 @@ class _Divider:
             if isinstance(module, TextHead):
                 tied = model.trunk and module.weight is whole_embedding
                 shared: Any = model.trunk.token_embedding.weight if tied else None
-                module.weight = self._sliced(module.weight, 0) if shared is None else shared
+                module.weight = self._sharded(module.weight, 0) if shared is None else shared
                 module.vocabulary = self._vocabulary(len(module.weight))
             elif isinstance(module, RqHead):
-                module.out.weight = self._sliced(module.out.weight, 0)
-                module.out.bias = self._sliced(module.out.bias, 0)
+                module.out.weight = self._sharded(module.out.weight, 0)
+                module.out.bias = self._sharded(module.out.bias, 0)
                 module.vocabulary = self._vocabulary(len(module.out.weight))
 
-    def divide_tokens(self, model: UniFork) -> None:
-        """Scatters the input of decoder stacks; sums the gradients of norms, which see a part of the tokens."""
+    def partition_tokens(self, model: UniFork) -> None:
+        """Scatters the input of decoder stacks, and sums the gradients of norms, which see some tokens only."""
         for module in model.modules():
             if isinstance(module, DecoderStack):
                 module.register_forward_pre_hook(lambda module, inputs: (self._scatter_tokens(inputs[0]), *inputs[1:]))
@@ -168,7 +172,7 @@ class _Divider:
         )
         return self._filled(layer, plain, weight_dim=0, bias_dim=0)
 
-    def _sequence(self, plain: nn.Linear, sequence_parallel: bool) -> RowParallel:
+    def _row(self, plain: nn.Linear, sequence_parallel: bool) -> RowParallel:
         layer = RowParallel(
             plain.in_features,
             plain.out_features,
@@ -191,21 +195,21 @@ class _Divider:
 
     def _filled(self, layer: Any, plain: Any, *, weight_dim: int, bias_dim: int | None) -> Any:
         with torch.no_grad():
-            layer.weight.copy_(self._slice(plain.weight, weight_dim))
+            layer.weight.copy_(self._shard(plain.weight, weight_dim))
             self.dims[id(layer.weight)] = weight_dim
             if getattr(plain, "bias", None) is not None:
-                layer.bias.copy_(plain.bias if bias_dim is None else self._slice(plain.bias, bias_dim))
+                layer.bias.copy_(plain.bias if bias_dim is None else self._shard(plain.bias, bias_dim))
                 if bias_dim is not None:
                     self.dims[id(layer.bias)] = bias_dim
         return layer
 
-    def _sliced(self, whole: Tensor, dim: int) -> nn.Parameter:
-        parameter = nn.Parameter(self._slice(whole.detach(), dim).clone())
+    def _sharded(self, whole: Tensor, dim: int) -> nn.Parameter:
+        parameter = nn.Parameter(self._shard(whole.detach(), dim).clone())
         self.dims[id(parameter)] = dim
         return parameter
 
-    def _slice(self, whole: Tensor, dim: int) -> Tensor:
+    def _shard(self, whole: Tensor, dim: int) -> Tensor:
         return whole.chunk(self.group.size(), dim)[self.group.rank()]
 
-    def _vocabulary(self, num_sequences: int) -> VocabularySlice:
-        return VocabularySlice(self.group, self.group.rank() * num_sequences)
+    def _vocabulary(self, num_rows: int) -> VocabularyShard:
+        return VocabularyShard(self.group, self.group.rank() * num_rows)

@@ -1,10 +1,11 @@
-"""One weight in two stages: the token embedding at the trunk's foot and the text head that is tied to it.
+"""One weight in two stages: the token embedding in the trunk and the text head that is tied to it.
 
-Both stages hold a copy and step it alike, so it is enough that both see the sum of the two gradients (Megatron-LM does
-the same between its first and last stage, arXiv 2104.04473). Their shards differ, so the gradient travels whole, once a
-step.
+    gradient of either stage -> sum over both, once a step -> both optimizers, which thus keep the copies equal
 
-Shapes: V rows of the vocabulary, D width.
+Megatron-LM does the same between its first and last stage (arXiv 2104.04473). The stages shard the weight differently,
+so the gradient is sent whole.
+
+Shapes: V vocabulary entries, N those of this tp rank, D hidden size.
 """
 
 import torch
@@ -16,14 +17,14 @@ from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.stage_world import World
 
 NAMES = {Stage.TRUNK: TOKEN_EMBEDDING, Stage.UNDERSTANDING: TIED_HEAD}
-"""The weight's name in either stage."""
+"""The weight's name in each stage."""
 
 
 class TiedEmbedding:
-    """This rank's part in keeping the two copies equal; only ranks of the two stages have one."""
+    """Keeps the two copies equal; only ranks of the two stages have one."""
 
     def __init__(self, engine: Engine, bridge: Bridge, world: World, *, prefix: str, shape: tuple[int, int]):
-        """`prefix` comes before the model's own names in the engine's; `shape` is VD, whole."""
+        """`prefix` precedes the model's names in the engine's; `shape` is VD of the whole weight."""
         self.engine, self.bridge, self.world, self.shape = engine, bridge, world, shape
         self.name = prefix + NAMES[world.coordinate.stage]
         members = sorted(rank for stage in NAMES for rank in bridge.layout.ranks_of(stage))
@@ -31,23 +32,23 @@ class TiedEmbedding:
 
     @property
     def counted_elsewhere(self) -> tuple[str, ...]:
-        """Parameters that the job's gradient norm counts in another stage."""
+        """Names of parameters that the job's gradient norm counts in another stage."""
         return (self.name,) if self.world.coordinate.stage is Stage.UNDERSTANDING else ()
 
     def add_gradients(self) -> None:
-        """Replaces the gradient in both stages by the sum.
+        """Replaces the gradient in both stages by their sum.
 
         Raises:
-            PeerError: a rank is gone.
+            PeerError: another rank is gone.
         """
         total_VD = torch.zeros(self.shape, device=self.world.device)
-        sequences = self._sequences()
+        rows = self._rows()
         own_ND = self.engine.whole_gradient(self.name)
         if self.world.coordinate.dp_rank == 0:
-            total_VD[sequences] = own_ND
+            total_VD[rows] = own_ND
         self.bridge.add_up(total_VD, waits_for="the tied embedding's gradient", group=self._group)
-        self.engine.replace_gradient(self.name, total_VD[sequences].contiguous())
+        self.engine.replace_gradient(self.name, total_VD[rows].contiguous())
 
-    def _sequences(self) -> slice:
+    def _rows(self) -> slice:
         size = self.shape[0] // self.world.tp_group.size()
         return slice(self.world.coordinate.tp_rank * size, (self.world.coordinate.tp_rank + 1) * size)

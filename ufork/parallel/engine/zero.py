@@ -1,8 +1,9 @@
-"""A DeepSpeed ZeRO-3 engine around one stage's model, and the few things ufork asks of it.
+"""A DeepSpeed ZeRO-3 engine around one stage's modules.
 
-ufork owns the unit of work: losses are normalised by the whole job's targets before the backward pass, so the engine
-must neither divide by accumulation steps nor average over ranks; and the norm that gradients are clipped by is the
-job's, over all stages. Gradients stay on the ranks until one reduction a step.
+    model + optimizer + engine_config -> Engine: forward, backward, one reduction of gradients a step, clipped update
+
+Losses are normalised by the whole job's targets before the backward pass, so the engine must neither divide by
+accumulation steps nor average over ranks; and gradients are clipped by the norm of the whole job, over all stages.
 """
 
 import logging
@@ -43,18 +44,18 @@ OWNED_KEYS = frozenset(
         "zero_optimization.stage",
     }
 )
-"""Keys of DeepSpeed's configuration that follow from the recipe and may not be set beside it."""
+"""Keys of DeepSpeed's configuration that ufork derives from the recipe; setting them is refused."""
 
 
 def engine_config(
     precision: Precision, *, max_grad_norm: float, num_parameters: int, extra: dict[str, Any]
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration: what ufork owns, with an expert's `extra` keys merged in.
+    """Returns DeepSpeed's configuration: the keys that ufork owns, merged with the user's `extra` keys.
 
     Args:
-        precision: of the passes.
-        max_grad_norm: of the job's gradients; 0 for none.
-        num_parameters: of the stage on this rank.
+        precision: precision of the passes.
+        max_grad_norm: norm to which the job's gradients are clipped; 0: they are not.
+        num_parameters: parameters of the stage on this rank.
         extra: `train.deepspeed` of the recipe.
 
     Raises:
@@ -64,7 +65,8 @@ def engine_config(
     owned = sorted(OWNED_KEYS & {*extra, *(f"zero_optimization.{key}" for key in zero)})
     if owned:
         raise ConfigError(
-            f"train.deepspeed: {', '.join(owned)} follow(s) from the recipe's other values; set those, leave this out"
+            f"train.deepspeed: {', '.join(owned)} cannot be set here, since ufork derives them from other values of the"
+            " recipe; remove them and set those"
         )
     return {
         "steps_per_print": 1 << 62,
@@ -74,7 +76,7 @@ def engine_config(
         "gradient_clipping": max_grad_norm,
         "bf16": {"enabled": precision == "bf16"},
         "zero_optimization": {
-            # DeepSpeed's own linear function would save memory that is not short, and costs a tenth of a step on a CPU
+            # DeepSpeed's own linear function saves memory that is not scarce and costs a tenth of a step on a CPU
             "memory_efficient_linear": False,
             "reduce_bucket_size": min(REDUCE_BUCKET_NUMBERS, num_parameters),
             **zero,
@@ -85,49 +87,50 @@ def engine_config(
 
 
 class Grid:
-    """What DeepSpeed asks of a model-parallel unit (its `mpu`): ZeRO shards over `dp_group` only."""
+    """Implements DeepSpeed's model-parallel unit (`mpu`), by which ZeRO shards over `dp_group` only."""
 
     def __init__(self, world: World):
         self._dp, self._tp = world.dp_group, world.tp_group
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
-        """Ranks that ZeRO shards over."""
+        """Returns the ranks that ZeRO shards over."""
         return self._dp
 
     def get_data_parallel_world_size(self) -> int:
-        """Their number."""
+        """Returns their number."""
         return self._dp.size()
 
     def get_data_parallel_rank(self) -> int:
-        """This rank among them."""
+        """Returns this rank among them."""
         return self._dp.rank()
 
     def get_model_parallel_group(self) -> dist.ProcessGroup:
-        """Ranks that share the matrix products."""
+        """Returns the ranks of this replica."""
         return self._tp
 
     def get_model_parallel_world_size(self) -> int:
-        """Their number."""
+        """Returns their number."""
         return self._tp.size()
 
     def get_model_parallel_rank(self) -> int:
-        """This rank among them."""
+        """Returns this rank among them."""
         return self._tp.rank()
 
-    # DeepSpeed asks by either name.
+    # DeepSpeed uses either name.
     get_tensor_model_parallel_group = get_model_parallel_group
     get_tensor_model_parallel_world_size = get_model_parallel_world_size
     get_tensor_model_parallel_rank = get_model_parallel_rank
 
 
 class Engine:
-    """One stage's model, sharded over its data-parallel ranks by ZeRO-3.
+    """One stage's modules, sharded over its data-parallel ranks by ZeRO-3.
 
     Attributes:
         trains: whether the stage has parameters to update.
-        shards: this rank's part of them and of what the optimizer keeps; of a stage that trains.
-        gradient_scale: what gradients of inputs are too large by after `backward`, since ZeRO averages over replicas.
-        device: of the rank.
+        shards: this rank's shards of them and of the optimizer state; None if the stage trains nothing.
+        gradient_scale: factor by which gradients of inputs are too large after `backward`, since ZeRO averages over
+            replicas.
+        device: this rank's.
     """
 
     def __init__(
@@ -143,15 +146,15 @@ class Engine:
         """Shards `model`.
 
         Args:
-            model: the stage's.
-            optimizer: over the parameters that train; None where none do.
-            config: of `engine_config`.
-            world: the rank's.
-            gathered_whole: modules whose parameters are fetched together, not by one small gather per layer.
-            partition_dims: by name, the dimension along which a parameter is a slice of the whole (tensor parallelism).
+            model: the stage's modules.
+            optimizer: optimizer of the parameters that train; None if none do.
+            config: DeepSpeed's configuration, from `engine_config`.
+            world: this rank's.
+            gathered_whole: classes of modules whose parameters are gathered together, not layer by layer.
+            partition_dims: by name, the dimension along which a parameter is partitioned over the tp ranks.
         """
         deepspeed_logger.setLevel(logging.WARNING)
-        # Its shared-memory collectives spin without a time-out when a peer dies, and cost a compilation; gloo does not.
+        # Its shared-memory collectives spin forever when a peer dies, and have to be compiled; gloo's time out.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.trains, self.device = optimizer is not None, world.device
         self.gradient_scale = world.dp_group.size() if self.trains else 1
@@ -175,7 +178,7 @@ class Engine:
 
     @contextmanager
     def accumulating(self, *, once: bool = True) -> Iterator[None]:
-        """Around all forwards and backwards of a step: gradients are reduced at its end, or (not `once`) each time."""
+        """Encloses the passes of a step: gradients are reduced at its end or, unless `once`, at every backward."""
         self._adds_partitions = self.trains and not once
         if self._adds_partitions:
             self._engine.optimizer.grad_partitions_flat_buffer.zero_()
@@ -183,22 +186,22 @@ class Engine:
             yield
 
     def forward(self, *args: Any) -> Any:
-        """The model's output."""
+        """Returns the model's output."""
         return self._engine(*args)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of `loss`, which is this replica's part of a sum over all replicas."""
+        """Adds the gradients of `loss`, this replica's term of a sum over all replicas."""
         if self._adds_partitions:
-            # ZeRO overwrites its partitions in what it takes for a step's first backward, but tells by forwards which
-            # that is, and several of those may come before it
+            # ZeRO overwrites its partitions in a step's first backward, which it detects by counting forwards; here
+            # several forwards may precede it
             self._engine.optimizer.micro_step_id = 1
         self._engine.backward(loss * self.gradient_scale, scale_wrt_gas=False)
 
-    def squared_gradients(self, *, leave_out: Collection[str] = ()) -> float:
-        """This rank's share of the squared norm of the stage's gradients; the shares of all ranks add up to it.
+    def squared_gradients(self, *, exclude: Collection[str] = ()) -> float:
+        """Returns this rank's term of the squared norm of the stage's gradients, which is the sum over its ranks.
 
         Args:
-            leave_out: names of parameters that are counted elsewhere.
+            exclude: names of parameters that are counted elsewhere.
         """
         if not self.trains:
             return 0.0
@@ -207,23 +210,23 @@ class Engine:
         for group, gradients in optimizer.get_fp32_grad_partitions().items():
             for number, gradient in gradients.items():
                 name = self._names[id(optimizer.fp16_groups[group][number])]
-                if name not in leave_out and (name in self._partition_dims or self._world.coordinate.tp_rank == 0):
+                if name not in exclude and (name in self._partition_dims or self._world.coordinate.tp_rank == 0):
                     total += gradient.norm().double().to(self.device) ** 2
         return float(total)
 
     def step(self, learning_rate: float, gradient_norm: float) -> None:
-        """Clips by `gradient_norm`, the job's, and steps; one that is not finite leaves everything as it was."""
+        """Clips by `gradient_norm`, the job's, and updates the weights; if it is not finite, nothing changes."""
         if not self.trains:
             return
         optimizer = self._engine.optimizer
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         norm = torch.tensor(gradient_norm, device=self.device)
-        optimizer._get_norm_groups = lambda: [norm]  # DeepSpeed would take the stage's own, and clip by that
+        optimizer._get_norm_groups = lambda: [norm]  # DeepSpeed would clip by the stage's own norm
         self._engine.step()
 
     def trace_gathers(self, tracer: Tracer) -> None:
-        """Has `tracer` note how long ZeRO-3 takes to bring weights together that several ranks hold."""
+        """Makes `tracer` record how long ZeRO-3 takes to gather weights from other replicas."""
         if self._world.dp_group.size() == 1:
             return
         fetch_of = self._engine.optimizer.parameter_offload if self.trains else self._engine.optimizer
@@ -237,18 +240,18 @@ class Engine:
         coordinator.fetch_sub_module = traced_fetch
 
     def whole_gradient(self, name: str) -> Tensor:
-        """A parameter's reduced gradient in fp32, whole over the replicas (a slice under tensor parallelism)."""
+        """Returns a parameter's reduced gradient in fp32, gathered over the replicas but not over the tp ranks."""
         return safe_get_full_grad(self._parameter(name))
 
     def replace_gradient(self, name: str, gradient: Tensor) -> None:
-        """Puts another in its place; all ranks of the stage call both."""
+        """Replaces that gradient; all ranks of the stage must call both."""
         safe_set_full_grad(self._parameter(name), gradient)
 
     def _parameter(self, name: str) -> nn.Parameter:
         return self._engine.module.get_parameter(name)
 
     def full_weights(self) -> dict[str, Tensor]:
-        """Every parameter by its name, whole, fp32, on the CPU; all ranks must call, only the leader gets them."""
+        """Returns the whole parameters (fp32, CPU) on the stage's first rank, nothing elsewhere; all must call."""
         weights = {}
         for name, parameter in self._engine.module.named_parameters():
             whole = self._joined(name, self._gathered(parameter))
@@ -263,24 +266,24 @@ class Engine:
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone()
 
-    def _joined(self, name: str, part: Tensor) -> Tensor:
-        """The slices of all tensor-parallel ranks as one."""
+    def _joined(self, name: str, tp_shard: Tensor) -> Tensor:
+        """The tp shards of all ranks of the replica as one tensor."""
         if name not in self._partition_dims:
-            return part
-        parts = [torch.empty_like(part) for _ in range(self._world.tp_group.size())]
-        dist.all_gather(parts, part.contiguous(), group=self._world.tp_group)
-        return torch.cat(parts, dim=self._partition_dims[name])
+            return tp_shard
+        tp_shards = [torch.empty_like(tp_shard) for _ in range(self._world.tp_group.size())]
+        dist.all_gather(tp_shards, tp_shard.contiguous(), group=self._world.tp_group)
+        return torch.cat(tp_shards, dim=self._partition_dims[name])
 
     def close(self) -> None:
-        """Frees the engine's hooks and buffers, so that another one can follow in the same process."""
+        """Frees the engine's hooks and buffers, so that the process can open another one."""
         self._engine.destroy()
 
 
 def _join_backward(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Has a trained module's input ask for a gradient, even above a frozen part.
+    """Makes the input of a module that trains require a gradient, even behind frozen modules.
 
-    ZeRO-3 learns from the gradient of a module's inputs when its backward pass begins and ends, and without one frees
-    the weights before their gradients are added up (seen in DeepSpeed 0.19.8).
+    ZeRO-3 recognises by the gradients of a module's inputs when its backward pass begins and ends, and without them
+    frees the weights before their gradients are accumulated (seen in DeepSpeed 0.19.8).
     """
     hidden, *others = inputs
     trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in module.parameters())

@@ -1,8 +1,10 @@
-"""What passes between stages: point-to-point transfers, and sums over the whole job.
+"""Communication between stages: point-to-point transfers, and sums over the whole job.
 
-Each stage is a torch.distributed world of its own, so the job needs a group beside them: the bridge. It is made from
-the job's store and known to nobody but ufork. On CPUs it is gloo. On CUDA it is NCCL with a communicator per direction,
-each on a stream of its own: a receive that waits in one never holds up a send in the other.
+    the job's store + Layout + this rank's MeshCoordinate -> Bridge -> Transfer, sum, gather
+
+Each stage is a separate torch.distributed world, so the job needs one more group, the bridge, which DeepSpeed does not
+know. On CPUs it is gloo. On CUDA it is NCCL with one communicator and stream per direction, so that a waiting receive
+in one never blocks a send in the other.
 """
 
 import json
@@ -21,7 +23,7 @@ from ufork.parallel.layout import Layout, MeshCoordinate
 
 
 class Channel(IntEnum):
-    """What is sent; the messages of one channel from one rank to another keep their order."""
+    """Kinds of messages; those of one channel from one rank to another keep their order."""
 
     SEQUENCES = 0
     HIDDEN = 1
@@ -39,15 +41,15 @@ class Transfer:
     who: MeshCoordinate
     """The rank that waits."""
     waits_for: str
-    """What it waits for, and from whom, for the message when it does not come."""
+    """What it waits for, and from which rank, for the error message."""
     timeout: timedelta | None
-    """None on CUDA, where only the stream waits and NCCL's watchdog ends the process after its own time-out."""
+    """None on CUDA, where only the stream waits, and NCCL's watchdog ends the process when it times out."""
 
     def wait(self) -> None:
         """Waits until the tensor is sent or filled.
 
         Raises:
-            PeerError: it did not happen in time, or the other rank is gone.
+            PeerError: the transfer timed out, or the other rank is gone.
         """
         try:
             self.work.wait(self.timeout) if self.timeout else self.work.wait()
@@ -56,7 +58,7 @@ class Transfer:
 
 
 class Bridge:
-    """One rank's end of the job's group.
+    """One rank's end of the group of all ranks with work.
 
     Attributes:
         coordinate: this rank's.
@@ -85,21 +87,21 @@ class Bridge:
 
     @property
     def size(self) -> int:
-        """Ranks that work in this layout."""
+        """Number of ranks with work in this layout."""
         return len(self._members)
 
     @property
     def is_leader(self) -> bool:
-        """Whether this rank speaks, and writes, for the job."""
+        """Whether this rank logs and writes for the job."""
         return self.coordinate.rank == self.leader
 
     @property
     def leader(self) -> int:
-        """Rank of the one that does."""
+        """Rank of the leader in the job."""
         return self._members[0]
 
     def send(self, tensor: Tensor, to: int, channel: Channel, what: str) -> Transfer:
-        """Starts to send `tensor`, which must not change until the transfer was waited for."""
+        """Starts to send `tensor`, which must not change until the transfer has been waited for."""
         work = self._started(
             f"sending {what} to {self.layout.coordinates[to]}",
             lambda: self._groups[channel].send([tensor], self._members.index(to), channel),
@@ -107,7 +109,7 @@ class Bridge:
         return self._transfer(work, tensor, f"{self.layout.coordinates[to]} to take {what}")
 
     def receive(self, buffer: Tensor, sender: int, channel: Channel, what: str) -> Transfer:
-        """Starts to receive into `buffer`, which is filled once the transfer was waited for."""
+        """Starts to receive into `buffer`, which is filled once the transfer has been waited for."""
         waits_for = f"{what} from {self.layout.coordinates[sender]}"
         work = self._started(
             f"receiving {waits_for}",
@@ -116,10 +118,10 @@ class Bridge:
         return self._transfer(work, buffer, waits_for)
 
     def sum(self, *values: float, waits_for: str = "the step's figures") -> list[float]:
-        """Sums of `values` over the job, in fp64.
+        """Returns the sums of `values` over the job, in fp64; `waits_for` names them in errors.
 
         Raises:
-            PeerError: a rank did not answer in time or is gone.
+            PeerError: a rank timed out or is gone.
         """
         if self.size == 1:
             return list(values)
@@ -128,17 +130,17 @@ class Bridge:
         return sums.tolist()
 
     def add_up(self, tensor: Tensor, *, waits_for: str, group: Any = None) -> None:
-        """Replaces `tensor` by its sum over `group`, of `connect`, or else over the job; raises as `sum`."""
+        """Replaces `tensor` by its sum over `group` (from `connect`; default: the job); raises as `sum`."""
         group = group or self._group
         if group.size() > 1:
             work = self._started(f"adding up {waits_for}", lambda: group.allreduce([tensor]))
             self._transfer(work, tensor, f"{waits_for} of all ranks").wait()
 
     def gather(self, value: Any) -> list[Any]:
-        """`value`, which JSON can hold, of every rank in their order, the leader first; for small things and rarely.
+        """Returns the `value` of every rank, the leader's first; for small JSON values, and seldom.
 
         Raises:
-            PeerError: a rank did not answer in time or is gone.
+            PeerError: a rank timed out or is gone.
         """
         self._num_gathers += 1
         keys = [f"gather/{self._num_gathers}/{member}" for member in self._members]
@@ -147,10 +149,10 @@ class Bridge:
             self._store.wait(keys, self.timeout)
             return [json.loads(self._store.get(key)) for key in keys]
         except dist.DistError as error:
-            raise _lost(self.coordinate, "what all ranks have to report", error) from error
+            raise _lost(self.coordinate, "the reports of all ranks", error) from error
 
     def connect(self, name: str, members: tuple[int, ...]) -> Any:
-        """A group of some ranks of the job, each of which calls this."""
+        """Returns a group of the ranks `members` of the job, all of which must call."""
         store, rank = dist.PrefixStore(name, self._store), members.index(self.coordinate.rank)
         if self.device.type != "cuda":
             return dist.ProcessGroupGloo(store, rank, len(members), self.timeout)

@@ -1,6 +1,6 @@
-"""Whole weights of all stages on the job's leader, which alone writes them.
+"""Collects the whole weights of all stages on the job's leader, which writes them.
 
-each stage's leader: its parameters, whole -> the bridge -> the job's leader: all parameters of the model
+first rank of each stage: its whole parameters -> the bridge -> the job's leader: all parameters of the model
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ Shapes = Mapping[Stage, Mapping[str, torch.Size]]
 
 
 def collect_weights(bridge: Bridge, own: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
-    """The parameters of all stages by name, fp32, on the CPU of the leader; the other ranks get nothing.
+    """Returns the parameters of all stages by name (fp32, CPU) on the leader, nothing on other ranks.
 
     Args:
-        bridge: the job's.
-        own: on a stage's leader, the stage's parameters.
+        bridge: this rank's.
+        own: on the first rank of a stage, the stage's parameters.
         shapes: the same on all ranks.
 
     Raises:
-        PeerError: a rank is gone.
+        PeerError: another rank is gone.
     """
     leaders = {stage: bridge.layout.ranks_of(stage)[0] for stage in shapes}
     collected: dict[str, Tensor] = {}

@@ -1,6 +1,6 @@
-"""A packed row as one tensor of fixed size, so that its receiver can post its buffer before it knows the row.
+"""A packed sequence as one tensor of fixed size, so that a receive can be posted before its content is known.
 
-PackedSequence -> int32 [header | arrays end to end | zeros] -> the same PackedSequence, its sample ids left behind
+PackedSequence -> int32 [header | arrays end to end | zeros] -> the same PackedSequence without its sample ids
 """
 
 import torch
@@ -26,7 +26,7 @@ _HEADER = 1 + len(NUMBERS) + 2 + len(ARRAYS)
 
 
 class PackedSequenceFormat:
-    """The tensor that carries rows of `seq_len` with images of `codes_per_position` codes."""
+    """Encodes packed sequences of `seq_len` tokens with `codes_per_position` codes per image position."""
 
     def __init__(self, *, seq_len: int, codes_per_position: int):
         self.seq_len, self.codes_per_position = seq_len, codes_per_position
@@ -34,11 +34,11 @@ class PackedSequenceFormat:
         self.size = _HEADER + tokens + segments + images + seq_len * codes_per_position
 
     def empty(self, device: torch.device) -> Tensor:
-        """A buffer to receive into."""
+        """Returns a buffer to receive into."""
         return torch.empty(self.size, dtype=torch.int32, device=device)
 
     def encode(self, sequence: PackedSequence) -> Tensor:
-        """int32 [size] on the CPU."""
+        """Returns int32 [size] on the CPU."""
         arrays = [getattr(sequence, name).flatten() for name in ARRAYS]
         seed = (sequence.seed & ((1 << _SEED_BITS) - 1), sequence.seed >> _SEED_BITS)
         numbers = [
@@ -51,13 +51,12 @@ class PackedSequenceFormat:
         return torch.nn.functional.pad(filled, (0, self.size - len(filled)))
 
     def decode(self, encoded: Tensor) -> PackedSequence:
-        """The row on the device of `encoded`, without sample ids."""
+        """Returns the packed sequence on the device of `encoded`, without sample ids."""
         header = encoded[:_HEADER].tolist()
         lengths = header[-len(ARRAYS) :]
-        parts = encoded[_HEADER : _HEADER + sum(lengths)].split(lengths)
-        arrays = {
-            name: part if name == "segment_starts_S1" else part.long() for name, part in zip(ARRAYS, parts, strict=True)
-        }
+        pieces = encoded[_HEADER : _HEADER + sum(lengths)].split(lengths)
+        arrays = dict(zip(ARRAYS, pieces, strict=True))
+        arrays |= {name: piece.long() for name, piece in arrays.items() if name != "segment_starts_S1"}
         arrays["codes_IC"] = arrays["codes_IC"].view(-1, self.codes_per_position)
         numbers = dict(zip(NUMBERS, header[1:], strict=False))
         low, high = header[1 + len(NUMBERS) : 3 + len(NUMBERS)]

@@ -1,13 +1,13 @@
-"""The torch.distributed world of a stage, which is the whole of what DeepSpeed sees, and the job around it.
+"""The torch.distributed world of a stage, which is all that DeepSpeed sees, and the job around it.
 
-    address -> the job's store -> one world per stage: WORLD and a grid of data- and tensor-parallel groups
-                               -> bridge.py: transfers between the stages, sums over the job
+    RankEnvironment -> the job's store -> one world per stage: WORLD and a grid of data- and tensor-parallel groups
+                                       -> bridge.py: transfers between the stages, sums over the job
 
-DeepSpeed's ZeRO-3 checks its parameter trace and places barriers over WORLD, so engines of several stages cannot share
-one (they hang at the first optimizer step; seen in 0.19.8).
+ZeRO-3 checks its parameter trace and sets barriers over WORLD, so engines of several stages cannot share
+one: they hang at the first optimizer step (seen in DeepSpeed 0.19.8).
 
-This is the one place below the entry programs that touches the environment: DeepSpeed reads RANK, LOCAL_RANK and
-WORLD_SIZE there, and they must be the stage's.
+This is the only module below the entry programs that writes environment variables: DeepSpeed reads RANK, LOCAL_RANK and
+WORLD_SIZE, which must be the stage's.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.bridge import Bridge
 
 POLL_SECONDS = 5.0
-"""How often a rank without work looks whether the others have finished."""
+"""Interval at which a rank without work checks whether the others have finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """One rank of a job: its place, and the groups of its stage."""
+    """One rank of a job, and the groups of its stage."""
 
     coordinate: MeshCoordinate
     size: int
@@ -42,7 +42,7 @@ class World:
     timeout_seconds: float
     store: dist.Store
     dp_group: dist.ProcessGroup
-    """The ranks that hold the same slice of the stage's weights' products, one per replica."""
+    """The ranks with the same tp shard, one per replica."""
     tp_group: dist.ProcessGroup
     """The ranks of this replica."""
 
@@ -52,10 +52,10 @@ class World:
         return self.coordinate.rank
 
     def open_bridge(self, layout: Layout, name: str) -> Bridge:
-        """The job's group for one stage of a recipe, `name` telling it from the others; only ranks with work call.
+        """Returns the bridge of the phase `name`; all ranks with work in `layout` must call, and no others.
 
         Raises:
-            PeerError: a rank did not come in time.
+            PeerError: a rank did not join in time.
         """
         return Bridge(
             dist.PrefixStore(f"bridge/{name}", self.store),
@@ -65,12 +65,12 @@ class World:
             timeout_seconds=self.timeout_seconds,
         )
 
-    def tell_finished(self, name: str) -> None:
-        """Lets the ranks that `wait_until_finished` go on."""
+    def report_finished(self, name: str) -> None:
+        """Releases the ranks in `wait_until_finished`."""
         self.store.set(f"finished/{name}", "")
 
     def wait_until_finished(self, name: str) -> None:
-        """Waits, however long it takes, until the leader has finished what it calls `name`.
+        """Waits without time limit until the leader reports `name` as finished.
 
         Raises:
             PeerError: the leader is gone.
@@ -91,16 +91,16 @@ class World:
 def join_world(
     rank_env: RankEnvironment, layout: LayoutConfig | None = None, *, timeout_seconds: float
 ) -> Iterator[World]:
-    """Joins the ranks at `address` (NCCL on CUDA devices, gloo on CPUs) and leaves them at the end.
+    """Joins the other ranks of the job (NCCL on CUDA devices, gloo on CPUs) and leaves them at the end.
 
     Args:
-        address: this rank's.
-        layout: how the job's ranks are laid out; colocated unless given.
+        rank_env: this rank, and where the ranks rendezvous.
+        layout: layout of the job's ranks; colocated by default.
         timeout_seconds: how long ranks wait for each other, here and in every later transfer and collective.
 
     Raises:
         ConfigError: the layout does not fit the number of ranks.
-        PeerError: not all ranks came within `timeout_seconds`.
+        PeerError: a rank did not join within `timeout_seconds`.
     """
     layout = layout or LayoutConfig()
     coordinates = place_ranks(layout, rank_env.world_size)
@@ -109,12 +109,12 @@ def join_world(
     timeout = timedelta(seconds=timeout_seconds)
     _export(rank_env, rank=rank_env.rank, size=rank_env.world_size)
     where = f"{rank_env.master_address}:{rank_env.master_port}"
-    with _peers_named(rank_env, f"meeting the other ranks at {where}"):
+    with _peers_named(rank_env, f"rendezvous with the other ranks at {where}"):
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
     members = ranks_of(coordinates, coordinate.stage)
     _export(rank_env, rank=members.index(rank_env.rank), size=len(members))
-    with _peers_named(rank_env, f"meeting the stage {coordinate.stage} at {where}"):
+    with _peers_named(rank_env, f"rendezvous of the {coordinate.stage} stage at {where}"):
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=dist.PrefixStore(f"stage/{coordinate.stage}", store),
@@ -139,7 +139,7 @@ def join_world(
 
 
 def _leave_together(store: dist.Store, rank_env: RankEnvironment, timeout: timedelta) -> None:
-    """Rank 0 holds the store, so it leaves last; those that fail do not come here, and nobody waits for them long."""
+    """Rank 0 serves the store, so it leaves last; for ranks that failed it waits until the timeout."""
     store.set(f"left/{rank_env.rank}", "")
     if rank_env.rank == 0:
         with contextlib.suppress(dist.DistError):
@@ -156,7 +156,7 @@ def _take_device(rank_env: RankEnvironment) -> torch.device:
 
 
 def _export(rank_env: RankEnvironment, *, rank: int, size: int) -> None:
-    """What torch's rendezvous, and then DeepSpeed, read."""
+    """Sets what torch's rendezvous, and then DeepSpeed, read."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank_env.local_rank),
