@@ -9,7 +9,6 @@ Only the chosen verb's module is imported, and each imports heavy packages insid
 import argparse
 import contextlib
 import importlib
-import logging
 import os
 import signal
 import sys
@@ -17,15 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from pipelines.terminal import printable
+from pipelines.terminal import LINE_ENDS, log_to_terminal, printable
 from ufork import __version__
 from ufork.errors import StorageError, UforkError
 
 FAILURE_FILE = "UFORK_FAILURE_FILE"
 """Environment variable: where any verb records the error that ends it. Batch scripts set it for each rank."""
 EXIT_CODE_OF_PYTHON = 1
-"""Of a program that ends with a traceback."""
-LINE_ENDS = "\n\t"
+"""Exit code of a program that ends with a traceback."""
 VERBS = {
     "prepare": "make the shards of a recipe's demo sources",
     "shard": "convert a collection of images and text to shards; merge, verify or encode shards",
@@ -52,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"ufork {chosen.verb}", description=VERBS[chosen.verb], epilog=verb.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.add_arguments(parser)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     arguments = parser.parse_intermixed_args(chosen.arguments)
     failure_file = _failure_file(verb, arguments)
     try:

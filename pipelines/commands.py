@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a program gave no answer."""
+    """Reason for which a program gave no answer."""
 
     MISSING = "missing"
     FAILED = "failed"

@@ -1,4 +1,8 @@
-"""Text from elsewhere, made safe to print."""
+"""Text from elsewhere, made safe to print: names, messages and lines of logs may contain control characters."""
+
+import logging
+
+LINE_ENDS = "\n\t"
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -13,3 +17,18 @@ def printable(text: str, *, keep: str = "") -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats log records without control characters, except line ends."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the message, with a traceback where there is one."""
+        return printable(super().format(record), keep=LINE_ENDS)
+
+
+def log_to_terminal() -> None:
+    """Sends log records from level INFO to standard error, unless logging is configured already."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -14,6 +14,7 @@ from pipelines.doctor.banner import log_banner
 from pipelines.launch.ranks import has_cuda_device, process_context
 from pipelines.launch.stop_signals import StopRequest, handled
 from pipelines.recipe import Recipe
+from pipelines.terminal import log_to_terminal
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError
 from ufork.infer.model import TrainedModel, save_trained
@@ -39,7 +40,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
     Raises:
         UforkError: a tokenizer, shard, weight file or folder is at fault, losses are not finite, or a rank is gone.
     """
-    logging.basicConfig(format="%(message)s")
+    log_to_terminal()
     logging.getLogger().setLevel(logging.INFO if rank_env.rank == 0 else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of DeepSpeed's calls
     run = recipe.run_folder

@@ -21,7 +21,7 @@ SLURM_SECONDS = 60.0
 """Time limit of a question to Slurm, whose controller may be busy."""
 MAX_EVENTS_BYTES = 2**26
 TAIL_BYTES = 32_768
-"""How much of each log is read: an error and its traceback are at the end."""
+"""Bytes read from each log: an error and its traceback are at the end."""
 START_MARK = "== restart "
 """Begins the line that each start of a job writes into its logs first."""
 
@@ -53,7 +53,7 @@ class JobStatus:
     restart: int
     nodes: str
     time: float
-    """Of the event, in seconds since 1970."""
+    """Time of the event, in seconds since 1970."""
     exit_code: int | None
     reason: str
     slurm: str = ""
@@ -66,7 +66,7 @@ class Jobs:
 
     jobs: list[JobStatus] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    """What cannot be read."""
+    """Files and lines that cannot be read."""
 
     @property
     def newest(self) -> JobStatus | None:

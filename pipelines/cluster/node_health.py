@@ -29,21 +29,21 @@ CLOCK_SECONDS = 2.0
 
 
 class NodeReport(Config):
-    """What the check of one node found."""
+    """Report of the check of one node."""
 
     node: str
     gpus: list[str] = []
     """Their names."""
     free_gb: Mapping[str, NonNegativeFloat] = {}
-    """By folder."""
+    """Free space by folder, in GB of 10^9 bytes."""
     clock_offset_seconds: float | None = None
     """Relative to the median of all nodes; None without other nodes."""
     all_reduce_seconds: NonNegativeFloat | None = None
     """Time of one all-reduce of `ALL_REDUCE_BYTES` over all nodes."""
     faults: list[str] = []
-    """Of this node."""
+    """Faults of this node."""
     missed: str = ""
-    """Why it could not reach the others; the fault may be theirs."""
+    """Reason for which it could not reach the others; the fault may be theirs."""
 
     def describe(self) -> str:
         """Returns the report in one line."""

@@ -21,7 +21,7 @@ REPEATS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Rendezvous:
-    """What a node measured together with the others."""
+    """Measurements of a node together with the others."""
 
     clock_offset_seconds: float
     """Relative to the median of all nodes."""

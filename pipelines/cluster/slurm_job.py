@@ -16,7 +16,7 @@ from ufork.errors import ConfigError
 
 TEMPLATE = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 WARNING_SECONDS = 120
-"""How long before the time limit ranks are asked to save: two checkpoints, and a minute for Slurm's own rounding."""
+"""Seconds before the time limit at which ranks are asked to save: two checkpoints, and a minute for rounding."""
 SBATCH_OPTIONS = {
     "partition": r"[\w.,-]+",
     "account": r"[\w.@+/-]+",
@@ -48,7 +48,7 @@ class JobRequest:
     recipe: Path
     """The resolved recipe to train."""
     code: Path
-    """What is imported: the folder that has `pipelines` and its siblings."""
+    """The folder that has `pipelines` and its siblings, from which the job imports."""
     python: str
     """The interpreter on every node, or inside the container."""
     nodes: int
@@ -64,7 +64,7 @@ class JobRequest:
     container: str | None = None
     """An image that pyxis runs."""
     mounts: tuple[str, ...] = ()
-    """As HOST:INSIDE, besides the folder of the run and the one that the job is submitted from."""
+    """Mounts, HOST:INSIDE each, besides the folder of the run and the one that the job is submitted from."""
     options: dict[str, str] = field(default_factory=dict)
     """More of sbatch's options, by name: see `SBATCH_OPTIONS`."""
 

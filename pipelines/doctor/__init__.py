@@ -1,1 +1,1 @@
-"""What the machine has, what ufork will use instead of what is absent, and how to get it."""
+"""Checks of the machine: what it has, what ufork uses instead of what is missing, and how to get it."""

@@ -32,7 +32,7 @@ CHECKS: Mapping[str, Sequence[Check]] = {
     "data": (packages.simplejpeg, packages.data_preparation),
     "cluster and reports": (services.slurm, services.wandb),
 }
-"""By section of the page."""
+"""Checks by section of the page."""
 LIMIT_FACTOR = 2.5
 """Time limit of a whole check as a multiple of one program's: some checks ask several programs."""
 
@@ -63,5 +63,5 @@ class _Examination:
 
     def finding(self, deadline: float, limit_seconds: float) -> Finding:
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        timed_out = f"timed out after {limit_seconds:g} s; it may work, but was too slow to tell"
+        timed_out = f"timed out after {limit_seconds:g} s; it may work, but was too slow to be checked"
         return self._finding or Finding(name=self._name, mark=Mark.SLOW, found=timed_out)

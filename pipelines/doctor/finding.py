@@ -1,4 +1,4 @@
-"""What one check has found.
+"""The result of one check.
 
 Check = Surroundings -> Finding
 """
@@ -29,9 +29,9 @@ class Finding:
     found: str
     mark: Mark = Mark.OK
     instead: str = ""
-    """What ufork does without it, or with it where that is worth a line: a sentence that begins after "ufork"."""
+    """Consequence for ufork, as a sentence that continues "ufork": what it does without it, or with it."""
     remedy: str = ""
-    """How to get or fix it."""
+    """Steps to get or fix it."""
     required: bool = False
     """Whether ufork cannot run without it."""
 

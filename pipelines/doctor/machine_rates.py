@@ -1,8 +1,8 @@
-"""The rates of the machine at hand, measured on two ranks that work at the same time.
+"""Measures the rates of this machine, on two ranks that work at the same time.
 
 two ranks -> products, a model's passes, copies, transfers -> MachineProfile of one rank
 
-Each rank is taken to have a core of its own: ranks beyond the cores would share them, which no profile tells.
+Each rank is assumed to have its own core; a profile does not model ranks that share cores.
 """
 
 import os
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from ufork.planning.workload import Workload
 
 PRODUCT = (2048, 512, 1024)
-"""Rows, inputs, outputs of the product that is timed."""
+"""Number of tokens, inputs and outputs of the matrix product that is timed."""
 COPIED_BYTES = 1 << 26
 SENT_BYTES = 1 << 22
-SUMMED_BYTES, SUMS_IN_A_ROW = 1 << 20, 20
+SUMMED_BYTES, NUM_SUMS = 1 << 20, 20
 REPEATS = 5
 
 
 def measure_machine(workload: "Workload") -> "MachineProfile":
-    """Takes some seconds.
+    """Measures the rates of one rank, which takes some seconds.
 
     Raises:
         PeerError: a rank failed.
@@ -41,7 +41,7 @@ def measure_machine(workload: "Workload") -> "MachineProfile":
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return MachineProfile(
         name="measured",
-        gflops=max(rates["product"], rates["passes"]) / 1e9,  # small products may be the faster ones
+        gflops=max(rates["product"], rates["passes"]) / 1e9,  # small products may be faster
         efficiency=min(rates["passes"] / rates["product"], 1.0),
         memory_gb=memory_bytes / len(os.sched_getaffinity(0)) / 1e9,
         memory_gb_per_s=rates["copied"] / 1e9,
@@ -56,7 +56,7 @@ def measure_machine(workload: "Workload") -> "MachineProfile":
 
 
 def _rates_on_rank(rank_env: RankEnvironment, workload: "Workload") -> dict[str, float]:
-    """Operations per second, bytes per second, seconds of the smallest transfer and sum."""
+    """Returns operations per second, bytes per second, and the seconds of the smallest transfer and all-reduce."""
     import torch
 
     from ufork.parallel.transport.stage_world import join_world
@@ -80,13 +80,13 @@ def _rates_on_rank(rank_env: RankEnvironment, workload: "Workload") -> dict[str,
 def _product_rate(workload: "Workload") -> float:
     import torch
 
-    sequences, inputs, outputs = PRODUCT
-    x, w = torch.randn(sequences, inputs, dtype=_dtype(workload)), torch.randn(outputs, inputs, dtype=_dtype(workload))
-    return 2 * sequences * inputs * outputs / _seconds(lambda: torch.nn.functional.linear(x, w))
+    tokens, inputs, outputs = PRODUCT
+    x, w = torch.randn(tokens, inputs, dtype=_dtype(workload)), torch.randn(outputs, inputs, dtype=_dtype(workload))
+    return 2 * tokens * inputs * outputs / _seconds(lambda: torch.nn.functional.linear(x, w))
 
 
 def _pass_rate(workload: "Workload") -> float:
-    """Of forward and backward passes through the model, one row of each task."""
+    """Returns the operations per second of forward and backward passes, over one packed sequence of each task."""
     from ufork.model.initialization import initialize
     from ufork.model.unifork import UniFork
 
@@ -103,7 +103,7 @@ def _pass_rate(workload: "Workload") -> float:
 
 
 def _exchange_seconds(rank: int, num_bytes: int) -> float:
-    """From one rank to the other, one way."""
+    """Returns the time of one transfer from one rank to the other."""
     import torch
     import torch.distributed as dist
 
@@ -117,17 +117,17 @@ def _exchange_seconds(rank: int, num_bytes: int) -> float:
 
 
 def _sum_seconds(num_bytes: int) -> float:
-    """Of one all-reduce of fp32 numbers over both ranks, in a row of many as a pass has them."""
+    """Returns the time of one all-reduce of fp32 numbers over both ranks, averaged over many as in a pass."""
     import torch
     import torch.distributed as dist
 
     buffer = torch.zeros(num_bytes // 4)
 
     def sums() -> None:
-        for _ in range(SUMS_IN_A_ROW):
+        for _ in range(NUM_SUMS):
             dist.all_reduce(buffer)
 
-    return _seconds(sums) / SUMS_IN_A_ROW
+    return _seconds(sums) / NUM_SUMS
 
 
 def _seconds(action: Callable[[], object]) -> float:

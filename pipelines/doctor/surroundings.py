@@ -1,4 +1,4 @@
-"""What every check of the doctor is given: where to look, and how to ask other programs and packages."""
+"""The input of every check of the doctor: where to look, and how to ask other programs and packages."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from pipelines.commands import ask, has_program
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """Where checks look."""
+    """Places in which checks look."""
 
     environment: Mapping[str, str]
     """PATH is searched for programs, and programs run with it."""

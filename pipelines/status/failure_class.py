@@ -1,4 +1,4 @@
-"""Why a job has ended: the class of the failure, the line that shows it, and what to do.
+"""Diagnosis of an ended job: the class of the failure, the line that shows it, and what to do.
 
 failure files of the ranks, exit code, ends of the logs, Slurm's state of the job -> Diagnosis
 
@@ -21,11 +21,11 @@ LINE_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why one job has ended."""
+    """Reason for which one job has ended."""
 
     failure: FailureClass
     line: str
-    """What shows it: an error message, a line of a log, or the exit code in words."""
+    """The evidence: an error message, a line of a log, or the exit code in words."""
     advice: str
     rank: int | None = None
     """The rank that failed, where its failure file says."""
@@ -75,7 +75,7 @@ _ADVICE = {
     FailureClass.CODE: _REPORT,
     FailureClass.OTHER: "do what the message says, or read the logs from their end",
 }
-"""By class; failures of another rank are told apart by their fields."""
+"""Advice by class; errors about another rank are distinguished by their fields."""
 _CAUSES = (
     _Sign(
         FailureClass.OUT_OF_MEMORY,

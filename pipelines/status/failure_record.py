@@ -34,11 +34,11 @@ class FailureRecord(Config):
     exception: str
     """Name of its Python class."""
     message: str
-    """For people; of an exception that is not ufork's, its name and text."""
+    """The error's message; for an exception that is not ufork's, its class and text."""
     traceback: str = ""
-    """Of an exception that is not ufork's."""
+    """Traceback of an exception that is not ufork's."""
     exit_code: int
-    """Of the process."""
+    """Exit code of the process."""
     rank: int
     host: str
     time: float = Field(allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""How far one phase of a run is, read from the files that it leaves.
+"""Progress of one phase of a run, read from the files that it writes.
 
 config.yaml (steps) + metrics.jsonl + checkpoints/ + skipped_samples/ + weights/ -> PhaseStatus
 """
@@ -26,7 +26,7 @@ RECENT_SECONDS = 300.0
 
 
 class TrainSection(Config):
-    """What the status needs of a phase's `train` section in the run's config."""
+    """The part of a phase's `train` section that the status needs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -45,7 +45,7 @@ class _Report(Config):
 
     @property
     def losses(self) -> dict[str, float]:
-        """By task."""
+        """Losses by task."""
         extra = self.model_extra or {}
         return {
             key.removeprefix("loss/"): float(value)

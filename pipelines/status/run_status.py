@@ -56,9 +56,9 @@ class RunStatus:
     phases: list[PhaseStatus]
     jobs: list[JobStatus]
     diagnosis: Diagnosis | None = None
-    """Why it failed, or why the job that has just ended did."""
+    """Reason for a failure, or for the end of the job that has just ended."""
     faults: list[str] = field(default_factory=list)
-    """What is missing or damaged."""
+    """Files that are missing or damaged."""
 
     @property
     def phase(self) -> PhaseStatus | None:
@@ -68,7 +68,7 @@ class RunStatus:
 
     @property
     def restarts(self) -> int:
-        """How often training was restarted, as counted by the checkpoints or by Slurm."""
+        """Number of restarts of training, as counted by the checkpoints or by Slurm."""
         starts = max((phase.starts - 1 for phase in self.phases), default=0)
         return max(0, starts, *(job.restart for job in self.jobs))
 
@@ -110,7 +110,7 @@ class _PhaseSection(Config):
 
 
 class _RecordedConfig(Config):
-    """What the status needs of a run's config.yaml."""
+    """The part of a run's config.yaml that the status needs."""
 
     model_config = ConfigDict(extra="ignore")
 

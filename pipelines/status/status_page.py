@@ -11,7 +11,7 @@ from pipelines.terminal import printable
 
 LABEL_WIDTH = 12
 SHOWN_REASONS = 3
-"""Of skipped samples, the most frequent."""
+"""Number of reasons shown for skipped samples, the most frequent first."""
 
 
 def render(status: RunStatus) -> str:

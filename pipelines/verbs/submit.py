@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipelines.recipe import Recipe
 
 BETWEEN_JOBS = "\n# ======== the next job: sbatch --dependency=afterok:JOB_ABOVE --kill-on-invalid-dep=yes\n\n"
-"""What --dry-run prints between the scripts of a chain."""
+"""Separator that --dry-run prints between the scripts of a chain."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,8 +95,8 @@ def _phases(recipe: "Recipe", chain: str | None) -> list[str | None]:
     first = known.index(chosen[0])
     if chosen != known[first : first + len(chosen)]:
         raise ConfigError(
-            f"--chain {chain}: each phase starts from the weights of the one before; use a contiguous part of the"
-            f" recipe's order {','.join(known)}"
+            f"--chain {chain}: each phase starts from the weights of the one before; use consecutive phases of"
+            f" the recipe's order {','.join(known)}"
         )
     return list(chosen)
 

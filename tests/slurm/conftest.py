@@ -29,13 +29,13 @@ def cluster():
 
 @dataclass
 class Jobs:
-    """What a test does with the cluster, and what it finds in the folder of a run."""
+    """Jobs of one run on the cluster, and the files in the run's folder."""
 
     cluster: Cluster
     run: Path
 
     def submit(self, recipe, *arguments, **environment):
-        """`ufork submit`, with more in its environment; the jobs' numbers."""
+        """Runs `ufork submit` with additions to its environment; returns the numbers of the jobs."""
         command = [sys.executable, "-m", "pipelines.cli", "submit", str(recipe), *arguments]
         done = subprocess.run(
             command,
@@ -50,7 +50,7 @@ class Jobs:
 
     def field(self, job, name):
         shown = self.cluster.run("scontrol", "show", "job", "--oneliner", str(job))
-        return dict(part.split("=", 1) for part in shown.split() if "=" in part).get(name)
+        return dict(field.split("=", 1) for field in shown.split() if "=" in field).get(name)
 
     def wait(self, what, ready, seconds=RESUMED_WITHIN_SECONDS):
         deadline = time.monotonic() + seconds
@@ -67,7 +67,7 @@ class Jobs:
         self.wait(f"{state} of job {job}", reached)
 
     def wait_for_step(self, phase, step):
-        """Of the start that writes now."""
+        """Waits until the current start has reported `step`."""
         metrics = self.run / "phases" / phase / "metrics.jsonl"
         self.wait(f"step {step}", lambda: metrics.exists() and f'"step": {step},' in metrics.read_text())
 
@@ -81,7 +81,7 @@ class Jobs:
 
 @pytest.fixture
 def jobs_of(cluster):
-    """Makes the `Jobs` of a run's folder; they are cancelled at the end."""
+    """Returns a function that makes the `Jobs` of a run's folder; they are cancelled at the end."""
     yield lambda run: Jobs(cluster, run)
     cluster.run("scancel", "--user", "root")
     for node in cluster.nodes:

@@ -19,11 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 PACKAGES = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
-"""By program, the Debian package that has it."""
+"""Debian package of each program."""
 SKIP_EXIT_CODE = 77
 START_SECONDS = 60
 CPUS_PER_NODE = 8
-"""Pretended, whatever the machine has."""
+"""Number that Slurm is given, whatever the machine has."""
 LOST_AFTER_SECONDS = 10
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
@@ -67,7 +67,7 @@ PartitionName=train Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF
 """
 KILL_WAIT_SECONDS = 10
-"""What a preempted job has to save; Slurm's own default is 30."""
+"""Time that a preempted job has to save; Slurm's default is 30."""
 
 
 class Unavailable(Exception):
@@ -102,29 +102,29 @@ class Cluster:
             self._end(name)
 
     def run(self, *command: str) -> str:
-        """What a command of Slurm's prints; it must succeed."""
+        """Runs a command of Slurm and returns its output; it must succeed."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def run_on(self, node: str, *command: str) -> str:
-        """As `run`, but among the processes and mounts of a node."""
+        """Runs a command as `run` does, among the processes and mounts of a node."""
         return self.run("nsenter", "--target", str(self._first_process(node)), "--pid", "--mount", *command)
 
     def state(self, node: str) -> str:
-        """As Slurm has it: idle, mixed, down, ..."""
+        """Returns Slurm's state of a node: idle, mixed, down, ..."""
         return self.run("sinfo", "-h", "-n", node, "-p", "train", "-o", "%T")
 
     def kill_node(self, node: str) -> None:
-        """A loss of power."""
+        """Kills everything on the node, as a loss of power does."""
         self._end(node)
 
     def kill_slurmd(self, node: str) -> None:
-        """The node is lost to Slurm, and what runs there runs on."""
+        """Makes Slurm lose the node, while its processes keep running."""
         self.run_on(node, "kill", "-KILL", (self.folder / node / "slurmd.pid").read_text().strip())
 
     def start_node(self, node: str) -> None:
-        """Starts it anew, and waits until it takes jobs."""
+        """Restarts the node and waits until it accepts jobs."""
         self._end(node)
         self._start_host(node, "slurmd", "-D", "-N", node)
         self._wait(node, lambda: self.state(node) in ("idle", "mixed", "allocated"))
@@ -184,11 +184,11 @@ class Cluster:
 def require_available() -> None:
     """Raises `Unavailable` where this machine cannot run the cluster."""
     if os.geteuid() != 0:
-        raise Unavailable("a Slurm of one's own needs root")
+        raise Unavailable("starting a Slurm cluster needs root")
     if missing := [package for program, package in PACKAGES.items() if not shutil.which(program, path=_PATH)]:
         raise Unavailable(f"no Slurm here: apt-get install --no-install-recommends {' '.join(missing)}")
     if subprocess.run([*_HOST, "true"], capture_output=True, check=False).returncode:
-        raise Unavailable("hosts of their own need namespaces (unshare; in a container CAP_SYS_ADMIN)")
+        raise Unavailable("virtual hosts need namespaces (unshare; in a container CAP_SYS_ADMIN)")
 
 
 def _succeeds(ready: Callable[[], bool]) -> bool:

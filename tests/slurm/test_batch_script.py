@@ -1,4 +1,4 @@
-"""How slurm/train.sbatch ends or restarts; its ranks are shell commands that stand in for `ufork train`."""
+"""Ends and restarts of slurm/train.sbatch; its ranks are shell commands that stand in for `ufork train`."""
 
 import pytest
 

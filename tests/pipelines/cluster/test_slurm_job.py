@@ -1,4 +1,4 @@
-"""What `ufork submit` renders: pure text, and shellcheck's opinion of it."""
+"""The scripts that `ufork submit` renders, also checked by shellcheck."""
 
 import subprocess
 import sys

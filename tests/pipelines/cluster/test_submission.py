@@ -1,4 +1,4 @@
-"""What `ufork submit` copies and passes to Slurm, whose commands are stand-ins that record their arguments."""
+"""Submissions: copies in the run's folder, and calls of Slurm, whose commands are stand-ins that record them."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What real failures leave, and the class that each is given. ufork's own wording plays no part."""
+"""Classes of real failures, by the files and logs that they leave. ufork's own wording plays no part."""
 
 import random
 from collections import Counter

@@ -1,0 +1,19 @@
+"""Control characters in names and messages do not reach the terminal."""
+
+import logging
+
+from pipelines.terminal import PrintableFormatter, printable
+
+
+def test_printable_text_stays_as_it_is():
+    assert printable("a dog, été, 犬 ✓") == "a dog, été, 犬 ✓"
+
+
+def test_control_characters_and_lone_surrogates_are_escaped():
+    assert printable("\x1b[2J\r\x07\x9b\u202e\udc80") == "\\x1b[2J\\r\\x07\\x9b\\u202e\\udc80"
+    assert printable("a\n\tb\r", keep="\n\t") == "a\n\tb\\r"
+
+
+def test_log_records_keep_their_lines_only():
+    record = logging.LogRecord("ufork", logging.WARNING, "", 0, "sample skipped: %s\nnext", ("\x1b]0;x\x07",), None)
+    assert PrintableFormatter("%(message)s").format(record) == "sample skipped: \\x1b]0;x\\x07\nnext"
