@@ -1,6 +1,7 @@
 """The evaluator, with a benchmark and models whose results are known beforehand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,14 @@ def test_a_case_whose_image_is_damaged_is_skipped_and_counted(tmp_path):
     (record,) = run(tmp_path, Guessing((Task.UNDERSTANDING,)), Toy(5, damaged=(0, 3))).benchmarks
     assert (record.num_cases, record.num_skipped) == (3, 2)
     assert record.skipped[0].startswith("q0: ")
+
+
+def test_a_damaged_reference_picture_does_not_end_the_evaluation(tmp_path):
+    toy = Toy(3)
+    cases = toy.cases
+    toy.cases = lambda tasks: (replace(case, reference=b"no image") for case in cases(tasks))
+    (record,) = run(tmp_path, Guessing((Task.GENERATION,)), toy).benchmarks
+    assert record.num_cases == 3 and [example.reference for example in record.examples] == [None, None]
 
 
 def test_without_any_case_the_remedy_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """Pictures of an evaluation: a sample's image as an array, and the examples of the report as PNG files."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from ufork.eval.record import CaseScore, Example
 from ufork.files import make_folder, whole_file
 from ufork.vision.images import decode_image, decode_whole
 from ufork.vocabulary import Task
+
+logger = logging.getLogger(__name__)
 
 
 def image_bytes(sample: Sample) -> bytes:
@@ -57,8 +60,13 @@ def write_example(
     write_picture(np.asarray(output), folder / f"{stem}-drawing.png")
     reference = None
     if case.reference is not None:
-        reference = f"{stem}-reference.png"
-        write_picture(decode_image(case.reference, size_px=size_px, purpose=Task.GENERATION), folder / reference)
+        try:
+            real = decode_image(case.reference, size_px=size_px, purpose=Task.GENERATION)
+        except SampleError as error:
+            logger.warning("%s: no reference picture: %s", case.id, error)
+        else:
+            reference = f"{stem}-reference.png"
+            write_picture(real, folder / reference)
     return Example(picture=f"{stem}-drawing.png", reference=reference, **shared)
 
 
