@@ -26,7 +26,7 @@ def tiny_png() -> bytes:
 
 
 class ToyConfig(Config):
-    """Of `size` entries every tenth is dropped, every fifth is text alone, and every seventh image cannot be read."""
+    """A collection of `size` entries: each tenth is dropped, each fifth is text only, each seventh image unreadable."""
 
     size: int
     image_bytes: int = 600

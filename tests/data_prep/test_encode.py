@@ -71,7 +71,7 @@ def finish(folder: Path, entries: list, recipe: str = "r") -> None:
         source="test",
         split="train",
         licence="CC0-1.0",
-        attribution="nobody",
+        attribution="A. Painter",
         recipe=recipe,
         entries=entries,
         skipped={"too dull": 2},
@@ -109,7 +109,7 @@ def test_manifest_has_the_codec_and_the_details_of_the_source(tmp_path, source):
     manifest = encode_shards(codec, source, tmp_path / "codes")
     assert manifest == Manifest.load(tmp_path / "codes")
     assert manifest.details["kinds"] == ["dog"] and manifest.details["codec"]["digest"] == codec.digest
-    assert manifest.skipped == {"too dull": 2} and manifest.attribution == "nobody"
+    assert manifest.skipped == {"too dull": 2} and manifest.attribution == "A. Painter"
     manifest.check(tmp_path / "codes", deep=True)
 
 
