@@ -1,4 +1,4 @@
-"""What a machine can do: the figures that a plan is made from. Free of torch."""
+"""Rates of a machine, from which plans are made. Importable without torch."""
 
 from pathlib import Path
 
@@ -9,40 +9,40 @@ from ufork.errors import ConfigError
 
 
 class MachineProfile(Config):
-    """Rates of one device and of the ways between devices."""
+    """Rates of one device and of the links between devices."""
 
     name: str
     gflops: PositiveFloat
-    """Peak of matrix products in the precision that is trained in, 1e9 operations per second."""
+    """Peak rate of matrix products in the training precision, in 1e9 operations per second."""
     efficiency: float = Field(gt=0, le=1)
-    """Share of it that a training step's products reach, everything between them included."""
+    """Share of the peak that a training step reaches, including everything between products."""
     memory_gb: PositiveFloat
-    """Of one device."""
+    """Memory of one device."""
     memory_gb_per_s: PositiveFloat
-    """At which a device reads and writes its memory: what an optimizer step takes."""
+    """Memory bandwidth of a device, which bounds the optimizer's update."""
     devices_per_node: PositiveInt
     node_gb_per_s: PositiveFloat
-    """Between two devices of a node, in one direction."""
+    """Bandwidth between two devices of a node, in one direction."""
     network_gb_per_s: PositiveFloat
-    """Between two nodes, for each device."""
+    """Bandwidth between two nodes, for each device."""
     latency_us: NonNegativeFloat = 10.0
-    """Of one transfer."""
+    """Latency of one transfer."""
     collective_gb_per_s: PositiveFloat | None = None
-    """Bus bandwidth of sums and gathers, as nccl-tests has it; of the slowest link that they cross unless given."""
+    """Bus bandwidth of sums and gathers as nccl-tests defines it (default: that of the slowest link they cross)."""
     collective_latency_us: NonNegativeFloat = 20.0
-    """Of one sum or gather."""
+    """Latency of one sum or gather."""
     hides_gathers: bool = True
-    """ZeRO's gathers run beside a pass, as on a GPU; on a CPU they take its core, and their seconds add up."""
+    """Whether ZeRO's gathers overlap with computation, as on a GPU; on a CPU they take its cores, and add to a pass."""
 
     @property
     def flops_per_s(self) -> float:
-        """What a training step reaches."""
+        """Operations per second that a training step reaches."""
         return self.gflops * 1e9 * self.efficiency
 
 
 PROFILES = {
     # Datasheets: dense bf16, HBM, NVLink in one direction, one 400 or 200 Gb/s adapter per device. The efficiencies are
-    # what well-kept trainers report for models of this size (torchtitan's and MegatronLM's tables: 0.35 to 0.5).
+    # what established trainers report for models of this size (torchtitan's and MegatronLM's tables: 0.35 to 0.5).
     "h100": MachineProfile(
         name="h100",
         gflops=989_000,
@@ -67,10 +67,10 @@ PROFILES = {
 
 
 def profile_of(name: str) -> MachineProfile:
-    """A known profile by its name, or the YAML file of one that was measured.
+    """Returns a known profile by name, or reads the YAML file of a measured one.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: `name` is neither.
     """
     if name in PROFILES:
         return PROFILES[name]

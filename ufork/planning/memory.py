@@ -1,7 +1,9 @@
-"""Bytes that a rank of a stage holds at the fullest moment of a step.
+"""Peak memory of a rank in a step.
 
-Weights, optimizer and reduced gradients are ZeRO-3's shards; what is gathered, the unreduced gradients and the
-activations of rows in flight are whole (over dp; tensor parallelism divides them all).
+    workload, stage, shape -> bytes of weights, optimizer, gradients, gathered weights, activations, head -> RankMemory
+
+Weights, optimizer and reduced gradients are sharded over dp x tp; gathered weights, unreduced gradients and the
+activations of sequences in flight are partitioned over tp only.
 """
 
 from dataclasses import dataclass, fields
@@ -14,14 +16,14 @@ from ufork.vocabulary import Task
 
 FP32_BYTES = 4
 LOGITS_BYTES = 2 * CHUNK_LOGITS * FP32_BYTES
-"""The slice of logits held at once, twice in the backward pass."""
+"""The chunk of logits held at once, twice in the backward pass."""
 LIVE_PARAMETERS = 10**9
-"""Gathered numbers that ZeRO-3 keeps for the backward pass (DeepSpeed's stage3_max_reuse_distance)."""
+"""Gathered parameters that ZeRO-3 keeps for the backward pass (DeepSpeed's stage3_max_reuse_distance)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankMemory:
-    """Bytes by what they are for."""
+    """Bytes by purpose."""
 
     weights: int
     """Shard, in the precision of the passes."""
@@ -30,31 +32,31 @@ class RankMemory:
     gradients: int
     """Unreduced until the step's end, and the reduced shard."""
     bucket: int
-    """Gradients on their way to the other replicas."""
+    """Buffer of gradients that are being reduced."""
     gathered: int
-    """What other replicas hold shards of, brought together for the passes."""
+    """Weights gathered from other replicas for the passes."""
     activations: int
-    """Of the rows between their forward and backward pass."""
+    """Activations of the sequences between their forward and backward pass."""
     head: int
     """Logits of the loss, and the head's activations."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
 def rank_memory(
     workload: Workload, stage: Stage, shape: StageShape, *, in_flight: int = 1, reduce_each_backward: bool = False
 ) -> RankMemory:
-    """What each rank of `stage` holds.
+    """Returns the peak memory of each rank of `stage`.
 
     Args:
         workload: what is trained.
-        stage: whose rank.
-        shape: the stage's.
-        in_flight: rows that a trunk replica keeps; the other stages keep one.
-        reduce_each_backward: as in the layout's config.
+        stage: the stage.
+        shape: its dp and tp.
+        in_flight: sequences in flight of a trunk replica; other stages keep one.
+        reduce_each_backward: as in `LayoutConfig`.
     """
     parameters, value = workload.num_parameters(stage), workload.value_bytes
     shard = -(-parameters // (shape.tp * shape.dp))
@@ -73,32 +75,32 @@ def rank_memory(
 
 
 def _activations(workload: Workload, stage: Stage, task: Task, tp: int, sequences: int) -> int:
-    """Bytes kept for the backward passes of `rows` below the head, and of the layer that is computed again."""
+    """Bytes that `sequences` keep below the head for their backward passes, and of the layer being recomputed."""
     layers, layer = workload.num_layers(stage, task), _layer(workload, tp)
-    parts = (Stage.TRUNK, BRANCHES[task]) if stage is Stage.COLOCATED else (stage,)
-    ends = sum(_ends(workload, part, task) for part in parts)
+    stages = (Stage.TRUNK, BRANCHES[task]) if stage is Stage.COLOCATED else (stage,)
+    ends = sum(_ends(workload, stage, task) for stage in stages)
     if not workload.recompute:
         return sequences * (ends + layers * layer)
     inputs = layers * workload.seq_len * workload.model.hidden_size * workload.value_bytes
     return sequences * (ends + inputs) + min(layers, 1) * layer
 
 
-def _ends(workload: Workload, part: Stage, task: Task) -> int:
-    """Bytes that trunk or branch keeps of one row outside its layers."""
-    width, value, dimensions = workload.model.hidden_size, workload.value_bytes, workload.dimensions
-    places = workload.seq_len if task is Task.GENERATION else workload.seq_len // 2
-    features = places * dimensions.codes_per_position * dimensions.code_width * FP32_BYTES
+def _ends(workload: Workload, stage: Stage, task: Task) -> int:
+    """Bytes that trunk or branch keeps of one sequence outside its layers."""
+    hidden_size, value, dimensions = workload.model.hidden_size, workload.value_bytes, workload.dimensions
+    positions = workload.seq_len if task is Task.GENERATION else workload.seq_len // 2
+    features = positions * dimensions.codes_per_position * dimensions.code_width * FP32_BYTES
     rotary = workload.seq_len * 2 * workload.model.head_dim * value
-    if part is Stage.TRUNK:
-        return rotary + features + places * 2 * width * value  # of the projector
-    last_norm = workload.seq_len * width * (FP32_BYTES + value)
+    if stage is Stage.TRUNK:
+        return rotary + features + positions * 2 * hidden_size * value  # the last are the projector's
+    last_norm = workload.seq_len * hidden_size * (FP32_BYTES + value)
     return rotary + last_norm + (features if task is Task.GENERATION else 0)
 
 
 def _layer(workload: Workload, tp: int) -> int:
-    """Bytes that a decoder layer keeps of one row."""
+    """Bytes that a decoder layer keeps of one sequence."""
     config, value = workload.model, workload.value_bytes
-    norms = 2 * config.hidden_size * (FP32_BYTES + value)  # each its input in fp32 and what it scales
+    norms = 2 * config.hidden_size * (FP32_BYTES + value)  # of each, its input in fp32 and the normalised values
     inputs = 2 * config.hidden_size * value  # of the first products of attention and MLP
     attention = (3 * config.hidden_size + 2 * config.num_key_value_heads * config.head_dim) * value
     mlp = 4 * config.intermediate_size * value

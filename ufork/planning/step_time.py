@@ -1,6 +1,6 @@
-"""How long a step takes in a layout: seconds of each pass from operations and bytes, played through by the schedule.
+"""Estimates how long a step takes in a layout: seconds of each pass from operations and bytes, then a simulation.
 
-workload, machine, layout -> StageTimes -> make_schedule -> simulate -> seconds, bubbles, bytes sent
+workload, machine, layout -> StageTimes -> make_schedule -> simulate -> StepEstimate: seconds, bubbles, bytes sent
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from ufork.vocabulary import Task
 
 GB = 1e9
 GATHERS_PER_LAYER = 3
-"""Collectives in which ZeRO-3 brings a decoder layer's weights together (counted with torch's profiler)."""
+"""Collectives by which ZeRO-3 gathers a decoder layer's weights (counted with torch's profiler)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,15 @@ class StepEstimate:
 
     seconds: float
     bubble: Mapping[Stage, float]
-    """Idle share of each stage while rows run."""
+    """Idle share of each stage during the passes."""
     update_seconds: float
-    """Of the reduction of gradients and the optimizer's step, part of `seconds`."""
+    """Seconds of the gradients' reduction and the optimizer's update, included in `seconds`."""
     p2p_bytes: int
-    """Between stages, both directions, all replicas."""
+    """Bytes sent between stages, in both directions, by all replicas."""
 
 
 def estimate_step(workload: Workload, machine: MachineProfile, config: LayoutConfig, layout: Layout) -> StepEstimate:
-    """Plays a step through."""
+    """Simulates a step and adds the update."""
     times = stage_times(workload, machine, layout)
     simulation = simulate(make_schedule(layout, times, in_flight=sequences_in_flight(config, layout)), layout, times)
     update = max(_update_seconds(workload, machine, stage, shape) for stage, shape in layout.shapes.items())
@@ -50,7 +50,7 @@ def estimate_step(workload: Workload, machine: MachineProfile, config: LayoutCon
 
 
 def stage_times(workload: Workload, machine: MachineProfile, layout: Layout) -> StageTimes:
-    """Seconds of every pass: products and tensor parallelism's sums, and ZeRO's gathers beside or before them."""
+    """Returns seconds of every pass: products, tensor parallelism's sums, and ZeRO's gathers, overlapped or not."""
     seconds = {}
     for stage, shape in layout.shapes.items():
         gather = _gather_seconds(workload, machine, stage, shape)
@@ -73,7 +73,7 @@ def _with_gather(compute: float, gather: float, machine: MachineProfile) -> floa
 
 
 def _sums_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape, task: Task) -> float:
-    """Of tensor parallelism's sums of hidden states in one pass: two a decoder layer."""
+    """Seconds of tensor parallelism's sums of hidden states in one pass: two per decoder layer."""
     if shape.tp == 1:
         return 0.0
     ring = 2 * (shape.tp - 1) / shape.tp * _hidden_bytes(workload) / _bandwidth(machine, shape.tp)
@@ -81,12 +81,12 @@ def _sums_seconds(workload: Workload, machine: MachineProfile, stage: Stage, sha
 
 
 def _gather_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
-    """Of the weights that the other replicas hold shards of."""
+    """Seconds in which the weights of a stage are gathered from its other replicas."""
     if shape.dp == 1:
         return 0.0
     missing = (shape.dp - 1) / shape.dp * workload.num_parameters(stage) / shape.tp * workload.value_bytes
     seconds = missing / _bandwidth(machine, shape.size)
-    if machine.hides_gathers:  # several are under way at once, and so are their latencies
+    if machine.hides_gathers:  # their latencies overlap too
         return seconds
     gathers = GATHERS_PER_LAYER * max(workload.num_layers(stage, task) for task in workload.tasks)
     return seconds + gathers * machine.collective_latency_us / 1e6
@@ -99,7 +99,7 @@ def _update_seconds(workload: Workload, machine: MachineProfile, stage: Stage, s
 
 
 def _bandwidth(machine: MachineProfile, num_ranks: int) -> float:
-    """Bytes per second of a collective among so many ranks of a stage."""
+    """Bytes per second of a collective among `num_ranks` ranks of a stage."""
     link = machine.node_gb_per_s if num_ranks <= machine.devices_per_node else machine.network_gb_per_s
     return (machine.collective_gb_per_s or link) * GB
 

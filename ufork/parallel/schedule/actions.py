@@ -1,7 +1,7 @@
-"""The words of a schedule: what a stage does, how long it takes, and what it needs from another stage.
+"""Actions of a schedule: what a stage runs, how long it takes, and what it needs from another stage.
 
-A stage's replicas run one list of actions in lockstep, for ZeRO-3's gathers are collective. A *micro-batch* of a stage
-is thus one row on each of its replicas: rows index * dp to index * dp + dp - 1 of its task.
+All replicas of a stage run the same list of actions in lockstep, since ZeRO-3's gathers are collective. A *micro-batch*
+of a stage is thus one packed sequence on each replica: sequences index * dp to index * dp + dp - 1 of its task.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Action:
 
     @property
     def micro_batch(self) -> str:
-        """As "generation micro-batch 3", for messages."""
+        """Name for messages, for example "generation micro-batch 3"."""
         return f"{self.task} micro-batch {self.index}"
 
     def __str__(self) -> str:
@@ -39,15 +39,15 @@ class Action:
 
 
 Schedule = Mapping[Stage, tuple[Action, ...]]
-"""What each present stage does in a step."""
+"""List of actions of each present stage in a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
-    """What a schedule is made for. Its order depends on proportions alone, so estimates serve."""
+    """Expected durations; the order of a schedule depends on their proportions only, so estimates suffice."""
 
     seconds: Mapping[tuple[Stage, Task, Pass], float]
-    """Of one row on one replica of the stage."""
+    """Seconds of one packed sequence on one replica of the stage."""
     transfer_seconds: float = 0.0
     """From the end of a pass in one stage to the arrival of its result in the next."""
 
@@ -61,19 +61,19 @@ class StageTimes:
 
 
 def receiver_of(stage: Stage, action: Action) -> Stage | None:
-    """The stage that takes what `action` of `stage` makes, if that trains."""
+    """Returns the stage that needs the result of `action` of `stage`, if that stage trains."""
     if stage is Stage.TRUNK and action.direction is Pass.FORWARD:
         return BRANCHES[action.task]
     return Stage.TRUNK if stage in TASK_OF and action.direction is Pass.BACKWARD else None
 
 
 def sender_of(stage: Stage, action: Action) -> Stage | None:
-    """The stage that makes what `action` of `stage` takes."""
+    """Returns the stage whose result `action` of `stage` needs."""
     return receiver_of(stage, Action(_OPPOSITE[action.direction], action.task, action.index))
 
 
 def inputs_of(layout: Layout, stage: Stage, action: Action) -> tuple[tuple[Stage, Action], ...]:
-    """Actions of another stage whose results `action` takes: those that share a row with it."""
+    """Returns the actions of another stage whose results `action` needs: those that share a sequence with it."""
     sender = sender_of(stage, action)
     if sender is None:
         return ()
@@ -83,12 +83,15 @@ def inputs_of(layout: Layout, stage: Stage, action: Action) -> tuple[tuple[Stage
 
 
 def room_for(layout: Layout, stage: Stage, action: Action, *, buffers: int) -> tuple[Stage, Action] | None:
-    """The action of another stage that must have begun before `action` has room for its results.
+    """Returns the action of another stage that must have begun before `action` has room for its results.
 
-    Every lcm(dp, receiver's dp)-th row goes between the same two replicas.
+    Every lcm(dp, receiver's dp)-th sequence is sent between the same two replicas.
 
     Args:
-        buffers: rows that may be on their way between two replicas in one direction.
+        layout: the stages.
+        stage: the stage that runs `action`.
+        action: an action of it.
+        buffers: sequences that may be on their way between two replicas in one direction.
     """
     receiver = receiver_of(stage, action)
     if receiver is None:

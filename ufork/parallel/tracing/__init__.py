@@ -1,1 +1,1 @@
-"""Records what each rank of a step does, and draws it."""
+"""Records and draws what each rank runs in a step."""

@@ -29,12 +29,12 @@ OTHER_COLOURS = {
 
 
 def draw_pipeline(lanes: Mapping[str, Sequence[Span]], *, begin: float, end: float) -> Image.Image:
-    """The picture of the time from `begin` to `end`, in seconds.
+    """Returns a picture of the time from `begin` to `end`, in seconds.
 
     Args:
         lanes: spans by the name of the rank, from top to bottom.
-        begin: what the left edge stands for.
-        end: what the right edge stands for; spans beyond are cut.
+        begin: time at the left edge.
+        end: time at the right edge; spans beyond it are cut.
     """
     height = 2 * MARGIN + LANE_HEIGHT * (len(lanes) + 1)
     image = Image.new("RGB", (WIDTH, height), BACKGROUND)
@@ -51,7 +51,7 @@ def draw_pipeline(lanes: Mapping[str, Sequence[Span]], *, begin: float, end: flo
 
 
 def _draw_span(draw: ImageDraw.ImageDraw, span: Span, top: int, begin: float, end: float, font: Any) -> None:
-    left, right = (_coordinate(moment, begin, end) for moment in (span.start, span.end))
+    left, right = (_column(moment, begin, end) for moment in (span.start, span.end))
     if right <= left:
         return
     colour = _colour(span)
@@ -61,7 +61,7 @@ def _draw_span(draw: ImageDraw.ImageDraw, span: Span, top: int, begin: float, en
         draw.text((left + 2, top + 12), number, fill=BACKGROUND, font=font)
 
 
-def _coordinate(moment: float, begin: float, end: float) -> int:
+def _column(moment: float, begin: float, end: float) -> int:
     share = min(max((moment - begin) / (end - begin), 0.0), 1.0)
     return LABEL_WIDTH + round(share * (WIDTH - MARGIN - LABEL_WIDTH))
 

@@ -1,4 +1,4 @@
-"""A traced step of the whole job: as a Chrome or Perfetto trace, and the bubble of each stage.
+"""A traced step of the whole job: a Chrome or Perfetto trace, a picture, and the bubble of each stage.
 
 spans of every rank -> trace.json, pipeline.png (`pipeline_picture.py`), bubble.json
 """
@@ -17,7 +17,7 @@ from ufork.parallel.tracing.trace import Span
 TRACE_FILE, PICTURE_FILE, BUBBLE_FILE = "trace.json", "pipeline.png", "bubble.json"
 PASSES = ("forward", "backward")
 WAITS = ("receive", "gather")
-"""What lies inside a pass and is no work of the rank."""
+"""Spans inside a pass in which the rank waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +29,22 @@ class StepTrace:
 
     @classmethod
     def from_json(cls, layout: Layout, values: Sequence[Sequence[Mapping[str, Any]]]) -> "StepTrace":
-        """From what `as_json` gave on each rank with work, in their order."""
+        """Joins what `as_json` returned on each rank with work, in their order."""
         spans = [[Span(**value) for value in rank] for rank in values]
         return cls(layout=layout, spans=dict(zip(layout.present_ranks, spans, strict=True)))
 
     @property
     def begin(self) -> float:
-        """When the first rank began its first pass."""
+        """Time at which the first rank began its first pass."""
         return min(span.start for spans in self.spans.values() for span in spans if span.kind in PASSES)
 
     @property
     def end(self) -> float:
-        """When the last rank ended its last pass."""
+        """Time at which the last rank ended its last pass."""
         return max(span.end for spans in self.spans.values() for span in spans if span.kind in PASSES)
 
     def bubble(self) -> dict[str, float]:
-        """By stage, the share of the time from `begin` to `end` in which its ranks run no pass, or wait inside one."""
+        """Returns, by stage, the share of the time in which its ranks run no pass or wait inside one."""
         shares = {}
         for stage in self.layout.shapes:
             ranks = self.layout.ranks_of(stage)
@@ -53,7 +53,7 @@ class StepTrace:
         return shares
 
     def chrome(self) -> dict[str, Any]:
-        """The trace-event format that chrome://tracing and Perfetto read; a row per rank, times in microseconds."""
+        """Returns the trace-event format of chrome://tracing and Perfetto: a row per rank, times in microseconds."""
         first = min(span.start for spans in self.spans.values() for span in spans)
         events: list[dict[str, Any]] = []
         for rank, spans in self.spans.items():
@@ -80,7 +80,7 @@ class StepTrace:
 
 
 def as_json(spans: Sequence[Span]) -> list[dict[str, Any]]:
-    """Spans in the form that ranks send each other."""
+    """Returns spans in the form in which ranks send them."""
     return [asdict(span) for span in spans]
 
 

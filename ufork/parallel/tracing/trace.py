@@ -1,4 +1,4 @@
-"""When a rank did what: spans of one step, noted in memory only while a tracer is on."""
+"""Spans of what a rank did in a step, recorded in memory while a tracer is on."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Span:
-    """What a rank did from `start` to `end`, in seconds of the machine's clock."""
+    """One thing that a rank did from `start` to `end`, in seconds of the machine's clock."""
 
     kind: str
     """A pass of a micro-batch (forward, backward), a wait for a transfer (send, receive), a collective of the stage
@@ -19,7 +19,7 @@ class Span:
 
 
 class Tracer:
-    """Notes spans while it is `on`."""
+    """Records spans while it is `on`."""
 
     def __init__(self) -> None:
         self.on = False
@@ -27,7 +27,7 @@ class Tracer:
 
     @contextmanager
     def span(self, kind: str, name: str = "") -> Iterator[None]:
-        """Notes how long the block took."""
+        """Records the duration of the block."""
         if not self.on:
             yield
             return
