@@ -62,7 +62,7 @@ class PhaseFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """What training resumes from."""
+        """Checkpoints that training resumes from."""
         return self.path / "checkpoints"
 
     @property
@@ -134,7 +134,7 @@ class RunFolder:
 
     @property
     def submissions(self) -> Path:
-        """What Slurm jobs run, a numbered folder each."""
+        """Recipe, code and scripts that Slurm jobs run, a numbered folder per submission."""
         return self.path / "submissions"
 
     @property

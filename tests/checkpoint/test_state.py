@@ -1,4 +1,4 @@
-"""What `state.json` says of a checkpoint: damage is named, and nothing that it does not list is read."""
+"""Contents of `state.json`: damage is named, and nothing that it does not list is read."""
 
 import os
 import re

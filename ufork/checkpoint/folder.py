@@ -33,7 +33,7 @@ class Found:
 
     path: Path | None
     damaged: Mapping[int, str]
-    """What is wrong with each, by step."""
+    """Description of the damage, by step."""
 
 
 class CheckpointFolder:

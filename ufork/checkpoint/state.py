@@ -1,4 +1,4 @@
-"""What `state.json` says of a checkpoint, and whether the checkpoint's files agree with it.
+"""The contents of `state.json`, and the check of a checkpoint's files against it.
 
     CheckpointState -> write_state -> FOLDER/state.json, the last file that is written
     FOLDER/state.json -> read_state: checksum, version, ranges -> verify: size and checksum of every file that it lists
@@ -44,7 +44,7 @@ class FileRecord(Config):
 
 
 class TrainState(Config):
-    """How far a phase has been trained."""
+    """Progress of a phase."""
 
     step: NonNegativeInt = 0
     """Steps taken."""
@@ -55,7 +55,7 @@ class TrainState(Config):
 
 
 class RunMetadata(Config):
-    """What a checkpoint records of the run that wrote it, besides its progress."""
+    """Description of the run that wrote a checkpoint, besides its progress."""
 
     fixed: Mapping[str, Any]
     """Values that may not change between two starts, by their names in the recipe."""
