@@ -1,4 +1,4 @@
-"""The arguments of verbs that run on a recipe. Imports nothing heavy: help must come at once."""
+"""The arguments of verbs that run on a recipe. Imports nothing heavy, so that help is quick."""
 
 import argparse
 from pathlib import Path
@@ -10,12 +10,16 @@ if TYPE_CHECKING:
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the recipe's path and its overrides."""
-    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file, as those in pipelines/recipes")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="replaces a value, as train.steps=200 does")
+    parser.add_argument(
+        "recipe", type=Path, metavar="RECIPE", help="recipe, a YAML file such as those in pipelines/recipes"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="new value for a key of the recipe, such as train.steps=200"
+    )
 
 
 def recipe_of(arguments: argparse.Namespace) -> "Recipe":
-    """The checked recipe that `arguments` name.
+    """Returns the checked recipe that `arguments` name.
 
     Raises:
         ConfigError: as `pipelines.recipe.read_recipe`.

@@ -99,7 +99,7 @@ class JobRequest:
 
 def _require_match(origin: str, value: str, pattern: str, *, flags: int = re.ASCII) -> None:
     if not re.fullmatch(pattern, value, flags):
-        raise ConfigError(f"{origin}: {value!r} is not a value that Slurm takes; expected the pattern {pattern}")
+        raise ConfigError(f"{origin}: {value!r} is not a valid value; expected a match of the pattern {pattern}")
 
 
 def _require_printable(origin: str, text: str) -> None:

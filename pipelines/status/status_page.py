@@ -24,7 +24,9 @@ def _lines(status: RunStatus) -> Iterator[tuple[str, str]]:
     yield "state", status.state
     if diagnosis := status.diagnosis:
         yield "failure", diagnosis.failure
-        yield "shown by", diagnosis.line if diagnosis.rank is None else f"rank {diagnosis.rank}: {diagnosis.line}"
+        if diagnosis.rank is not None:
+            yield "on rank", str(diagnosis.rank)
+        yield "shown by", diagnosis.line
         yield "what to do", diagnosis.advice
     if status.phase:
         yield from _phase_lines(status.phase)

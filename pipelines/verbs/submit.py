@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ranks.add_argument(
         "--ranks-per-node", type=int, metavar="N", help="number of ranks per node, on nodes without GPUs"
     )
-    parser.add_argument("--time", default="24:00:00", help="time limit of each start, in sbatch's format (%(default)s)")
+    parser.add_argument(
+        "--time", default="24:00:00", metavar="LIMIT", help="time limit of each start, in sbatch's format (%(default)s)"
+    )
     parser.add_argument("--chain", metavar="A,B,C", help="train these phases, in one job each")
     parser.add_argument("--restarts", type=int, default=10, metavar="N", help="restarts of each job (%(default)s)")
     parser.add_argument("--container", metavar="IMAGE", help="container image in which pyxis runs the ranks")
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-node-check", action="store_true", help="start without checking the health of the nodes")
     for option in SBATCH_OPTIONS:
         if option != "time":
-            parser.add_argument(f"--{option}", metavar="VALUE", help="passed to sbatch")
+            parser.add_argument(f"--{option}", metavar="VALUE", help=f"value of sbatch's option --{option}")
     parser.add_argument("--dry-run", action="store_true", help="print the scripts; write and submit nothing")
 
 

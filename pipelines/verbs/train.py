@@ -1,6 +1,6 @@
-"""Writes RUN/phases/STAGE/metrics.jsonl, drawings/ and weights/ for each phase.
+"""Trains the phases of a recipe; writes metrics.jsonl, drawings/ and weights/ to RUN/phases/PHASE.
 
-With --trace, one step of each is left as trace.json (for Perfetto), pipeline.png and bubble.json there.
+With --trace, also writes a trace of one step of each phase: trace.json (for Perfetto), pipeline.png and bubble.json.
 
 Under torchrun or srun this is one rank of theirs; otherwise --ranks are started on this machine.
 """
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the recipe, and on how many ranks which of its phases are trained."""
+    """Adds the recipe, the number of ranks, and the phase to train."""
     add_recipe_arguments(parser)
-    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start here; as many as the layout needs")
-    parser.add_argument("--trace", action="store_true", help="leave a picture of one step of each phase")
-    parser.add_argument("--phase", metavar="NAME", help="train this one, from the weights of the one before it")
+    parser.add_argument(
+        "--ranks", type=int, metavar="N", help="number of ranks to start on this machine (default: as the layout needs)"
+    )
+    parser.add_argument("--trace", action="store_true", help="write a trace of one step of each phase")
+    parser.add_argument("--phase", metavar="NAME", help="train only this phase, from the weights of the one before it")
 
 
 def failure_folder(arguments: argparse.Namespace) -> "Path | None":

@@ -127,7 +127,7 @@ def test_status_shows_why_training_failed(tmp_path, capsys):
     assert subprocess.run(train, capture_output=True, check=False).returncode == 1
     assert cli.main(["status", str(tmp_path / "r")]) == 0
     shown = capsys.readouterr().out
-    assert "state       failed\nfailure     data\nshown by    rank 0: " in shown
+    assert "state       failed\nfailure     data\non rank     0\nshown by    " in shown
     assert str(tmp_path / "r" / "tokenizer" / "text") in shown
 
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from ufork.run_folder import RunFolder
+
 PYTHON = """#!/bin/bash
 [[ $3 != train ]] || eval "$RANK"
 """
@@ -52,12 +54,14 @@ def why(jobs):
 
 @pytest.mark.slow
 def test_a_failure_ends_the_job_and_cancels_what_depends_on_it(start, cluster):
-    job = start("exit 3")
+    job = start('mkdir -p "${UFORK_FAILURE_FILE%/*}"; echo "$SLURM_PROCID" >"$UFORK_FAILURE_FILE"; exit 3')
     after = cluster.run("sbatch", "--parsable", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", *NOTHING)
     start.jobs.wait_for_state(job, "FAILED")
     assert start.jobs.field(job, "ExitCode") == "3:0"
     assert reported(start.jobs)[-1][:3] == ("ended", 0, 3)
     start.jobs.wait_for_state(after, "CANCELLED")
+    failures = RunFolder(start.jobs.run).job_failures(int(job), restart=0)
+    assert {path.name: path.read_text() for path in failures.iterdir()} == {"0.json": "0\n", "1.json": "1\n"}
 
 
 @pytest.mark.slow

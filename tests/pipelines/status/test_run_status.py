@@ -153,7 +153,7 @@ def test_the_end_report_shows_the_cause_among_the_ranks_of_that_start(tmp_path, 
     assert status.diagnosis.line == "words about x.tar"
     assert status_of(run, ended=75).diagnosis.failure == FailureClass.STOPPED
     assert cli.main(["status", str(tmp_path), "--ended", "1"]) == 0
-    assert "failure     data\nshown by    rank 1: words about x.tar\n" in capsys.readouterr().out
+    assert "failure     data\non rank     1\nshown by    words about x.tar\n" in capsys.readouterr().out
 
 
 def test_logs_are_read_from_the_newest_start_of_that_job(tmp_path):
