@@ -1,4 +1,4 @@
-"""The words that the rooms of ufork share: tasks, special tokens, and the packed sequence that models read.
+"""Definitions that all packages of ufork share: tasks, special tokens, and the packed sequence that models read.
 
 Symbols of the shapes: T tokens of a packed sequence, S samples in it, I image positions in it, M images in it, C codes
 per image position.
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Task(StrEnum):
-    """What a sample asks of the model; each sample has exactly one."""
+    """Task of a sample; each sample has exactly one."""
 
     UNDERSTANDING = "understanding"
     GENERATION = "generation"
@@ -26,18 +26,18 @@ TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 PADDING = "<|vision_pad|>"
 DROPPED_PROMPT = "<|video_pad|>"
-"""Stands for the caption that guidance dropped (spec of the release, section 4)."""
+"""Replaces a caption that was dropped for classifier-free guidance (spec of the release, section 4)."""
 
 SPECIAL_TOKENS = ("<|endoftext|>", TURN_START, TURN_END, PADDING, DROPPED_PROMPT)
-"""Text tokens that never merge, by Qwen2.5's names."""
+"""Text tokens that are never split or merged, named as in Qwen2.5."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedSequence:
-    """Samples of one task laid end to end in a row of fixed length; what is left over is padding.
+    """Samples of one task laid end to end in a sequence of fixed length, with padding at its end.
 
-    An image stands in the row as begin, I/M positions in raster order, end. The padding at the row's end is one more
-    segment of `segment_starts_S1`, so that every token belongs to exactly one segment and none has another's context.
+    An image is a begin mark, I/M positions in raster order, and an end mark. The padding is one more segment of
+    `segment_starts_S1`: every token belongs to exactly one segment, and attends to no other.
     """
 
     task: Task
@@ -51,23 +51,23 @@ class PackedSequence:
     labels_T: "Tensor"
     """int64; the text token to predict at each position, already shifted, or IGNORED_LABEL."""
     image_positions_I: "Tensor"
-    """int64; places in the row that hold image features."""
+    """int64; indices of the image positions in the sequence."""
     image_begins_M: "Tensor"
-    """int64; places of the begin-of-image marks."""
+    """int64; indices of the begin-of-image marks."""
     image_ends_M: "Tensor"
-    """int64; places of the end-of-image marks."""
+    """int64; indices of the end-of-image marks."""
     codes_IC: "Tensor"
-    """int64; the codes at `image_positions_I`. In generation also the targets, each predicted one place ahead."""
+    """int64; the codes at `image_positions_I`. In generation also the targets, each predicted one position ahead."""
     num_targets: int
-    """Text tokens (understanding) or codes, all depths counted (generation), that the loss sums over."""
+    """Number of text tokens (understanding) or of codes over all depths (generation) that the loss sums over."""
     num_real_tokens: int
-    """Positions that are not padding."""
+    """Number of positions that are not padding."""
     sample_ids: tuple[str, ...]
     seed: int = 0
-    """Of the row's dropout, 0 to 2^62 - 1: a matter of the samples and of when they come, never of the rank."""
+    """Seed of the dropout, 0 to 2^62 - 1; depends on the samples and their position in the lane, not on the rank."""
 
     def to(self, device: str) -> "PackedSequence":
-        """The same with its tensors on `device`."""
+        """Returns a copy with its tensors on `device`."""
         moved = {
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if hasattr(value, "to")
         }

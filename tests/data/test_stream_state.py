@@ -75,7 +75,7 @@ def open_stream(
 
 
 def read_steps(replicas, num_steps):
-    """Sample ids by task and lane; rows are the job's, replica by replica."""
+    """Sample ids by task and lane; the sequences are the job's, replica by replica."""
     seen = defaultdict(list)
     for _ in range(num_steps):
         for each in replicas:
@@ -97,7 +97,7 @@ STRETCHES = st.lists(
     st.tuples(
         st.integers(1, 3).flatmap(lambda steps: st.tuples(st.just(steps), st.integers(0, 2))),
         st.sampled_from([1, 2, 3, 4]),  # replicas
-        st.sampled_from([12, 24]),  # rows per step
+        st.sampled_from([12, 24]),  # sequences per step
         st.integers(0, 3),  # loader workers
     ),
     min_size=1,
@@ -119,7 +119,7 @@ def test_two_hundred_histories_read_what_one_uninterrupted_stream_reads(folder, 
 
 
 def require_undisturbed(folder, history):
-    """Reads stretch by stretch, each on other replicas and workers, and holds every lane against one stream's."""
+    """Reads stretch by stretch, each on other replicas and workers, and compares every lane with one stream's."""
     read, state = defaultdict(list), None
     for (steps, lost_steps), num_replicas, sequences, num_workers in history:
         place = {"num_replicas": num_replicas, "sequences": sequences, "num_workers": num_workers}

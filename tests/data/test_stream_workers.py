@@ -44,24 +44,24 @@ def ids_of(step):
     return [sequence.sample_ids for task in Task for sequence in step[task]]
 
 
-def test_rows_and_state_are_the_same_whoever_makes_them(folder, context):
-    """From a state taken with rows made ahead, other numbers of workers go on as one undisturbed stream."""
+def test_sequences_and_state_are_the_same_for_any_number_of_workers(folder, context):
+    """Resumed from a state that was taken while sequences were made ahead, other numbers of workers change nothing."""
     undisturbed = stream(folder, context)
     expected = [undisturbed.next_step() for _ in range(8)]
     state, step = None, 0
     for num_workers in (2, 0, 3, 1):
-        going_on = stream(folder, context, num_workers=num_workers)
+        resumed = stream(folder, context, num_workers=num_workers)
         if state:
-            going_on.restore(with_all_lanes(state, undisturbed), origin="saved")
+            resumed.restore(with_all_lanes(state, undisturbed), origin="saved")
         for _ in range(2):
-            sequences = going_on.next_step()
+            sequences = resumed.next_step()
             assert ids_of(sequences) == ids_of(expected[step]), (num_workers, step)
             for task in Task:
                 for sequence, other in zip(sequences[task], expected[step][task], strict=True):
                     assert torch.equal(sequence.codes_IC, other.codes_IC) and sequence.seed == other.seed
             step += 1
-        state = going_on.state()
-        going_on.close()
+        state = resumed.state()
+        resumed.close()
     assert state == undisturbed.state()
 
 

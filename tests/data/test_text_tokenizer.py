@@ -1,4 +1,4 @@
-"""Text to ids and back: trained here, saved, or somebody else's."""
+"""Text to ids and back: trained here, saved, or of another project."""
 
 import pytest
 from hypothesis import given
@@ -29,7 +29,7 @@ def test_any_text_comes_back_and_saving_changes_no_id(trained_and_loaded, text):
     assert all(0 <= token_id < loaded.size for token_id in ids)
 
 
-def test_special_tokens_are_single_ids_that_decoding_leaves_out(trained_and_loaded):
+def test_special_tokens_are_single_ids_that_decoding_omits(trained_and_loaded):
     for tokenizer in trained_and_loaded:
         ids = [tokenizer.encode(token) for token in SPECIAL_TOKENS]
         assert ids == [[tokenizer.id_of(token)] for token in SPECIAL_TOKENS]
@@ -74,7 +74,7 @@ def test_a_bad_folder_is_named(tmp_path, content):
         TextTokenizer.load(tmp_path)
 
 
-def test_a_folder_that_is_not_there_yet_tells_what_makes_it(tmp_path):
+def test_a_missing_folder_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(TokenizerError, match="text: no such folder; `ufork tokenizer text RECIPE`"):
         TextTokenizer.load(tmp_path / "text")
 

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt
 from ufork.config import Config
 
 SKIPPED_BEFORE_LIMIT = 100
-"""Skipped samples that tell nothing yet of a source."""
+"""`data.max_skipped_share` is not applied to fewer skipped samples than this."""
 
 
 class SourceConfig(Config):
@@ -20,30 +20,30 @@ class SourceConfig(Config):
     """`index` reads each sample where its shard's index says, in any order. `stream` reads shards from their start, by
     webdataset, for storage that cannot give parts of files; samples are then shuffled less (`SequentialSource`)."""
     weight: float = Field(default=1.0, gt=0, le=1e9)
-    """Share of the task's samples drawn from here, relative to the other sources' weights."""
+    """Share of the task's samples that are drawn from this source, relative to the other sources' weights."""
 
 
 class DataConfig(Config):
-    """The mixture of each task and the shape of a packed row."""
+    """The sources of each task, and how their samples are packed."""
 
     understanding: tuple[SourceConfig, ...] = ()
     generation: tuple[SourceConfig, ...] = ()
     seq_len: int = Field(default=2048, ge=1, le=2**24)
-    """Length of a packed row; a sample that is longer is skipped and counted."""
+    """Tokens of a packed sequence; a longer sample is skipped and counted."""
     num_lanes: int = Field(default=12, ge=1, le=1_000_000)
-    """Parts that the sample order is dealt into, each packed by itself. The number of data-parallel ranks must divide
-    it; rows then do not depend on that number."""
+    """Number of lanes that the samples are divided among, each packed by itself. It must be a multiple of the number of
+    data-parallel ranks; packed sequences then do not depend on that number."""
     prompt_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of generation prompts replaced by the guidance null."""
     num_workers: int = Field(default=0, ge=0, le=256)
-    """Processes of each data-parallel rank that make its rows ahead of the steps, each for lanes of its own (so at most
-    as many as the rank has lanes); 0: rows are made between the steps."""
+    """Loader processes of each data-parallel rank, which make its packed sequences ahead of the steps. Each serves
+    different lanes, so at most as many as the rank has lanes are started. 0: the rank makes them between the steps."""
     prefetch_steps: PositiveInt = 2
-    """Steps whose rows each of them makes ahead."""
+    """Steps for which each loader process makes packed sequences ahead."""
     worker_timeout_seconds: float = Field(default=300.0, gt=0, le=1e8)
-    """How long one may take for a step's rows before the run ends."""
+    """Time in which a step's packed sequences must arrive from a loader process; otherwise the run ends."""
     max_skipped_share: float = Field(default=0.05, ge=0, le=1)
-    """Share of samples that may be damaged or unusable before the run ends; looked at from SKIPPED_BEFORE_LIMIT on."""
+    """Share of samples that may be skipped before the run ends; not applied to fewer than SKIPPED_BEFORE_LIMIT."""
 
 
 class TextConfig(Config):

@@ -1,7 +1,9 @@
-"""Encoded samples laid end to end into rows of a fixed number of tokens.
+"""Encoded samples laid end to end into packed sequences of a fixed number of tokens.
 
-Rows are filled in the order of the samples: a row is closed by the first sample that does not fit. With samples much
-shorter than a row little is lost, and where a row begins is told by one number, the next sample.
+    encoded samples of one task, in the order of a lane -> PackedSequence
+
+A packed sequence ends before the first sample that does not fit. Little is lost to padding while samples are much
+shorter than the sequence, and the number of the next sample is all that a lane must remember.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 
 def pack_sequence(samples: Sequence[EncodedSample], *, seq_len: int, padding_id: int, seed: int = 0) -> PackedSequence:
-    """One row of `seq_len` from samples of one task that together fit in it; `seed` is of its dropout."""
+    """Packs samples of one task, which must fit together into `seq_len` tokens; `seed` is that of the dropout."""
     lengths = [len(sample.token_ids_L) for sample in samples]
     num_real_tokens = sum(lengths)
     assert 0 < num_real_tokens <= seq_len and len({sample.task for sample in samples}) == 1

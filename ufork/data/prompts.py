@@ -1,10 +1,10 @@
-"""A sample as the token sequence of its task: text, image marks and image positions, and what is to be predicted.
+"""A sample as the token sequence of its task: text, image marks and image positions, and the targets.
 
     generation      <|im_start|>USER: {prompt} ASSISTANT: [begin] image [end]
     understanding   [begin] image [end] USER: {question} ASSISTANT: {answer}<|im_end|> ...
 
-The wording is the release's (spec, section 4). Prompt and answer are tokenised apart, so that no merge crosses the
-boundary and the first token of an answer is always a target.
+The wording is that of UniFork's release (spec, section 4). Prompt and answer are tokenised separately, so that no merge
+crosses the boundary and the first token of an answer is always a target.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ take many seconds. Text has 4 to 5 characters a token; only runs of blanks or of
 
 @dataclass(frozen=True, kw_only=True)
 class CodecSizes:
-    """What the codes of one image tokenizer have in common."""
+    """Sizes of an image tokenizer, which all its codes have in common."""
 
     codes_per_position: int
     codebook_size: int
@@ -48,27 +48,27 @@ class EncodedSample:
 
 
 def generation_prompt(caption: str) -> str:
-    """What stands before an image that is to be drawn."""
+    """The text before an image to draw."""
     return f"{TURN_START}USER: {caption} ASSISTANT: "
 
 
 def dropped_prompt() -> str:
-    """What stands there instead where guidance trains, or samples, the unconditional model."""
+    """The text in its place for the unconditional model of classifier-free guidance, in training and sampling."""
     return generation_prompt(f"{DROPPED_PROMPT}.")
 
 
 def question_prompt(question: str) -> str:
-    """What stands before an answer."""
+    """The text before an answer."""
     return f" USER: {question} ASSISTANT: "
 
 
 def drops_prompt(sample_id: str, *, epoch: int, seed: int, share: float) -> bool:
-    """Whether this sample's prompt is dropped in this epoch: a matter of the sample, never of the rank that has it."""
+    """Whether this sample's prompt is dropped in this epoch; does not depend on the rank that trains on it."""
     return _hashed(f"{seed}/{epoch}/{sample_id}") < share * 2**64
 
 
 def sequence_seed(seed: int, task: Task, lane: int, num_samples_taken: int) -> int:
-    """Seed of a row's dropout, 62 bits: from its place in its lane, so that no rank count changes it."""
+    """Seed of a packed sequence's dropout, 62 bits; follows from its position in its lane, not from the ranks."""
     return _hashed(f"{seed}/{task}/{lane}/{num_samples_taken}") >> 2
 
 
@@ -87,11 +87,11 @@ def encode_sample(
     """Lays out one sample.
 
     Args:
-        sample: whatever a shard held.
-        tokenizer: of its texts.
-        codec: what its codes must fit.
-        seq_len: most tokens that it may have; None for any number.
-        drop_prompt: whether a generation sample's prompt is replaced by the guidance null.
+        sample: a sample as a shard holds it, not checked yet.
+        tokenizer: text tokenizer.
+        codec: sizes of the image tokenizer, which the codes must fit.
+        seq_len: largest number of tokens; None for any.
+        drop_prompt: whether the prompt of a generation sample is replaced by the guidance null.
 
     Raises:
         SampleError: it has nothing to predict, no codes for its image, codes that are not `codec`'s, or is too long.
@@ -147,7 +147,7 @@ def _too_long(sample: Sample, detail: str, seq_len: int) -> SampleError:
 
 
 class _Layout:
-    """Grows a sequence part by part."""
+    """A token sequence that grows by texts and images."""
 
     def __init__(self, padding_id: int):
         self.padding_id = padding_id
@@ -169,7 +169,7 @@ class _Layout:
         token_ids_L = np.array(self.token_ids, np.int64)
         labels_L = np.full(len(token_ids_L), IGNORED_LABEL, np.int64)
         targets = np.flatnonzero(self.is_target)
-        targets = targets[targets > 0]  # a first token has nothing before it that could predict it
+        targets = targets[targets > 0]  # no position precedes the first token, so none predicts it
         labels_L[targets - 1] = token_ids_L[targets]
         return EncodedSample(
             id=sample.id,

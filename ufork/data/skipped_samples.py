@@ -1,6 +1,8 @@
-"""The samples that a rank's stream left out: named in a file, counted by reason, and not endlessly many.
+"""The samples that a rank's stream skipped: listed in a file, counted by reason, limited in number.
 
-SkippedSample -> a line of FOLDER/replica-00000.jsonl, a warning for each new reason, an error past the limit
+    SkippedSample -> a line of FOLDER/replica-00000.jsonl, a warning for each new reason, an error past the limit
+
+A line has the fields task, source, sample, reason and detail.
 """
 
 import json
@@ -19,26 +21,26 @@ log = logging.getLogger(__name__)
 
 
 class SkippedSamples:
-    """Those of one data-parallel replica. A sample that is read again after a resume is named again.
+    """The skipped samples of one data-parallel replica; one that is read again after a resume is listed again.
 
     Attributes:
-        reasons: number of samples by why they were left out, since the process began.
+        reasons: number of skipped samples by reason, since the process began.
     """
 
     def __init__(self, folder: Path | None, *, replica: int, max_share: float):
-        """Nothing is written before there is something to name.
+        """Writes nothing before the first skipped sample.
 
         Args:
-            folder: where the file lies; None for no file.
-            replica: whose file.
-            max_share: of the samples taken, before `check` ends the run.
+            folder: the file's folder; None for no file.
+            replica: number of the replica, for the file's name.
+            max_share: share of the samples that may be skipped before `check` raises.
         """
         self.path = folder / f"replica-{replica:05d}.jsonl" if folder else None
         self.reasons: Counter[str] = Counter()
         self._max_share = max_share
 
     def add(self, skipped: Iterable[SkippedSample]) -> None:
-        """Notes each.
+        """Records skipped samples.
 
         Raises:
             StorageError: the file cannot be written.
@@ -60,16 +62,17 @@ class SkippedSamples:
             self._append(self.path, lines)
 
     def check(self, num_taken: int) -> None:
-        """Holds the number of samples left out against the limit.
+        """Compares the number of skipped samples with the limit.
 
         Raises:
-            SampleError: there are too many of `num_taken`.
+            SampleError: too many of `num_taken` samples were skipped.
         """
         skipped = self.reasons.total()
         if skipped >= SKIPPED_BEFORE_LIMIT and skipped > self._max_share * num_taken:
+            listed = f"they are listed in {self.path}" if self.path else "no file lists them"
             raise SampleError(
                 f"{skipped} of {num_taken} samples were skipped, more than data.max_skipped_share={self._max_share:g}:"
-                f" {dict(self.reasons.most_common(5))}; they are named in {self.path or 'no file'}. Mend the source,"
+                f" {dict(self.reasons.most_common(5))}; {listed}. Fix the source,"
                 " or raise the limit"
             )
 

@@ -1,10 +1,10 @@
-"""The rows of each training step, for one data-parallel rank.
+"""The packed sequences of each training step, for one data-parallel rank.
 
-    Mixture -> TaskStream by lane -> parts of a step, here or in loader processes -> a step's rows and where they end
+    Mixture -> TaskStream by lane -> shares of a step, made here or in loader processes -> a step and the new positions
 
-A step takes its rows from the lanes in turn, and rank r of n has the lanes l with l mod n = r. Since n divides the
-number of lanes and the number of rows per step, row j of a step is on rank j mod n, and is the same row for every n.
-Likewise each loader process has lanes of its own, and rows do not depend on how many there are.
+A step takes one packed sequence from each lane in turn, and rank r of n has the lanes l with l mod n = r. Since n
+divides the number of lanes and the number of sequences per step, sequence j of a step is on rank j mod n and is the
+same for every n. In the same way each loader process serves different lanes, and their number changes no sequence.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -32,38 +32,38 @@ from ufork.vocabulary import PackedSequence, Task
 
 
 @dataclass(frozen=True)
-class StepPart:
-    """What one worker makes of a step."""
+class StepShare:
+    """The packed sequences that one worker makes for a step."""
 
     sequences: dict[Task, dict[int, dict[str, Any]]]
-    """By task and number of the row in the step: fields of the PackedSequence, tensors as arrays."""
+    """By task and number of the sequence in the step: fields of the PackedSequence, tensors as arrays."""
     taken: dict[Task, dict[int, list[int]]]
-    """By task, of the lanes that gave rows: samples taken from each source."""
+    """By task and lane, for the lanes of this share: samples taken from each source."""
     skipped: list[SkippedSample]
 
 
 @dataclass(frozen=True)
 class StepMaker:
-    """Makes the parts of steps; pickled into loader processes."""
+    """Makes shares of steps; pickled into loader processes."""
 
     streams: Mapping[Task, TaskStream]
     global_batch_size: Mapping[Task, int]
     first_sequence: Mapping[Task, int]
-    """Rows of earlier steps."""
+    """By task: number of sequences in earlier steps."""
     replica: int
     num_replicas: int
     num_lanes: int
 
     def lanes(self, task: Task, first_sequence: int) -> dict[int, int]:
-        """Of a step whose first row is `first_sequence`: lane by number of the row, for this replica's rows."""
+        """Lane by number of the sequence in a step, for this replica's sequences of the step at `first_sequence`."""
         sequences = range(self.replica, self.global_batch_size[task], self.num_replicas)
         return {sequence: (first_sequence + sequence) % self.num_lanes for sequence in sequences}
 
-    def parts(self, worker: int, num_workers: int) -> Iterator[StepPart]:
-        """Endless: of each step what belongs to the lanes of `worker`."""
+    def shares(self, worker: int, num_workers: int) -> Iterator[StepShare]:
+        """Yields without end, for each step, the sequences of the lanes of `worker`."""
         first_sequence = dict(self.first_sequence)
         while True:
-            part = StepPart(sequences={}, taken={}, skipped=[])
+            share = StepShare(sequences={}, taken={}, skipped=[])
             for task, stream in self.streams.items():
                 lanes = self.lanes(task, first_sequence[task])
                 own = {
@@ -71,21 +71,21 @@ class StepMaker:
                     for sequence, lane in lanes.items()
                     if lane // self.num_replicas % num_workers == worker
                 }
-                part.sequences[task] = {
+                share.sequences[task] = {
                     sequence: _without_tensors(stream.next_sequence(lane)) for sequence, lane in own.items()
                 }
-                part.taken[task] = {lane: list(stream.counts[lane]) for lane in own.values()}
-                part.skipped.extend(stream.skipped)
+                share.taken[task] = {lane: list(stream.counts[lane]) for lane in own.values()}
+                share.skipped.extend(stream.skipped)
                 stream.skipped.clear()
                 first_sequence[task] += self.global_batch_size[task]
-            yield part
+            yield share
 
 
 class TrainingStream:
-    """Rows of every task for one of `num_replicas` data-parallel ranks, step by step.
+    """The packed sequences of every task for one data-parallel rank, step by step.
 
     Attributes:
-        skipped_samples: the samples that were left out.
+        skipped_samples: the samples that were skipped.
     """
 
     def __init__(
@@ -105,24 +105,24 @@ class TrainingStream:
         """Opens the sources; loader processes start with the first step.
 
         Args:
-            config: of the mixture.
-            tokenizer: of the texts.
-            codec: sizes of the image tokenizer, which samples' codes must fit.
-            global_batch_size: of the whole job.
-            replica: this rank among the data-parallel ones.
-            num_replicas: their number.
-            folder: what sources' folders are relative to.
-            seed: of the order.
-            context: how loader processes are started; needed where there are any.
-            skipped_samples_folder: where samples that are left out are named.
+            config: sources and packing.
+            tokenizer: text tokenizer.
+            codec: sizes of the image tokenizer, which the codes of samples must fit.
+            global_batch_size: by task: packed sequences per step, over the whole job.
+            replica: index of this rank among the data-parallel ranks.
+            num_replicas: number of data-parallel ranks.
+            folder: folder that the sources' folders are relative to.
+            seed: seed of the order of samples.
+            context: how loader processes are started; required if `config.num_workers` > 0.
+            skipped_samples_folder: folder of the files that list skipped samples; None for no files.
 
         Raises:
-            ConfigError: `num_replicas` does not divide the lanes or a task's rows per step, or a task has no source.
+            ConfigError: `num_replicas` does not divide the lanes or a task's batch size, or a task has no source.
             ShardError: a source is missing or damaged.
         """
         for name, number in (
             ("data.num_lanes", config.num_lanes),
-            *((f"rows of {t}", n) for t, n in global_batch_size.items()),
+            *((f"train.global_batch_size.{t}", n) for t, n in global_batch_size.items()),
         ):
             if number % num_replicas:
                 raise ConfigError(f"{name}={number} is not a multiple of the {num_replicas} data-parallel ranks")
@@ -143,33 +143,33 @@ class TrainingStream:
             task: {lane: [0] * len(mixture.sources) for lane in range(config.num_lanes)}
             for task, mixture in self._mixtures.items()
         }
-        self._parts: Iterator[StepPart] | None = None
+        self._shares: Iterator[StepShare] | None = None
         self._num_taken_before = 0
 
     def next_step(self) -> dict[Task, list[PackedSequence]]:
-        """This rank's rows of the next step, by task.
+        """Returns this rank's packed sequences of the next step, by task.
 
         Raises:
-            SampleError: too many samples were left out.
+            SampleError: too many samples were skipped.
             ShardError: a shard cannot be read.
-            LoaderError: a loader process is gone, or hangs.
-            StorageError: the skipped_samples's file cannot be written.
+            LoaderError: a loader process died, or hangs.
+            StorageError: the file of skipped samples cannot be written.
         """
-        if self._parts is None:
-            self._parts = self._make_parts()
-        parts = [next(self._parts) for _ in range(max(self._num_workers, 1))]
-        for part in parts:
-            for task, lanes in part.taken.items():
+        if self._shares is None:
+            self._shares = self._make_shares()
+        shares = [next(self._shares) for _ in range(max(self._num_workers, 1))]
+        for share in shares:
+            for task, lanes in share.taken.items():
                 self._taken[task].update(lanes)
-            self.skipped_samples.add(part.skipped)
+            self.skipped_samples.add(share.skipped)
         self.skipped_samples.check(self._num_taken() - self._num_taken_before)
         self.step += 1
         for task, number in self.global_batch_size.items():
             self.first_sequence[task] += number
-        return {task: _joined([part.sequences[task] for part in parts]) for task in self.global_batch_size}
+        return {task: _joined([share.sequences[task] for share in shares]) for task in self.global_batch_size}
 
     def state(self) -> StreamState:
-        """Where this replica's lanes stand after the steps that were taken, whatever is made ahead."""
+        """Returns the position of this replica's lanes after the steps taken so far, without those made ahead."""
         own = range(self.replica, self.num_lanes, self.num_replicas)
         return StreamState(
             seed=self.seed,
@@ -181,10 +181,10 @@ class TrainingStream:
         )
 
     def restore(self, state: StreamState, *, origin: str) -> None:
-        """Goes on from `state`, which has all lanes; the replicas and a step's rows may be others than then.
+        """Resumes from `state`, which has all lanes; number of replicas and batch size may differ from those before.
 
         Raises:
-            CheckpointError: the state, read from `origin`, is of other data.
+            CheckpointError: the state, read from `origin`, belongs to other data.
         """
         state.require_fits(self.state(), origin=origin)
         self.close()
@@ -197,22 +197,22 @@ class TrainingStream:
         self._num_taken_before = self._num_taken()
 
     def close(self) -> None:
-        """Ends the loader processes; the next step starts others."""
-        if isinstance(self._parts, Generator):
-            self._parts.close()
-        self._parts = None
+        """Kills the loader processes; the next step starts new ones."""
+        if isinstance(self._shares, Generator):
+            self._shares.close()
+        self._shares = None
 
     @property
     def _num_workers(self) -> int:
         return min(self.config.num_workers, self.num_lanes // self.num_replicas)
 
-    def _make_parts(self) -> Iterator[StepPart]:
+    def _make_shares(self) -> Iterator[StepShare]:
         maker = self._maker()
         if not self._num_workers:
-            return maker.parts(0, 1)
-        assert self._context, "loader processes need to know how they are started"
+            return maker.shares(0, 1)
+        assert self._context, "loader processes need a context"
         return prefetch(
-            partial(_parts_on_one_thread, maker),
+            partial(_shares_on_one_thread, maker),
             num_workers=self._num_workers,
             context=self._context,
             ahead=self.config.prefetch_steps,
@@ -250,15 +250,17 @@ class TrainingStream:
         )
 
 
-def _parts_on_one_thread(maker: StepMaker, worker: int, num_workers: int) -> Iterator[StepPart]:
-    """Runs in a loader process: many of them share the cores with the ranks."""
+def _shares_on_one_thread(maker: StepMaker, worker: int, num_workers: int) -> Iterator[StepShare]:
+    """Runs in a loader process; one thread, since loader processes and ranks share the cores."""
     torch.set_num_threads(1)
-    yield from maker.parts(worker, num_workers)
+    yield from maker.shares(worker, num_workers)
 
 
 def _open_mixture(configs: Sequence[SourceConfig], task: Task, folder: Path, *, num_lanes: int, seed: int) -> Mixture:
     if not configs:
-        raise ConfigError(f"data.{task}: no source, yet the stage asks for rows of {task}; name one or ask for 0 rows")
+        raise ConfigError(
+            f"data.{task}: no source, but train.global_batch_size.{task} is not 0; name a source or set it to 0"
+        )
     sources = [_open_source(config, task, folder) for config in configs]
     return Mixture(sources, [config.weight for config in configs], num_lanes=num_lanes, seed=seed)
 
@@ -269,14 +271,14 @@ def _open_source(config: SourceConfig, task: Task, folder: Path) -> ShardSource:
 
 
 def _without_tensors(sequence: PackedSequence) -> dict[str, Any]:
-    """Arrays are pickled whole, while each tensor would take a file descriptor of its own to another process."""
+    """Fields of a packed sequence, with arrays in place of tensors: arrays are pickled by value."""
     values = {field.name: getattr(sequence, field.name) for field in fields(sequence)}
     return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
 
 
 def _joined(sequences: Sequence[Mapping[int, dict[str, Any]]]) -> list[PackedSequence]:
-    """All workers' rows of a task in the order of the step."""
-    by_number = {number: values for part in sequences for number, values in part.items()}
+    """Joins all workers' sequences of a task, in the order of the step."""
+    by_number = {number: values for share in sequences for number, values in share.items()}
     return [_with_tensors(by_number[number]) for number in sorted(by_number)]
 
 

@@ -1,9 +1,9 @@
-"""Where a job's data stream stands: small, told by every replica, and enough to go on from on any other number of them.
+"""Position of a job's data stream: small, collected from every replica, and restored on any number of replicas.
 
-    replica's lanes -> StreamState (its own lanes)  --join-->  StreamState (all lanes)  -> TrainingStream.restore
+    each replica: StreamState of its own lanes  --join_states-->  StreamState of all lanes  -> TrainingStream.restore
 
-A lane's position is how many samples it took from each source; since rows belong to lanes and not to ranks, the same
-state serves any number of replicas. What the positions count in must be the same: seed, lanes and sources.
+A lane's position is the number of samples that it took from each source. Packed sequences belong to lanes, not to
+ranks, so the same state serves any number of replicas. Seed, lanes and sources must be the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ STREAM_STATE_VERSION = 2
 
 
 class SourceState(Config):
-    """What a position within a source is worth nothing without."""
+    """The data of a source that its positions refer to."""
 
     folder: str
     recipe: str
-    """Digest of what its shards were made from (`Manifest.recipe`)."""
+    """Digest of everything that its shards were made from (`Manifest.recipe`)."""
     samples: NonNegativeInt
     weight: float
     reader: str
-    """What orders its samples."""
+    """`SourceConfig.reader`, which decides on the order of its samples."""
 
 
 class StreamState(Config):
@@ -36,15 +36,15 @@ class StreamState(Config):
     seed: int
     num_lanes: PositiveInt
     step: NonNegativeInt
-    """Steps whose rows were read."""
+    """Number of steps whose packed sequences were read."""
     first_sequence: Mapping[Task, NonNegativeInt]
-    """Of each task, rows that were read: the next one is of lane first_sequence mod num_lanes."""
+    """By task: number of packed sequences read; the next one is of lane first_sequence mod num_lanes."""
     sources: Mapping[Task, tuple[SourceState, ...]]
     taken: Mapping[Task, Mapping[int, tuple[NonNegativeInt, ...]]]
-    """Of each task and lane, samples taken from each source."""
+    """By task and lane: number of samples taken from each source."""
 
     def require_fits(self, now: "StreamState", *, origin: str) -> None:
-        """Holds what this state was taken from against `now`, that of a fresh stream.
+        """Compares the data of this state with that of `now`, the state of a new stream.
 
         Raises:
             CheckpointError: names what has changed.
@@ -53,7 +53,7 @@ class StreamState(Config):
             f"{name} was {mine}, is {others}"
             for name, mine, others in (
                 ("its version", self.version, now.version),
-                ("run.seed (with the stage's number)", self.seed, now.seed),
+                ("run.seed (plus the phase's number)", self.seed, now.seed),
                 ("data.num_lanes", self.num_lanes, now.num_lanes),
             )
             if mine != others
@@ -61,8 +61,8 @@ class StreamState(Config):
         changes += [change for task in now.sources for change in self._changes_of(task, now)]
         if changes:
             raise CheckpointError(
-                f"{origin}: the data has changed, so its place in the stream means nothing any more: "
-                f"{'; '.join(changes)}. Restore what it was, or start anew with train.resume=never"
+                f"{origin}: cannot resume, since the data has changed: {'; '.join(changes)}. Restore the earlier"
+                " values, or start over with train.resume=never"
             )
 
     def _changes_of(self, task: Task, now: "StreamState") -> list[str]:
@@ -78,7 +78,7 @@ class StreamState(Config):
 
 
 def join_states(states: Sequence[StreamState]) -> StreamState:
-    """One state with the lanes of all replicas' states."""
+    """Joins the states of all replicas into one with all lanes."""
     first = states[0]
     taken: dict[Task, dict[int, tuple[int, ...]]] = {task: {} for task in first.taken}
     for state in states:

@@ -1,6 +1,8 @@
-"""Packed rows of one task, lane by lane.
+"""Packed sequences of one task, lane by lane.
 
-Mixture -> a block of samples ahead of each lane -> encode -> pack -> rows, and the samples left out on the way
+    Mixture -> a block of samples ahead of each lane -> encode -> pack -> packed sequences, and the samples skipped
+
+Which samples a lane has taken is all of its state.
 """
 
 from collections import deque
@@ -16,7 +18,7 @@ from ufork.errors import SampleError
 from ufork.vocabulary import PackedSequence, Task
 
 BLOCK_SAMPLES = 32
-"""Samples of a lane that are read at a time."""
+"""Samples of a lane that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class SkippedSample:
 
 
 class TaskStream:
-    """Rows of one task, by lane.
+    """Packed sequences of one task, by lane.
 
     Attributes:
-        counts: samples that each lane took from each source, those that were skipped included.
-        skipped: those that were left out since it was last emptied.
+        counts: samples that each lane took from each source, including skipped ones.
+        skipped: samples skipped since the list was last cleared.
     """
 
     def __init__(
@@ -55,16 +57,16 @@ class TaskStream:
         self.restore([[0] * len(mixture.sources) for _ in range(mixture.num_lanes)])
 
     def restore(self, counts: list[list[int]]) -> None:
-        """Goes on after `counts` samples of each lane and source."""
+        """Continues after `counts[lane][source]` samples of each lane and source."""
         self.counts = counts
         self._ahead: dict[int, deque[tuple[Draw, Sample | SampleError]]] = {}
-        self._next: dict[int, EncodedSample] = {}  # by lane, the first of those ahead when it is encoded
+        self._next: dict[int, EncodedSample] = {}  # by lane: the first sample ahead, once it is encoded
 
     def next_sequence(self, lane: int) -> PackedSequence:
-        """The next row of `lane`.
+        """Packs the next samples of `lane`.
 
         Raises:
-            SampleError: the lane went twice through as many samples as the mixture has and could use none.
+            SampleError: the lane took twice as many samples as the mixture has, and none could be used.
             ShardError: a shard cannot be read.
         """
         samples: list[EncodedSample] = []
@@ -81,7 +83,7 @@ class TaskStream:
         )
 
     def _peek(self, lane: int) -> EncodedSample:
-        """The lane's next sample that can be used; those before it are taken and noted."""
+        """Returns the lane's next usable sample without taking it; takes and records the unusable ones before it."""
         for _ in range(
             2 * sum(len(source) for source in self.mixture.sources)
         ):  # one epoch's last, the next one's first

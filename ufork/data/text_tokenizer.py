@@ -12,11 +12,11 @@ from ufork.vocabulary import PADDING, SPECIAL_TOKENS, TURN_END
 
 FILE_NAME = "tokenizer.json"
 PADDED_TO = 128
-"""A model's vocabulary is a multiple of this, so that tensor parallelism can divide it (as Megatron-LM pads its)."""
+"""A model's vocabulary is padded to a multiple of this, which tensor parallelism can divide (as in Megatron-LM)."""
 
 
 class TextTokenizer:
-    """A tokenizer that knows the special tokens of `ufork.vocabulary`, each as a single id."""
+    """A tokenizer with the special tokens of `ufork.vocabulary`, each as a single id."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
@@ -52,7 +52,7 @@ class TextTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int) -> Self:
-        """A byte-level BPE over `texts`; every string can be encoded, whatever it was trained on."""
+        """Trains a byte-level BPE on `texts`; it can encode any string."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -74,25 +74,25 @@ class TextTokenizer:
         write_whole(make_folder(folder) / FILE_NAME, self._tokenizer.to_str())
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, nothing added; special tokens in it become their ids."""
+        """Returns the token ids of `text` without adding any; special tokens in the text become their ids."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of `token_ids` without special tokens."""
+        """Returns the text of `token_ids`, omitting special tokens."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     def id_of(self, special_token: str) -> int:
-        """Id of a token that is known to exist."""
+        """Returns the id of a token that must exist."""
         token_id = self._tokenizer.token_to_id(special_token)
         assert token_id is not None, special_token
         return token_id
 
     @property
     def size(self) -> int:
-        """Ids are below this number."""
+        """Size of the vocabulary: ids are below this number."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @property
     def padded_size(self) -> int:
-        """Ids that a model has room for: `size` and some that no text has."""
+        """Size of a model's vocabulary: `size`, rounded up to a multiple of PADDED_TO."""
         return -(-self.size // PADDED_TO) * PADDED_TO

@@ -1,4 +1,4 @@
-"""What every process that ufork starts does first: it decides on signals, and dies with its parent."""
+"""Signals of a process that ufork starts, and its death with its parent."""
 
 import multiprocessing
 import os

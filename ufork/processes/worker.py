@@ -23,7 +23,7 @@ from ufork.processes.failure import Failure
 from ufork.processes.messages import MessageReader, MessageWriter, wait_for_messages
 
 _EXIT_SECONDS = 3.0
-"""How long the exit of a process may take after the end of its pipe."""
+"""Time that the exit of a process may take after the end of its pipe."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Worker:
         return self.messages.read() if ready else None
 
     def describe_end(self) -> str:
-        """How the process ended, after the end of its pipe was seen."""
+        """Describes how the process ended, after the end of its pipe was seen."""
         self.process.join(_EXIT_SECONDS)
         code = self.process.exitcode
         if code is None:
@@ -81,7 +81,7 @@ def start_worker(
         target: importable by name in the new process; what it raises arrives as a Failure.
         args: sent by pickle.
         context: multiprocessing's spawn or forkserver. Never fork: it would copy the caller's threads and locks.
-        name: of the process, in messages and tracebacks.
+        name: name of the process, for messages and tracebacks.
         daemon: whether the process is killed when the parent exits; such a process can start no others.
     """
     reading, writing = context.Pipe(duplex=False)

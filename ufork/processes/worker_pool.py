@@ -25,7 +25,7 @@ Start = Callable[[], Callable[[int], Result]]
 """Opens what all jobs need and returns the function that does one; importable by name, called once in each process."""
 
 _CLEANUP_SECONDS = 5.0
-"""How long a process that was asked to end may take to remove its drafts."""
+"""Time in which a process that was asked to end may remove its drafts."""
 
 
 def run_jobs(jobs: Iterable[int], start: Start[Result], *, num_workers: int) -> Generator[tuple[int, Result]]:
@@ -91,7 +91,7 @@ class _Member:
 
     @property
     def messages(self) -> MessageReader:
-        """What it sends."""
+        """The reader of its messages."""
         return self.worker.messages
 
     def give(self, job: int | None) -> bool:

@@ -1,4 +1,4 @@
-"""Shards that are read from their start: every sample once, a window at a time, from any place on."""
+"""Shards that are read from their start: every sample once, a window at a time, from any position."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_lanes_that_take_turns_do_not_disturb_each_other(folder, opened):
     assert opened[0] <= 5, "each shard once, and where a lane begins inside one once more"
 
 
-def test_reading_goes_on_from_any_place(folder):
+def test_reading_resumes_from_any_position(folder):
     order = SequentialSource(folder, Task.GENERATION).order(np.random.default_rng(1))
     indexed = ShardSource(folder, Task.GENERATION)
     for place in range(30):

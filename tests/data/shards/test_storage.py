@@ -1,4 +1,4 @@
-"""Sources at a URL are read like those in a folder, and no URL runs anything."""
+"""Sources at a URL are read like those in a folder, and no URL runs a command."""
 
 import uuid
 
@@ -57,9 +57,9 @@ def test_a_shard_that_vanishes_there_is_named(kind, url):
         kind(url, Task.GENERATION)
 
 
-def test_parts_come_in_the_order_they_are_asked_for(folder, url):
+def test_spans_come_in_the_order_of_the_request(folder, url):
     spans = [Span("manifest.json", 4, 9), Span("manifest.json", 0, 3)]
-    assert open_storage(url).parts(spans) == open_storage(folder).parts(spans)
+    assert open_storage(url).read_spans(spans) == open_storage(folder).read_spans(spans)
 
 
 def test_a_url_of_an_unknown_kind_is_refused():

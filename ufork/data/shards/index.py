@@ -1,9 +1,9 @@
-"""Where each sample of a tar lies, so that it can be read by its number.
+"""Offsets and sizes of the members of each sample of a tar, so that a sample can be read by its number.
 
     X.tar  -- scan of the headers -->  ShardIndex  -- save / load -->  X.tar.index.json
 
-Any WebDataset tar will do: ours, webdataset's own (PAX headers), GNU tar's long names. Neighbouring members with the
-same key are one sample; the key is the path up to the file name's first dot, the rest is the member's extension.
+Reads any WebDataset tar: ours, webdataset's own (PAX headers), GNU tar's long names. Neighbouring members with the same
+key are one sample; the key is the path up to the file name's first dot, and the rest is the member's extension.
 """
 
 import json
@@ -25,9 +25,9 @@ INDEX_VERSION = 1
 _ABSENT = -1
 _REGULAR, _PAX, _GNU_NAME = b"0\0", b"x", b"L"
 _SKIPPED = b"123456gK"
-"""Links, devices, folders, PAX defaults and long link targets: no contents of a sample."""
+"""Links, devices, folders, PAX defaults and long link targets, which are skipped: they hold no contents of a sample."""
 _MAX_NAME_BYTES, _MAX_DIGITS = 2**16, 20
-"""Of the records that extend a header; more than any file system or size needs."""
+"""Limits of the records that extend a header; more than any file system or size needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class ShardIndex:
     keys: tuple[str, ...]
     """N keys."""
     offsets: dict[str, np.ndarray]
-    """Extension -> int64 [N], where the contents start in the tar; -1 where the sample has no such member."""
+    """Extension -> int64 [N], offset of the contents in the tar; -1 where the sample has no such member."""
     sizes: dict[str, np.ndarray]
-    """Extension -> int64 [N], bytes of the contents; -1 likewise."""
+    """Extension -> int64 [N], bytes of the contents; -1 where the sample has no such member."""
     tar_bytes: int
-    """Size of the tar that was indexed: a tar of another size has changed since."""
+    """Size of the indexed tar; a tar of another size has changed since."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -63,7 +63,7 @@ class ShardIndex:
 
     @classmethod
     def scan(cls, data: mmap | memoryview, where: str) -> "ShardIndex":
-        """Of the tar `where` with the contents `data`; raises as `build`."""
+        """Scans the headers of the tar `where` with the contents `data`; raises as `build`."""
         builder = IndexBuilder()
         for name, offset, size in scan_members(data, where):
             builder.add(name, offset, size, where=where)
@@ -71,7 +71,7 @@ class ShardIndex:
 
     @classmethod
     def load(cls, tar_path: Path) -> "ShardIndex | None":
-        """The saved index of the tar at `tar_path`; None when none fits the tar's size and this version."""
+        """Reads the saved index of the tar at `tar_path`; None when none fits the tar's size and this version."""
         try:
             return cls.parse(index_path(tar_path).read_bytes(), tar_bytes=tar_path.stat().st_size)
         except OSError:
@@ -79,7 +79,7 @@ class ShardIndex:
 
     @classmethod
     def parse(cls, contents: bytes, *, tar_bytes: int) -> "ShardIndex | None":
-        """The saved index in `contents`; None when it does not fit a tar of `tar_bytes`, or this version."""
+        """Reads a saved index; None when it is not for a tar of `tar_bytes`, or of another version."""
         try:
             columns = json.loads(contents)
             if columns["version"] != INDEX_VERSION or columns["tar_bytes"] != tar_bytes:
@@ -124,17 +124,17 @@ class IndexBuilder:
         self._sizes: dict[str, list[int]] = {}
 
     def add(self, name: str, offset: int, size: int, *, where: str) -> None:
-        """Takes in the member `name` whose `size` bytes lie at `offset`; names without an extension are no samples'.
+        """Adds the member `name`, whose `size` bytes are at `offset`; ignores names without an extension.
 
         Raises:
-            ShardError: the sample has that member already.
+            ShardError: the sample already has that member.
         """
         key, extension = split_name(name)
         if key:
             self.add_member(key, extension, offset, size, where=where)
 
     def add_member(self, key: str, extension: str, offset: int, size: int, *, where: object) -> None:
-        """Likewise, of a name that is split already."""
+        """Adds a member by its key and extension; raises as `add`."""
         if not self._keys or self._keys[-1] != key:
             self._keys.append(key)
         offsets, sizes = self._offsets.setdefault(extension, []), self._sizes.setdefault(extension, [])
@@ -147,7 +147,7 @@ class IndexBuilder:
         sizes.append(size)
 
     def finish(self, tar_bytes: int) -> ShardIndex:
-        """The index of all members added; `tar_bytes` is the whole tar's size."""
+        """Returns the index of all members added; `tar_bytes` is the size of the whole tar."""
 
         def columns(lists: dict[str, list[int]]) -> dict[str, np.ndarray]:
             return {
@@ -161,7 +161,7 @@ class IndexBuilder:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and extension of a member, "a/b.Cls.txt" -> ("a/b", "cls.txt"); both empty when it belongs to no sample."""
+    """Splits a member's name, "a/b.Cls.txt" -> ("a/b", "cls.txt"); both are empty when it belongs to no sample."""
     folder, slash, file_name = name.rpartition("/")
     stem, dot, extension = file_name.partition(".")
     return (folder + slash + stem, extension.lower()) if stem and dot else ("", "")
@@ -171,7 +171,7 @@ def scan_members(data: mmap | memoryview, where: str) -> Iterator[tuple[str, int
     """Yields name, offset of the contents and size of every regular file of the tar `where`.
 
     Raises:
-        ShardError: the tar is truncated, damaged, or holds a member that is neither a file nor passed over.
+        ShardError: the tar is truncated, damaged, or holds a member of an unknown type.
     """
     position = 0
     extended: dict[str, str] = {}
@@ -215,7 +215,7 @@ def _check_header(header: bytes, where: str, position: int) -> None:
 
 
 def _number(octal: bytes, where: str, position: int) -> int:
-    if octal[0] & 0x80:  # GNU's form for numbers that need more than eleven octal digits
+    if octal[0] & 0x80:  # GNU tar's form of numbers with more than eleven octal digits
         return int.from_bytes(octal, "big") & ((1 << (8 * len(octal) - 1)) - 1)
     digits = octal.strip(b"\0 ") or b"0"
     if not digits.isdigit() or set(digits) & set(b"89"):
@@ -230,7 +230,7 @@ def _ustar_name(header: bytes) -> str:
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
-    """Path and size of records such as b"19 path=a/b.json" with a newline, the length counting all."""
+    """Reads path and size from lines such as b"19 path=a/b.json", which begin with their own length."""
     records = {}
     while data:
         length_text, _, _ = data.partition(b" ")

@@ -1,4 +1,4 @@
-"""What a finished source folder holds: its manifest, which is written last, so that a folder that has one is whole.
+"""The manifest of a finished source folder. It is written last, so that a folder that has one is complete.
 
 folder/manifest.json  <->  Manifest: shards with their sizes and checksums, licence, recipe
 """
@@ -28,14 +28,14 @@ class ShardEntry:
     samples: int
     bytes: int
     checksum: str
-    """As `ufork.files` takes it."""
+    """XXH3 of its contents, as `ufork.files.checksum_of` returns it."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ShardEntry":
-        """Of what `dataclasses.asdict` gave, by way of JSON.
+        """Makes an entry from the values that `dataclasses.asdict` returned, read from JSON.
 
         Raises:
-            ValueError: the task is none.
+            ValueError: the task is unknown.
             KeyError: there is no task.
             TypeError: another value is missing or unknown.
         """
@@ -44,19 +44,19 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a finished source folder holds."""
+    """Contents of a finished source folder."""
 
     source: str
     split: str
     licence: str
     attribution: str
     recipe: str
-    """Digest of everything that the shards were made from: when it is equal they need not be made again."""
+    """Digest of everything that the shards were made from; shards with an equal digest are not made again."""
     shards: tuple[ShardEntry, ...]
     skipped: dict[str, int] = field(default_factory=dict)
-    """Inputs that were left out, by reason."""
+    """Number of skipped inputs, by reason."""
     details: dict[str, Any] = field(default_factory=dict)
-    """What the source tells of itself: its vocabulary, the codec of its codes."""
+    """Details that depend on the source: its vocabulary, the codec of its codes."""
     version: int = MANIFEST_VERSION
 
     @classmethod
@@ -70,7 +70,7 @@ class Manifest:
 
     @classmethod
     def read(cls, storage: Storage) -> "Manifest":
-        """Likewise, of a source that may lie elsewhere."""
+        """Reads the manifest of a source in any storage; raises as `load`."""
         where, contents = storage.where(MANIFEST_FILE), storage.contents(MANIFEST_FILE)
         try:
             values = json.loads(contents)
@@ -90,7 +90,7 @@ class Manifest:
         write_whole(folder / MANIFEST_FILE, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
     def num_samples(self, task: Task) -> int:
-        """Samples of `task` over all shards."""
+        """Number of samples of `task` over all shards."""
         return sum(entry.samples for entry in self.shards if entry.task == task)
 
     def check(self, folder: Path, *, deep: bool = False) -> None:
@@ -108,10 +108,10 @@ class Manifest:
 
 
 def check_size(storage: Storage, entry: ShardEntry) -> None:
-    """Holds the size of a shard against the manifest's.
+    """Compares the size of a shard with the manifest's.
 
     Raises:
-        ShardError: it is missing, or they differ.
+        ShardError: the shard is missing, or its size differs.
     """
     found, where = storage.size(entry.file), storage.where(entry.file)
     if found != entry.bytes:

@@ -1,8 +1,8 @@
-"""One sample as the shards hold it.
+"""One sample, as shards hold it.
 
     tar members of one key {"json": ..., "png": ...}  ->  Sample.from_members  ->  Sample  ->  to_members  ->  the same
 
-Members are read by the explicit table below and by nothing else: no member can name a decoder, none is unpickled.
+Members are read according to the table below and in no other way: no member can name a decoder, none is unpickled.
 """
 
 import io
@@ -44,9 +44,9 @@ _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """Text of one task and one image: encoded bytes, codes made in advance, or both (training reads the codes then).
+    """Text of one task and one image: the image's file, its codes, or both (training reads the codes then).
 
-    Understanding may go without an image where there are turns.
+    An understanding sample with dialogue turns needs no image.
     """
 
     id: str
@@ -61,14 +61,14 @@ class Sample:
     codes: np.ndarray | None = None
     """uint16 [rows, columns, codes per position]."""
     prompt: str = ""
-    """What to draw (generation)."""
+    """Text to draw (generation)."""
     turns: tuple[tuple[str, str], ...] = ()
-    """Questions and answers in order (understanding)."""
+    """Dialogue turns in order, each a question and its answer (understanding)."""
     truth: dict[str, Any] = field(default_factory=dict)
-    """What evaluation needs to know of the image; the source's own layout."""
+    """Ground truth of the image, for evaluation; its layout depends on the source."""
 
     def to_members(self) -> dict[str, bytes]:
-        """Contents by extension, the JSON first. The bytes depend on the sample alone."""
+        """Returns contents by extension, the JSON first. The bytes depend on the sample alone."""
         text = {name: getattr(self, name) for name in ("id", "task", "source", "licence", "prompt", "turns", "truth")}
         members = {JSON_MEMBER: _JSON.encode(text).encode()}
         if self.image is not None:
@@ -82,7 +82,7 @@ class Sample:
 
     @property
     def is_text_only(self) -> bool:
-        """Whether there is neither an image nor its codes, and none is needed."""
+        """Whether it has neither image nor codes, and needs none."""
         needs_none = self.task is Task.UNDERSTANDING and bool(self.turns)
         return needs_none and self.image is None and self.codes is None
 
@@ -91,11 +91,11 @@ class Sample:
         """Reads the members of one key; the image stays undecoded.
 
         Args:
-            members: contents by extension (what follows the key's first dot).
-            where: the shard and key, for the message: only then is it made into text.
+            members: contents by extension (the text after the key's first dot).
+            where: shard and key, for the message; converted to text only then.
 
         Raises:
-            SampleError: whatever the bytes are that are no sample; names `where` and what is missing or wrong.
+            SampleError: the members are no sample, whatever their bytes; names `where` and what is missing or wrong.
         """
         text = _read_text(members, where)
         images = [name for name in IMAGE_MEMBERS if name in members]

@@ -1,10 +1,10 @@
-"""Sources that can only be read from the start of a shard on, such as object stores without range reads.
+"""Sources whose shards can only be read from their start, such as object stores without range reads.
 
     order: shards shuffled, samples shuffled within windows of a shard
-    read(numbers) -> a reader that stands at the window, or one that skips to it -> the window -> Samples
+    read(numbers) -> a reader at that window, or one that skips to it -> the window -> Samples
 
-webdataset reads the tars; which sample comes when follows from its number alone, as for any other source, so that
-streams go on from a shard and a place in it, and nothing of readers or windows is part of a state.
+webdataset reads the tars. The order follows from the samples' numbers alone, as in any other source, so that a stream
+resumes from a shard and a position in it, and no reader or window is part of the stream's state.
 """
 
 from collections import OrderedDict
@@ -17,46 +17,46 @@ from typing import Any
 import numpy as np
 
 from ufork.data.shards.sample import Sample
-from ufork.data.shards.source import SamplePlace, ShardSource
+from ufork.data.shards.source import SampleLocation, ShardSource
 from ufork.data.shards.storage import Storage
 from ufork.errors import SampleError, ShardError
 from ufork.vocabulary import Task
 
 WINDOW_SAMPLES = 256
-"""Samples of a shard that are held, and shuffled, at a time."""
+"""Samples of a shard that are kept in memory, and shuffled, at a time."""
 MAX_READERS = 64
-"""Open shards; at least as many as a process has lanes."""
+"""Limit of open shards; at least as many as a process has lanes."""
 
 
 class SequentialSource(ShardSource):
     """A source whose shards are read in order."""
 
     def __init__(self, folder: Path | str, task: Task) -> None:
-        """As `ShardSource`."""
+        """Opens the source; see `ShardSource`."""
         super().__init__(folder, task)
         self._readers: OrderedDict[int, _Reader] = OrderedDict()
         self._next_reader = 0
 
     def order(self, generator: np.random.Generator) -> np.ndarray:
-        """Every number once: a shard after the other, and so that a window is done with before the next one is read."""
-        parts = []
+        """Returns every number once, shard by shard and window by window, so that each window is read once."""
+        windows = []
         for shard in generator.permutation(len(self.entries)):
             first, end = self.first_number(shard), self.first_number(shard) + self.entries[shard].samples
             for start in range(first, end, WINDOW_SAMPLES):
-                parts.append(start + generator.permutation(min(WINDOW_SAMPLES, end - start)))
-        return np.concatenate(parts)
+                windows.append(start + generator.permutation(min(WINDOW_SAMPLES, end - start)))
+        return np.concatenate(windows)
 
     def read(self, numbers: Sequence[int]) -> list[Sample | SampleError]:
-        """As `ShardSource`; fast in the order of `order`, and right in any other."""
-        return [self._read(shard, in_shard) for shard, in_shard in self.places(numbers)]
+        """Reads samples as `ShardSource` does; fast in the order of `order`, slow but correct in any other."""
+        return [self._read(shard, in_shard) for shard, in_shard in self.locate(numbers)]
 
     def _read(self, shard: int, in_shard: int) -> Sample | SampleError:
-        window, place = divmod(in_shard, WINDOW_SAMPLES)
-        key, members = self._reader(shard, window).samples[place]
-        return self.decoded(members, SamplePlace(self.storage.where(self.entries[shard].file), key))
+        window, in_window = divmod(in_shard, WINDOW_SAMPLES)
+        key, members = self._reader(shard, window).samples[in_window]
+        return self.decode(members, SampleLocation(self.storage.where(self.entries[shard].file), key))
 
     def _reader(self, shard: int, window: int) -> "_Reader":
-        """One whose window it is, or next one; else a new one."""
+        """Returns a reader that is at the window, or one window before it; else a new one."""
         for behind in (0, 1):
             for name, reader in self._readers.items():
                 if (reader.shard, reader.window + behind) == (shard, window):
@@ -73,12 +73,12 @@ class SequentialSource(ShardSource):
         return reader
 
     def __getstate__(self) -> dict[str, Any]:
-        """A process that unpickles this opens its own readers."""
+        """Leaves out the readers; a process that unpickles this opens its own."""
         return {**super().__getstate__(), "_readers": OrderedDict()}
 
 
 class _Reader:
-    """A shard that is being read, and the window of samples that was read last."""
+    """An open shard and the window of samples that was read last."""
 
     def __init__(self, storage: Storage, file: str, num_samples: int, shard: int) -> None:
         self.shard, self.window = shard, -1
@@ -99,7 +99,7 @@ class _Reader:
 
 
 def _keyed_members(storage: Storage, file: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and contents by extension of each sample, as webdataset groups them."""
+    """Yields key and contents by extension of each sample, as webdataset groups them."""
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
     where = storage.where(file)

@@ -1,6 +1,6 @@
-"""Samples of a finished source by number, wherever it lies.
+"""Samples of a finished source, by number, from a folder or a URL.
 
-    ShardSource(folder or URL, task).read(numbers)  --index: which part of which tar-->  Storage  --members-->  Samples
+    ShardSource(folder or URL, task).read(numbers)  --index: which bytes of which tar-->  Storage  --members-->  Samples
 
 A source folder is `{shards folder}/{source}/{split}`.
 """
@@ -45,19 +45,19 @@ class ShardSource:
 
     @property
     def name(self) -> str:
-        """As "scenes-train-understanding": unique among the sources of a run."""
+        """Name such as "scenes-train-understanding", unique among the sources of a run."""
         return f"{self.manifest.source}-{self.manifest.split}-{self.task}"
 
     def __len__(self) -> int:
         return self._starts[-1]
 
     def __getitem__(self, number: int) -> Sample:
-        """Sample `number` in the order of the shards.
+        """Reads sample `number`, counted in the order of the shards.
 
         Raises:
             IndexError: `number` is not in 0..len-1.
             ShardError: the shard cannot be read, or is not the one that was indexed.
-            SampleError: the sample's members cannot be understood.
+            SampleError: the sample's members are missing or damaged.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"{self.name}: sample {number} of {len(self)}")
@@ -67,34 +67,34 @@ class ShardSource:
         return sample
 
     def read(self, numbers: Sequence[int]) -> list[Sample | SampleError]:
-        """Samples by their numbers; in place of one whose members cannot be understood, what is wrong with it.
+        """Reads samples by their numbers; a SampleError stands in place of one whose members are missing or damaged.
 
         Raises:
             ShardError: a shard cannot be read, or is not the one that was indexed.
         """
-        places = [(self._shard(shard), in_shard) for shard, in_shard in self.places(numbers)]
-        spans = [shard.span(in_shard) for shard, in_shard in places]
-        parts = self.storage.parts(spans) if spans else []
+        located = [(self._shard(shard), in_shard) for shard, in_shard in self.locate(numbers)]
+        spans = [shard.span(in_shard) for shard, in_shard in located]
+        contents = self.storage.read_spans(spans) if spans else []
         return [
-            self.decoded(shard.members(in_shard, part, span.start), shard.where(in_shard))
-            for (shard, in_shard), span, part in zip(places, spans, parts, strict=True)
+            self.decode(shard.members(in_shard, data, span.start), shard.where(in_shard))
+            for (shard, in_shard), span, data in zip(located, spans, contents, strict=True)
         ]
 
     def order(self, generator: np.random.Generator) -> np.ndarray:
-        """Every number once, shuffled by `generator`: the order of an epoch."""
+        """Returns every number once, shuffled by `generator`: the order of an epoch."""
         return generator.permutation(len(self))
 
     def first_number(self, shard: int) -> int:
-        """Of the samples of the shard that is `shard`-th among this task's."""
+        """Number of the first sample of shard `shard`, counted among this task's shards."""
         return self._starts[shard]
 
-    def places(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
-        """Shard and place within it of each number."""
+    def locate(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """Returns the shard of each number, and its number within the shard."""
         shards = np.searchsorted(self._ends, numbers, side="right").tolist()
         return [(shard, number - self._starts[shard]) for shard, number in zip(shards, numbers, strict=True)]
 
-    def decoded(self, members: dict[str, bytes], where: object) -> Sample | SampleError:
-        """The sample of a key's members, or what is wrong with it."""
+    def decode(self, members: dict[str, bytes], where: object) -> Sample | SampleError:
+        """Returns the sample of a key's members, or the reason why there is none."""
         try:
             sample = Sample.from_members(members, where=where)
         except SampleError as error:
@@ -112,12 +112,12 @@ class ShardSource:
         return shard
 
     def __getstate__(self) -> dict[str, Any]:
-        """A process that unpickles this reads the indices that it needs."""
+        """Leaves out the indices; a process that unpickles this reads those that it needs."""
         return {**vars(self), "_shards": {}}
 
 
-class SamplePlace(NamedTuple):
-    """A sample's shard and key, in words once an error needs them."""
+class SampleLocation(NamedTuple):
+    """A sample's shard and key, converted to text only when an error needs it."""
 
     shard: str
     key: str
@@ -127,7 +127,7 @@ class SamplePlace(NamedTuple):
 
 
 class _IndexedShard:
-    """A tar and where its members lie."""
+    """A tar and the offsets of its members."""
 
     def __init__(self, storage: Storage, file: str, num_samples: int) -> None:
         self._file, self._name = file, storage.where(file)
@@ -138,29 +138,29 @@ class _IndexedShard:
         # Lists: picking one element from a list is several times faster than from an array.
         self._columns = {name: (index.offsets[name].tolist(), index.sizes[name].tolist()) for name in index.offsets}
 
-    def where(self, number: int) -> SamplePlace:
-        return SamplePlace(self._name, self._keys[number])
+    def where(self, number: int) -> SampleLocation:
+        return SampleLocation(self._name, self._keys[number])
 
     def span(self, number: int) -> Span:
-        """What holds all members of sample `number`, as they are neighbours."""
+        """Bytes of all members of sample `number`, which are neighbours in the tar."""
         columns = self._columns.values()
         start = min(offsets[number] for offsets, _ in columns if offsets[number] >= 0)
         return Span(self._file, start, max(offsets[number] + sizes[number] for offsets, sizes in columns))
 
-    def members(self, number: int, part: bytes, start: int) -> dict[str, bytes]:
+    def members(self, number: int, data: bytes, start: int) -> dict[str, bytes]:
         """Contents by extension, from the bytes of the sample's span, which begins at `start`."""
         members = {}
         for name, (offsets, sizes) in self._columns.items():
             if offsets[number] >= 0:
                 begin = offsets[number] - start
-                members[name] = part[begin : begin + sizes[number]]
+                members[name] = data[begin : begin + sizes[number]]
                 if len(members[name]) < sizes[number]:
                     raise ShardError(f"{self._name}: truncated since it was indexed; {_REMEDY}")
         return members
 
 
 def load_or_build_index(storage: Storage, file: str) -> ShardIndex:
-    """The saved index of a tar, or one built now and, where its folder is one of this machine, saved.
+    """Reads the saved index of a tar, or builds one; saves a built one if the tar is in a folder of this machine.
 
     Raises:
         ShardError: as `ShardIndex.build` does.
@@ -172,7 +172,7 @@ def load_or_build_index(storage: Storage, file: str) -> ShardIndex:
     except ShardError:
         index = None
     if index is None:
-        _logger.info("%s: no index beside it that fits; it is fetched whole to make one", storage.where(file))
+        _logger.info("%s: has no valid index beside it; reading the whole shard to build one", storage.where(file))
         index = ShardIndex.scan(memoryview(storage.contents(file)), storage.where(file))
     return index
 

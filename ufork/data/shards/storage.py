@@ -1,8 +1,8 @@
-"""Where a source's files lie: a folder of this machine, or a URL that fsspec reads (s3://, gs://, https://, ...).
+"""Files of a source: in a folder of this machine, or at a URL that fsspec reads (s3://, gs://, https://, ...).
 
-    open_storage("folder" | "s3://bucket/folder") -> a small file, parts of large ones, a file from its start on
+    open_storage("folder" | "s3://bucket/folder") -> whole small files, spans of large ones, a file from its start
 
-No URL is ever given to a shell: fsspec opens it, with the packages that it names for its kind.
+No URL is passed to a shell: fsspec opens it, and needs the package that it names for the URL's protocol.
 """
 
 import os
@@ -16,7 +16,7 @@ _REMEDY = "prepare the data again, or bring the file back"
 
 
 class Span(NamedTuple):
-    """A part of a file."""
+    """A range of bytes of a file."""
 
     file: str
     start: int
@@ -24,81 +24,81 @@ class Span(NamedTuple):
 
 
 class Storage(Protocol):
-    """A source's folder; names are within it. Each method raises ShardError where a file cannot be read."""
+    """A source's folder; names are relative to it. Every method raises ShardError when a file cannot be read."""
 
     def where(self, name: str) -> str:
-        """The file in words."""
+        """Path or URL of a file, for messages."""
         ...
 
     def local_path(self, name: str) -> Path | None:
-        """The file on this machine, where it is on it."""
+        """Path of a file on this machine; None if it is elsewhere."""
         ...
 
     def size(self, name: str) -> int:
-        """Its bytes."""
+        """Size of a file in bytes."""
         ...
 
     def contents(self, name: str) -> bytes:
-        """All of it."""
+        """Reads a whole file."""
         ...
 
-    def parts(self, spans: Sequence[Span]) -> list[bytes]:
-        """In the order of `spans`."""
+    def read_spans(self, spans: Sequence[Span]) -> list[bytes]:
+        """Reads the bytes of each span, in the order of `spans`; fewer if the file ends before."""
         ...
 
     def stream(self, name: str) -> IO[bytes]:
-        """The file, to be read from its start."""
+        """Opens a file, to be read from its start."""
         ...
 
 
 def open_storage(folder: Path | str) -> Storage:
-    """What lies in `folder`; nothing is read yet.
+    """Returns the storage at a folder or URL; reads nothing yet.
 
     Raises:
-        ConfigError: a URL of a kind that fsspec does not know, or has no package for.
+        ConfigError: fsspec does not know the URL's protocol, or its package is missing.
     """
     return RemoteStorage(str(folder)) if is_url(folder) else LocalStorage(Path(folder))
 
 
 def is_url(folder: Path | str) -> bool:
-    """Whether it is one, and no folder of this machine."""
+    """Whether `folder` is a URL and no folder of this machine."""
     return "://" in str(folder)
 
 
 class LocalStorage:
-    """A folder, on a disk or a shared file system. Reads are by `pread`: threads may share one."""
+    """A folder, on a disk or a shared file system. Reads use `pread`, so that threads may share it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._files: dict[str, int] = {}
 
     def where(self, name: str) -> str:
-        """As told by the protocol, like all the others."""
+        """Path of a file, for messages."""
         return str(self.folder / name)
 
     def local_path(self, name: str) -> Path:
-        """Always there."""
+        """Path of a file."""
         return self.folder / name
 
     def size(self, name: str) -> int:
-        """Asks the file system."""
+        """Size of a file in bytes."""
         try:
             return (self.folder / name).stat().st_size
         except OSError as error:
             raise self._fault(name, error) from None
 
     def contents(self, name: str) -> bytes:
-        """Reads it whole."""
+        """Reads a whole file."""
         try:
             return (self.folder / name).read_bytes()
         except OSError as error:
             raise self._fault(name, error) from None
 
-    def parts(self, spans: Sequence[Span]) -> list[bytes]:
-        """One system call each; the files stay open."""
-        return [self._part(*span) for span in spans]
+    def read_spans(self, spans: Sequence[Span]) -> list[bytes]:
+        """Reads spans by one system call each; the files stay open."""
+        return [self._read_span(*span) for span in spans]
 
-    def _part(self, name: str, start: int, end: int) -> bytes:
+    def _read_span(self, name: str, start: int, end: int) -> bytes:
         try:
             file = self._files.get(name)
             if file is None:
@@ -108,7 +108,7 @@ class LocalStorage:
             raise self._fault(name, error) from None
 
     def stream(self, name: str) -> IO[bytes]:
-        """Opens it."""
+        """Opens a file."""
         try:
             return open(self.folder / name, "rb")
         except OSError as error:
@@ -118,17 +118,17 @@ class LocalStorage:
         return ShardError(f"{self.where(name)}: cannot be read ({error.strerror}); {_REMEDY}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Open files stay behind: a process that unpickles this opens its own."""
+        """Leaves out the open files; a process that unpickles this opens its own."""
         return {**vars(self), "_files": {}}
 
     def __del__(self) -> None:
-        """Sources live as long as their process; this is for those that do not."""
+        """Closes the files; most sources live as long as their process."""
         for file in self._files.values():
             os.close(file)
 
 
 class RemoteStorage:
-    """A URL; parts are asked for many at a time, since each takes a round trip."""
+    """A URL; many spans are requested at a time, since each request takes a round trip."""
 
     def __init__(self, url: str):
         import fsspec
@@ -142,40 +142,40 @@ class RemoteStorage:
             ) from None
 
     def where(self, name: str) -> str:
-        """Its URL."""
+        """URL of a file."""
         return f"{self.url}/{name}"
 
     def local_path(self, name: str) -> None:
-        """Never there."""
+        """None: no file is on this machine."""
 
     def size(self, name: str) -> int:
-        """Asks the server."""
+        """Size of a file in bytes; one request."""
         try:
             return int(self._system.info(f"{self._path}/{name}")["size"])
         except Exception as error:  # each kind of server has its own
             raise self._fault(name, error) from None
 
     def contents(self, name: str) -> bytes:
-        """Fetches it whole."""
+        """Fetches a whole file."""
         try:
             return self._system.cat_file(f"{self._path}/{name}")
         except Exception as error:
             raise self._fault(name, error) from None
 
-    def parts(self, spans: Sequence[Span]) -> list[bytes]:
-        """All under way at once, where the kind of server allows."""
+    def read_spans(self, spans: Sequence[Span]) -> list[bytes]:
+        """Requests all spans at once, if the protocol allows it."""
         files, starts, ends = (
             [f"{self._path}/{span.file}" for span in spans],
             *zip(*(s[1:] for s in spans), strict=True),
         )
         found = self._system.cat_ranges(files, list(starts), list(ends), on_error="return")
-        for span, part in zip(spans, found, strict=True):
-            if isinstance(part, Exception):
-                raise self._fault(span.file, part)
+        for span, contents in zip(spans, found, strict=True):
+            if isinstance(contents, Exception):
+                raise self._fault(span.file, contents)
         return found
 
     def stream(self, name: str) -> IO[bytes]:
-        """Opens it; few range requests, each far ahead."""
+        """Opens a file; reads ahead by few large range requests."""
         try:
             return self._system.open(f"{self._path}/{name}", "rb")
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Writing a source folder: shards first, the manifest last.
+"""Writes a source folder: shards first, the manifest last.
 
     start_source(folder)  ->  ShardWriter per task  ->  finish_source(folder, writers' entries)  ->  Manifest
 
@@ -24,15 +24,15 @@ _MODE_AND_OWNER = b"0000644\0" + b"0000000\0" * 2
 _TIME = b"\0" + b"%011o\0" % 0
 _KIND = b"\0 " + b"0".ljust(101, b"\0") + b"ustar\x0000".ljust(255, b"\0")
 _CONSTANT_SUM = sum(_MODE_AND_OWNER + _TIME + _KIND) - sum(b"\0 ") + 8 * ord(" ")
-"""Of a header's bytes besides name and size; the checksum itself counts as blanks."""
+"""Sum of a header's bytes besides name and size; the checksum field itself counts as blanks."""
 
 _BUFFER_BYTES = 1 << 18
 _CHUNK_BYTES = 1 << 13
-"""Contents from this size on are written from where they are."""
+"""Contents of at least this size are written without being copied into the buffer."""
 
 
 def finished_source(folder: Path, recipe: str) -> Manifest | None:
-    """The manifest in `folder` when its source was finished from the same `recipe` and its shards are all there."""
+    """Returns the manifest in `folder` if it is of the same `recipe` and all shards exist, else None."""
     try:
         manifest = Manifest.load(folder)
         manifest.check(folder)
@@ -42,7 +42,7 @@ def finished_source(folder: Path, recipe: str) -> Manifest | None:
 
 
 def start_source(folder: Path) -> None:
-    """Makes `folder` and clears it of what an unfinished or outdated preparation left there.
+    """Makes `folder`, and removes the files of an unfinished or outdated preparation.
 
     Raises:
         StorageError: the folder cannot be made or written.
@@ -87,7 +87,7 @@ def finish_source(
 
 
 def write_attribution(folder: Path, manifests: Iterable[Manifest]) -> None:
-    """Tells whose art the shards hold, once per text, with the sources that it is in.
+    """Writes whose art the shards hold: each attribution once, with the sources that it applies to.
 
     Raises:
         StorageError: it cannot be written.
@@ -106,7 +106,7 @@ def write_attribution(folder: Path, manifests: Iterable[Manifest]) -> None:
 class ShardWriter:
     """Writes the samples of one task as `{task}-00000.tar`, ..., each with its index; a context manager.
 
-    A shard appears under its name when it is whole. `entries` lists the finished ones.
+    A shard appears under its name when it is complete. `entries` lists the finished shards.
     """
 
     def __init__(
@@ -123,20 +123,20 @@ class ShardWriter:
         """Writes nothing yet.
 
         Args:
-            folder: an existing folder, as `start_source` leaves it.
-            source: as in the manifest.
-            split: as in the manifest.
-            task: of all samples.
-            shard_samples: samples per shard; the last may have fewer.
-            first_shard: number of the first shard, where others write the ones before.
-            first_key: number of the first sample, by which its members are named.
+            folder: an existing folder, prepared by `start_source`.
+            source: name of the source, for the manifest.
+            split: name of the split, for the manifest.
+            task: task of all samples.
+            shard_samples: samples per shard; the last shard may have fewer.
+            first_shard: number of the first shard, if other writers write those before it.
+            first_key: number of the first sample, which names its members.
         """
         self.folder, self.source, self.split, self.task = Path(folder), source, split, Task(task)
         self.shard_samples = shard_samples
         self.entries: list[ShardEntry] = []
         self._next_shard, self._next_key = first_shard, first_key
         self._chunks: list[bytes] = []
-        self._small = bytearray()  # what follows the last chunk: many small writes and sums would cost more than copies
+        self._small = bytearray()  # bytes after the last chunk: copying is faster than many small writes and sums
         self._num_bytes = 0
         self._in_shard = 0
         self._index = IndexBuilder()
@@ -195,7 +195,7 @@ class ShardWriter:
 
 
 def _write_summed(path: Path, chunks: list[bytes]) -> str:
-    """Writes one after the other: joined, they would need their memory twice."""
+    """Writes the chunks in turn, since joining them would take their memory twice; returns the checksum."""
     checksum = Checksum()
     with open(path, "xb", buffering=_BUFFER_BYTES) as file:
         for chunk in chunks:
@@ -205,7 +205,7 @@ def _write_summed(path: Path, chunks: list[bytes]) -> str:
 
 
 def _ustar_header(name: str, size: int) -> bytes:
-    """A regular file's header, readable by all, owned by root, of time 0."""
+    """Header of a regular file, readable by all, owned by root, with time 0."""
     name_bytes, size_bytes = name.encode(), b"%011o" % size
     assert len(name_bytes) <= 100 and size < 8**11, (name, size)
     checksum = _CONSTANT_SUM + sum(name_bytes) + sum(size_bytes)
