@@ -45,7 +45,7 @@ from ufork.vocabulary import Task
 CODEC_DETAIL = "codec"
 """Key of the manifest's details that describes the codec."""
 
-_MAKING = 1
+_ENCODING_VERSION = 1
 """Version of the encoding; increased when the same codec and images give other codes."""
 
 _BATCH_SAMPLES = 256
@@ -103,7 +103,7 @@ def encode_shards(
 
 def _recipe(origin: Manifest, codec: ImageCodec, config: EncodeConfig) -> str:
     kept = " images kept" if config.keep_images else ""
-    return hashlib.sha256(f"{_MAKING} {origin.recipe} {codec.digest}{kept}".encode()).hexdigest()
+    return hashlib.sha256(f"{_ENCODING_VERSION} {origin.recipe} {codec.digest}{kept}".encode()).hexdigest()
 
 
 def _describe(codec: ImageCodec) -> dict[str, object]:

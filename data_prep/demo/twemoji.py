@@ -41,9 +41,9 @@ def load_premultiplied(path: Path, size_px: int) -> np.ndarray:
         `colour + (1 - alpha) * background`, and resizing does not mix in the colour of transparent pixels.
 
     Raises:
-        OSError: the file does not exist, or is no image (PIL.UnidentifiedImageError).
+        OSError: the file does not exist, or is no PNG (PIL.UnidentifiedImageError).
     """
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:  # no other decoder of Pillow
         small = image.convert("RGBA").convert("RGBa").resize((size_px, size_px), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32) / 255
 
