@@ -1,11 +1,11 @@
 """Layouts on the same work and ranks, measured and predicted: `python -m benchmarks.layouts`.
 
-Two ranks, one per core: generation rows through a colocated model (ZeRO-3 over two replicas, or two slices of each
-product), and through trunk and generation branch on a rank each. More ranks than cores would share them, which the
-planner does not model. The prediction is made from rates that are measured in the same run.
+Two ranks, one per core, train generation sequences: in a colocated model (ZeRO-3 over two replicas, or tensor
+parallelism), and with trunk and generation branch on a rank each. More ranks than cores would share them, which the
+planner does not model. Predictions are made from rates measured in the same run.
 
 The last line is one JSON object: seconds per step by layout and the largest relative error of a prediction; likewise
-the MB of tensors that the fullest rank holds at its fullest moment (torch's allocator tells).
+the peak MB of tensors on the rank with the most (from torch's allocator).
 """
 
 import argparse
@@ -58,7 +58,7 @@ LAYOUTS = {
 def main() -> None:
     """Measures, predicts and compares."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6, help="measured, after two that are not")
+    parser.add_argument("--steps", type=int, default=6, help="steps measured, after two warm-up steps")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     arguments = parser.parse_args()
     prepare_environment(os.environ, num_local_ranks=2)
@@ -89,7 +89,7 @@ def _largest_error(predicted: Mapping[str, float], measured: Mapping[str, float]
 
 
 def example_workload(precision: str) -> Workload:
-    """Generation rows only: both ranks of a forked layout then have work."""
+    """Returns a workload of generation only, so that both ranks of a forked layout have work."""
     return Workload(
         model=MODEL,
         dimensions=DIMENSIONS,
@@ -102,18 +102,18 @@ def example_workload(precision: str) -> Workload:
 
 
 def measure_step(config: LayoutConfig, workload: Workload, *, steps: int) -> float:
-    """Median seconds of a step, after two that are not counted."""
+    """Returns the median seconds of a step, after two warm-up steps."""
     by_rank = _on_ranks(_run_seconds, config, workload, steps)
     return statistics.median(max(seconds) for seconds in zip(*by_rank, strict=True))
 
 
 def measure_bytes(config: LayoutConfig, workload: Workload) -> int:
-    """Of the fullest rank's tensors at its fullest moment, from the building of the stage through two steps."""
+    """Returns the peak bytes of tensors on the rank with the most, from building the stage through two steps."""
     return max(_on_ranks(_run_bytes, config, workload))
 
 
 def _on_ranks(run: Callable[..., Any], config: LayoutConfig, workload: Workload, *arguments: int) -> list[Any]:
-    """What the ranks that have work give."""
+    """Returns the results of the ranks that have work."""
     ranks = len(_layout(config, workload).coordinates)
     by_rank = start_local_ranks(run, ranks, workload, config, *arguments, context=process_context())
     return [result for result in by_rank if result is not None]
@@ -126,14 +126,14 @@ def _planned_bytes(workload: Workload, config: LayoutConfig, layout: Layout) -> 
 
 
 def _layout(config: LayoutConfig, workload: Workload) -> Layout:
-    """The forked one has a third rank, understanding's, that idles."""
+    """A forked layout has a third rank, understanding's, which idles."""
     return make_layout(
         config, num_ranks=3 if config.kind == "forked" else 2, global_batch_size=workload.global_batch_size
     )
 
 
 def _run_seconds(rank_env: RankEnvironment, workload: Workload, config: LayoutConfig, steps: int) -> list[float] | None:
-    """Of each step after two; nothing from a rank without work."""
+    """Returns seconds of each step after two; None on a rank without work."""
     from ufork.parallel.transport.stage_world import join_world
 
     with join_world(rank_env, config, timeout_seconds=120) as world:
@@ -149,7 +149,7 @@ def _run_seconds(rank_env: RankEnvironment, workload: Workload, config: LayoutCo
 
 
 def _run_bytes(rank_env: RankEnvironment, workload: Workload, config: LayoutConfig) -> int | None:
-    """The most that was allocated at once; nothing from a rank without work."""
+    """Returns the most bytes allocated at once; None on a rank without work."""
     import torch
 
     from ufork.parallel.transport.stage_world import join_world
@@ -172,7 +172,7 @@ def _has_work(world: "World", workload: Workload, config: LayoutConfig) -> bool:
 
 
 def _build_step(world: "World", workload: Workload, config: LayoutConfig) -> Callable[[], object]:
-    """A rank's training step, always on the same row."""
+    """Returns a rank's training step, always on the same packed sequence."""
     import torch
 
     from benchmarks.stages import open_stage

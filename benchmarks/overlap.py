@@ -1,4 +1,4 @@
-"""What hiding transfers behind work gains, each means by itself: `python -m benchmarks.overlap`.
+"""Gain of overlapping transfers with computation, by each technique alone: `python -m benchmarks.overlap`.
 
 Receives posted ahead and the precision of transfers: a forked step of sleeping stages (`sleeping_stages.py`) whose
 hidden states are as large as a real model's, so that only their transfer costs anything. One reduction of gradients a
@@ -21,17 +21,17 @@ from ufork.parallel.schedule.schedule import make_schedule
 from ufork.vocabulary import Task
 
 FORWARD_SECONDS, BACKWARD_SECONDS = 0.005, 0.010
-"""Of the trunk; of a branch twice that, so that all are equally busy."""
+"""Seconds of the trunk's passes; a branch takes twice that, so that all are equally busy."""
 RECEIVES_AHEAD = (0, 1, 2, 4)
-WIRE_DTYPES = ("float32", "bfloat16")
+P2P_DTYPES = ("float32", "bfloat16")
 
 
 def main() -> None:
-    """Measures each setting beside the others."""
+    """Measures each setting."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sequences", type=int, default=16, help="packed sequences per step, half of each task")
     parser.add_argument("--seq-len", type=int, default=2048)
-    parser.add_argument("--hidden-size", type=int, default=896, help="width of the hidden states")
+    parser.add_argument("--hidden-size", type=int, default=896, help="size of the hidden states")
     parser.add_argument("--steps", type=int, default=7)
     arguments = parser.parse_args()
     prepare_environment(os.environ, num_local_ranks=3)
@@ -39,7 +39,7 @@ def main() -> None:
     ahead = {
         str(number): _sleeping_step(Transport(**size, receives_ahead=number), arguments) for number in RECEIVES_AHEAD
     }
-    transfer_format = {dtype: _sleeping_step(Transport(**size, dtype=dtype), arguments) for dtype in WIRE_DTYPES}
+    transfer_format = {dtype: _sleeping_step(Transport(**size, dtype=dtype), arguments) for dtype in P2P_DTYPES}
     reductions = {
         name: _milliseconds(measure_step(LayoutConfig(reduce_each_backward=each), example_workload("fp32"), steps=5))
         for name, each in (("once a step", False), ("each backward", True))

@@ -1,7 +1,7 @@
-"""Stages that only sleep: what is left of a step when its passes are taken to last a fixed time.
+"""Stages whose passes only sleep for a fixed time, to measure the rest of a step.
 
-A stand-in engine sleeps for as long as a pass is to take, so that no core is needed. The rest is real: a process per
-stage, the bridge, the link with its tensors, the runners.
+A stand-in engine sleeps for the duration of each pass, so that no core is needed. Everything else is real: a process
+per stage, the bridge, the link with its tensors, the runners.
 """
 
 import statistics
@@ -26,13 +26,13 @@ class Transport:
     hidden_size: int = 256
     dtype: str = "float32"
     receives_ahead: int | None = None
-    """None: as many as ufork posts."""
+    """Receives posted ahead; None: as many as in training."""
 
 
 def measure(
     actions: dict[Stage, tuple[Action, ...]], layout: Layout, times: StageTimes, transport: Transport, *, steps: int
 ) -> float:
-    """Median seconds of a step in which each stage runs its list."""
+    """Returns the median seconds of a step in which each stage runs its list."""
     by_rank = start_local_ranks(
         _run_rank, len(layout.coordinates), actions, layout, times, transport, steps, context=process_context()
     )
@@ -40,7 +40,7 @@ def measure(
 
 
 class _SleepingEngine:
-    """Takes as long as the passes of a stage are to take."""
+    """Sleeps for the duration of each pass."""
 
     trains, gradient_scale = True, 1
 
@@ -70,7 +70,7 @@ def _run_rank(
     transport: Transport,
     steps: int,
 ) -> list[float]:
-    """Seconds of each step on this rank, the first one not warmed up."""
+    """Returns the seconds of each step on this rank; the first is a warm-up."""
     import torch
 
     from ufork.parallel.executor import BranchRunner, TrunkRunner, run_actions
@@ -121,7 +121,7 @@ def _sequence(task: Task, transport: Transport) -> Any:
     from ufork.data.prompts import EncodedSample
 
     sample = EncodedSample(
-        id="row",
+        id="sequence",
         task=task,
         token_ids_L=np.zeros(transport.seq_len, np.int64),
         labels_L=np.zeros(transport.seq_len, np.int64),

@@ -1,8 +1,8 @@
 """The Y-schedule against its floor: `python -m benchmarks.y_schedule`.
 
-Stage times are held fixed (`sleeping_stages.py`), so that what is measured is the schedule, the executor and the
-transport. Hooks the schedule run, on the same transport, all understanding rows before all generation rows (one
-forward, one backward), and GPipe (arXiv 1811.06965): all forwards before all backwards everywhere.
+Stage times are fixed (`sleeping_stages.py`), so that the schedule, the executor and the transport are measured. Two
+other orders run on the same transport: all understanding sequences before all generation sequences (one forward, one
+backward), and GPipe (arXiv 1811.06965), all forwards before all backwards everywhere.
 
 The last line is one JSON object: step time over the floor of docs/schedule.md.
 """
@@ -22,7 +22,7 @@ from ufork.parallel.schedule.simulation import floor_seconds
 from ufork.vocabulary import Task
 
 TRUNK_MS = (10, 20)
-"""Forward and backward of the trunk."""
+"""Forward and backward of the trunk, in milliseconds."""
 CASES = {
     "balanced": {Task.UNDERSTANDING: (20, 40), Task.GENERATION: (20, 40)},
     "uneven": {Task.UNDERSTANDING: (10, 20), Task.GENERATION: (30, 60)},
@@ -35,7 +35,7 @@ def main() -> None:
     """Measures each case in each order."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sequences", type=int, default=32, help="packed sequences per step, half of each task")
-    parser.add_argument("--steps", type=int, default=5, help="measured, after one that is not")
+    parser.add_argument("--steps", type=int, default=5, help="steps measured, after one warm-up step")
     parser.add_argument("--in-flight", type=int, default=6)
     arguments = parser.parse_args()
     prepare_environment(os.environ, num_local_ranks=3)
@@ -72,17 +72,17 @@ def _actions(order: str, layout: Layout, times: StageTimes, in_flight: int) -> d
     schedule = make_schedule(layout, times, in_flight=in_flight)
     if order == "y":
         return schedule
-    turns = task_order(layout.global_batch_size)
+    tasks = task_order(layout.global_batch_size)
     if order == "und_then_gen":
-        return {**schedule, Stage.TRUNK: _one_forward_one_backward(sorted(turns, reverse=True), in_flight)}
-    gpipe = _one_forward_one_backward(turns, len(turns))
+        return {**schedule, Stage.TRUNK: _one_forward_one_backward(sorted(tasks, reverse=True), in_flight)}
+    gpipe = _one_forward_one_backward(tasks, len(tasks))
     return {
         stage: tuple(action for action in gpipe if stage in (Stage.TRUNK, BRANCHES[action.task])) for stage in schedule
     }
 
 
 def _one_forward_one_backward(tasks: Sequence[Task], in_flight: int) -> tuple[Action, ...]:
-    """Forwards up to the limit, then in turn; with a limit of all rows this is GPipe."""
+    """Forwards up to the limit, then alternately a backward and a forward; without a limit this is GPipe."""
     numbers = {task: iter(range(len(tasks))) for task in tasks}
     sequences = [(task, next(numbers[task])) for task in tasks]
     actions = [Action(Pass.FORWARD, *sequence) for sequence in sequences[:in_flight]]

@@ -1,4 +1,4 @@
-"""Places, rows and refusals: arithmetic only."""
+"""Layouts: coordinates of ranks, sequences of replicas, and refusals; arithmetic only."""
 
 import math
 
@@ -25,7 +25,7 @@ shapes = st.tuples(st.sampled_from([1, 2, 4]), st.integers(1, 4))
 
 
 @given(shapes, shapes, shapes, st.sampled_from(["stages", "replicas"]))
-def test_every_place_is_taken_by_exactly_one_rank(trunk, understanding, generation, placement):
+def test_every_coordinate_belongs_to_exactly_one_rank(trunk, understanding, generation, placement):
     config = forked(trunk, understanding, generation, placement=placement)
     layout = make_layout(config, num_ranks=num_ranks_of(config), global_batch_size=SEQUENCES)
     assert len(set(layout.coordinates)) == len(layout.coordinates) == num_ranks_of(config)
@@ -57,7 +57,7 @@ def test_placement_puts_a_stage_or_a_replica_on_neighbouring_ranks():
 
 
 @given(st.integers(1, 4), st.integers(1, 4))
-def test_every_row_is_on_one_replica_of_each_stage_of_its_path(trunk_dp, branch_dp):
+def test_every_sequence_runs_on_one_replica_of_each_stage_of_its_path(trunk_dp, branch_dp):
     sequences = math.lcm(trunk_dp, branch_dp) * 2
     assume(sequences)
     config = forked(trunk=(1, trunk_dp), generation=(1, branch_dp))
@@ -98,7 +98,7 @@ def test_a_bare_word_is_the_kind():
     assert LayoutConfig.model_validate("forked").kind == "forked"
 
 
-def test_ranks_are_told_in_words():
+def test_a_coordinate_names_its_rank_in_messages():
     config = forked(trunk=(2, 2))
     layout = make_layout(config, num_ranks=6, global_batch_size=SEQUENCES)
     assert str(layout.coordinates[3]) == "rank 3 (trunk, replica 1 of 2, tp rank 1 of 2)"

@@ -105,7 +105,7 @@ def config_of(case: Case, optimizer: str) -> TrainConfig:
 
 
 def sequences_of(task: Task, *, step: int, number: int):
-    """Row `number` of a step: of uneven length, the same whatever the layout."""
+    """Packed sequence `number` of a step: of random length, the same for every layout."""
     seed = (step * 31 + number) * 2 + (task is Task.GENERATION)
     generator = torch.Generator().manual_seed(seed)
     length = int(torch.randint(3, 16, (1,), generator=generator))

@@ -1,4 +1,4 @@
-"""A rank that dies, hangs or raises ends all ranks in time, and each says which rank it waited for, and for what."""
+"""If a rank dies, hangs or raises, all ranks end in time, and each reports which rank it waited for, and for what."""
 
 import os
 import time
@@ -34,7 +34,7 @@ def fail(fault: str) -> None:
 
 
 def train(rank_env: RankEnvironment, fault: str, faulty_rank: int, folder: Path):
-    """A sound step, then one in whose second forward `faulty_rank` fails; what others raise is left in `folder`."""
+    """Runs a step, then one in whose second forward `faulty_rank` fails; writes the others' errors to `folder`."""
     torch.set_num_threads(1)
     sequences = {
         task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=24, seed=n) for n in range(2)] for task in Task

@@ -1,4 +1,4 @@
-"""What the planner counts for a row between its passes, held against the tensors that torch keeps for the backward."""
+"""The planner's memory of a sequence between its passes, verified against what torch keeps for the backward."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def model_of(work: Workload) -> UniFork:
 
 
 def bytes_kept_by(forward, model: UniFork) -> int:
-    """Of all that `forward` leaves for the backward pass, the model's weights apart."""
+    """Bytes that `forward` keeps for the backward pass, without the model's weights."""
     kept = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -64,7 +64,7 @@ def bytes_kept_by(forward, model: UniFork) -> int:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("task", list(Task))
-def test_a_row_through_the_whole_model(task, precision):
+def test_a_sequence_through_the_whole_model(task, precision):
     work = workload(precision, recompute=False)
     only_this = Workload(**{**vars(work), "global_batch_size": {task: 1}})
     planned = rank_memory(only_this, Stage.COLOCATED, StageShape())
@@ -75,7 +75,7 @@ def test_a_row_through_the_whole_model(task, precision):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_further_row_in_flight_in_the_trunk(recompute, precision):
+def test_a_further_sequence_in_flight_in_the_trunk(recompute, precision):
     work = workload(precision, recompute=recompute)
     two, three = (rank_memory(work, Stage.TRUNK, StageShape(), in_flight=sequences).activations for sequences in (2, 3))
     model, sequence = model_of(work), work.sequence(Task.GENERATION)

@@ -1,4 +1,4 @@
-"""What the planner counts for a rank, held against the tensors that a real ZeRO-3 engine keeps."""
+"""The planner's memory of a rank, verified against the tensors that a real ZeRO-3 engine keeps."""
 
 import pytest
 import torch

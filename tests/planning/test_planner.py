@@ -43,7 +43,7 @@ def tiny_workload(**changes) -> Workload:
 
 @pytest.fixture(scope="module")
 def released() -> Workload:
-    """The released size, in its first stage that trains everything, with rows for many devices."""
+    """The released size in its first phase with both tasks, with packed sequences for many devices."""
     workload = workload_of(read_recipe(RELEASED_RECIPE), "joint")
     return replace(workload, global_batch_size={Task.UNDERSTANDING: 48, Task.GENERATION: 48})
 
@@ -58,7 +58,7 @@ def test_parameters_are_those_of_the_model():
 
 
 @pytest.mark.parametrize("task", Task)
-def test_operations_are_those_of_the_row_they_stand_for(task):
+def test_operations_are_those_of_the_sequence_they_stand_for(task):
     workload = tiny_workload()
     counted = sequence_cost(workload.model, workload.dimensions, workload.sequence(task))
     estimated = workload.cost(task)
@@ -81,7 +81,7 @@ def test_gradients_are_whole_until_the_flush_unless_reduced_each_time(released):
     assert whole == pytest.approx(9 * sharded, rel=1e-6)
 
 
-def test_only_the_trunk_keeps_every_row_in_flight(released):
+def test_only_the_trunk_keeps_every_sequence_in_flight(released):
     for stage in (Stage.TRUNK, Stage.GENERATION):
         four, eight, twelve = (
             rank_memory(released, stage, StageShape(), in_flight=sequences).activations for sequences in (4, 8, 12)
@@ -138,7 +138,7 @@ def test_a_model_that_fits_no_device_alone_is_refused_with_its_need(released):
         make_plan(released, tight, num_devices=8)
 
 
-def test_more_devices_than_rows_are_refused():
+def test_more_devices_than_sequences_are_refused():
     with pytest.raises(ConfigError, match="no layout gives every replica equally many packed sequences"):
         make_plan(tiny_workload(), H100, num_devices=1000)
 

@@ -19,7 +19,7 @@ from ufork.vocabulary import Task
 
 
 class Stage(StrEnum):
-    """The part of the model that one group of ranks trains."""
+    """The modules that one group of ranks trains: trunk, a branch, or (colocated) the whole model."""
 
     COLOCATED = "colocated"
     TRUNK = "trunk"

@@ -1,4 +1,4 @@
-"""Lists of actions run row by row, without seconds: an executor that knows only rows, replicas and channels."""
+"""Runs lists of actions sequence by sequence, without times: an executor of sequences, replicas and channels only."""
 
 from collections import defaultdict, deque
 from random import Random
@@ -11,32 +11,32 @@ Replica = tuple[Stage, int]
 Channel = deque[tuple[Task, int]]
 
 
-class RowChannels:
-    """Channels between two replicas in one direction, of `capacity` rows; a frozen trunk has none to it."""
+class SequenceChannels:
+    """Channels between two replicas in one direction, of `capacity` sequences; none leads back to a frozen trunk."""
 
     def __init__(self, layout: Layout, *, capacity: int, trunk_trains: bool):
         self.layout, self.capacity, self.trunk_trains = layout, capacity, trunk_trains
         self.channels: dict[tuple[Replica, Replica], Channel] = defaultdict(deque)
 
     def can_run(self, stage: Stage, action: Action) -> bool:
-        """Whether all its rows stand at the head of their channels, and there is room for what it makes."""
-        arrived = all(channel and channel[0] == sequence for channel, sequence in self._taken(stage, action))
-        return arrived and all(len(channel) < self.capacity for channel, _ in self._made(stage, action))
+        """Whether all its sequences are first in their channels, and there is room for its results."""
+        arrived = all(channel and channel[0] == sequence for channel, sequence in self._inputs(stage, action))
+        return arrived and all(len(channel) < self.capacity for channel, _ in self._results(stage, action))
 
     def run(self, stage: Stage, action: Action) -> None:
-        for channel, _ in self._taken(stage, action):
+        for channel, _ in self._inputs(stage, action):
             channel.popleft()
-        for channel, sequence in self._made(stage, action):
+        for channel, sequence in self._results(stage, action):
             channel.append(sequence)
 
-    def _taken(self, stage: Stage, action: Action) -> list[tuple[Channel, tuple[Task, int]]]:
+    def _inputs(self, stage: Stage, action: Action) -> list[tuple[Channel, tuple[Task, int]]]:
         if stage is Stage.TRUNK and action.direction is Pass.BACKWARD:
             return self._of(stage, action, sender=BRANCHES[action.task], receiver=stage)
         if stage in BRANCHES.values() and action.direction is Pass.FORWARD:
             return self._of(stage, action, sender=Stage.TRUNK, receiver=stage)
         return []
 
-    def _made(self, stage: Stage, action: Action) -> list[tuple[Channel, tuple[Task, int]]]:
+    def _results(self, stage: Stage, action: Action) -> list[tuple[Channel, tuple[Task, int]]]:
         if stage is Stage.TRUNK and action.direction is Pass.FORWARD:
             return self._of(stage, action, sender=stage, receiver=BRANCHES[action.task])
         if stage in BRANCHES.values() and action.direction is Pass.BACKWARD and self.trunk_trains:
@@ -44,7 +44,7 @@ class RowChannels:
         return []
 
     def _of(self, stage: Stage, action: Action, *, sender: Stage, receiver: Stage):
-        """The rows of `action`, each with its channel."""
+        """The sequences of `action`, each with its channel."""
         shapes = self.layout.shapes
         first = action.index * shapes[stage].dp
         return [
@@ -57,12 +57,12 @@ class RowChannels:
 
 
 def execute(schedule: Schedule, layout: Layout, *, capacity: int, random: Random, trunk_trains: bool) -> None:
-    """Runs all lists to their end, stages in random order; fails where none can go on, or rows are left."""
-    channels = RowChannels(layout, capacity=capacity, trunk_trains=trunk_trains)
+    """Runs all lists to their end, stages in random order; fails if none can continue, or sequences are left."""
+    channels = SequenceChannels(layout, capacity=capacity, trunk_trains=trunk_trains)
     left = {stage: deque(actions) for stage, actions in schedule.items()}
     while any(left.values()):
         able = [stage for stage, actions in left.items() if actions and channels.can_run(stage, actions[0])]
         assert able, f"deadlock: {[f'{stage}: {actions[0]}' for stage, actions in left.items() if actions]}"
         stage = random.choice(able)
         channels.run(stage, left[stage].popleft())
-    assert not any(channels.channels.values()), "rows that nobody took"
+    assert not any(channels.channels.values()), "sequences that no stage received"

@@ -1,4 +1,4 @@
-"""The lists that stages run: complete, legal, free of deadlock, within the limit, and near the best there is."""
+"""Lists of actions are complete, legal, free of deadlock, within the limit, and near the optimum."""
 
 from collections import Counter
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_lists_run_to_their_end_over_buffers_of_the_limit(layout, times, spare, 
 
 
 @pytest.mark.parametrize("order", [(1, 0, 2, 3), (0, 1, 3, 2), (2, 0, 1, 3)], ids=str)
-def test_the_channels_see_a_list_that_would_wait_for_ever(order):
+def test_the_channels_detect_a_list_that_deadlocks(order):
     layout = y_layout(sequences={G: 2})
     schedule = make_schedule(layout, y_times((1, 2), understanding=1, generation=3), in_flight=2)
     assert words(schedule[Stage.TRUNK]) == "Fg0 Fg1 Bg0 Bg1"
@@ -75,7 +75,7 @@ def test_the_channels_see_a_list_that_would_wait_for_ever(order):
 
 
 @given(layout=y_layouts(), times=stage_times(), limit=st.integers(1, 6), seed=st.integers(0, 1 << 16))
-def test_a_frozen_trunk_needs_room_for_one_row_between_two_replicas(layout, times, limit, seed):
+def test_a_frozen_trunk_needs_room_for_one_sequence_between_two_replicas(layout, times, limit, seed):
     schedule = make_schedule(layout, times, in_flight=limit, trunk_trains=False)
     execute(schedule, layout, capacity=1, random=Random(seed), trunk_trains=False)
 
@@ -105,7 +105,7 @@ def test_every_rank_makes_the_same_lists(layout, times, spare, trunk_trains):
 
 
 @given(sequences=st.tuples(*[st.integers(0, 12)] * 2).filter(any), dp=st.integers(1, 4), times=stage_times())
-def test_a_colocated_model_takes_tasks_in_turn(sequences, dp, times):
+def test_a_colocated_model_alternates_between_tasks(sequences, dp, times):
     layout = whole_layout(dp, sequences={task: dp * number for task, number in zip(Task, sequences, strict=True)})
     actions = make_schedule(layout, times, in_flight=1)[Stage.COLOCATED]
     assert [a.task for a in actions[::2]] == task_order({t: n for t, n in zip(Task, sequences, strict=True) if n})
@@ -136,7 +136,7 @@ def test_the_least_in_flight_is_exact(dp):
 
 
 @given(layout=y_layouts(), times=stage_times())
-def test_a_limit_that_would_wait_for_ever_is_refused_and_the_one_it_names_is_not(layout, times):
+def test_a_limit_that_deadlocks_is_refused_and_the_one_it_names_is_not(layout, times):
     with pytest.raises(ConfigError, match=f"deadlocks; use at least {least(layout)}:"):
         make_schedule(layout, times, in_flight=least(layout) - 1)
     make_schedule(layout, times, in_flight=least(layout))
@@ -226,7 +226,7 @@ def test_a_long_step_is_within_three_percent_of_its_floor(dp, sequences, trunk, 
 @pytest.mark.parametrize("trunk", [(1, 1), (1, 2), (1, 3), (2, 1)], ids=str)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.85])
 def test_the_trunk_never_idles_with_enough_in_flight(trunk, share):
-    """Where branches have work for `share` of the time, by the rule of docs/schedule.md."""
+    """If branches have work for `share` of the time, by the rule of docs/schedule.md."""
     layout = y_layout(sequences=HALF)
     through_branch = share * 2 * sum(trunk)
     times = y_times(trunk, understanding=through_branch, generation=through_branch)
@@ -275,7 +275,7 @@ def all_trunk_orders(limit):
 @settings(max_examples=20)
 @given(seconds=st.tuples(*[st.floats(0.1, 10)] * 4), transfer=st.sampled_from([0.0, 0.3, 4.0]), limit=st.integers(1, 4))
 def test_a_short_step_is_near_the_best_of_all_orders(seconds, transfer, limit):
-    """Where the trunk takes as long for a row of either task, as it does for rows of one fixed size."""
+    """If the trunk takes equally long for both tasks, as it does for sequences of one length."""
     forward, backward, understanding, generation = seconds
     times = y_times((forward, backward), understanding=understanding, generation=generation, transfer=transfer)
     layout = y_layout(sequences={U: 2, G: 2})

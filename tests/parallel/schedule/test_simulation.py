@@ -1,4 +1,4 @@
-"""A step in simulated time: worked by hand, and what must hold of any."""
+"""A step in simulated time: examples computed by hand, and invariants."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def begins(simulation, stage):
 
 
 def timeline(simulation):
-    """A line per stage, three characters a second: forward of u0, backward of U0, and where either goes on."""
+    """A line per stage, three characters a second: `u0` a forward, `U0` a backward, `-` its continuation."""
     lines = []
     for stage, spans in simulation.spans.items():
         cells = ["  ."] * round(simulation.seconds)
@@ -44,7 +44,7 @@ def test_actions_begin_when_their_inputs_are_there():
     assert simulation.idle_share(Stage.TRUNK) == pytest.approx(0.4)
 
 
-def test_stages_of_unequal_dp_wait_for_all_rows():
+def test_stages_of_unequal_dp_wait_for_all_sequences():
     layout = y_layout((2, 1, 3), sequences={G: 6})
     assert inputs_of(layout, Stage.GENERATION, Action(F, G, 1)) == tuple((Stage.TRUNK, Action(F, G, i)) for i in (1, 2))
     assert inputs_of(layout, Stage.TRUNK, Action(B, G, 1)) == tuple((Stage.GENERATION, Action(B, G, i)) for i in (0, 1))
@@ -110,7 +110,7 @@ def test_no_step_is_shorter_than_its_floor(layout, times, trunk_trains, spare):
 
 @given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 3))
 def test_the_limit_in_flight_bounds_the_buffers(layout, times, spare):
-    """So a trained trunk never waits for room, and nothing else needs to hold its sends back."""
+    """So a trunk that trains never waits for room, and its sends need no other limit."""
     limit = enough_in_flight(layout) // 2 + spare
     schedule = make_schedule(layout, times, in_flight=limit)
     assert simulate(schedule, layout, times, buffers=limit) == simulate(schedule, layout, times)

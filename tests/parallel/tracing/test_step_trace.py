@@ -1,4 +1,4 @@
-"""A traced step: its bubble, its trace events, its picture, and its place in the report."""
+"""A traced step: its bubble, its trace events, its picture, and the report that shows it."""
 
 import json
 

@@ -13,7 +13,7 @@ from ufork.vocabulary import Task
 
 
 class StandInNccl:
-    """Notes what is asked of it."""
+    """Records its calls."""
 
     made = []
 
@@ -57,7 +57,7 @@ def test_what_goes_up_and_what_comes_down_have_communicators_of_their_own(bridge
     assert len({id(group) for group in StandInNccl.made}) == 3, "sums, upwards, downwards"
 
 
-def test_ranks_without_work_are_left_out_and_all_groups_time_out(bridge):
+def test_ranks_without_work_are_not_members_and_all_groups_time_out(bridge):
     for group in StandInNccl.made:
         assert (group.rank, group.ranks, group.timeout.total_seconds()) == (1, 2, 7)
     assert bridge.leader == 0 and not bridge.is_leader

@@ -1,4 +1,4 @@
-"""A row arrives as it was sent."""
+"""A packed sequence arrives as it was sent."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def test_what_is_decoded_is_what_was_encoded(task, texts, images, seed):
 
 
 @pytest.mark.parametrize("task", Task)
-def test_a_row_that_is_full_of_one_token_samples_fits(task):
+def test_a_sequence_full_of_one_token_samples_fits(task):
     texts = [[5]] * 64 if task is Task.UNDERSTANDING else [[5]] * (64 // 7)
     sequence = packed_sequence(task, texts=texts, images=task is Task.GENERATION)
     assert torch.equal(FORMAT.decode(FORMAT.encode(sequence)).token_ids_T, sequence.token_ids_T)

@@ -1,4 +1,4 @@
-"""A job's ranks: each stage is a world of its own, beside them the job's bridge; nobody waits for ever."""
+"""Each stage is a separate world, connected by the job's bridge; no rank waits without a timeout."""
 
 import dataclasses
 import os
@@ -73,7 +73,7 @@ TIMEOUT_SECONDS = 4.0
 
 
 def run_without_peer(rank_env: RankEnvironment, fault: str):
-    """Rank 1 is gone or hangs; rank 0 tells its error and how long it took."""
+    """Rank 1 is gone or hangs; rank 0 returns its error and how long it took."""
     with join_world(rank_env, timeout_seconds=TIMEOUT_SECONDS) as world:
         bridge = bridge_of(world)
         bridge.sum(1.0)
@@ -103,7 +103,7 @@ def run_alone(rank_env: RankEnvironment):
     return time.monotonic() - began
 
 
-def test_a_rank_that_nobody_joins_gives_up_within_the_timeout():
+def test_a_rank_that_no_other_joins_times_out():
     (seconds,) = run_on_ranks(run_alone, 1)
     assert seconds < 10
 

@@ -1,1 +1,1 @@
-"""Turns a plain model into a rank's trainable part: tensor parallelism, then DeepSpeed ZeRO-3."""
+"""Makes a plain model trainable on a rank: tensor parallelism, then DeepSpeed ZeRO-3."""
