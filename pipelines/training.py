@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipelines.check_recipe import check_recipe
 from pipelines.doctor.banner import log_banner
 from pipelines.launch.ranks import has_cuda_device, process_context
 from pipelines.launch.stop_signals import StopRequest, handled
@@ -48,6 +49,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
         run.record(recipe.model_dump(mode="json"), ("text", "model", "data", "layout", "train", "phases"))
         log_banner(run.path, has_gpu=has_cuda_device())
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
+    check_recipe(recipe, rank_env.world_size, _dimensions(tokenizer, codec))
     phases = [phase_of(recipe, name, tokenizer, codec) for name in names]
     _require_weights(phases[0])
     timeout_seconds = max(phase.train.timeout_seconds for phase in phases)

@@ -1,6 +1,7 @@
-"""Estimates the layouts for a number of devices and recommends one: step time, bubble, memory per rank, bytes sent.
+"""Estimates step time, pipeline bubble, memory per rank and bytes sent of the layouts for N devices; recommends one.
 
---measure takes the rates of this machine first and leaves them in machine.yaml, for --gpu machine.yaml later.
+Only layouts on which every phase of the recipe can train are recommended. --measure takes the rates of this machine
+first and writes them to machine.yaml, for use with --gpu machine.yaml later.
 """
 
 import argparse
@@ -11,21 +12,33 @@ from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
+    from ufork.parallel.config import LayoutConfig
+    from ufork.planning.machine import MachineProfile
     from ufork.planning.planner import Plan
     from ufork.planning.workload import Workload
 
 SHOWN = 8
-"""Layouts in the table."""
+"""Most layouts in the table."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the recipe, the devices, and where what is measured or drawn goes."""
+    """Adds the recipe, the devices, and what to measure or draw."""
     add_recipe_arguments(parser)
-    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="devices of the job")
-    parser.add_argument("--gpu", default="h100", help="h100, a100, or a file of --measure")
-    parser.add_argument("--phase", help="of the recipe; its first with both tasks unless given")
-    parser.add_argument("--measure", action="store_true", help="take the rates of this machine")
-    parser.add_argument("--scaling", type=Path, metavar="PNG", help="draw tokens per second from 8 to N devices")
+    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="number of devices in the job")
+    parser.add_argument(
+        "--gpu",
+        default="h100",
+        help="kind of device: h100, a100, or a file that --measure wrote (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--phase", metavar="NAME", help="recipe phase to plan for (default: the first that trains both tasks)"
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="measure this machine, write machine.yaml and plan for machines like it"
+    )
+    parser.add_argument(
+        "--scaling", type=Path, metavar="PNG", help="draw the estimated tokens per second on 8 to N devices"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -36,10 +49,12 @@ def run(arguments: argparse.Namespace) -> None:
     """
     recipe = recipe_of(arguments)
 
+    from ufork.errors import ConfigError
     from ufork.files import write_whole
     from ufork.planning.machine import profile_of
-    from ufork.planning.planner import make_plan
 
+    if arguments.gpus < 1:
+        raise ConfigError(f"--gpus {arguments.gpus}: a job has at least one device")
     workload = workload_of(recipe, arguments.phase)
     if arguments.measure:
         from pipelines.doctor.machine_rates import measure_machine
@@ -49,7 +64,9 @@ def run(arguments: argparse.Namespace) -> None:
         print("machine.yaml: the rates of this machine")
     else:
         machine = profile_of(arguments.gpu)
-    plan = make_plan(workload, machine, num_devices=arguments.gpus)
+    if refusal := _refusal_of_own_layout(recipe, arguments.gpus):
+        print(f"the recipe's own layout ({recipe.layout.describe()}) is refused: {refusal}")
+    plan = plan_for(recipe, workload, machine, num_devices=arguments.gpus)
     print(_table(plan, workload))
     if arguments.scaling:
         from ufork.planning.weak_scaling import draw_scaling, weak_scaling
@@ -58,29 +75,41 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"scaling: {arguments.scaling}")
 
 
+def plan_for(recipe: "Recipe", workload: "Workload", machine: "MachineProfile", *, num_devices: int) -> "Plan":
+    """Plans for `workload`, a phase of `recipe`, with layouts in which all phases of `recipe` can train.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from pipelines.check_recipe import check_recipe
+    from ufork.planning.planner import make_plan
+
+    def check(layout: "LayoutConfig", num_ranks: int) -> None:
+        check_recipe(recipe.model_copy(update={"layout": layout}), num_ranks)
+
+    return make_plan(workload, machine, num_devices=num_devices, check=check)
+
+
 def workload_of(recipe: "Recipe", phase: str | None) -> "Workload":
-    """What a phase of `recipe` asks for; sizes that the tokenizers decide are taken from their configs.
+    """Returns what a phase of `recipe` computes; sizes that tokenizers decide are those that the recipe asks for.
 
     Raises:
         ConfigError: the recipe has no such phase.
     """
+    from pipelines.check_recipe import nominal_dimensions
     from ufork.errors import ConfigError
-    from ufork.model.config import Dimensions
     from ufork.planning.workload import Workload
     from ufork.vocabulary import Task
 
+    if not recipe.phases:
+        raise ConfigError("phases: the recipe has none, so there is nothing to train; name at least one")
     if phase is not None and phase not in recipe.phases:
         raise ConfigError(f"--phase {phase}: the recipe's phases are {', '.join(recipe.phases)}")
     both = [name for name, s in recipe.phases.items() if len(s.train.global_batch_size.by_task) == len(Task)]
     chosen = recipe.phases[phase or (both or list(recipe.phases))[0]]
     return Workload(
         model=recipe.model,
-        dimensions=Dimensions(
-            vocab_size=QWEN_VOCABULARY if recipe.text.folder else recipe.text.vocab_size,
-            codebook_size=recipe.vision.codebook_size,
-            code_width=recipe.vision.code_width,
-            codes_per_position=recipe.vision.codes_per_position,
-        ),
+        dimensions=nominal_dimensions(recipe),
         global_batch_size=chosen.train.global_batch_size.by_task,
         seq_len=chosen.data.seq_len,
         num_lanes=chosen.data.num_lanes,
@@ -90,8 +119,15 @@ def workload_of(recipe: "Recipe", phase: str | None) -> "Workload":
     )
 
 
-QWEN_VOCABULARY = 151_680
-"""Of Qwen2.5's tokenizer as a model has it (`TextTokenizer.padded_size`), planned for before a folder has been read."""
+def _refusal_of_own_layout(recipe: "Recipe", num_devices: int) -> str:
+    from pipelines.check_recipe import check_recipe
+    from ufork.errors import ConfigError
+
+    try:
+        check_recipe(recipe, num_devices)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _table(plan: "Plan", workload: "Workload") -> str:
@@ -101,7 +137,7 @@ def _table(plan: "Plan", workload: "Workload") -> str:
     lines = [f"{'layout (tp x dp)':62} ranks  step ms  tokens/s   GB/rank  sent GB  bubble"]
     for candidate in plan.candidates[:SHOWN]:
         step = candidate.step
-        bubble = " ".join(f"{phase[0]}{share:.0%}" for phase, share in step.bubble.items())
+        bubble = " ".join(f"{stage[0]}{share:.0%}" for stage, share in step.bubble.items())
         lines.append(
             f"{candidate.config.describe():62} {candidate.num_ranks:5}  {step.seconds * 1e3:7.1f}"
             f" {tokens / step.seconds:9,.0f}  {candidate.fullest / 1e9:8.2f} {step.p2p_bytes / 1e9:8.2f}  {bubble}"

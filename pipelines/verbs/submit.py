@@ -104,8 +104,8 @@ def _phases(recipe: "Recipe", chain: str | None) -> list[str | None]:
 
 
 def _require_fitting(recipe: "Recipe", arguments: argparse.Namespace) -> None:
+    from pipelines.check_recipe import check_recipe
     from ufork.errors import ConfigError
-    from ufork.parallel.layout import make_layout
 
     per_node = _ranks_per_node(arguments)
     if arguments.nodes < 1 or per_node < 1 or arguments.restarts < 0:
@@ -114,14 +114,13 @@ def _require_fitting(recipe: "Recipe", arguments: argparse.Namespace) -> None:
             " job needs at least one node with one rank, and 0 or more restarts"
         )
     num_ranks = arguments.nodes * per_node
-    for name, phase in recipe.phases.items():
-        try:
-            make_layout(recipe.layout, num_ranks=num_ranks, global_batch_size=phase.train.global_batch_size.by_task)
-        except ConfigError as error:
-            raise ConfigError(
-                f"phase {name} on {arguments.nodes} nodes x {per_node} = {num_ranks} ranks: {error}."
-                f" `ufork plan {arguments.recipe} --gpus {num_ranks}` finds layouts that fit"
-            ) from None
+    try:
+        check_recipe(recipe, num_ranks)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{arguments.nodes} nodes x {per_node} = {num_ranks} ranks: {error}."
+            f" `ufork plan {arguments.recipe} --gpus {num_ranks}` finds layouts that fit"
+        ) from None
 
 
 def _ranks_per_node(arguments: argparse.Namespace) -> int:

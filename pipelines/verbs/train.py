@@ -6,6 +6,7 @@ Under torchrun or srun this is one rank of theirs; otherwise --ranks are started
 """
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
@@ -51,10 +52,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     phases = _phases_to_train(recipe, arguments.phase)
 
-    from pipelines.launch.ranks import run_ranks
+    from pipelines.check_recipe import check_recipe
+    from pipelines.launch.ranks import joined_environment, run_ranks
     from ufork.parallel.layout import num_ranks_of
 
-    run_ranks(_train_on_rank, arguments.ranks or num_ranks_of(recipe.layout), recipe, phases, arguments.trace)
+    num_ranks = arguments.ranks or num_ranks_of(recipe.layout)
+    rank_env = joined_environment(os.environ, num_ranks)
+    check_recipe(recipe, rank_env.world_size if rank_env else num_ranks or 1)
+    run_ranks(_train_on_rank, num_ranks, recipe, phases, arguments.trace)
 
 
 def _phases_to_train(recipe: "Recipe", only: str | None) -> list[str]:

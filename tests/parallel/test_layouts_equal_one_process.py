@@ -16,7 +16,7 @@ from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.train import build_stage as stage_builder
 from ufork.train.config import GlobalBatchSize, PerTask, TrainConfig
-from ufork.train.learning_rate import learning_rate
+from ufork.train.optimization.learning_rate import learning_rate
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
 

@@ -11,7 +11,7 @@ from tests.tiny import packed_sequence, shallow_config, tiny_model
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.train.config import GlobalBatchSize, TrainConfig
-from ufork.train.parameter_groups import freeze_except
+from ufork.train.optimization.parameter_groups import freeze_except
 from ufork.train.stage_module import StageModule
 from ufork.train.step import run_step
 from ufork.vocabulary import Task

@@ -46,6 +46,10 @@ class DataConfig(Config):
     """Share of samples that may be skipped before the run ends; not applied to fewer than SKIPPED_BEFORE_LIMIT."""
 
 
+PADDED_TO = 128
+"""The token embedding has a multiple of this many rows, which tensor parallelism can partition (as in Megatron-LM)."""
+
+
 class TextConfig(Config):
     """The text tokenizer."""
 
@@ -53,3 +57,13 @@ class TextConfig(Config):
     """A Hugging Face tokenizer folder. Without one, a byte-level BPE is trained on the texts of the shards."""
     vocab_size: PositiveInt = 1024
     """Size of the BPE that is trained."""
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        return padded_vocab_size(self.vocab_size)
+
+
+def padded_vocab_size(size: int) -> int:
+    """Returns `size` rounded up to a multiple of PADDED_TO."""
+    return -(-size // PADDED_TO) * PADDED_TO

@@ -26,7 +26,6 @@ from ufork.data.skipped_samples import SkippedSamples
 from ufork.data.stream_state import SourceState, StreamState
 from ufork.data.task_stream import SkippedSample, TaskStream
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.errors import ConfigError
 from ufork.processes.prefetch import prefetch
 from ufork.vocabulary import PackedSequence, Task
 
@@ -108,26 +107,21 @@ class TrainingStream:
             config: sources and packing.
             tokenizer: text tokenizer.
             codec: sizes of the image tokenizer, which the codes of samples must fit.
-            global_batch_size: by task: packed sequences per step, over the whole job.
+            global_batch_size: packed sequences per step over the whole job, of the tasks that have any.
             replica: index of this rank among the data-parallel ranks.
-            num_replicas: number of data-parallel ranks.
+            num_replicas: number of data-parallel ranks; divides the lanes and the batch sizes.
             folder: folder that the sources' folders are relative to.
             seed: seed of the order of samples.
             context: how loader processes are started; required if `config.num_workers` > 0.
             skipped_samples_folder: folder of the files that list skipped samples; None for no files.
 
         Raises:
-            ConfigError: `num_replicas` does not divide the lanes or a task's batch size, or a task has no source.
+            ConfigError: a source has fewer samples than `config.num_lanes`.
             ShardError: a source is missing or damaged.
         """
-        for name, number in (
-            ("data.num_lanes", config.num_lanes),
-            *((f"train.global_batch_size.{t}", n) for t, n in global_batch_size.items()),
-        ):
-            if number % num_replicas:
-                raise ConfigError(f"{name}={number} is not a multiple of the {num_replicas} data-parallel ranks")
+        assert not any(number % num_replicas for number in (config.num_lanes, *global_batch_size.values()))
         self.config, self.seed = config, seed
-        self.global_batch_size = {task: number for task, number in global_batch_size.items() if number}
+        self.global_batch_size = dict(global_batch_size)
         self.replica, self.num_replicas, self.num_lanes = replica, num_replicas, config.num_lanes
         self.skipped_samples = SkippedSamples(
             skipped_samples_folder, replica=replica, max_share=config.max_skipped_share
@@ -204,7 +198,7 @@ class TrainingStream:
 
     @property
     def _num_workers(self) -> int:
-        return min(self.config.num_workers, self.num_lanes // self.num_replicas)
+        return self.config.num_workers
 
     def _make_shares(self) -> Iterator[StepShare]:
         maker = self._maker()
@@ -257,10 +251,6 @@ def _shares_on_one_thread(maker: StepMaker, worker: int, num_workers: int) -> It
 
 
 def _open_mixture(configs: Sequence[SourceConfig], task: Task, folder: Path, *, num_lanes: int, seed: int) -> Mixture:
-    if not configs:
-        raise ConfigError(
-            f"data.{task}: no source, but train.global_batch_size.{task} is not 0; name a source or set it to 0"
-        )
     sources = [_open_source(config, task, folder) for config in configs]
     return Mixture(sources, [config.weight for config in configs], num_lanes=num_lanes, seed=seed)
 

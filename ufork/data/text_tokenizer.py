@@ -6,13 +6,12 @@ from typing import Self
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from ufork.data.config import padded_vocab_size
 from ufork.errors import TokenizerError
 from ufork.files import make_folder, write_whole
 from ufork.vocabulary import PADDING, SPECIAL_TOKENS, TURN_END
 
 FILE_NAME = "tokenizer.json"
-PADDED_TO = 128
-"""A model's vocabulary is padded to a multiple of this, which tensor parallelism can divide (as in Megatron-LM)."""
 
 
 class TextTokenizer:
@@ -95,4 +94,4 @@ class TextTokenizer:
     @property
     def padded_size(self) -> int:
         """Size of a model's vocabulary: `size`, rounded up to a multiple of PADDED_TO."""
-        return -(-self.size // PADDED_TO) * PADDED_TO
+        return padded_vocab_size(self.size)

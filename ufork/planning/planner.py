@@ -4,7 +4,7 @@ workload, machine, number of devices -> layouts that the recipe's checks allow -
 -> those that fit a device's memory -> Plan, the fastest first
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -29,6 +29,9 @@ SIMPLER_BY = 0.03
 """A colocated layout is recommended unless a forked one is faster by more than this share."""
 USABLE_SHARE = 0.9
 """Share of a device's memory that a rank may take; the rest is the allocator's and the libraries'."""
+
+Check = Callable[[LayoutConfig, int], None]
+"""Raises ConfigError for a layout and number of ranks that may not be recommended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,16 @@ class Plan:
     reason: str
 
 
-def make_plan(workload: Workload, machine: MachineProfile, *, num_devices: int) -> Plan:
+def make_plan(
+    workload: Workload, machine: MachineProfile, *, num_devices: int, check: Check = lambda config, num_ranks: None
+) -> Plan:
     """Estimates the layouts of up to `num_devices` ranks and recommends one.
+
+    Args:
+        workload: what one phase computes.
+        machine: rates and memory of the devices.
+        num_devices: devices of the job.
+        check: raises ConfigError if something else than the phase, such as another phase, cannot train on a layout.
 
     Raises:
         ConfigError: no layout passes the recipe's checks, or none fits the memory.
@@ -81,7 +92,7 @@ def make_plan(workload: Workload, machine: MachineProfile, *, num_devices: int) 
             f" {least.fullest / 1e9:.0f} GB a rank; use more devices, train.activation_checkpointing=true, a shorter"
             " data.seq_len or a lower layout.in_flight"
         )
-    refusals = [_refusal_by_lanes(candidate, workload) for candidate in fitting]
+    refusals = [_refusal(candidate, workload, check) for candidate in fitting]
     allowed = [candidate for candidate, refusal in zip(fitting, refusals, strict=True) if not refusal]
     if not allowed:
         raise ConfigError(f"{num_devices} devices, {fitting[0].config.describe()}: {refusals[0]}")
@@ -135,10 +146,11 @@ def _estimate(workload: Workload, machine: MachineProfile, config: LayoutConfig,
     )
 
 
-def _refusal_by_lanes(candidate: Candidate, workload: Workload) -> str:
-    """The message if `data.num_lanes` does not suit the layout, else empty; the one check that costs nothing to fix."""
+def _refusal(candidate: Candidate, workload: Workload, check: Check) -> str:
+    """The message if `data.num_lanes`, which costs nothing to change, or `check` rules a layout out; else empty."""
     try:
         require_divisible_lanes(candidate.layout, workload.num_lanes)
+        check(candidate.config, candidate.num_ranks)
     except ConfigError as error:
         return str(error)
     return ""

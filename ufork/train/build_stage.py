@@ -7,7 +7,6 @@ import logging
 
 import torch
 
-from ufork.errors import ConfigError
 from ufork.model.cost import BACKWARD_OVER_FORWARD, nominal_cost
 from ufork.model.decoder import DecoderLayer
 from ufork.model.layers.linear import default_linear, use_linear
@@ -29,10 +28,11 @@ from ufork.parallel.transport.link import Link, TransferFormat
 from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
 from ufork.parallel.transport.stage_world import World
 from ufork.train.config import TrainConfig
-from ufork.train.optimizer import build_optimizer
-from ufork.train.parameter_groups import freeze_except, part_trains, stage_trains
+from ufork.train.optimization.optimizer import build_optimizer
+from ufork.train.optimization.parameter_groups import freeze_except
 from ufork.train.stage import TrainingStage
 from ufork.train.stage_module import StageModule
+from ufork.train.trainable import group_trains, stage_trains
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def build_stage(
     linear = default_linear(world.device, dtype) if config.linear == "auto" else config.linear
     log.info("linear layers: %s (train.linear is %s)", linear, config.linear)
     use_linear(model, linear)
-    engine = _build_engine(model, config, precision, world, bridge, partition_dims)
+    engine = _build_engine(model, config, precision, world, partition_dims)
     engine.trace_gathers(tracer)
     return TrainingStage(
         engine=engine,
@@ -150,15 +150,10 @@ def _build_engine(
     config: TrainConfig,
     precision: Precision,
     world: World,
-    bridge: Bridge,
     partition_dims: dict[str, int],
 ) -> Engine:
     module = StageModule(model, config).to(world.device)
     num_trained = freeze_except(module, config.trainable)
-    if not sum(bridge.sum(num_trained)):
-        raise ConfigError(
-            f"train.trainable={list(config.trainable)}: the model has none of these parts, so nothing would train"
-        )
     passes_gradients = world.coordinate.stage in TASK_OF and stage_trains(Stage.TRUNK, config.trainable)
     if not num_trained and passes_gradients:
         module.add_anchor()
@@ -179,7 +174,7 @@ def _build_engine(
 def _tie(engine: Engine, model: UniFork, config: TrainConfig, bridge: Bridge, world: World) -> TiedEmbedding | None:
     """Only where the two stages both train the one weight."""
     stages = bridge.layout.shapes.keys()
-    tied = model.config.tie_word_embeddings and part_trains("token_embedding", config.trainable)
+    tied = model.config.tie_word_embeddings and group_trains("token_embedding", config.trainable)
     if not tied or not stages >= TIED_STAGES.keys() or world.coordinate.stage not in TIED_STAGES:
         return None
     shape = (model.dimensions.vocab_size, model.config.hidden_size)

@@ -11,7 +11,7 @@ from ufork.vocabulary import Task
 ParameterGroup = Literal[
     "token_embedding", "projector", "trunk", "understanding", "generation", "text_head", "rq_head", "loss_weights"
 ]
-"""Names of the groups of parameters that a phase may train; `ufork.train.parameter_groups` says what is in each."""
+"""Names of the groups of parameters that a phase may train; `ufork.train.trainable` says what is in each."""
 
 
 class PerTask(Config):

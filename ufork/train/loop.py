@@ -18,7 +18,7 @@ from ufork.parallel.tracing.step_trace import PICTURE_FILE, StepTrace, as_json
 from ufork.parallel.transport.bridge import Bridge
 from ufork.train.config import TrainConfig
 from ufork.train.initial_model import Weights
-from ufork.train.learning_rate import learning_rate
+from ufork.train.optimization.learning_rate import learning_rate
 from ufork.train.progress import Progress, progress_of
 from ufork.train.session import Session
 from ufork.train.stage import TrainingStage

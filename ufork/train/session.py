@@ -1,7 +1,7 @@
 """Opens one phase of training on one rank, from configs alone, and closes it again.
 
-Phase + World -> bridge to the other ranks -> checkpoint to resume from, if there is one
-              -> the stage's modules, engine and actions; the stream of packed sequences; both as the checkpoint left
+Phase + World -> checks -> bridge to the other ranks -> checkpoint to resume from, if there is one
+              -> the stream of packed sequences; the stage's modules, engine and actions; both as the checkpoint left
                  them -> saver, telemetry -> Session, which `train_phase` trains
 """
 
@@ -32,15 +32,16 @@ from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.weights import WEIGHTS_NAME
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.engine.stage_part import collected_shapes
-from ufork.parallel.layout import Layout, Stage, make_layout
+from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.collect_weights import Shapes
 from ufork.parallel.transport.stage_world import World
 from ufork.run_folder import PhaseFolder, RunFolder, versions_in_use
 from ufork.train.build_stage import build_stage, precision_of
+from ufork.train.check_phase import check_phase
 from ufork.train.config import TrainConfig
 from ufork.train.initial_model import InitialModel, Weights
-from ufork.train.stage import TrainingStage
+from ufork.train.stage import TrainingStage, reads_data
 from ufork.train.telemetry import Telemetry
 
 
@@ -67,12 +68,9 @@ class Phase:
         return self.run.phase(self.name)
 
     def layout_of(self, num_ranks: int) -> Layout:
-        """Returns which of `num_ranks` ranks does what in this phase.
-
-        Raises:
-            ConfigError: as `make_layout`.
-        """
-        return make_layout(self.layout, num_ranks=num_ranks, global_batch_size=self.train.global_batch_size.by_task)
+        """Returns which of `num_ranks` ranks does what in this phase; raises as `check_phase`."""
+        sizes = self.initial.config
+        return check_phase(self.train, self.data, self.layout, sizes.model, sizes.dimensions, num_ranks=num_ranks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +120,11 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
         run_metadata = _run_metadata(phase) if bridge.is_leader else None
         checkpoints = CheckpointFolder(phase.folder.checkpoints)
         found = find_checkpoint(checkpoints, phase.train.resume, run_metadata, bridge)
-        stage = open_stage(phase, world, bridge)
-        opened.callback(stage.engine.close)
-        stream = _open_stream(phase, stage, context) if stage.reads_data else None
+        stream = _open_stream(phase, world, context) if reads_data(world.coordinate, bridge.layout) else None
         if stream:
             opened.callback(stream.close)
+        stage = open_stage(phase, world, bridge)
+        opened.callback(stage.engine.close)
         start = resume(stage.engine.shards, stream, found) if found else TrainState()
         absent_weights = _absent_weights(phase, bridge.layout) if bridge.is_leader else {}
         telemetry = Telemetry(
@@ -165,15 +163,15 @@ def open_stage(phase: Phase, world: World, bridge: Bridge) -> TrainingStage:
     return build_stage(model, phase.train, phase.layout, world, bridge, seq_len=phase.data.seq_len)
 
 
-def _open_stream(phase: Phase, stage: TrainingStage, context: BaseContext | None) -> TrainingStream:
+def _open_stream(phase: Phase, world: World, context: BaseContext | None) -> TrainingStream:
     sizes = phase.initial.config.dimensions
     return TrainingStream(
         phase.data,
         phase.tokenizer,
         codec=CodecSizes(codes_per_position=sizes.codes_per_position, codebook_size=sizes.codebook_size),
         global_batch_size=phase.train.global_batch_size.by_task,
-        replica=stage.world.coordinate.dp_rank,
-        num_replicas=stage.world.dp_group.size(),
+        replica=world.coordinate.dp_rank,
+        num_replicas=world.dp_group.size(),
         folder=phase.run.path,
         seed=phase.data_seed,
         context=context,

@@ -12,7 +12,7 @@ from ufork.model.weights import MODEL_PREFIX
 from ufork.parallel.engine.tied_embedding import TiedEmbedding
 from ufork.parallel.engine.zero import Engine
 from ufork.parallel.executor import BranchRunner, ColocatedRunner, Runner, Sequences, TrunkRunner
-from ufork.parallel.layout import Layout, Stage
+from ufork.parallel.layout import Layout, MeshCoordinate, Stage
 from ufork.parallel.schedule.actions import Action
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.bridge import Bridge
@@ -22,6 +22,11 @@ from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
 from ufork.parallel.transport.stage_world import World
 from ufork.train.initial_model import Weights
 from ufork.vocabulary import Task
+
+
+def reads_data(coordinate: MeshCoordinate, layout: Layout) -> bool:
+    """Returns whether a rank reads its replica's packed sequences from the stream."""
+    return coordinate.stage == layout.reader and coordinate.leads_replica
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class TrainingStage:
     @property
     def reads_data(self) -> bool:
         """Whether this rank draws its replica's rows from the stream."""
-        return self.world.coordinate.stage == self.layout.reader and self.world.coordinate.leads_replica
+        return reads_data(self.world.coordinate, self.layout)
 
     def broadcast_sequences(self, sequences: Sequences) -> Sequences:
         """The rows that the replica's first rank has read, on all ranks of the replica; sample ids stay behind."""

@@ -12,6 +12,7 @@ from pipelines.cluster.slurm_job import TEMPLATE, JobRequest, render
 RECIPE = Path(__file__).parents[3] / "pipelines" / "recipes" / "unifork_0.5b.yaml"
 H100S = (
     "layout={kind: forked, trunk: {tp: 1, dp: 64}, understanding: {dp: 32}, generation: {dp: 32}}",
+    "data.num_lanes=256",
     "train.global_batch_size={understanding: 128, generation: 128}",
     "phases.generation.train.global_batch_size={understanding: 0, generation: 128}",
     "phases.understanding.train.global_batch_size={understanding: 128, generation: 0}",

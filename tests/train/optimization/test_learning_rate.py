@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ufork.train.config import TrainConfig
-from ufork.train.learning_rate import learning_rate
+from ufork.train.optimization.learning_rate import learning_rate
 
 
 def rates(**changes):

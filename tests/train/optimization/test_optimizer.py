@@ -9,8 +9,8 @@ from torch import nn
 
 from tests.tiny import tiny_config, tiny_model
 from ufork.train.config import TrainConfig
-from ufork.train.optimizer import build_optimizer
-from ufork.train.parameter_groups import freeze_except
+from ufork.train.optimization.optimizer import build_optimizer
+from ufork.train.optimization.parameter_groups import freeze_except
 from ufork.train.stage_module import StageModule
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -4,8 +4,9 @@ import pytest
 
 from tests.tiny import tiny_config, tiny_model
 from ufork.train.config import TrainConfig
-from ufork.train.parameter_groups import PREFIXES, freeze_except, part_of, stage_trains
+from ufork.train.optimization.parameter_groups import freeze_except, group_of
 from ufork.train.stage_module import StageModule
+from ufork.train.trainable import PREFIXES, stage_trains
 from ufork.vocabulary import Task
 
 
@@ -26,7 +27,7 @@ def loss_of(loss_weighting="fixed", **changes):
 )
 def test_every_parameter_is_in_exactly_one_part(changes, absent):
     parts = {
-        part_of(name, tied=changes.get("tie_word_embeddings", False))
+        group_of(name, tied=changes.get("tie_word_embeddings", False))
         for name, _ in loss_of(**changes).named_parameters()
     }  # part_of asserts that it is one
     assert parts == PREFIXES.keys() - absent

@@ -1,0 +1,67 @@
+"""Checks of a phase that need its configs only: pure, importable without torch.
+
+    TrainConfig, DataConfig, LayoutConfig, sizes of the model, number of ranks -> Layout, or a ConfigError that
+    names the key at fault, both values and the remedy
+
+`open_session` checks so on every rank, and programs that start ranks before they start any.
+"""
+
+from ufork.data.config import DataConfig
+from ufork.errors import ConfigError
+from ufork.model.config import Dimensions, ModelConfig
+from ufork.parallel.config import LayoutConfig
+from ufork.parallel.layout import Layout, Stage
+from ufork.parallel.layout_checks import checked_layout
+from ufork.train.config import TrainConfig
+from ufork.train.trainable import require_trainable, stage_trains
+
+
+def check_phase(
+    train: TrainConfig,
+    data: DataConfig,
+    layout: LayoutConfig,
+    model: ModelConfig,
+    dimensions: Dimensions,
+    *,
+    num_ranks: int,
+) -> Layout:
+    """Returns which rank does what, after every check that needs no files and no process group.
+
+    Raises:
+        ConfigError: model, data, layout and number of ranks do not fit together.
+    """
+    _require_tasks(train, data, model)
+    require_trainable(train, model)
+    checked = checked_layout(
+        layout,
+        num_ranks=num_ranks,
+        global_batch_size=train.global_batch_size.by_task,
+        model=model,
+        dimensions=dimensions,
+        seq_len=data.seq_len,
+        num_lanes=data.num_lanes,
+        trunk_trains=stage_trains(Stage.TRUNK, train.trainable),
+    )
+    _require_lanes_for_workers(data, checked)
+    return checked
+
+
+def _require_tasks(train: TrainConfig, data: DataConfig, model: ModelConfig) -> None:
+    for task, number in train.global_batch_size.by_task.items():
+        if task not in model.tasks:
+            raise ConfigError(
+                f"train.global_batch_size.{task}={number}: model.tasks has no {task}; set it to 0 or add the task"
+            )
+        if not getattr(data, task):
+            raise ConfigError(
+                f"data.{task}: no source, and train.global_batch_size.{task}={number}; name a source or set that to 0"
+            )
+
+
+def _require_lanes_for_workers(data: DataConfig, layout: Layout) -> None:
+    lanes = data.num_lanes // layout.shapes[layout.reader].dp
+    if data.num_workers > lanes:
+        raise ConfigError(
+            f"data.num_workers={data.num_workers}: each process takes at least one lane, and each data-parallel replica"
+            f" has {lanes} of the data.num_lanes={data.num_lanes}; set data.num_workers={lanes} or less"
+        )

@@ -1,0 +1,1 @@
+"""What the optimizer updates, by which rule and how fast."""
