@@ -83,7 +83,7 @@ def _space(name: str, free_gb: float, low_gb: float, instead: str) -> Finding:
 
 
 def shared_memory(around: Surroundings) -> Finding:
-    """Checks the shared memory through which loader processes hand over packed sequences."""
+    """Checks the shared memory through which NCCL connects the GPUs of a machine."""
     size = shutil.disk_usage("/dev/shm").total / GB
     if size >= LOW_SHARED_GB:
         return Finding(name="/dev/shm", found=f"{size:,.0f} GB")
@@ -91,7 +91,7 @@ def shared_memory(around: Surroundings) -> Finding:
         name="/dev/shm",
         mark=Mark.PROBLEM,
         found=f"only {size * 1024:,.0f} MB, the default of containers",
-        instead="hands packed sequences through it where data.num_workers > 0; data.num_workers=0 needs none",
+        instead="connects the GPUs of a machine through it (NCCL); loader processes need none",
         remedy="docker run --ipc=host, or --shm-size=8g",
     )
 

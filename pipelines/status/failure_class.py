@@ -57,7 +57,7 @@ _WAITED = (
     " train.timeout_seconds"
 )
 _SPACE = f"free space or permit writing there, then {_RESUME}"
-_SHARED_MEMORY = "/dev/shm is probably full: enlarge it (docker run --shm-size=8g), or set data.num_workers=0"
+_SHARED_MEMORY = "/dev/shm is probably full: enlarge it (docker run --shm-size=8g)"
 _REPORT = "this is a bug: report it with this log"
 _READ_LOGS = "read the logs from their end"
 
