@@ -1,4 +1,4 @@
-"""The verbs in the order of `make demo`, on a recipe that takes seconds; each is asked what it left."""
+"""Runs the verbs in the order of `make demo` on a recipe that takes seconds, and checks what each writes."""
 
 import json
 import re
