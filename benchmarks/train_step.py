@@ -1,7 +1,7 @@
 """Speed of a training step on this machine, against its own rate of matrix products: `python -m benchmarks.train_step`.
 
-One rank, the real ZeRO-3 engine, rows of random codes and texts packed as the stream packs them. With `--profile` the
-operators that take the time are printed as well. The last line is one JSON object.
+One rank with the real ZeRO-3 engine trains packed sequences of random codes and texts. `--profile` also prints the
+operators that take the most time. The last line is one JSON object.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""Training: stages of a recipe, the step, its optimizer and what it reports."""
+"""Training: a phase's session, loop and step, its optimizer, losses and telemetry."""

@@ -1,6 +1,6 @@
-"""From a stage's part of the model to a rank that trains it.
+"""Builds one rank's stage from the modules of the model that it holds.
 
-part of the model -> tensor-parallel slices -> ZeRO-3 engine;  layout -> schedule -> the stage's list of actions
+modules -> tensor-parallel slices -> ZeRO-3 engine;  layout -> schedule -> the stage's list of actions
 """
 
 import logging
@@ -46,19 +46,19 @@ def build_stage(
     *,
     seq_len: int,
 ) -> TrainingStage:
-    """Freezes what the recipe's stage leaves alone, divides and shards the rest, and schedules it.
+    """Freezes what the phase does not train, applies tensor parallelism and ZeRO-3, and makes the schedule.
 
     Args:
-        model: what the rank's stage holds (`build_part`), with its whole weights, on the CPU.
-        config: of the recipe's stage.
-        layout_config: how the job is laid out.
-        world: the rank's.
-        bridge: the job's, for this stage of the recipe.
-        seq_len: length of a packed row.
+        model: modules of the rank's stage (`InitialModel.build`) with whole weights, on the CPU.
+        config: how the phase trains.
+        layout_config: layout of the job.
+        world: groups of this rank.
+        bridge: connection to the other ranks in this phase.
+        seq_len: tokens of a packed sequence.
 
     Raises:
-        ConfigError: nothing trains, or sizes and layout do not go together.
-        PeerError: a rank is gone.
+        ConfigError: sizes and layout do not fit together.
+        PeerError: another rank is gone.
     """
     precision = precision_of(config, world.device)
     log.info("precision: %s (train.precision is %s, the device %s)", precision, config.precision, world.device.type)
@@ -96,7 +96,7 @@ def build_stage(
 
 
 def precision_of(config: TrainConfig, device: torch.device) -> Precision:
-    """The precision asked for; `auto` is bf16 where the device computes it natively."""
+    """Returns `config.precision`; `auto` is bf16 on devices that compute it natively, fp32 on others."""
     if config.precision != "auto":
         return config.precision
     native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
@@ -104,7 +104,7 @@ def precision_of(config: TrainConfig, device: torch.device) -> Precision:
 
 
 def nominal_times(layout: Layout, model: UniFork, seq_len: int, *, recompute: bool) -> StageTimes:
-    """Times of the passes in proportion to their operations, for rows full of images or of text."""
+    """Returns times of the passes, proportional to their operations, for sequences full of images or of text."""
     seconds = {}
     for task in layout.global_batch_size:
         cost = nominal_cost(model.config, model.dimensions, task, seq_len=seq_len)
@@ -116,10 +116,13 @@ def nominal_times(layout: Layout, model: UniFork, seq_len: int, *, recompute: bo
 
 
 def uses_sequence_parallel(layout_config: LayoutConfig, world: World) -> bool:
-    """Whether sequence parallelism is on: in a trunk of several slices, on CUDA, unless turned off."""
+    """Returns whether sequence parallelism is on: in a trunk with tp above 1, on CUDA, unless turned off."""
     wanted = layout_config.sequence_parallel and world.coordinate.stage is Stage.TRUNK and world.tp_group.size() > 1
     if wanted and world.device.type != "cuda":
-        log.info("sequence parallelism: off, since megatron-core has it for CUDA only and this is %s", world.device)
+        log.info(
+            "sequence parallelism: off, since megatron-core supports it on CUDA only and this device is %s",
+            world.device,
+        )
         return False
     return wanted
 
@@ -127,7 +130,7 @@ def uses_sequence_parallel(layout_config: LayoutConfig, world: World) -> bool:
 def _actions(
     model: UniFork, config: TrainConfig, layout_config: LayoutConfig, world: World, bridge: Bridge, seq_len: int
 ) -> tuple[Action, ...]:
-    """The rank's list; every rank makes all of them, from the same inputs."""
+    """Returns this rank's actions; every rank computes the lists of all stages, from the same inputs."""
     times = nominal_times(bridge.layout, model, seq_len, recompute=config.activation_checkpointing)
     in_flight, trunk_trains = (
         sequences_in_flight(layout_config, bridge.layout),
@@ -172,7 +175,7 @@ def _build_engine(
 
 
 def _tie(engine: Engine, model: UniFork, config: TrainConfig, bridge: Bridge, world: World) -> TiedEmbedding | None:
-    """Only where the two stages both train the one weight."""
+    """Returns the exchange of the tied weight's gradients, needed only if two stages train that weight."""
     stages = bridge.layout.shapes.keys()
     tied = model.config.tie_word_embeddings and group_trains("token_embedding", config.trainable)
     if not tied or not stages >= TIED_STAGES.keys() or world.coordinate.stage not in TIED_STAGES:

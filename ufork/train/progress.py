@@ -1,4 +1,4 @@
-"""How far a stage has come, agreed by all ranks: its steps, or its seconds where the recipe limits them; and stops."""
+"""Progress of a phase, agreed by all ranks: by steps, or by seconds if the recipe limits them; and requests to stop."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,15 +7,15 @@ from ufork.train.config import TrainConfig
 
 
 class Ranks(Protocol):
-    """Those who must agree."""
+    """The ranks that must agree."""
 
     @property
     def is_leader(self) -> bool:
-        """Whether this rank's clock counts."""
+        """Whether this rank's clock is the one that counts."""
         ...
 
     def sum(self, *values: float) -> list[float]:
-        """Sums over all ranks."""
+        """Returns the sums of `values` over all ranks."""
         ...
 
 
@@ -24,20 +24,20 @@ class Progress:
     """The same on all ranks."""
 
     share: float
-    """0 at the start, 1 when the steps or the seconds are used up, whichever comes first."""
+    """From 0 at the start to 1 when steps or seconds are used up, whichever comes first."""
     stopping: bool
     """Whether some rank was asked to stop."""
 
 
 def progress_of(config: TrainConfig, *, steps: int, seconds: float, asked_to_stop: bool, ranks: Ranks) -> Progress:
-    """All ranks must call.
+    """Returns the progress of a phase, the same on all ranks, which must all call.
 
     Args:
-        config: of the stage.
-        steps: taken so far.
-        seconds: this rank's since the stage began; the leader's are taken.
-        asked_to_stop: this rank was.
-        ranks: those of the stage.
+        config: how the phase trains.
+        steps: steps taken so far.
+        seconds: seconds since the phase began, by this rank's clock; the leader's count.
+        asked_to_stop: whether this rank was asked to stop.
+        ranks: ranks with work in the phase.
     """
     leaders_seconds, asked = ranks.sum(seconds if ranks.is_leader else 0.0, float(asked_to_stop))
     share = steps / config.steps

@@ -1,6 +1,6 @@
-"""One rank's part of a job while a stage of a recipe trains: engine, place, links to its peers, list of actions.
+"""What one rank holds while a phase trains: engine, mesh coordinate, links to other stages, list of actions.
 
-`build_stage.py` makes it; `step.py` works with it.
+`build_stage.py` makes it; `step.py` runs it.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ def reads_data(coordinate: MeshCoordinate, layout: Layout) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStage:
-    """What `run_step` works with on one rank."""
+    """One rank's stage of a phase, as `run_step` needs it."""
 
     engine: Engine
     world: World
@@ -43,22 +43,22 @@ class TrainingStage:
     reduce_each_backward: bool
     dtype: torch.dtype
     link: Link | None
-    """None where one stage holds everything."""
+    """Transfers to and from other stages; None in the colocated layout."""
     tied: TiedEmbedding | None
     tracer: Tracer = field(default_factory=Tracer)
 
     @property
     def layout(self) -> Layout:
-        """The job's."""
+        """Layout of the job in this phase."""
         return self.bridge.layout
 
     @property
     def reads_data(self) -> bool:
-        """Whether this rank draws its replica's rows from the stream."""
+        """Whether this rank reads its replica's packed sequences from the stream."""
         return reads_data(self.world.coordinate, self.layout)
 
     def broadcast_sequences(self, sequences: Sequences) -> Sequences:
-        """The rows that the replica's first rank has read, on all ranks of the replica; sample ids stay behind."""
+        """Returns what the replica's first rank has read on all ranks of the replica; sample ids are not sent."""
         group = self.world.tp_group
         if group.size() == 1 or self.world.coordinate.stage != self.layout.reader:
             return sequences
@@ -83,7 +83,7 @@ class TrainingStage:
         return collect_weights(self.bridge, named, shapes)
 
     def runner(self, sequences: Sequences, num_targets: dict[Task, float]) -> Runner:
-        """What runs the actions of one step, in which each task has `num_targets` targets over the job."""
+        """Returns what runs the actions of one step; `num_targets` are each task's targets in the whole job's step."""
         if self.link is None:
             return ColocatedRunner(self.engine, sequences, num_targets)
         if self.world.coordinate.stage is Stage.TRUNK:

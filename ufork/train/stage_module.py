@@ -1,8 +1,8 @@
-"""What one stage of the Y trains: from a packed row, or the trunk's hidden states, to hidden states or a loss.
+"""The torch module that one stage trains.
 
-    whole        row            -> trunk -> branch -> part of the loss
-    trunk        row            -> trunk -> hidden TD
-    branch       row, hidden TD ->          branch -> part of the loss
+    colocated    packed sequence            -> trunk -> branch -> loss term
+    trunk        packed sequence            -> trunk -> hidden TD
+    branch       packed sequence, hidden TD ->          branch -> loss term
 
 Shapes: T tokens, D width.
 """
@@ -18,7 +18,7 @@ from ufork.vocabulary import PackedSequence, Task
 
 
 class StageModule(nn.Module):
-    """The parts of the model that a stage holds, with the weights of their losses."""
+    """The modules of the model that a stage holds, with the learned weights of their losses."""
 
     def __init__(self, model: UniFork, config: TrainConfig):
         super().__init__()
@@ -27,21 +27,21 @@ class StageModule(nn.Module):
         self.anchor: nn.Parameter | None = None
 
     def add_anchor(self) -> None:
-        """Adds a parameter that nothing depends on, for a stage that trains nothing but passes gradients on.
+        """Adds a parameter that does not change the loss, for a frozen stage that passes gradients to another.
 
-        DeepSpeed runs a backward pass only in an engine that has something to optimize (seen in 0.19.8).
+        DeepSpeed runs backward passes only in an engine that has something to optimize (seen in 0.19.8).
         """
         self.anchor = nn.Parameter(torch.zeros(1))
 
     def forward(
         self, packed: PackedSequence, num_targets: float = 1.0, hidden_TD: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Hidden states TD where no branch is here; else the row's part of the step's loss, and its sum for the log.
+        """Returns hidden states TD if the stage has no branch, else the sequence's loss term and its summed loss.
 
         Args:
-            packed: one row.
-            num_targets: targets of the row's task in the whole job's step.
-            hidden_TD: what the trunk made of the row, where the trunk is not here.
+            packed: one packed sequence.
+            num_targets: targets of the sequence's task in the whole job's step.
+            hidden_TD: the trunk's output for the sequence, if the stage has no trunk.
         """
         attend = PackedAttention(packed, self.model.kernel)
         if hidden_TD is None:
@@ -50,7 +50,7 @@ class StageModule(nn.Module):
         if not self.model.branches:
             return hidden_TD
         total = self.model.branches[packed.task](hidden_TD, packed, attend)
-        part = self.losses[packed.task](total, packed.num_targets, num_targets)
+        term = self.losses[packed.task](total, packed.num_targets, num_targets)
         if self.anchor is not None:
-            part = part + 0 * self.anchor.sum()
-        return part, total.detach()
+            term = term + 0 * self.anchor.sum()
+        return term, total.detach()

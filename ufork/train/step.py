@@ -1,4 +1,4 @@
-"""One training step over the whole job: count targets, run the schedule, agree on the figures, update."""
+"""One training step over the whole job: count targets, run the schedule, sum losses and gradient norm, update."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,11 +18,12 @@ class StepResult:
     losses: dict[Task, float]
     """Mean cross-entropy per target."""
     gradient_norm: float
-    """Before clipping."""
+    """Norm over the whole job, before clipping."""
     num_real_tokens: int
     num_padding_tokens: int
     suspect_samples: dict[Task, tuple[str, ...]]
-    """Samples that this rank read for rows whose loss was not finite; all that it read if no row's on any rank was."""
+    """Ids of samples that this rank read for sequences whose loss is not finite, or of all that it read if the loss of
+    every sequence of the job is finite."""
 
     @property
     def is_finite(self) -> bool:
@@ -33,10 +34,10 @@ class StepResult:
 def run_step(
     stage: TrainingStage, sequences: Sequences, learning_rate: float, *, before_update: Callable[[], None] | None = None
 ) -> StepResult:
-    """Trains on `rows`, which the ranks that read data have drawn for their replica; the others pass none.
+    """Trains on `sequences`, which the ranks that read data have drawn for their replica; other ranks pass none.
 
-    A loss or gradient that is not finite on any rank leaves weights and optimizers as they were on all of them.
-    `before_update` is called when the passes are done, before weights and optimizers change.
+    If a loss or gradient is not finite on any rank, all ranks leave weights and optimizer as they are. `before_update`
+    is called after the passes, before weights and optimizer change.
 
     Raises:
         PeerError: another rank is gone.
@@ -64,7 +65,7 @@ def run_step(
 
 
 def _count(stage: TrainingStage, sequences: Sequences) -> tuple[dict[Task, float], int, int]:
-    """Targets of each task, tokens and padding of the whole job's step."""
+    """Returns targets of each task, real tokens and padding tokens of the whole job's step."""
     every_sequence = [sequence for task in sequences for sequence in sequences[task]]
     tasks = list(stage.layout.global_batch_size)
     counts = [float(sum(sequence.num_targets for sequence in sequences.get(task, ()))) for task in tasks]
@@ -76,7 +77,7 @@ def _count(stage: TrainingStage, sequences: Sequences) -> tuple[dict[Task, float
 
 
 def _agree(stage: TrainingStage, runner: Runner) -> tuple[dict[Task, list[float]], float]:
-    """Every row's summed cross-entropy and the norm of the job's gradients; the same on all ranks."""
+    """Returns the summed cross-entropy of every sequence and the norm of the job's gradients, the same on all ranks."""
     if stage.tied:
         with stage.tracer.span("reduce", "tied embedding"):
             stage.tied.add_gradients()

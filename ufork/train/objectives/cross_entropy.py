@@ -1,10 +1,10 @@
-"""The loss of a step from the summed losses of its rows, exact for any packing and any number of ranks.
+"""The loss of a step from the summed losses of its packed sequences, exact for any packing and number of ranks.
 
     L = sum over tasks t of  w_t * (sum of cross-entropies of t) / N_t,   N_t the targets of t in the whole job's step
 
 With uncertainty weighting (arXiv 1705.07115, in the form for classification) a log-variance s_t per task is learned:
     L = sum over t of  w_t * exp(-s_t) * mean_t + s_t / 2
-A row contributes its share of N_t to both terms, so rows may be summed in any order and on any rank.
+A sequence contributes its share of N_t to both terms, so sequences may be summed in any order and on any rank.
 """
 
 import torch
@@ -15,7 +15,7 @@ from ufork.vocabulary import Task
 
 
 class TaskLoss(nn.Module):
-    """Weighs the rows of one task."""
+    """Loss terms of the packed sequences of one task."""
 
     def __init__(self, config: TrainConfig, task: Task):
         super().__init__()
@@ -24,15 +24,15 @@ class TaskLoss(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(1)) if learned else None
 
     def forward(self, total: Tensor, sequence_targets: int, num_targets: float) -> Tensor:
-        """The row's part of the step's loss.
+        """Returns the sequence's term of the step's loss.
 
         Args:
-            total: the row's sum of cross-entropies.
-            row_targets: the row's targets.
+            total: sum of the sequence's cross-entropies, a scalar.
+            sequence_targets: number of targets in the sequence.
             num_targets: N_t.
         """
-        part = self.weight * total / num_targets
+        term = self.weight * total / num_targets
         if self.log_variance is not None:
             log_variance = self.log_variance.float().squeeze(0)
-            part = part * torch.exp(-log_variance) + log_variance / 2 * (sequence_targets / num_targets)
-        return part
+            term = term * torch.exp(-log_variance) + log_variance / 2 * (sequence_targets / num_targets)
+        return term

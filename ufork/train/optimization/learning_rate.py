@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of how far a stage has come."""
+"""Learning rate as a pure function of a phase's progress."""
 
 import math
 
@@ -6,7 +6,7 @@ from ufork.train.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
-    """Rate of the step that begins at `progress`, from 0 to 1: a linear rise from 0, then constant, or half a cosine.
+    """Returns the rate of the step that begins at `progress` (0 to 1): a linear rise from 0, then constant or cosine.
 
     The step after n of N steps begins at n / N.
     """

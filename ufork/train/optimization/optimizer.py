@@ -1,4 +1,4 @@
-"""The optimizer that a ZeRO engine steps: AdamW (arXiv 1711.05101) or plain SGD, with decay only where it belongs."""
+"""The optimizer that a ZeRO engine steps: AdamW (arXiv 1711.05101) or plain SGD, with decay of matrices only."""
 
 import logging
 
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 def is_decayed(name: str, parameter: nn.Parameter, *, tied: bool = False) -> bool:
-    """Matrices decay; norms, biases, embeddings and a head tied to one, depth positions and loss weights do not."""
+    """Returns whether a parameter decays: matrices do; norms, biases, embeddings, tied heads and positions do not."""
     undecayed = ("embedding", "marks", "positions", *([TIED_HEAD] if tied else []))
     return parameter.dim() > 1 and not any(word in name for word in undecayed)
 
 
 def build_optimizer(module: StageModule, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """One over the parameters that have gradients, in two groups: decayed and not."""
+    """Returns an optimizer of the parameters that require gradients, in two groups: decayed and not decayed."""
     tied = module.model.config.tie_word_embeddings
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     decayed = [parameter for name, parameter in trained if is_decayed(name, parameter, tied=tied)]
