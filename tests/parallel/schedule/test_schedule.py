@@ -155,7 +155,7 @@ def test_the_refusal_shows_the_arithmetic():
 def test_balanced_branches_are_fed_in_turn():
     layout = y_layout(sequences={U: 3, G: 3})
     schedule = make_schedule(layout, y_times((1, 2), understanding=6, generation=6), in_flight=4)
-    assert words(schedule[Stage.TRUNK]) == "Fu0 Fg0 Fg1 Fu1 Bu0 Fg2 Bg0 Fu2 Bu1 Bg1 Bu2 Bg2"
+    assert words(schedule[Stage.TRUNK]) == "Fu0 Fg0 Fg1 Fu1 Bu0 Bg0 Fg2 Fu2 Bu1 Bg1 Bu2 Bg2"
     assert words(schedule[Stage.UNDERSTANDING]) == "Fu0 Bu0 Fu1 Bu1 Fu2 Bu2"
     assert words(schedule[Stage.GENERATION]) == "Fg0 Bg0 Fg1 Bg1 Fg2 Bg2"
 
