@@ -38,6 +38,7 @@ _CODES_HEADER = re.compile(
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = _SHORT.maxlist = _SHORT.maxdict = 2
 # An encoder that is made once: json.dumps makes one for every call that asks for its own separators.
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
