@@ -1,4 +1,4 @@
-"""Models and rows small enough for any test."""
+"""Models and packed sequences small enough for any test."""
 
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def encoded_sample(task: Task, text: list[int], *, image: bool = True, seed: int
 def packed_sequence(
     task: Task, *, texts: list[list[int]], images: bool = True, seq_len: int = 64, seed: int = 0
 ) -> PackedSequence:
-    """A row of one sample per text; sample i has the codes of seed + i."""
+    """A packed sequence of one sample per text; sample i has the codes of seed + i."""
     samples = [
         encoded_sample(task, text, image=images, seed=seed + i, name=f"s{seed + i}") for i, text in enumerate(texts)
     ]

@@ -22,7 +22,7 @@ def path(tmp_path):
     return file
 
 
-def test_stage_has_its_own_values_over_the_shared_ones(path):
+def test_phase_has_its_own_values_over_the_shared_ones(path):
     phases = read_recipe(path).phases
     assert list(phases) == ["align", "all"]
     assert (phases["align"].train.steps, phases["all"].train.steps) == (30, 60)
@@ -31,24 +31,24 @@ def test_stage_has_its_own_values_over_the_shared_ones(path):
     assert phases["all"].train.learning_rate == 0.01
 
 
-def test_override_of_a_shared_value_reaches_the_stages_that_do_not_set_it(path):
+def test_override_of_a_shared_value_reaches_the_phases_that_do_not_set_it(path):
     phases = read_recipe(path, ["train.steps=7", "phases.all.train.learning_rate=0.5"]).phases
     assert (phases["align"].train.steps, phases["all"].train.steps) == (7, 60)
     assert (phases["align"].train.learning_rate, phases["all"].train.learning_rate) == (0.01, 0.5)
 
 
-def test_fault_of_a_shared_section_is_told_once(path):
+def test_fault_of_a_shared_section_is_reported_once(path):
     with pytest.raises(ConfigError, match=r"(?s)1 value\(s\) refused.*train.stepz: .* 'train.steps'"):
         read_recipe(path, ["train.stepz=7"])
 
 
-def test_fault_of_a_stage_names_the_stage(path):
+def test_fault_of_a_phase_names_the_phase(path):
     with pytest.raises(ConfigError, match=r"phases.all.train.stepz: .* 'phases.all.train.steps'"):
         read_recipe(path, ["phases.all.train.stepz=7"])
 
 
 @pytest.mark.parametrize("phases", ["5", "[a, b]", "{a: 5}", "{a: {train: 5}}"])
-def test_stages_of_the_wrong_kind_are_refused(path, phases):
+def test_phases_of_the_wrong_kind_are_refused(path, phases):
     with pytest.raises(ConfigError, match="phases"):
         read_recipe(path, [f"phases={phases}"])
 

@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_stages_leave_metrics_drawings_and_the_resolved_config(trained):
+def test_phases_leave_metrics_drawings_and_the_resolved_config(trained):
     _, run = trained
     assert len(losses(run, "align")) == len(losses(run, "all")) == 4
     assert sorted(path.name for path in run.phase("all").drawings.iterdir()) == [
@@ -68,8 +68,8 @@ def test_a_forked_layout_trains_as_one_rank(tmp_path):
     assert set(json.loads((one.phase("all").path / "bubble.json").read_text())) == {"colocated"}
 
 
-def traces_show_every_pass_once(run, ranks_by_stage):
-    for phase, ranks in ranks_by_stage.items():
+def traces_show_every_pass_once(run, ranks_by_phase):
+    for phase, ranks in ranks_by_phase.items():
         events = json.loads((run.phase(phase).path / "trace.json").read_text())["traceEvents"]
         assert {event["pid"] for event in events} == set(ranks)
         tasks = [task for task in ("understanding", "generation") if phase != "generation" or task == phase]
@@ -81,7 +81,7 @@ def traces_show_every_pass_once(run, ranks_by_stage):
 
 
 @pytest.mark.slow
-def test_one_stage_starts_from_the_one_before(trained, tmp_path):
+def test_one_phase_starts_from_the_one_before(trained, tmp_path):
     before = losses(trained[1], "all")
     train(trained[0], "--phase", "all")
     assert losses(trained[1], "all") == before
@@ -105,7 +105,7 @@ def refused(capsys, *arguments):
     return capsys.readouterr().err
 
 
-def test_unknown_stage_names_the_known_ones(tmp_path, capsys):
+def test_unknown_phase_names_the_known_ones(tmp_path, capsys):
     recipe, _ = make_run(tmp_path, "run")
     assert "--phase al: the recipe's phases are align, all" in refused(capsys, "train", recipe, "--phase", "al")
 
@@ -116,7 +116,7 @@ def test_a_layout_of_another_size_is_refused_with_the_arithmetic(tmp_path, capsy
     assert "trunk 2x1 + understanding 1x1 + generation 1x1 = 4 ranks, the job has 3" in said
 
 
-def test_no_stage_and_no_rank_are_refused(tmp_path, capsys):
+def test_no_phase_and_no_rank_are_refused(tmp_path, capsys):
     recipe, _ = make_run(tmp_path, "run")
     assert "phases: the recipe has none" in refused(capsys, "train", recipe, "phases={}")
     assert "--ranks 0" in refused(capsys, "train", recipe, "--ranks", 0)

@@ -1,4 +1,4 @@
-"""The ZeRO-3 engine against a plain torch loop: whole model, and stages that train parts above or below frozen ones."""
+"""The ZeRO-3 engine against a plain torch loop: the whole model, and groups above or below frozen ones."""
 
 import itertools
 
@@ -24,7 +24,7 @@ STAGES = {
     "alignment": (("projector", "rq_head"), tuple(Task)),
     "trunk": (("trunk",), tuple(Task)),
 }
-"""What trains, and on which tasks' rows."""
+"""What trains, and on packed sequences of which tasks."""
 
 
 def config_of(trainable, tasks) -> TrainConfig:

@@ -20,7 +20,7 @@ from ufork.train.telemetry import Telemetry
 from ufork.vocabulary import Task
 
 BAD_TOKEN = 200
-"""Its embedding is not a number, so neither is the loss of a row that has it."""
+"""Its embedding is NaN, and so is the loss of a packed sequence that has it."""
 CONFIG = TrainConfig(
     steps=9,
     global_batch_size=GlobalBatchSize(understanding=2, generation=2),
@@ -38,7 +38,7 @@ def model_with_a_bad_token():
 
 
 def sequences_of(world: World, *, seed=0, bad_rank=None):
-    """One row of each task per rank; `bad_rank` has the bad token in its row of generation."""
+    """One packed sequence of each task per rank; `bad_rank` has the bad token in that of generation."""
     seed = 10 * seed + 2 * world.rank
     bad = [BAD_TOKEN] * (world.rank == bad_rank)
     return {
@@ -58,7 +58,7 @@ def break_gradients(model, world: World, when):
 
 
 def train(world: World, config: TrainConfig, faults: list[str | None], name: str):
-    """One step per fault, of rows that depend on the number of sound steps before."""
+    """One step per fault, of sequences that depend on the number of sound steps before."""
     model, current = model_with_a_bad_token(), []
     break_gradients(model, world, lambda: current[-1] == "gradient")
     stage = open_stage(world, config, model=model, seq_len=32, name=name)
@@ -107,7 +107,7 @@ def test_skipped_steps_leave_no_trace_in_weights_and_optimizer(outcomes):
     assert not torch.equal(weights["trunk.projector.first.weight"], start["trunk.projector.first.weight"])
 
 
-def test_suspects_are_the_samples_of_the_row_or_all_where_no_row_stands_out(outcomes):
+def test_suspects_are_the_samples_of_the_sequence_or_all_where_none_stands_out(outcomes):
     (first, _), (second, _) = (with_faults for with_faults, _ in outcomes)
     assert first[1].suspect_samples == {Task.UNDERSTANDING: (), Task.GENERATION: ()}
     assert second[1].suspect_samples == {Task.UNDERSTANDING: (), Task.GENERATION: ("s12", "s13")}

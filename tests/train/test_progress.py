@@ -1,4 +1,4 @@
-"""When a stage ends, and that its ranks agree on it."""
+"""When a phase ends, and that its ranks agree on it."""
 
 import json
 import time
@@ -60,7 +60,7 @@ def test_one_rank_that_was_asked_stops_all(asked, others, stopping):
 
 
 class LateSequences:
-    """Rows without end; rank 1 is late with its first ones."""
+    """Endless packed sequences; rank 1 is late with its first ones."""
 
     def __init__(self, rank):
         self.rank, self.steps = rank, 0
@@ -93,7 +93,7 @@ def run_until_the_limit(rank_env: RankEnvironment, folder: Path):
         return stream.steps
 
 
-def test_a_stage_ends_at_its_limit_with_its_schedule_run_through(tmp_path):
+def test_a_phase_ends_at_its_limit_with_its_schedule_run_through(tmp_path):
     steps, others_steps = run_on_ranks(run_until_the_limit, 2, tmp_path)
     assert 1 < steps == others_steps < 1_000_000
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

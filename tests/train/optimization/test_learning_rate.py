@@ -1,4 +1,4 @@
-"""The rate over a stage's steps."""
+"""The learning rate over the steps of a phase."""
 
 import math
 

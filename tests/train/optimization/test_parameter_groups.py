@@ -1,4 +1,4 @@
-"""Parts are a partition of the parameters, and a stage trains the parts it names."""
+"""Groups partition the parameters, and a phase trains the groups that it names."""
 
 import pytest
 
@@ -25,36 +25,36 @@ def loss_of(loss_weighting="fixed", **changes):
         ({"tasks": (Task.GENERATION,)}, {"understanding", "text_head", "loss_weights"}),
     ],
 )
-def test_every_parameter_is_in_exactly_one_part(changes, absent):
-    parts = {
+def test_every_parameter_is_in_exactly_one_group(changes, absent):
+    groups = {
         group_of(name, tied=changes.get("tie_word_embeddings", False))
         for name, _ in loss_of(**changes).named_parameters()
     }  # part_of asserts that it is one
-    assert parts == PREFIXES.keys() - absent
+    assert groups == PREFIXES.keys() - absent
 
 
-STAGES = {
+PHASES = {
     "1.0": ("projector", "rq_head"),
     "4.0": ("generation", "rq_head"),
     "5.0": ("understanding",),
-    **{part: (part,) for part in PREFIXES},
+    **{group: (group,) for group in PREFIXES},
 }
 
 
-@pytest.mark.parametrize("trainable", STAGES.values(), ids=STAGES)
-def test_a_stage_trains_the_parts_it_names_and_freezes_the_others(trainable):
+@pytest.mark.parametrize("trainable", PHASES.values(), ids=PHASES)
+def test_a_phase_trains_the_groups_it_names_and_freezes_the_others(trainable):
     loss = loss_of(loss_weighting="uncertainty")
     freeze_except(loss, trainable)
     trained = {name for name, parameter in loss.named_parameters() if parameter.requires_grad}
     expected = {
         name
         for name, _ in loss.named_parameters()
-        if name.removeprefix("model.").startswith(tuple(prefix for part in trainable for prefix in PREFIXES[part]))
+        if name.removeprefix("model.").startswith(tuple(prefix for group in trainable for prefix in PREFIXES[group]))
     }
     assert trained == expected != set()
 
 
-def test_all_trains_all_also_after_a_stage_that_froze_some():
+def test_all_trains_all_also_after_a_phase_that_froze_some():
     loss = loss_of()
     freeze_except(loss, ("projector",))
     freeze_except(loss, "all")
@@ -70,5 +70,5 @@ def test_all_trains_all_also_after_a_stage_that_froze_some():
         (("generation",), {"generation"}),
     ],
 )
-def test_stages_that_train_are_known_from_the_parts(trainable, stages):
+def test_stages_that_train_are_known_from_the_groups(trainable, stages):
     assert {stage for stage in ("trunk", "understanding", "generation") if stage_trains(stage, trainable)} == stages
