@@ -1,4 +1,4 @@
-"""Imports point downwards only. The floors, from the ground up, as docs/architecture.md draws them."""
+"""Import floors: imports point downwards only. FLOORS lists them bottom up, as docs/architecture.md draws them."""
 
 import ast
 import graphlib
@@ -22,10 +22,10 @@ FLOORS = [
     ["benchmarks"],
 ]
 
-STRANGERS = {"ufork.model", "ufork.vision", "ufork.data"}
-"""Siblings that never import each other: they meet only through ufork.vocabulary."""
+SEPARATE = {"ufork.model", "ufork.vision", "ufork.data"}
+"""Siblings that never import each other; they share ufork.vocabulary."""
 NO_PARALLELISM = ("torch.distributed", "deepspeed", "megatron")
-"""What ufork.model may not know: parallelism is applied to it from outside."""
+"""Packages that ufork.model must not import: parallelism is applied to it from outside."""
 NO_TORCH = [
     "ufork/errors.py",
     "ufork/strict_yaml.py",
@@ -41,13 +41,13 @@ NO_TORCH = [
     *(str(path.relative_to(ROOT)) for path in (ROOT / "ufork/parallel/schedule").glob("*.py")),
     "pipelines/cli.py",
 ]
-"""Files importable in an instant, besides every config.py."""
+"""Files that import no heavy package, besides every config.py."""
 
 SOURCES = sorted(
     path for room in ("ufork", "pipelines", "data_prep", "benchmarks") for path in (ROOT / room).rglob("*.py")
 )
 MOST_LOOSE_FILES = 15
-"""In one folder, besides its __init__.py: more need a room of their own."""
+"""Most modules in one folder, besides its __init__.py."""
 
 
 def module_of(path: Path) -> str:
@@ -71,7 +71,7 @@ def within(module: str, package: str) -> bool:
 
 
 def imports_of(text: str, module: str, *, is_package: bool) -> list[str]:
-    """Absolute names that the file imports anywhere in it; `from a import b` gives a.b."""
+    """Returns absolute names of everything that the file imports; `from a import b` gives a.b."""
     package = module.split(".") if is_package else module.split(".")[:-1]
     names = []
     for node in ast.walk(ast.parse(text)):
@@ -85,22 +85,22 @@ def imports_of(text: str, module: str, *, is_package: bool) -> list[str]:
 
 
 def faults(text: str, module: str, *, is_package: bool = False) -> list[str]:
-    """Why the imports of a file leave the floors; empty when they keep to them."""
+    """Returns the violations of the floors by a file; empty if there is none."""
     here = room_of(module)
     found = []
     for name in imports_of(text, module, is_package=is_package):
         there = room_of(name)
         if here and there and floor_of(there) > floor_of(here):
-            found.append(f"{module} imports {name}, which is above it")
-        if here in STRANGERS and there in STRANGERS and here != there:
-            found.append(f"{module} imports {name}: they meet only through ufork.vocabulary")
+            found.append(f"{module} imports {name}, which is on a higher floor")
+        if here in SEPARATE and there in SEPARATE and here != there:
+            found.append(f"{module} imports {name}: they share only ufork.vocabulary")
         if here == "ufork.model" and any(within(name, package) for package in NO_PARALLELISM):
-            found.append(f"{module} imports {name}: the model knows no parallelism")
+            found.append(f"{module} imports {name}: the model must not depend on parallelism")
     return found
 
 
 def imported_at_once(path: Path) -> set[str]:
-    """Top-level packages imported when the file is, TYPE_CHECKING blocks and function bodies left out."""
+    """Top-level packages imported when the file is, excluding TYPE_CHECKING blocks and function bodies."""
     statements = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in statements if isinstance(node, ast.ImportFrom)}
@@ -108,7 +108,7 @@ def imported_at_once(path: Path) -> set[str]:
 
 
 def import_graph() -> dict[str, set[str]]:
-    """Each module with those of the project that it imports anywhere in it."""
+    """Returns the modules of the project that each module imports."""
     graph = {}
     for path in SOURCES:
         names = imports_of(path.read_text(), module_of(path), is_package=path.name == "__init__.py")
@@ -122,17 +122,17 @@ def test_imports_point_downwards(path):
     assert not faults(path.read_text(), module_of(path), is_package=path.name == "__init__.py")
 
 
-def test_no_modules_import_each_other_in_a_circle():
+def test_no_import_cycle():
     order = graphlib.TopologicalSorter(import_graph())
-    order.prepare()  # raises CycleError, which names the circle
+    order.prepare()  # raises CycleError, which names the modules
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_folder_holds_no_more_than_one_can_look_through(folder):
+def test_a_folder_has_few_modules(folder):
     assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST_LOOSE_FILES
 
 
-def test_every_room_of_ufork_has_its_floor():
+def test_every_package_of_ufork_has_a_floor():
     packages = {module_of(path) for path in (ROOT / "ufork").glob("*/__init__.py")}
     assert packages <= {room for rooms in FLOORS for room in rooms}
 
@@ -156,7 +156,7 @@ def test_file_imports_no_heavy_package(path):
         ("ufork.eval.evaluate", "import pipelines.recipe"),
     ],
 )
-def test_import_that_leaves_the_floors_is_seen(module, text):
+def test_violation_is_detected(module, text):
     assert faults(text, module)
 
 
@@ -169,5 +169,5 @@ def test_import_that_leaves_the_floors_is_seen(module, text):
         ("ufork.infer.draw", "from ..model import rq_head"),
     ],
 )
-def test_import_that_keeps_to_them_is_not(module, text):
+def test_allowed_import_is_no_violation(module, text):
     assert not faults(text, module)

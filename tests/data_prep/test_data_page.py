@@ -19,7 +19,8 @@ def test_the_example_and_the_commands_run(tmp_path, monkeypatch, capsys):
     exec(compile(example, "docs/data.md", "exec"), {})
     printed, manifest = capsys.readouterr().out, Manifest.load(Path("shards/pets/train"))
     assert printed == BLOCKS[index + 1][1] and len(manifest.shards) == 2
-    lines = [line for language, code in BLOCKS if not language for line in code.splitlines() if "ufork shard" in line]
+    shell = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
+    lines = [line for line in shell if "ufork shard" in line]
     commands = [shlex.split(line)[1:] for line in lines if "encode" not in line and "--task" not in line]
     assert [command[1] for command in commands] == ["images", "verify", "merge"]
     Path("shards").rename("from-python")

@@ -14,7 +14,7 @@ from ufork.parallel.layout_checks import checked_layout
 
 PAGE = (Path(__file__).parents[2] / "docs/quickstart.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for language, block in BLOCKS if not language for line in block.replace("\\\n", " ").splitlines()]
+COMMANDS = [line for language, block in BLOCKS if language == "sh" for line in block.replace("\\\n", " ").splitlines()]
 
 
 @pytest.fixture

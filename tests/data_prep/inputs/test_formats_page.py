@@ -14,7 +14,7 @@ class Section(Config):
 
 
 def commands() -> list[list[str]]:
-    blocks = re.findall(r"^```\n(ufork shard .*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```sh\n(ufork shard .*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.split()[2:] for line in lines]
 
