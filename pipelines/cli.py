@@ -106,7 +106,9 @@ def _top_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ufork {__version__}")
-    parser.add_argument("verb", metavar="VERB", choices=list(VERBS), help="one of those below; `ufork VERB --help`")
+    parser.add_argument(
+        "verb", metavar="VERB", choices=list(VERBS), help="one of the verbs below; `ufork VERB --help` describes it"
+    )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, required=True, help="folder of exported weights, such as RUN/phases/PHASE/weights"
     )
     parser.add_argument("--image", type=Path, required=True, help="PNG, JPEG or WebP file")
-    parser.add_argument("--question", action="append", type=utf8_text, required=True, help="may be given several times")
+    parser.add_argument(
+        "--question", action="append", type=utf8_text, required=True, help="question; may be given several times"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

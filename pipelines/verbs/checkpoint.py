@@ -1,12 +1,12 @@
 """Lists, checks, removes and converts checkpoints.
 
 list     prints every checkpoint of the run's phases, with its size and layout
-verify   reads every byte of them and names what is damaged; the exit code is 1 if any is
+verify   reads every byte of the checkpoints and names damaged files; the exit code is 1 if there is one
 prune    removes all but the newest --keep valid checkpoints of each phase
-export   writes the whole weights of one checkpoint (RUN/phases/NAME/checkpoints/step-N), with the tokenizers, to
-         --output: to draw and answer with, or to start another run from
-reshape  rewrites one checkpoint to --output as --ranks colocated ranks would have written it, to archive or to copy in
-         few files; training does not need this, since any layout resumes from the files of any other
+export   writes the full weights and the tokenizers of one checkpoint (RUN/phases/NAME/checkpoints/step-N) to --output,
+         for `ufork draw` and `ufork answer`
+reshape  writes one checkpoint to --output in the files of --ranks colocated ranks, for archiving or copying; training
+         does not need this, since any layout resumes from the files of any other
 """
 
 import argparse
@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run", type=Path, metavar="RUN", help="folder of a run; for export and reshape, folder of one checkpoint"
     )
     parser.add_argument(
-        "--keep", type=int, default=1, metavar="N", help="checkpoints of each phase that prune keeps (%(default)s)"
+        "--keep",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of checkpoints of each phase that prune keeps (%(default)s)",
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder that export and reshape write")
     parser.add_argument(

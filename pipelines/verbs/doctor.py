@@ -1,7 +1,7 @@
-"""Prints one page about this machine: what it has, what ufork does without what it lacks, and how to get that.
+"""Prints one page about this machine: what it has, what is missing, what ufork does without it, and how to install it.
 
-The exit code is 1 if something that ufork requires is missing or broken. On a busy machine the page takes minutes; what
-times out is marked "slow", not broken.
+The exit code is 1 if something that ufork requires is missing or broken. On a busy machine this takes minutes; a check
+that times out is marked "slow", which does not mean broken.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Scores a model's weights on held-out samples and prints the tables.
 
-Writes RUN/evaluation.json, the cases and example pictures in RUN/evaluation/, and the detector that judged drawings.
-Run again after an interruption, it asks only what is missing.
+Writes RUN/evaluation.json, the cases and example pictures in RUN/evaluation/, and the detector that scored drawings in
+RUN/detector/. After an interruption, the same command evaluates only the missing cases.
 """
 
 import argparse

@@ -29,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="time limit for reaching the others (%(default)g)",
+        help="time limit for reaching the other nodes (%(default)g)",
     )
     parser.add_argument(
         "--summarize",
         action="store_true",
-        help="check nothing: print the names of the unfit nodes, and log all reports",
+        help="check nothing; print the names of unfit nodes and log all reports",
     )
 
 

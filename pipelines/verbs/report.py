@@ -1,6 +1,6 @@
 """Writes RUN/report.html, a page about a run that needs no other file and no network.
 
-It may be written at any time; what a run has not done yet is missing on the page, and damaged files are named there.
+It can be written at any time: the page shows what the run has done so far, and names damaged files.
 """
 
 import argparse
@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its recipe")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="replaces a value of the recipe, such as run.name=mine"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="new value for a key of the recipe, such as run.name=mine"
     )
 
 

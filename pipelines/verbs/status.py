@@ -1,7 +1,7 @@
 """Shows a run's state, phase, step, speed, restarts, last checkpoint, time left and skipped samples.
 
-Reads the run's folder, and asks Slurm where there is one. After a failure it shows its class, the message or log line
-that is the evidence, and what to do.
+Reads the run's folder, and queries Slurm if available. After a failure, shows its class, the message or log line that is
+the evidence, and what to do.
 """
 
 import argparse
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("--json", action="store_true", help="print the status as JSON")
     parser.add_argument(
-        "--ended", type=int, metavar="EXIT_CODE", help="show why the job ended that has just ended with this exit code"
+        "--ended", type=int, metavar="EXIT_CODE", help="exit code of the job that has just ended; shows why it ended"
     )
 
 

@@ -35,8 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time", default="24:00:00", metavar="LIMIT", help="time limit of each start, in sbatch's format (%(default)s)"
     )
-    parser.add_argument("--chain", metavar="A,B,C", help="train these phases, in one job each")
-    parser.add_argument("--restarts", type=int, default=10, metavar="N", help="restarts of each job (%(default)s)")
+    parser.add_argument(
+        "--chain",
+        metavar="A,B,C",
+        help="train these consecutive phases, in one job each (default: all phases in one job)",
+    )
+    parser.add_argument(
+        "--restarts", type=int, default=10, metavar="N", help="how often each job may restart (%(default)s)"
+    )
     parser.add_argument("--container", metavar="IMAGE", help="container image in which pyxis runs the ranks")
     parser.add_argument(
         "--mount",

@@ -15,7 +15,7 @@ SECTIONS = {"text": ("text",), "fit": ("vision",), "encode": ()}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the action and the recipe."""
-    parser.add_argument("action", choices=SECTIONS, help="what to make, see below")
+    parser.add_argument("action", choices=SECTIONS, help="action, as described below")
     add_recipe_arguments(parser)
 
 

@@ -1,8 +1,7 @@
-"""Trains the phases of a recipe; writes metrics.jsonl, drawings/ and weights/ to RUN/phases/PHASE.
+"""Trains the phases of a recipe; writes metrics.jsonl, drawings/, checkpoints/ and weights/ to RUN/phases/PHASE.
 
-With --trace, also writes a trace of one step of each phase: trace.json (for Perfetto), pipeline.png and bubble.json.
-
-Under torchrun or srun this is one rank of theirs; otherwise --ranks are started on this machine.
+Run the same command again to resume. Under torchrun or srun, this process is one of their ranks; otherwise --ranks N
+starts N ranks on this machine.
 """
 
 import argparse
@@ -22,9 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the recipe, the number of ranks, and the phase to train."""
     add_recipe_arguments(parser)
     parser.add_argument(
-        "--ranks", type=int, metavar="N", help="number of ranks to start on this machine (default: as the layout needs)"
+        "--ranks",
+        type=int,
+        metavar="N",
+        help="number of ranks to start on this machine (default: as many as a forked layout has, otherwise 1)",
     )
-    parser.add_argument("--trace", action="store_true", help="write a trace of one step of each phase")
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="write a trace of one step of each phase: trace.json (for Perfetto), pipeline.png, bubble.json",
+    )
     parser.add_argument("--phase", metavar="NAME", help="train only this phase, from the weights of the one before it")
 
 

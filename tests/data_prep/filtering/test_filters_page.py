@@ -9,7 +9,7 @@ PAGE = Path(__file__).parents[3] / "docs/filters.md"
 
 
 def test_the_example_prints_the_counts_on_the_page():
-    example, printed = re.search(r"```python\n(.*?)```\n\n((?:    [^\n]*\n)+)", PAGE.read_text(), re.DOTALL).groups()
+    example, printed = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL).groups()
     with contextlib.redirect_stdout(io.StringIO()) as output:
         exec(compile(example, str(PAGE), "exec"), {})
     expected, found = ([line.strip() for line in text.strip().splitlines()] for text in (printed, output.getvalue()))
