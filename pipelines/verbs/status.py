@@ -1,7 +1,7 @@
 """Shows a run's state, phase, step, speed, restarts, last checkpoint, time left and skipped samples.
 
-Reads the run's folder, and queries Slurm if available. After a failure, shows its class, the message or log line that is
-the evidence, and what to do.
+Reads the run's folder, and queries Slurm if available. After a failure, shows its class, the evidence (an error message
+or a line of a log), and what to do.
 """
 
 import argparse
