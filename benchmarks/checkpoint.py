@@ -1,4 +1,4 @@
-"""What a checkpoint costs a run: `python -m benchmarks.checkpoint`.
+"""Measures what a checkpoint costs a run: `python -m benchmarks.checkpoint`.
 
 One rank trains; some saves block training, others run in the background. The stall of a background save is the extra
 time that the same number of steps takes with a save (medians of alternating measurements): once with training on every

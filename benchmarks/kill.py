@@ -82,8 +82,8 @@ def main() -> None:
             assert _start([*verb, str(recipe)], log).wait() == 0, log.read_text(encoding="utf-8")
         undisturbed, killed = Path(folder) / "undisturbed", Path(folder) / "killed"
         killed.mkdir()
-        for part in ("codes", "tokenizer"):
-            (killed / part).symlink_to(undisturbed / part)
+        for folder in ("codes", "tokenizer"):
+            (killed / folder).symlink_to(undisturbed / folder)
         command = ["train", str(recipe), "run.name=killed"]
         expected, phase = (RunFolder(run).phase("joint") for run in (undisturbed, killed))
         figures = kill_until_done(command, phase, log, kills=arguments.kills, seed=arguments.seed)

@@ -20,7 +20,7 @@ from ufork.vocabulary import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Transport:
-    """What is sent between stages, and how."""
+    """Shape and type of what is sent between stages, and the number of receives posted ahead."""
 
     seq_len: int = 256
     hidden_size: int = 256

@@ -26,7 +26,7 @@ class NoAnswer(Exception):
         super().__init__(text)
         self.reason = reason
         self.output = output
-        """All that a program that failed has printed: its errors, or else its output."""
+        """Text that a failed program printed: its errors, or else its output."""
 
 
 def has_program(name: str, environment: Mapping[str, str]) -> bool:
@@ -65,7 +65,7 @@ def ask(command: Sequence[str], *, environment: Mapping[str, str], timeout_secon
 
 
 def _start(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
-    """Starts the program in a process group of its own, so that what it starts is killed with it."""
+    """Starts the program in its own process group, so that the processes it starts are killed with it."""
     try:
         return subprocess.Popen(
             command,

@@ -11,7 +11,7 @@ FieldValue = str | int | float | bool | None
 
 
 class FailureClass(StrEnum):
-    """What kind of thing has failed, and so has to be fixed."""
+    """Kind of thing that has failed and has to be fixed."""
 
     CONFIGURATION = "configuration"
     DATA = "data"

@@ -3,7 +3,7 @@
     text -> nodes (size, depth and expanded aliases limited) -> mappings, lists, strings, numbers, booleans, null
 
 Differences from `yaml.safe_load`: 1e-4 is a number, as YAML 1.2 has it; dates stay text; a key that appears twice in a
-mapping is an error, as are tags. Damaged or hostile input raises `yaml.YAMLError`, whatever is wrong with it.
+mapping is an error, as are tags. Damaged or hostile input of any kind raises `yaml.YAMLError`.
 """
 
 import re

@@ -47,7 +47,7 @@ class Emoji:
     hexcode: str
     """Code points in lower-case hex, joined by "-"; the file name without suffix."""
     name: str
-    """In lower case, including the skin tone if there is one."""
+    """Name in lower case, including the skin tone if there is one."""
     category: str
     """Unicode's category, such as "Food & Drink"."""
     group: str

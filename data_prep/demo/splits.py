@@ -3,7 +3,7 @@
     scene         ->  keys_of          ->  keys of all combinations in its picture
     config, seed  ->  choose_held_out  ->  HeldOut
 
-A training scene contains no held-out key of any skill. A held-out scene contains exactly one, of its own skill, so it
+A training scene contains no held-out key of any skill. A held-out scene contains exactly one, of its skill, so it
 tests that combination alone, which training has never shown. Held-out keys are spread evenly over kinds, tints, counts,
 backgrounds and relations: each of these keeps most of its combinations in training, and none is the likely answer to
 held-out questions.

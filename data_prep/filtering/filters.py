@@ -63,7 +63,7 @@ class FilterResult:
     reason: str | None
     """Why the record is dropped, worded so that equal reasons can be counted; None if it is kept."""
     header: ImageHeader | None = None
-    """None if there is no image, its header cannot be read, or an earlier check failed."""
+    """Header of the image; None if there is no image, its header cannot be read, or an earlier check failed."""
     language: str | None = None
     """ISO 639 code; None if languages are not filtered, the text is too short, or an earlier check failed."""
 

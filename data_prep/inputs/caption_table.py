@@ -37,7 +37,7 @@ _DOWNLOAD = (
 class _Row(NamedTuple):
     values: Mapping[str, Any]
     embedded: tuple[int, int] | None = None
-    """For an image in the table: row group, and row in the group."""
+    """Row group of an image in the table, and its row in the group; None if the image is a file."""
 
 
 class CaptionTable:

@@ -72,7 +72,7 @@ class CaptionsConfig(ImageFilesConfig):
     caption_column: str = "caption"
     """Column of captions: a text, or a list of texts."""
     captions: Literal["first", "all"] = "first"
-    """For lists of captions: "first" makes one entry with the first caption, "all" one entry for each caption."""
+    """Use of a list of captions: "first" makes one entry with the first caption, "all" one entry for each caption."""
     id_column: str | None = None
     """Column of the collection's own ids, which become part of the entries' ids."""
     licence_column: str | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 ImageLocation = tuple[str | int, ...]
-"""Where an image is stored, in the terms of its input: (path,), (tar, offset, size), (row,), ...; small JSON values."""
+"""Location of an image, in the terms of its input: (path,), (tar, offset, size), (row,), ...; small JSON values."""
 
 _MAX_OWN_ID_CHARS = 200
 
@@ -21,9 +21,9 @@ class Record:
     id: str
     """Unique in the input: made by `entry_id`, or the path of a file."""
     image: ImageLocation | None = None
-    """None for text without an image."""
+    """Location of the image; None for text without an image."""
     caption: str = ""
-    """Describes the image."""
+    """Description of the image."""
     class_name: str = ""
     """Class of the image in words, for inputs that have classes instead of captions."""
     turns: tuple[tuple[str, str], ...] = ()

@@ -1,4 +1,4 @@
-"""One job: a process turns a range of positions into one shard per task.
+"""Runs one job: a process makes one shard per task from a range of positions.
 
     positions -> record numbers -> records, filtered (in the order of the input) -> samples -> shards (shuffled order)
               -> TARGET/{task}-00012.tar + index, .work/dropped/00012.jsonl, then .work/done/00012.json

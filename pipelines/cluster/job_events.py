@@ -23,7 +23,7 @@ MAX_EVENTS_BYTES = 2**26
 TAIL_BYTES = 32_768
 """Bytes read from each log: an error and its traceback are at the end."""
 START_MARK = "== restart "
-"""Begins the line that each start of a job writes into its logs first."""
+"""Beginning of the first line that each start of a job writes into its logs."""
 
 
 class JobEvent(Config):

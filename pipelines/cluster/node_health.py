@@ -33,7 +33,7 @@ class NodeReport(Config):
 
     node: str
     gpus: list[str] = []
-    """Their names."""
+    """Names of the GPUs."""
     free_gb: Mapping[str, NonNegativeFloat] = {}
     """Free space by folder, in GB of 10^9 bytes."""
     clock_offset_seconds: float | None = None

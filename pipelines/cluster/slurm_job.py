@@ -2,7 +2,7 @@
 
 JobRequest + slurm/train.sbatch -> #SBATCH lines, values in place of the environment's, and the script's own body
 
-Values become text of two languages. In the shell they are quoted. `#SBATCH` lines have a syntax of their own, so their
+Values become text of two languages. In the shell they are quoted. `#SBATCH` lines have a different syntax, so their
 values must match a pattern (`SBATCH_OPTIONS`) or, for paths, consist of characters that double quotes protect.
 """
 

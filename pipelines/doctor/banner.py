@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 SHOWN_PACKAGES = ("python", "deepspeed", "megatron-core")
 TIMEOUT_SECONDS = 10.0
-"""No quick check starts a program; a disk that hangs should not hold up training for long."""
+"""Time limit of the quick checks. None starts a program, but a disk that hangs should not delay training for long."""
 
 
 def _torch_here(around: Surroundings) -> Finding:

@@ -57,7 +57,7 @@ class _Examination:
     def _run(self, check: Check, around: Surroundings) -> None:
         try:
             self._finding = check(around)
-        except Exception as error:  # whatever it is, the page shows it
+        except Exception as error:  # the page shows every error
             found = f"the check failed: {type(error).__name__}: {error}"
             self._finding = Finding(name=self._name, mark=Mark.PROBLEM, found=found)
 

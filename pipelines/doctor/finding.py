@@ -18,7 +18,7 @@ class Mark(StrEnum):
     ABSENT = "absent"
     PROBLEM = "problem"
     SLOW = "slow"
-    """It timed out, on a busy machine perhaps: it may work, and nothing is known to be broken."""
+    """The check timed out, perhaps on a busy machine: nothing is known to be broken."""
 
 
 @dataclass(frozen=True, kw_only=True)

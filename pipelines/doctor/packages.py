@@ -1,6 +1,6 @@
 """Checks of Python, of the packages that training uses, and of the optional ones.
 
-metadata of a distribution, or an import in a process of its own (`probes.py`) -> Finding
+metadata of a distribution, or an import in a separate process (`probes.py`) -> Finding
 """
 
 import importlib.util

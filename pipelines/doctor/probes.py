@@ -1,4 +1,4 @@
-"""Probes that import a compiled package; each runs in a process of its own (`Surroundings.ask_python`).
+"""Probes that import a compiled package; each runs in a separate process (`Surroundings.ask_python`).
 
 python -m pipelines.doctor.probes NAME -> one line of JSON
 """

@@ -12,7 +12,7 @@ from pipelines.commands import ask, has_program
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """Places in which checks look."""
+    """Folders, files and variables that the checks read."""
 
     environment: Mapping[str, str]
     """PATH is searched for programs, and programs run with it."""
@@ -38,7 +38,7 @@ class Surroundings:
         return ask(command, environment=self.environment, timeout_seconds=self.timeout_seconds)
 
     def ask_python(self, probe: str) -> dict[str, Any]:
-        """Returns what a probe of `probes.py` finds, in a process of its own: compiled packages may crash or hang.
+        """Returns what a probe of `probes.py` finds in a separate process: compiled packages may crash or hang.
 
         Raises:
             NoAnswer: the probe failed or timed out.

@@ -1,4 +1,4 @@
-"""From one command to the ranks of a job.
+"""Finds or starts the ranks of a job.
 
     environment -> this process's rank, where torchrun or srun started it as one rank
                 -> otherwise N processes of this machine (N = 1: this process itself)

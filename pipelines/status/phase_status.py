@@ -26,7 +26,7 @@ RECENT_SECONDS = 300.0
 
 
 class TrainSection(Config):
-    """The part of a phase's `train` section that the status needs."""
+    """The values of a phase's `train` section that the status needs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -56,7 +56,7 @@ class _Report(Config):
 
 @dataclass(kw_only=True)
 class PhaseStatus:
-    """One phase; None means unknown."""
+    """Status of one phase; None means unknown."""
 
     name: str
     steps: int | None
@@ -64,9 +64,9 @@ class PhaseStatus:
     step: int = 0
     finished: bool = False
     starts: int = 0
-    """Jobs or commands that have trained it."""
+    """Number of jobs or commands that have trained the phase."""
     last_sign: float | None = None
-    """When it last reported or saved, in seconds since 1970."""
+    """Time of the last report or save, in seconds since 1970."""
     losses: dict[str, float] = field(default_factory=dict)
     tokens_per_s: float | None = None
     seconds_left: float | None = None

@@ -21,7 +21,7 @@ from ufork.errors import ConfigError, FailureClass, StoppedError
 from ufork.run_folder import RunFolder
 
 SILENT_SECONDS = 600.0
-"""Without Slurm, a run that has not reported for this long is taken to have ended."""
+"""Time after which a silent run is taken to have ended, without Slurm."""
 ENDED_STATES = {
     "COMPLETED",
     "FAILED",
@@ -49,7 +49,7 @@ class State(StrEnum):
 
 @dataclass
 class RunStatus:
-    """One run."""
+    """Status of one run."""
 
     run: str
     state: State
@@ -110,7 +110,7 @@ class _PhaseSection(Config):
 
 
 class _RecordedConfig(Config):
-    """The part of a run's config.yaml that the status needs."""
+    """The values of a run's config.yaml that the status needs."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -80,7 +80,7 @@ def _phases_to_train(recipe: "Recipe", only: str | None) -> list[str]:
 
 
 def _train_on_rank(rank_env: "RankEnvironment", recipe: "Recipe", phases: list[str], trace: bool) -> None:
-    """Imports what trains on the rank itself, so that whoever starts the ranks need not."""
+    """Trains on one rank. The heavy imports are here, so that the process that starts the ranks does not need them."""
     from pipelines.training import train_on_rank
 
     train_on_rank(rank_env, recipe, phases, trace=trace)

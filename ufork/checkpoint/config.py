@@ -7,7 +7,7 @@ from ufork.vocabulary import Task
 
 
 class CheckpointConfig(Config):
-    """Which checkpoints of a phase are saved and kept."""
+    """Selection of the checkpoints of a phase that are saved and kept."""
 
     every_steps: PositiveInt = 500
     """Steps between two saves; one more is saved after the phase's last step and when a signal stops training."""

@@ -114,7 +114,7 @@ class CheckpointFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
     def unfinished(self, step: int) -> Path:
-        """Where this job's ranks write the files of the checkpoint after `step` steps."""
+        """Folder into which this job's ranks write the files of the checkpoint after `step` steps."""
         return self.path / f"{self.at(step).name}.{self.restart}{_UNFINISHED}"
 
     def finish(self, state: CheckpointState) -> Path:

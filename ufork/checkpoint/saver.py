@@ -138,7 +138,7 @@ class Saver:
 
         def write() -> None:
             try:
-                if sys.platform == "linux":  # elsewhere threads have no priority of their own
+                if sys.platform == "linux":  # elsewhere threads have no separate priority
                     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
                 if image:  # None if the stage trains nothing
                     image.fill()

@@ -40,7 +40,7 @@ class FileRecord(Config):
 
     bytes: NonNegativeInt
     checksum: _Checksum
-    """As `ufork.files.checksum_of` computes it."""
+    """Checksum as `ufork.files.checksum_of` computes it."""
 
 
 class TrainState(Config):
@@ -73,7 +73,7 @@ class CheckpointState(Config):
     run_metadata: RunMetadata
     stream: StreamState
     files: Mapping[_FileName, FileRecord]
-    """All other files, by path within the folder."""
+    """Files besides `state.json`, by path within the folder."""
     losses: Mapping[Task, Annotated[float, Field(allow_inf_nan=False)]] = {}
     """Mean of each task's loss over the steps since the save before."""
 

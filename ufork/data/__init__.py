@@ -1,1 +1,1 @@
-"""From WebDataset shards to packed sequences of one task."""
+"""Reads WebDataset shards and makes packed sequences of one task."""

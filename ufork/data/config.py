@@ -1,4 +1,4 @@
-"""Where training data comes from and how it is packed."""
+"""Sources of the training data, and packing."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ class SourceConfig(Config):
     kind that fsspec opens (`s3://...`)."""
     reader: Literal["index", "stream"] = "index"
     """`index` reads each sample where its shard's index says, in any order. `stream` reads shards from their start, by
-    webdataset, for storage that cannot give parts of files; samples are then shuffled less (`SequentialSource`)."""
+    webdataset, for storage that only reads whole files; samples are then shuffled less (`SequentialSource`)."""
     weight: float = Field(default=1.0, gt=0, le=1e9)
     """Share of the task's samples that are drawn from this source, relative to the other sources' weights."""
 

@@ -1,4 +1,4 @@
-"""Which sample comes next: a weighted, shuffled, reproducible order over the sources of one task.
+"""Decides which sample comes next: a weighted, shuffled, reproducible order over the sources of one task.
 
     sources, weights, seed -> for each lane an endless sequence of (source, sample, epoch) -> samples, a block at a time
 
@@ -23,7 +23,7 @@ class Draw(NamedTuple):
 
     source: int
     sample: int
-    """Its number within the source."""
+    """Number of the sample within the source."""
     epoch: int
     """Number of times that the lane had read its whole share of the source before."""
 
@@ -74,7 +74,7 @@ class Mixture:
         return range(lane * size // self.num_lanes, (lane + 1) * size // self.num_lanes)
 
     def read(self, draws: Sequence[Draw]) -> list[Sample | SampleError]:
-        """Reads the samples of `draws`, in one call per source; a SampleError stands in place of an unusable one.
+        """Reads the samples of `draws`, in one call per source; with a SampleError for each unusable one.
 
         Raises:
             ShardError: a shard cannot be read.

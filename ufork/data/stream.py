@@ -35,9 +35,9 @@ class StepShare:
     """The packed sequences that one worker makes for a step."""
 
     sequences: dict[Task, dict[int, dict[str, Any]]]
-    """By task and number of the sequence in the step: fields of the PackedSequence, tensors as arrays."""
+    """Fields of each packed sequence, with arrays for tensors; by task and number of the sequence in the step."""
     taken: dict[Task, dict[int, list[int]]]
-    """By task and lane, for the lanes of this share: samples taken from each source."""
+    """Number of samples taken from each source, by task and lane, for the lanes of this share."""
     skipped: list[SkippedSample]
 
 
@@ -48,7 +48,7 @@ class StepMaker:
     streams: Mapping[Task, TaskStream]
     global_batch_size: Mapping[Task, int]
     first_sequence: Mapping[Task, int]
-    """By task: number of sequences in earlier steps."""
+    """Number of sequences in earlier steps, by task."""
     replica: int
     num_replicas: int
     num_lanes: int
@@ -256,8 +256,8 @@ def _open_mixture(configs: Sequence[SourceConfig], task: Task, folder: Path, *, 
 
 
 def _open_source(config: SourceConfig, task: Task, folder: Path) -> ShardSource:
-    place = config.folder if is_url(config.folder) else folder / config.folder
-    return SequentialSource(place, task) if config.reader == "stream" else ShardSource(place, task)
+    location = config.folder if is_url(config.folder) else folder / config.folder
+    return SequentialSource(location, task) if config.reader == "stream" else ShardSource(location, task)
 
 
 def _without_tensors(sequence: PackedSequence) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Position of a job's data stream: small, collected from every replica, and restored on any number of replicas.
 
-    each replica: StreamState of its own lanes  --join_states-->  StreamState of all lanes  -> TrainingStream.restore
+    each replica: StreamState of its lanes  --join_states-->  StreamState of all lanes  -> TrainingStream.restore
 
 A lane's position is the number of samples that it took from each source. Packed sequences belong to lanes, not to
 ranks, so the same state serves any number of replicas. Seed, lanes and sources must be the same.
@@ -38,10 +38,10 @@ class StreamState(Config):
     step: NonNegativeInt
     """Number of steps whose packed sequences were read."""
     first_sequence: Mapping[Task, NonNegativeInt]
-    """By task: number of packed sequences read; the next one is of lane first_sequence mod num_lanes."""
+    """Number of packed sequences read, by task; the next one is of lane first_sequence mod num_lanes."""
     sources: Mapping[Task, tuple[SourceState, ...]]
     taken: Mapping[Task, Mapping[int, tuple[NonNegativeInt, ...]]]
-    """By task and lane: number of samples taken from each source."""
+    """Number of samples taken from each source, by task and lane."""
 
     def require_fits(self, now: "StreamState", *, origin: str) -> None:
         """Compares the data of this state with that of `now`, the state of a new stream.

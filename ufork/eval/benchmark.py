@@ -113,7 +113,7 @@ class Benchmark(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Text that changes whenever a stored score would be out of date, except by the model: data, judges, rules."""
+        """Text that changes whenever stored scores become outdated other than by the model: data, detector, rules."""
 
     def cases(self, tasks: Collection[Task]) -> Iterator[Case]:
         """Streams the cases of `tasks`, in the same order every time.

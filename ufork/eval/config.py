@@ -1,4 +1,4 @@
-"""Which benchmarks an evaluation runs, on how many samples, and how the model draws and answers."""
+"""Selection of benchmarks, number of samples, and options of drawing and answering."""
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -29,6 +29,6 @@ class EvaluateConfig(Config):
     examples_per_group: NonNegativeInt = 6
     """Answers and drawings per skill that the report shows."""
     draw: DrawConfig = DrawConfig()
-    """Sampling of drawings; each case has a seed of its own, derived from `draw.seed` and the case's id."""
+    """Sampling of drawings; each case has its own seed, derived from `draw.seed` and the case's id."""
     answer: AnswerConfig = AnswerConfig()
     """Decoding of answers."""

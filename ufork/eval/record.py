@@ -50,7 +50,7 @@ class CaseScore(Record):
     right: bool | None = None
     """Whether the output is right; None where nothing decides that."""
     note: str = ""
-    """Finding of the judge, for the reader of an example."""
+    """Outcome of the scoring, for readers of an example."""
     expected: str = ""
     """The true answer, for the reader of an example."""
     group: str
@@ -77,14 +77,14 @@ class Example(Record):
 
 
 class GroupScore(Record):
-    """Score of one group beside what chance and a perfect model get."""
+    """Score of one group, with those of chance and of a perfect model."""
 
     score: FiniteFloat
     num_cases: PositiveInt
     chance: FiniteFloat | None = None
     """Score of a model that does not look at the question's image, or does not read the prompt."""
     ceiling: FiniteFloat | None = None
-    """Score of a perfect model, where the judge's mistakes keep it from 1."""
+    """Score of a perfect model, where mistakes of the detector keep it from 1."""
     standard_error: FiniteFloat | None = None
     confusion: dict[str, dict[str, NonNegativeInt]] = {}
     """confusion[truth][answer] = number of cases; empty for scores of another kind."""

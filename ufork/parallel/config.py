@@ -38,7 +38,7 @@ class LayoutConfig(Config):
     understanding: StageShape = StageShape()
     generation: StageShape = StageShape()
     placement: Literal["stages", "replicas"] = "stages"
-    """Which ranks have adjacent numbers, and so share a node: those of a stage (ZeRO's gathers stay inside nodes), or a
+    """Ranks that have adjacent numbers, and so share a node: those of a stage (ZeRO's gathers stay inside nodes), or a
     trunk replica with its branch replicas (activations stay inside nodes)."""
     in_flight: PositiveInt | None = None
     """Packed sequences of one trunk replica that may be between their forward and backward pass, with their activations

@@ -1,4 +1,4 @@
-"""Which rank does what: pure arithmetic, importable without torch, the same on every rank and in the planner.
+"""Assigns stages and packed sequences to ranks: arithmetic without torch, the same on every rank and in the planner.
 
     LayoutConfig + number of ranks -> MeshCoordinate of every rank
       + global batch size by task  -> Layout: the stages of a phase, and which replica runs which packed sequence
@@ -34,13 +34,13 @@ TASK_OF = {stage: task for task, stage in BRANCHES.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class MeshCoordinate:
-    """One rank of a job: which stage it works for, and where it stands in that stage's grid of dp x tp ranks."""
+    """One rank of a job: its stage, and its position in that stage's grid of dp x tp ranks."""
 
     rank: int
     """Counts from 0 over the job."""
     stage: Stage
     shape: StageShape
-    """Of the stage."""
+    """Shape of the stage."""
     dp_rank: int
     tp_rank: int
 
@@ -67,7 +67,7 @@ class Layout:
     shapes: Mapping[Stage, StageShape]
     """Present stages in the order trunk, understanding, generation; or COLOCATED alone."""
     coordinates: tuple[MeshCoordinate, ...]
-    """By rank of the job; a rank whose stage is not among `shapes` idles."""
+    """Coordinates by rank of the job; a rank whose stage is not among `shapes` idles."""
     global_batch_size: Mapping[Task, int]
     """Packed sequences per step of the whole job; tasks without any are absent."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class RankEnvironment:
-    """One rank of a job, and where the ranks rendezvous; made by whatever starts the ranks."""
+    """One rank of a job, and where the ranks rendezvous; made by the program that starts the ranks."""
 
     rank: int
     """Counts from 0 over the job."""

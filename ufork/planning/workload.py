@@ -1,4 +1,4 @@
-"""What a plan is made for, as numbers: the model, the packed sequences of a step, and what each stage does with one."""
+"""Numbers that a plan is made from: the model, the packed sequences of a step, and the cost of one in each stage."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

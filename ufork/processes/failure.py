@@ -17,14 +17,14 @@ from ufork.errors import UforkError
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception that ended a process; survives pickling whatever the exception is."""
+    """An exception that ended a process; can always be pickled."""
 
     seconds: float
-    """When it was raised, on the machine's monotonic clock, which all its processes share."""
+    """Time of the exception, on the machine's monotonic clock, which all its processes share."""
     description: str
     """The message of an error of ufork's; of any other exception type, message and traceback."""
     pickled_error: bytes | None
-    """None when the exception cannot be pickled, or not restored."""
+    """The pickled exception; None when it cannot be pickled or restored."""
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":

@@ -3,7 +3,7 @@
     MessageWriter.send: pickle, 8 bytes of length, contents -> pipe -> MessageReader.read: the message, or None so far
 
 `multiprocessing.Connection.recv` blocks until a message is complete: a writer that stops in the middle of one would
-block the reader without limit, whatever time-out the wait before it had. Everything is copied through the pipe, tensors
+block the reader without limit, even after a wait with a time-out. Everything is copied through the pipe, tensors
 too: shared memory would make reading a message depend on a connection to its writer.
 """
 
@@ -31,8 +31,8 @@ class MessageWriter:
             Exception: `message` cannot be pickled; nothing was sent.
         """
         contents = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-        for part in (_LENGTH.pack(len(contents)), contents):
-            unsent = memoryview(part)
+        for data in (_LENGTH.pack(len(contents)), contents):
+            unsent = memoryview(data)
             while unsent:
                 unsent = unsent[os.write(self._connection.fileno(), unsent) :]
 

@@ -58,7 +58,7 @@ class _Made:
 
 @dataclass(frozen=True)
 class _End:
-    """No more items."""
+    """Marks the end of a worker's items."""
 
 
 def _receive(number: int, worker: Worker, timeout_seconds: float) -> Any:

@@ -17,12 +17,12 @@ MAX_METRICS_BYTES = 2**30
 
 @dataclass
 class Metrics:
-    """What could be read of a metrics file."""
+    """The readable entries of a metrics file."""
 
     entries: list[dict[str, Any]] = field(default_factory=list)
-    """Each with an integer `step`, in the order of the file."""
+    """Entries in the order of the file, each with an integer `step`."""
     fault: str = ""
-    """What could not be read; empty if nothing is wrong."""
+    """Description of what could not be read; empty if everything could."""
 
 
 def read_metrics(path: Path) -> Metrics:

@@ -43,7 +43,7 @@ def benchmark_tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
                 "share": table.mean.score if table.is_share else None,
             }
             if (normalised := table.mean.normalised) is not None:
-                top = "perfect" if table.mean.ceiling is None else "the judge's ceiling"
+                top = "perfect" if table.mean.ceiling is None else "the ceiling"
                 note = f"of the way from chance to {top}, mean over groups"
                 tile |= {"figure": f"{normalised:.2f}", "note": note, "share": normalised}
             tiles.append(tile)

@@ -74,7 +74,7 @@ class RunRecord:
     """YAML; empty when there is none."""
     versions: dict[str, str]
     phases: list[PhaseRecord]
-    """In the order of the config, others after them by name."""
+    """Phases in the order of the config, others after them by name."""
     evaluation: Evaluation | None
     attribution: str
     faults: list[str] = field(default_factory=list)

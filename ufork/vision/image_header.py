@@ -35,7 +35,7 @@ class ImageHeader:
     """Format and size of one image file."""
 
     format: str
-    """As a sample's `image_format`: png, jpg or webp."""
+    """Format, as in a sample's `image_format`: png, jpg or webp."""
     width_px: int
     height_px: int
     num_bytes: int

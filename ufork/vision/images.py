@@ -74,7 +74,7 @@ def decode_whole(data: bytes) -> np.ndarray:
 
 @contextmanager
 def _decoding_errors() -> Iterator[None]:
-    """Turns whatever decoders raise for damaged files into SampleError."""
+    """Converts every exception that decoders raise for damaged files into a SampleError."""
     try:
         yield
     except _DECODER_ERRORS as error:

@@ -1,4 +1,4 @@
-"""One sample, as shards hold it.
+"""A sample, and its form in a shard.
 
     tar members of one key {"json": ..., "png": ...}  ->  Sample.from_members  ->  Sample  ->  to_members  ->  the same
 
@@ -96,7 +96,7 @@ class Sample:
             where: shard and key, for the message; converted to text only then.
 
         Raises:
-            SampleError: the members are no sample, whatever their bytes; names `where` and what is missing or wrong.
+            SampleError: the members are not a sample, the only error for any bytes; names `where` and what is wrong.
         """
         text = _read_text(members, where)
         images = [name for name in IMAGE_MEMBERS if name in members]

@@ -67,7 +67,7 @@ class ShardSource:
         return sample
 
     def read(self, numbers: Sequence[int]) -> list[Sample | SampleError]:
-        """Reads samples by their numbers; a SampleError stands in place of one whose members are missing or damaged.
+        """Reads samples by their numbers; with a SampleError for each whose members are missing or damaged.
 
         Raises:
             ShardError: a shard cannot be read, or is not the one that was indexed.

@@ -146,7 +146,7 @@ class RemoteStorage:
         return f"{self.url}/{name}"
 
     def local_path(self, name: str) -> None:
-        """None: no file is on this machine."""
+        """Returns None: no file is on this machine."""
 
     def size(self, name: str) -> int:
         """Size of a file in bytes; one request."""

@@ -1,1 +1,1 @@
-"""The demo's benchmark: questions about scenes, and drawings judged by a detector."""
+"""The demo's benchmark: questions about scenes, and drawings scored by a detector."""

@@ -34,7 +34,7 @@ MIN_REFERENCE_IMAGES = 64
 
 
 class ScenesBenchmark:
-    """Questions about held-out scenes, and prompts whose drawings a detector judges."""
+    """Questions about held-out scenes, and prompts whose drawings a detector scores."""
 
     name = "scenes"
     title = "Scenes"
@@ -90,7 +90,7 @@ class ScenesBenchmark:
         assert self.detector
         drawings_BSS3 = np.stack([np.asarray(output) for output in outputs])
         images_BSS3 = np.stack([read_picture(case.truth, size_px=self.detector.words.image_px) for case in cases])
-        drawn, real = self._judged(drawings_BSS3), self._judged(images_BSS3)
+        drawn, real = self._detections(drawings_BSS3), self._detections(images_BSS3)
         return [
             _drawing_score(case, drawn_values, real_values)
             for case, drawn_values, real_values in zip(cases, drawn, real, strict=True)
@@ -116,8 +116,8 @@ class ScenesBenchmark:
             raise ShardError(f"{self.folder}: no {task} sample of {', '.join(missing)}; prepare more held-out samples")
         return groups
 
-    def _judged(self, images_BSS3: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        """Returns what each image shows and its features, as JSON values."""
+    def _detections(self, images_BSS3: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        """Returns the detection in each image and its features, as JSON values."""
         assert self.detector
         found, features_BF = self.detector.detect(images_BSS3), self.detector.features(images_BSS3)
         return [
@@ -187,5 +187,5 @@ def _agreement(table: ScoreTable) -> Figure:
     return Figure(
         label="Detector agreement",
         value=f"{sum(shares) / len(shares):.1%}",
-        note="real held-out pictures in which it finds every object, colour, place and the background as they are",
+        note="real held-out pictures in which it finds every object, colour, position and the background as they are",
     )

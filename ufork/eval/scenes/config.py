@@ -1,4 +1,4 @@
-"""Size of the scenes benchmark, of the emoji benchmark, and fitting of the detector that judges drawings."""
+"""Size of the scenes benchmark, of the emoji benchmark, and fitting of the detector that scores drawings."""
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -39,7 +39,7 @@ class ScenesBenchmarkConfig(Config):
     drawings_per_skill: PositiveInt = 50
     """Held-out prompts drawn per skill; fewer where the split has fewer."""
     detector: DetectorConfig = DetectorConfig()
-    """The judge of drawings."""
+    """Detector that scores drawings."""
 
 
 class EmojiBenchmarkConfig(Config):
@@ -48,4 +48,4 @@ class EmojiBenchmarkConfig(Config):
     questions: NonNegativeInt = 200
     """Held-out questions asked."""
     drawings: NonNegativeInt = 12
-    """Emoji drawn for the report; nothing judges them."""
+    """Emoji drawn for the report; they are not scored."""

@@ -1,4 +1,4 @@
-"""The judge of drawings: detects the objects of a picture with their places and colours, and its background.
+"""Detects the objects of a picture with their positions and colours, and its background, to score drawings.
 
     images uint8 [B, S, S, 3] -> DetectorNetwork: per cell of CELL_PX px whether it holds the top left corner of an
     object, its kind and colour; per picture the background -> non-maximum suppression -> Detection

@@ -1,4 +1,4 @@
-"""Fits the judge of drawings on real renders, whose truth is known.
+"""Fits the detector that scores drawings on real renders, whose truth is known.
 
     samples of the training split -> Renders: pictures, and per cell the object whose corner it holds
     -> batches, augmented to look like drawings (noise, blur, mixed colours, shuffled cells)

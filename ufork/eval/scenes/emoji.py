@@ -26,7 +26,7 @@ class EmojiBenchmark:
     title = "Emoji"
     description = (
         "Emoji of concepts that training never showed. Chance is the best constant answer to each kind of question;"
-        " drawings are shown but not judged."
+        " drawings are shown but not scored."
     )
 
     def __init__(self, folder: Path, config: EmojiBenchmarkConfig) -> None:

@@ -63,15 +63,15 @@ class Detection:
         return asdict(self)
 
     def same_as(self, other: "Detection") -> bool:
-        """Whether both have the same background and the same objects at the same places, in any order."""
-        return self.background == other.background and self._places() == other._places()
+        """Whether both have the same background and the same objects at the same positions, in any order."""
+        return self.background == other.background and self._positions() == other._positions()
 
     def describe(self) -> str:
         """Returns a line for readers, such as `red dog, cat on blue`."""
         names = [item.kind if item.colour == "natural" else f"{item.colour} {item.kind}" for item in self.objects]
         return f"{', '.join(names) or 'nothing'} on {self.background}"
 
-    def _places(self) -> set[tuple[str, str, int, int]]:
+    def _positions(self) -> set[tuple[str, str, int, int]]:
         return {(item.kind, item.colour, item.x, item.y) for item in self.objects}
 
 
@@ -80,7 +80,7 @@ def satisfies(requirements: Mapping[str, Any], detection: Detection) -> bool:
 
     Args:
         requirements: `groups` of {kind, colour or None, count}, `relation` of the first to the second or None,
-            `background` or None, as in a sample's truth. A count above 1 must be met exactly.
+            `background` or None, as in a sample's truth. A count above 1 must be exact.
         detection: objects and background found in the picture.
     """
     if requirements["background"] not in (None, detection.background):

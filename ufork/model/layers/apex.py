@@ -1,4 +1,4 @@
-"""NVIDIA apex's fused kernels, where the genuine apex is installed with its compiled parts.
+"""NVIDIA apex's fused kernels, where the genuine apex is installed with its compiled extensions.
 
 The package named apex on PyPI is an unrelated web toolkit, and NVIDIA apex can be installed without its CUDA
 extensions, in which case it fails only when a kernel is called. This module therefore looks for the
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ApexKernel:
-    """Where a fused kernel is found."""
+    """Location of a fused kernel."""
 
     module: str
     name: str

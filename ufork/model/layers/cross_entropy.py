@@ -21,7 +21,7 @@ CHUNK_LOGITS = 1 << 25
 
 
 class Vocabulary(Protocol):
-    """Which rows of the vocabulary this rank's weight holds, and how results of all holders are combined."""
+    """The rows of the vocabulary that this rank's weight holds, and the sums over all ranks that hold some."""
 
     first_row: int
 

@@ -41,5 +41,5 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
-        """Same shape and dtype as its input."""
+        """Returns a tensor of the shape and dtype of `hidden_TD`."""
         return rms_norm(hidden_TD, self.weight, self.eps)

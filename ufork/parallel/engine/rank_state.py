@@ -50,7 +50,7 @@ class EngineShards:
     def restore(
         self, read: Callable[[str, str, ShardRegion], Tensor | None], kinds: Collection[str], optimizer_steps: int
     ) -> None:
-        """Restores this rank's shards, whatever the layout that wrote them.
+        """Restores this rank's shards from files of any layout.
 
         Args:
             read: returns a region by kind and parameter name, as `StateFiles.region`; on None the current values stay.

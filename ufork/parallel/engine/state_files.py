@@ -48,13 +48,13 @@ class RankState:
     tp: int
     tp_rank: int
     shapes: Mapping[str, tuple[int, ...]]
-    """Of each parameter on this rank before ZeRO flattens it: its tp shard under tensor parallelism."""
+    """Shape of each parameter on this rank before ZeRO flattens it; of its tp shard under tensor parallelism."""
     partition_dims: Mapping[str, int]
     """Dimension along which a parameter is partitioned over the tp ranks; absent if every rank holds all of it."""
     optimizer_steps: int
     """Updates that the optimizer state has seen."""
     tensors: Mapping[str, Mapping[str, Tensor]]
-    """By kind and name, flat: 1/dp of the parameter, the last one padded."""
+    """Flat tensors by kind and parameter name: 1/dp of the parameter each, the last one padded."""
 
     def image(self, memory: Tensor | None = None) -> "FileImage":
         """Returns the content of the rank's file, laid out in its own memory but not yet copied (`FileImage.fill`).
@@ -159,7 +159,7 @@ class ShardRegion:
 
 
 _Shards = dict[tuple[int, int], tuple[dict[str, Any], Any]]
-"""By (tp, dp) rank: the header, and the file."""
+"""Header and file by (tp rank, dp rank)."""
 
 
 class StateFiles:

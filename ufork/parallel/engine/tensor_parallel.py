@@ -41,7 +41,7 @@ BLOCKS: dict[type[nn.Module], dict[str, str]] = {
     DepthAttention: {"query": "column", "key": "column", "value": "column", "mix": "row"},
     DepthBlock: {"mlp_up": "column", "mlp_down": "row"},
 }
-"""By owning module, the dimension each product is partitioned over: outputs (column) or inputs (row)."""
+"""Dimension that each product is partitioned over, by owning module: outputs (column) or inputs (row)."""
 
 ENTRANCES: dict[type[nn.Module], str] = {DepthAttention: "widen", DepthBlock: "mlp_norm"}
 """The submodule whose output a block's column-parallel products read, where they do not read the block's input."""

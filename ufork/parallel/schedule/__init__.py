@@ -1,1 +1,1 @@
-"""Which forward and backward passes each stage runs, in which order. Pure Python: importable without torch."""
+"""Schedules the forward and backward passes of each stage. Pure Python: importable without torch."""

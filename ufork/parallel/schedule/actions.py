@@ -49,7 +49,7 @@ class StageTimes:
     seconds: Mapping[tuple[Stage, Task, Pass], float]
     """Seconds of one packed sequence on one replica of the stage."""
     transfer_seconds: float = 0.0
-    """From the end of a pass in one stage to the arrival of its result in the next."""
+    """Seconds from the end of a pass in one stage to the arrival of its result in the next."""
 
     def of(self, stage: Stage, action: Action) -> float:
         """Seconds that `action` keeps a replica of `stage` busy."""

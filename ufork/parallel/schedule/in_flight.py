@@ -1,4 +1,4 @@
-"""How many packed sequences a trunk replica keeps between their forward and backward pass.
+"""Number of packed sequences that a trunk replica keeps between their forward and backward pass.
 
 Layout -> the fewest with which a gradient ever returns, and enough to keep every branch busy
 """

@@ -1,4 +1,4 @@
-"""Which actions each stage of the Y runs, and in which order: pure, and the same on every rank.
+"""Orders the actions of each stage of the Y: pure, and the same on every rank.
 
     Layout + seconds of each pass + limit in flight -> for each stage the list that all its replicas run
 

@@ -30,7 +30,7 @@ class Simulation:
     """A step in simulated time."""
 
     spans: Mapping[Stage, tuple[Span, ...]]
-    """By stage, in the order of its list; all replicas of a stage run alike."""
+    """Spans by stage, in the order of its list; all replicas of a stage run the same actions at the same times."""
 
     @property
     def seconds(self) -> float:
@@ -80,11 +80,11 @@ class Run:
         self._to_run = {(stage, action) for stage, actions in lists.items() for action in actions}
 
     def end(self, stage: Stage) -> float:
-        """When `stage` has run all that it was given so far."""
+        """Time at which `stage` has run all actions added so far."""
         return self.spans[stage][-1].end if self.spans[stage] else 0.0
 
     def arrival(self, stage: Stage, action: Action) -> float | None:
-        """When `action` has its inputs and room for its results; None while an action that it waits for has not run."""
+        """Time at which `action` has its inputs and room for its results; None while one it waits for has not run."""
         inputs, room = inputs_of(self.layout, stage, action), self._room(stage, action)
         if any(needed not in self._ran for needed in (*inputs, *room)):
             return None

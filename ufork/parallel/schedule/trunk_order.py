@@ -72,7 +72,7 @@ def _next_backward(run: Run, backwards: dict[Task, int]) -> Action | None:
 
 
 def _branch_end(run: Run, task: Task) -> float:
-    """When the branch of `task` would end if the trunk ran a forward of it now and never kept it waiting afterwards."""
+    """Time at which the branch of `task` would end if the trunk ran a forward of it now and never kept it waiting."""
     branch, times = BRANCHES[task], run.times
     arrival = run.end(Stage.TRUNK) + times.seconds[Stage.TRUNK, task, Pass.FORWARD] + times.transfer_seconds
     num_left = run.layout.num_micro_batches(branch)[task] - len(run.spans[branch]) // len(Pass)

@@ -41,9 +41,9 @@ class Transfer:
     who: MeshCoordinate
     """The rank that waits."""
     waits_for: str
-    """What it waits for, and from which rank, for the error message."""
+    """The tensor and the rank that it waits for, for the error message."""
     timeout: timedelta | None
-    """None on CUDA, where only the stream waits, and NCCL's watchdog ends the process when it times out."""
+    """Limit of the wait; None on CUDA, where only the stream waits, and NCCL's watchdog ends the process on a timeout."""
 
     def wait(self) -> None:
         """Waits until the tensor is sent or filled.

@@ -12,7 +12,7 @@ from ufork.parallel.layout import Stage
 from ufork.parallel.transport.bridge import Bridge, Channel
 
 Shapes = Mapping[Stage, Mapping[str, torch.Size]]
-"""By stage, the name and shape of every parameter that is collected from it."""
+"""Name and shape of every parameter that is collected from each stage."""
 
 
 def collect_weights(bridge: Bridge, own: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
