@@ -1,4 +1,4 @@
-"""What every test gets: the environment of a machine without CUDA, and one thread a process."""
+"""Sets up every test: the environment of a machine without CUDA, and one thread per process."""
 
 import os
 
@@ -10,8 +10,8 @@ prepare_environment(os.environ, num_local_ranks=os.cpu_count() or 1)
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# An example may wait for others' work. A run of the suite judges the commit, not the luck of its examples: new ones are
-# looked for by `pytest --hypothesis-profile=search`.
+# No deadline: other processes may slow an example down. The examples are the same in every run, so that a failure is
+# due to the commit; `pytest --hypothesis-profile=search` tries new ones.
 settings.register_profile("search", deadline=None)
 settings.register_profile("same examples", deadline=None, derandomize=True)
 settings.load_profile("same examples")

@@ -35,7 +35,7 @@ def test_text_and_bytes_replace_what_was_there(tmp_path, durable):
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
+def test_a_failure_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path, failure):
     path = tmp_path / "a.json"
     write_whole(path, "old")
     with pytest.raises((StorageError, KeyboardInterrupt)) as raised, whole_file(path) as file:
@@ -56,7 +56,7 @@ def test_the_remedy_names_what_the_caller_can_choose(tmp_path):
         make_folder(tmp_path / "file" / "folder")
 
 
-def test_a_link_in_the_targets_place_is_replaced_and_not_followed(tmp_path):
+def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path):
     (tmp_path / "victim").write_text("victim")
     (tmp_path / "a.json").symlink_to("victim")
     write_whole(tmp_path / "a.json", "new")
@@ -64,7 +64,7 @@ def test_a_link_in_the_targets_place_is_replaced_and_not_followed(tmp_path):
     assert (tmp_path / "a.json").read_text() == "new" and not (tmp_path / "a.json").is_symlink()
 
 
-def test_a_link_in_the_temporary_files_place_is_refused(tmp_path, monkeypatch):
+def test_a_link_at_the_temporary_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("ufork.files.secrets.token_hex", lambda _: "guessed")
     (tmp_path / f"a.json.guessed{DRAFT_SUFFIX}").symlink_to("victim")
     with pytest.raises(StorageError, match="File exists"):
@@ -81,7 +81,7 @@ def test_a_file_has_the_rights_that_the_umask_leaves(tmp_path):
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_library_that_fails_leaves_the_old_file(tmp_path):
+def test_a_library_that_fails_keeps_the_old_file(tmp_path):
     write_whole(tmp_path / "a", "old")
     with pytest.raises(ValueError, match="library"), draft_of(tmp_path / "a") as draft:
         draft.write_text("half")
@@ -97,7 +97,7 @@ def test_tensors_are_written_whole(tmp_path):
         write_tensors(tmp_path / "file" / "a.safetensors", {"x": torch.ones(1)})
 
 
-def test_of_two_processes_that_make_a_folder_the_first_wins(tmp_path):
+def test_the_first_of_two_processes_that_make_a_folder_wins(tmp_path):
     with whole_folder(tmp_path / "index") as draft:
         (draft / "mine").touch()
         with whole_folder(tmp_path / "index") as other:
@@ -105,7 +105,7 @@ def test_of_two_processes_that_make_a_folder_the_first_wins(tmp_path):
     assert names_in(tmp_path) == ["index"] and names_in(tmp_path / "index") == ["other"]
 
 
-def test_a_folder_that_fails_is_not_there(tmp_path):
+def test_a_folder_that_fails_is_removed(tmp_path):
     with pytest.raises(StorageError, match="index: cannot be written"), whole_folder(tmp_path / "index") as draft:
         (draft / "a").touch()
         raise OSError(errno.EIO, "Input/output error")

@@ -1,4 +1,4 @@
-"""YAML that a recipe has no use for: refused by name, at once, whatever it would have done."""
+"""YAML features that no recipe needs are refused by name, before they take effect."""
 
 import time
 
@@ -33,7 +33,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("fault", "text"), REFUSED.items(), ids=[fault[:30] for fault in REFUSED])
-def test_what_no_recipe_needs_is_refused_with_the_file_named(tmp_path, fault, text):
+def test_unneeded_yaml_features_are_refused_with_the_file_named(tmp_path, fault, text):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     began = time.monotonic()
@@ -71,7 +71,7 @@ values = st.recursive(
 
 
 @given(values)
-def test_what_is_dumped_reads_back(value):
+def test_dumped_values_are_read_unchanged(value):
     assert load_yaml(dump_yaml(value)) == value
 
 

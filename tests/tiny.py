@@ -35,7 +35,7 @@ def tiny_config(**changes) -> ModelConfig:
 
 
 def shallow_config(**changes) -> ModelConfig:
-    """One of each kind of layer: a step of ZeRO-3 takes its time per layer, however narrow."""
+    """Returns a config with one layer of each kind: the time of a ZeRO-3 step grows with their number, not width."""
     head = tiny_config().rq_head.model_copy(update={"num_blocks": 1})
     return tiny_config(**{"trunk_layers": 1, "rq_head": head} | changes)
 

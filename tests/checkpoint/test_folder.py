@@ -29,7 +29,7 @@ def test_an_unfinished_checkpoint_is_not_used_and_the_next_job_removes_it(folder
     assert not unfinished.exists()
 
 
-def test_a_job_that_another_has_replaced_finishes_none(folder):
+def test_a_replaced_job_finishes_no_checkpoint(folder):
     newer = CheckpointFolder(folder.path)
     newer.take()
     with pytest.raises(CheckpointError, match=r"start 2 of this run, this is start 1\) has taken over"):
@@ -39,7 +39,7 @@ def test_a_job_that_another_has_replaced_finishes_none(folder):
     assert newer.newest_valid().path == newer.at(40)
 
 
-def test_a_job_whose_folder_was_moved_says_so(folder):
+def test_a_moved_folder_is_an_error_that_names_it(folder):
     folder.path.rename(folder.path.with_name("moved"))
     with pytest.raises(CheckpointError, match="was moved or removed while this job was training"):
         write_checkpoint(folder, 40)
@@ -60,7 +60,7 @@ def take_many(path):
         return list(threads.map(take, range(NUM_THREADS)))
 
 
-def test_of_jobs_that_take_the_folder_at_once_each_has_its_own_number(tmp_path):
+def test_jobs_that_open_the_folder_at_once_get_different_numbers(tmp_path):
     """200 jobs in 8 processes; the newest alone can finish a checkpoint."""
     path = tmp_path / "checkpoints"
     with ProcessPoolExecutor(8, mp_context=get_context("forkserver")) as processes:

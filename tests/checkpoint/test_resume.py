@@ -160,7 +160,7 @@ BIT_FOR_BIT = [
 
 
 @pytest.mark.parametrize(("name", "precision", "optimizer"), BIT_FOR_BIT)
-def test_in_its_own_layout_bit_for_bit(name, precision, optimizer, undisturbed, folder):
+def test_resuming_in_the_same_layout_is_exact(name, precision, optimizer, undisturbed, folder):
     config = config_of(precision, optimizer)
     expected, whole = undisturbed(name, config)
     weights = resumed_in(LAYOUTS[name], config, folder, whole)
@@ -184,7 +184,7 @@ def test_a_stop_leaves_the_checkpoint_of_an_undisturbed_run(undisturbed, folder)
     assert CheckpointFolder(RunFolder(folder).phase(NAME).checkpoints).steps() == [STOPPED_AFTER, STOPPED_AFTER + 1]
 
 
-def test_a_frozen_trunk_stays_what_it_was(undisturbed, folder):
+def test_a_frozen_trunk_does_not_change(undisturbed, folder):
     branches = ("understanding", "generation", "rq_head", "loss_weights")
     config = config_of("fp32", "adamw").model_copy(update={"trainable": branches})
     expected, whole = undisturbed("forked", config)
@@ -196,7 +196,7 @@ def test_a_frozen_trunk_stays_what_it_was(undisturbed, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), PAIRS)
-def test_in_another_layout_to_rounding(first, then, undisturbed, folder):
+def test_resuming_in_another_layout_is_equal_up_to_rounding(first, then, undisturbed, folder):
     config = config_of("fp32", "adamw")
     _, whole = undisturbed(first, config)
     resumed_in(LAYOUTS[then], config, folder, whole)
@@ -217,7 +217,7 @@ def test_training_resumes_from_a_reshaped_checkpoint_bit_for_bit(name, num_ranks
         reshape(whole / CHECKPOINT, folder / "reshaped" / CHECKPOINT, num_ranks=1)
 
 
-def test_a_save_without_space_leaves_the_others_and_the_run_alone(folder):
+def test_a_save_without_space_keeps_other_checkpoints_and_the_run_continues(folder):
     run_on_ranks(run_phase_on_a_full_disk, 2, LAYOUTS["dp2"], config_of("fp32", "sgd"), folder, None, 2)
     assert CheckpointFolder(RunFolder(folder).phase(NAME).checkpoints).steps() == [12, STEPS], (
         "after 4 and 8 there was no space"

@@ -103,7 +103,7 @@ def test_a_file_that_is_not_listed_is_not_read(tmp_path):
         pass
 
 
-def test_a_changed_value_is_named_with_both(folder):
+def test_a_changed_value_is_named_with_the_old_and_new_value(folder):
     state = verify(folder.at(30), deep=True)
     require_unchanged(state, FIXED, origin=folder.path)
     changed = {"train.optimizer": "sgd", "model": {"hidden_size": 64}}

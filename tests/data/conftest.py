@@ -46,7 +46,7 @@ def _letters_of_bytes() -> dict[int, str]:
 
 
 def _merges(ranks: dict[str, int]) -> list[tuple[str, str]]:
-    """Every way to make a token from two others, in the order of the token's rank."""
+    """Returns every way to make a token from two others, in the order of the token's rank."""
     return [
         (token[:cut], token[cut:])
         for token in sorted(ranks, key=ranks.__getitem__)

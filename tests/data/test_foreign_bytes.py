@@ -35,7 +35,7 @@ JSON_VALUES = st.recursive(
 
 
 def use(members: dict[str, bytes]) -> SampleError | None:
-    """As a training stream uses a sample; returns why it is skipped."""
+    """Uses a sample as a training stream does; returns the error for which it is skipped, or None."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -52,7 +52,7 @@ def use(members: dict[str, bytes]) -> SampleError | None:
     return None
 
 
-def test_the_members_that_are_mutated_are_good():
+def test_the_unmutated_members_are_used():
     assert [use(members) for members in MEMBERS.values()] == [None, None]
 
 

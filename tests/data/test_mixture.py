@@ -56,7 +56,7 @@ def test_over_all_lanes_each_sample_comes_once_an_epoch(mixture):
 
 
 @given(mixtures())
-def test_counts_stay_next_to_the_weights(mixture):
+def test_counts_stay_close_to_the_weights(mixture):
     most_behind = len(mixture.sources) - 1
     for number, (_, counts) in zip(range(1, 60), walk(mixture, 0), strict=False):
         for weight, count in zip(mixture.weights, counts, strict=True):
@@ -77,11 +77,11 @@ def test_the_order_follows_from_the_seed_and_changes_with_it_and_the_epoch():
     assert order[0] != order[1]
 
 
-def test_a_place_can_be_drawn_again_at_any_time():
+def test_a_draw_can_be_repeated_from_its_counts():
     mixture = Mixture([Source(4), Source(5)], [1, 1], num_lanes=2, seed=0)
     walked = [(draw, list(counts)) for (draw, counts), _ in zip(walk(mixture, 0), range(60), strict=False)]
-    places = [[0, 0], *(counts for _, counts in walked)]
-    again = [draw for counts in reversed(places[:-1]) for draw in mixture.draws(0, counts, 1)]
+    counts_before = [[0, 0], *(counts for _, counts in walked)]
+    again = [draw for counts in reversed(counts_before[:-1]) for draw in mixture.draws(0, counts, 1)]
     assert again == [draw for draw, _ in reversed(walked)]
 
 

@@ -30,9 +30,9 @@ def test_every_token_label_code_and_image_position_survives(task, texts, spare):
     images = iter(zip(sequence.image_begins_M.tolist(), sequence.image_ends_M.tolist(), strict=True))
     codes = iter(zip(sequence.image_positions_I.tolist(), sequence.codes_IC.tolist(), strict=True))
     for start, sample in zip(sequence.segment_starts_S1.tolist(), samples, strict=False):
-        place = slice(start, start + len(sample.token_ids_L))
-        assert np.array_equal(sequence.token_ids_T[place], sample.token_ids_L)
-        assert np.array_equal(sequence.labels_T[place], sample.labels_L)
+        segment = slice(start, start + len(sample.token_ids_L))
+        assert np.array_equal(sequence.token_ids_T[segment], sample.token_ids_L)
+        assert np.array_equal(sequence.labels_T[segment], sample.labels_L)
         if sample.image_begin is not None:
             begin, end = next(images)
             assert (begin, end) == (start + sample.image_begin, begin + len(sample.codes_IC) + 1)
@@ -59,7 +59,7 @@ def test_samples_and_padding_are_segments_that_count_from_zero(task, texts, spar
 
 
 @pytest.mark.parametrize("seq_len", [8, 16], ids=["too long", "two tasks"])
-def test_what_cannot_be_one_sequence_is_a_mistake(seq_len):
+def test_samples_that_cannot_be_one_sequence_are_refused(seq_len):
     samples = [encoded_sample(Task.GENERATION, [1, 2, 3]), encoded_sample(Task.UNDERSTANDING, [1], image=False)]
     with pytest.raises(AssertionError):
         pack_sequence(samples[: 1 + (seq_len == 16)], seq_len=seq_len, padding_id=PADDING)

@@ -64,7 +64,7 @@ def test_no_merge_crosses_from_prompt_to_answer(tokenizer):
 
 
 @given(turns=TURNS, with_image=st.booleans())
-def test_labels_are_exactly_the_answers_each_one_place_ahead(tokenizer, turns, with_image):
+def test_labels_are_exactly_the_answers_shifted_by_one_position(tokenizer, turns, with_image):
     sequence = encoded(understanding(*turns, codes=CODES if with_image else None), tokenizer)
     image = [tokenizer.padding_id] * 6 if with_image else []
     text = [
@@ -90,7 +90,7 @@ def test_generation_is_text_then_image_and_codes_are_all_it_predicts(tokenizer, 
     assert targets(sequence) == []
 
 
-def test_a_dropped_prompt_holds_the_null_and_no_word_of_the_caption(tokenizer):
+def test_a_dropped_prompt_is_the_null_text_without_the_caption(tokenizer):
     sequence = encoded(generation("zebra"), tokenizer, drop_prompt=True)
     assert tokenizer.id_of(DROPPED_PROMPT) in sequence.token_ids_L
     assert "zebra" not in tokenizer.decode(sequence.token_ids_L)
@@ -108,7 +108,7 @@ def test_a_dropped_prompt_holds_the_null_and_no_word_of_the_caption(tokenizer):
     ],
     ids=["empty caption", "no image", "no codes to draw", "no codes to see", "empty answer", "no turns"],
 )
-def test_samples_without_a_use_are_named(tokenizer, sample, fault):
+def test_unusable_samples_are_named(tokenizer, sample, fault):
     with pytest.raises(SampleError, match=f"^{sample.id}.*{fault}"):
         encoded(sample, tokenizer)
 
@@ -144,7 +144,7 @@ class NeverAsked:
     ],
     ids=["long prompt", "long answer", "many dialogue turns"],
 )
-def test_a_text_that_cannot_fit_is_not_tokenised(sample):
+def test_a_text_that_cannot_fit_is_not_tokenized(sample):
     with pytest.raises(SampleError, match=r"does not fit into data\.seq_len=4096 \(\d+ characters\)"):
         encoded(sample, NeverAsked(), seq_len=4096)
 

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 def load_in_turn(make, *, num_workers, **_):
-    """`prefetch` without processes, whose start takes longer than all else: each worker has a copy of its own."""
+    """Replaces `prefetch` without processes, whose start takes most of the time; each worker has its own copy."""
     workers = [pickle.loads(pickle.dumps(make))(worker, num_workers) for worker in range(num_workers)]
     for worker in cycle(workers):
         yield next(worker)
@@ -88,7 +88,7 @@ def read_steps(replicas, num_steps):
 
 
 def saved(replicas) -> StreamState:
-    """As a checkpoint does it: every replica's own, joined, through JSON."""
+    """Joins the states of all replicas and converts them to JSON and back, as a checkpoint does."""
     joined = join_states([each.state() for each in replicas])
     return StreamState.from_mapping(json.loads(joined.model_dump_json()), origin="saved")
 
@@ -122,8 +122,8 @@ def require_undisturbed(folder, history):
     """Reads stretch by stretch, each on other replicas and workers, and compares every lane with one stream's."""
     read, state = defaultdict(list), None
     for (steps, lost_steps), num_replicas, sequences, num_workers in history:
-        place = {"num_replicas": num_replicas, "sequences": sequences, "num_workers": num_workers}
-        replicas = [open_stream(folder, replica=replica, **place) for replica in range(num_replicas)]
+        layout = {"num_replicas": num_replicas, "sequences": sequences, "num_workers": num_workers}
+        replicas = [open_stream(folder, replica=replica, **layout) for replica in range(num_replicas)]
         for each in replicas:
             if state:
                 each.restore(state, origin="saved")
@@ -170,5 +170,5 @@ def test_each_sample_comes_once_an_epoch_whatever_the_history(folder):
 )
 def test_other_data_is_refused_by_name(folder, changed, said):
     state = saved([open_stream(folder)])
-    with pytest.raises(CheckpointError, match=f"place: .*{said}"):
-        open_stream(folder, **changed).restore(state, origin="place")
+    with pytest.raises(CheckpointError, match=f"state.json: .*{said}"):
+        open_stream(folder, **changed).restore(state, origin="state.json")

@@ -21,7 +21,7 @@ def trained_and_loaded(tmp_path_factory):
 
 
 @given(text=st.text(max_size=40))
-def test_any_text_comes_back_and_saving_changes_no_id(trained_and_loaded, text):
+def test_any_text_is_decoded_and_saving_changes_no_id(trained_and_loaded, text):
     trained, loaded = trained_and_loaded
     ids = trained.encode(text)
     assert loaded.encode(text) == ids

@@ -1,4 +1,4 @@
-"""What the tests of evaluation share: sources of plain shapes, and a detector fitted on them once."""
+"""Fixtures of the tests of evaluation: sources of plain shapes, and a detector fitted on them once."""
 
 import pytest
 

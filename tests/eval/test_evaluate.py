@@ -37,7 +37,7 @@ def test_cases_are_batched_by_kind_of_request_and_reported_in_their_order(tmp_pa
     }
 
 
-def test_every_case_has_a_seed_of_its_own_whatever_its_batch(tmp_path):
+def test_the_seed_of_a_case_does_not_depend_on_its_batch(tmp_path):
     model, other = Guessing(), Guessing()
     run(tmp_path / "one", model, Toy(5))
     run(
@@ -155,7 +155,7 @@ def test_without_any_case_the_remedy_is_named(tmp_path):
         run(tmp_path, Guessing(), Toy(0))
 
 
-def test_the_record_comes_back_from_json_with_its_derived_values(tmp_path):
+def test_the_record_is_read_from_json_with_its_derived_values(tmp_path):
     evaluation = run(tmp_path, Guessing(), Toy(3))
     evaluation.save(tmp_path / "new" / "evaluation.json")
     assert Evaluation.load(tmp_path / "new" / "evaluation.json") == evaluation

@@ -46,7 +46,7 @@ def logits_over(model, tokenizer, text, codes_NC):
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @torch.inference_mode()
 def test_greedy_codes_are_the_likeliest_of_an_uncached_run(model, tokenizer, guidance):
-    """By induction: each code is right given those before it."""
+    """Each code is compared given those before it, which proves all of them by induction."""
     codes_BNC = draw(model, tokenizer, guidance=guidance, top_k=1)
     assert codes_BNC.shape == (3, NUM_POSITIONS, DIMENSIONS.codes_per_position)
     for prompt, codes_NC in zip(PROMPTS, codes_BNC, strict=True):
@@ -56,15 +56,15 @@ def test_greedy_codes_are_the_likeliest_of_an_uncached_run(model, tokenizer, gui
 
 
 @torch.inference_mode()
-def test_the_model_heeds_its_prompt_and_its_own_codes(model, tokenizer):
-    """Else the comparison above could not fail."""
+def test_codes_depend_on_the_prompt_and_on_earlier_codes(model, tokenizer):
+    """Otherwise the comparison above could not fail."""
     codes_BNC = draw(model, tokenizer, top_k=1)
     assert len({tuple(codes.flatten().tolist()) for codes in codes_BNC}) == 3
     assert all(len(codes.unique(dim=0)) > 1 for codes in codes_BNC)
 
 
 @pytest.mark.parametrize(("guidance", "sequences_per_prompt"), [(1.0, 1), (3.0, 2)])
-def test_guidance_of_1_runs_the_prompts_alone(model, tokenizer, guidance, sequences_per_prompt):
+def test_guidance_of_1_runs_only_the_prompts(model, tokenizer, guidance, sequences_per_prompt):
     widths = []
     hook = model.trunk.stack.register_forward_pre_hook(lambda _, inputs: widths.append(len(inputs[0])))
     draw(model, tokenizer, guidance=guidance)
@@ -72,7 +72,7 @@ def test_guidance_of_1_runs_the_prompts_alone(model, tokenizer, guidance, sequen
     assert widths[1:] == [sequences_per_prompt * len(PROMPTS)] * (NUM_POSITIONS - 1)
 
 
-def test_a_seed_decides_and_another_changes_the_codes(model, tokenizer):
+def test_codes_depend_on_the_seed(model, tokenizer):
     codes = draw(model, tokenizer, seed=1)
     assert codes.equal(draw(model, tokenizer, seed=1))
     assert not codes.equal(draw(model, tokenizer, seed=2))

@@ -60,7 +60,7 @@ def test_a_loaded_model_has_the_weights_and_the_codebook(saved):
     assert len(held) == 2 and all(torch.equal(buffer, loaded.codec.codebook) for buffer in held)
 
 
-def test_drawings_are_one_a_prompt_and_follow_from_the_seed(saved):
+def test_there_is_one_drawing_per_prompt_and_it_depends_on_the_seed(saved):
     model = TrainedModel.load(saved)
     config = DrawConfig(seed=3, batch_prompts=2, guidance=1.0)
     images = model.draw(PROMPTS, config)
@@ -71,7 +71,7 @@ def test_drawings_are_one_a_prompt_and_follow_from_the_seed(saved):
     assert np.array_equal(images[[2, 0]], model.draw([PROMPTS[2], PROMPTS[0]], in_one_batch, seeds=[5, 3]))
 
 
-def test_answers_are_one_a_question_whatever_the_batches(saved):
+def test_there_is_one_answer_per_question_for_any_batch_size(saved):
     model = TrainedModel.load(saved)
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     questions = ["what is this?", "how many dogs?", "where?"]
@@ -84,7 +84,7 @@ def test_answers_are_one_a_question_whatever_the_batches(saved):
     ("missing", "error"),
     [(WEIGHTS_NAME, CheckpointError), (TEXT_FOLDER, TokenizerError), (VISION_FOLDER, TokenizerError)],
 )
-def test_what_is_missing_is_named(folder, missing, error):
+def test_missing_files_are_named(folder, missing, error):
     path = folder / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(error, match=missing):
@@ -107,7 +107,7 @@ def test_a_text_tokenizer_with_more_tokens_than_embeddings_is_refused(folder):
         TrainedModel.load(folder)
 
 
-def test_an_expert_refuses_the_other_task(tmp_path):
+def test_a_model_with_one_branch_refuses_the_other_task(tmp_path):
     images = np.zeros((1, 16, 16, 3), np.uint8)
     save_trained(tmp_path / "painter", tiny_config(tasks=(Task.GENERATION,)))
     with pytest.raises(ConfigError, match="no understanding branch"):
@@ -148,7 +148,7 @@ def codes_of(seed, depth=DIMENSIONS.codes_per_position):
 
 
 @pytest.mark.parametrize("task", Task)
-def test_loss_is_the_training_loss_of_the_sample_alone(saved, task):
+def test_loss_is_the_training_loss_of_one_sample(saved, task):
     model, sample = TrainedModel.load(saved), sample_of(task, codes=codes_of(1))
     found = model.loss(sample)
     encoded = encode_sample(sample, model.tokenizer, codec=CODEC_SIZES)

@@ -50,7 +50,7 @@ def test_the_code_that_crosses_top_p_is_kept_and_the_next_is_not():
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_codes_come_as_often_as_their_probability_says(temperature):
+def test_codes_are_drawn_with_their_probabilities(temperature):
     logits = logits_of(1, 5, 3)
     codes = drawn(logits.expand(20_000, 5), temperature=temperature)
     shares = codes.bincount(minlength=5) / 20_000
@@ -58,13 +58,13 @@ def test_codes_come_as_often_as_their_probability_says(temperature):
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 4.0])
-def test_guidance_goes_from_the_unconditional_through_the_conditional(guidance):
+def test_guidance_extrapolates_from_unconditional_to_conditional_logits(guidance):
     logits = logits_of(6, 4, 0)
     expected = (1 - guidance) * logits[3:] + guidance * logits[:3]
     torch.testing.assert_close(guided(logits, guidance, 3), expected)
 
 
-def test_without_guidance_the_rows_are_the_prompts():
+def test_without_guidance_there_is_one_row_of_logits_per_prompt():
     logits = logits_of(3, 4, 0)
     assert guided(logits, 1.0, 3).equal(logits)
 
@@ -75,7 +75,7 @@ def test_temperature_0_is_greedy():
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24, 1.0])
-def test_rounding_never_leaves_the_codes_that_are_kept(uniform):
+def test_rounding_never_draws_a_removed_code(uniform):
     logits = logits_of(1, 16_384, 0).expand(200, -1)
     config = DrawConfig(top_k=0, top_p=0.5)
     kept = set(drawn(logits.expand(200, -1), top_p=0.5).tolist()) | set(
@@ -86,7 +86,7 @@ def test_rounding_never_leaves_the_codes_that_are_kept(uniform):
     assert logits[0].softmax(-1)[likelier].sum() < 0.5 + 1e-5 and kept
 
 
-def test_uniform_numbers_follow_from_each_prompts_own_seed():
+def test_uniform_numbers_depend_only_on_the_seed_of_their_prompt():
     together = uniform_numbers([5, 6, 5], 4, 3)
     assert together.shape == (3, 4, 3) and 0 <= together.min() and together.max() < 1
     assert together[0].equal(together[2]) and not together[0].equal(together[1])

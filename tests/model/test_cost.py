@@ -12,7 +12,7 @@ PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm)
 
 
 def counted_products(task: Task, *, backward: bool) -> tuple[int, int]:
-    """What torch counts, and what the cost says of everything but attention."""
+    """Operations that torch counts, and those of the cost without attention."""
     config = tiny_config()
     model, sequence = tiny_model(config), packed_sequence(task, texts=[[5, 6, 7], [8, 9]], seq_len=32)
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""The body against transformers' Qwen2, and packed rows against each sample alone."""
+"""The body against transformers' Qwen2, and packed sequences against each sample alone."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def qwen_and_ours():
     return qwen, ours
 
 
-def test_losses_of_a_packed_text_row_are_qwens(qwen_and_ours):
+def test_the_loss_of_a_packed_sequence_equals_qwens(qwen_and_ours):
     qwen, ours = qwen_and_ours
     sequence = packed_sequence(Task.UNDERSTANDING, texts=[[5, 6, 7, 8, 9], [10, 11, 12]], images=False, seq_len=12)
     expected = 0.0
@@ -62,7 +62,7 @@ def test_losses_of_a_packed_text_row_are_qwens(qwen_and_ours):
 
 
 @pytest.mark.parametrize("task", Task)
-def test_neighbours_and_padding_in_a_row_change_nothing(task):
+def test_neighbours_and_padding_in_a_packed_sequence_change_nothing(task):
     model = tiny_model()
     texts = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14]]
     together = model(packed_sequence(task, texts=texts, seq_len=64))

@@ -26,7 +26,7 @@ def under(weights, prefix):
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
-def test_every_parameter_is_filled_and_the_seed_decides():
+def test_every_parameter_is_initialized_and_depends_on_the_seed():
     weights = weights_of()
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
     torch.rand(1)  # the global generator has no say
@@ -51,7 +51,7 @@ def test_no_two_parameters_draw_the_same_numbers():
         ({"understanding_layers": 0}, ["trunk.", "branches.generation.head."]),
     ],
 )
-def test_weights_are_the_same_whatever_else_is_built(changes, kept):
+def test_weights_do_not_depend_on_the_other_modules_built(changes, kept):
     whole, other = weights_of(), weights_of(**changes)
     for prefix in kept:
         assert same(under(whole, prefix), under(other, prefix)), prefix

@@ -41,7 +41,7 @@ def test_every_fork_trains_all_of_its_parameters(changes):
 
 
 @pytest.mark.parametrize("task", Task)
-def test_a_branch_learns_from_its_own_task_alone(task):
+def test_a_branch_gets_gradients_only_from_its_task(task):
     model = tiny_model()
     model(SEQUENCES[task]).backward()
     (other,) = set(Task) - {task}
@@ -65,7 +65,7 @@ def test_recomputing_runs_layers_again_and_changes_no_gradient():
     assert len(calls) == 9 + 2
 
 
-def test_a_tied_head_is_the_embedding_and_an_untied_one_its_own():
+def test_a_tied_head_shares_the_embedding_and_an_untied_one_does_not():
     tied, untied = tiny_model(tiny_config(tie_word_embeddings=True)), tiny_model(tiny_config(tie_word_embeddings=False))
     name = "branches.understanding.head.weight"
     assert tied.branches[Task.UNDERSTANDING].head.weight is tied.trunk.token_embedding.weight
@@ -79,7 +79,7 @@ def test_a_tied_head_is_the_embedding_and_an_untied_one_its_own():
     assert reached == [True, False]
 
 
-def test_an_image_is_read_at_its_place():
+def test_an_image_is_embedded_at_its_positions():
     """Another code changes the states from its position on, and nothing before it."""
     model = tiny_model()
     sequence = SEQUENCES[Task.UNDERSTANDING]

@@ -20,7 +20,7 @@ def folder(tmp_path):
     return tmp_path / "weights"
 
 
-def test_weights_and_config_come_back(folder):
+def test_weights_and_config_are_loaded_as_saved(folder):
     weights, config = load_weights(folder)
     model = tiny_model(config.model, seed=2)
     put_weights(model, weights, origin=str(folder))

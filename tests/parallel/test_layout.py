@@ -94,7 +94,7 @@ def test_impossible_layouts_are_refused_with_the_arithmetic(config, num_ranks, s
         make_layout(config, num_ranks=num_ranks, global_batch_size=SEQUENCES)
 
 
-def test_a_bare_word_is_the_kind():
+def test_a_layout_given_as_a_word_is_the_kind():
     assert LayoutConfig.model_validate("forked").kind == "forked"
 
 

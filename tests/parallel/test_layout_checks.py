@@ -1,4 +1,4 @@
-"""What a layout is refused for before any rank starts, with the key, both values and the remedy."""
+"""Refusals of layouts before any rank starts, with the key, both values and the remedy."""
 
 import subprocess
 import sys

@@ -23,7 +23,7 @@ from ufork.vocabulary import Task
 STEPS = 10
 SEQ_LEN = 24
 OPTIMIZERS = {"sgd": 0.3, "adamw": 1e-3}
-"""With their learning rates: AdamW hides a wrong scale of the gradients."""
+"""Optimizers with their learning rates; SGD is here since AdamW hides a wrong scale of the gradients."""
 ROUNDING_ONLY = "key.bias"
 """Softmax does not see a shift of all keys, so this gradient is nothing but rounding, and AdamW steps as far by it as
 by any other."""
@@ -114,7 +114,7 @@ def sequences_of(task: Task, *, step: int, number: int):
 
 
 def train(rank_env: RankEnvironment, case: Case, layout: LayoutConfig):
-    """By optimizer: losses and norm of each step, and on the leader the final weights."""
+    """Returns, by optimizer, the losses and norm of each step, and on the leader the final weights."""
     torch.set_num_threads(1)
     if case.sequence_parallel:
         torch.cuda.current_device = lambda: "cpu"
@@ -145,7 +145,7 @@ def train(rank_env: RankEnvironment, case: Case, layout: LayoutConfig):
 
 @pytest.fixture(scope="module")
 def one_process():
-    """What one process makes of a case; layouts of the same work share it."""
+    """Returns the outcome of a case in one process; layouts of the same work share it."""
     known = {}
 
     def outcomes_of(case: Case):

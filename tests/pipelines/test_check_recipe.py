@@ -1,4 +1,4 @@
-"""What cannot train is refused alike by train, submit and plan, before any rank is started."""
+"""Recipes that cannot train are refused by train, submit and plan alike, before any rank is started."""
 
 import subprocess
 import sys
@@ -90,7 +90,9 @@ def recipe(tmp_path):
 
 @pytest.mark.parametrize("command", ["train", "submit", "plan"])
 @pytest.mark.parametrize(("overrides", "num_ranks", "message"), REFUSED.values(), ids=REFUSED)
-def test_it_is_refused_with_one_message(recipe, command, overrides, num_ranks, message, monkeypatch, capsys):
+def test_recipes_that_cannot_train_are_refused_with_one_message(
+    recipe, command, overrides, num_ranks, message, monkeypatch, capsys
+):
     def start_ranks(*arguments):
         raise AssertionError("ranks were started")
 
@@ -121,7 +123,7 @@ def test_ranks_of_torchrun_are_checked_in_their_number(recipe, monkeypatch, caps
     [(), ("data.num_lanes=6",), pytest.param(("train.global_batch_size.generation=48",), marks=pytest.mark.slow)],
 )
 def test_recommended_layouts_can_train(name, overrides):
-    """On 1 to 128 devices: what is recommended passes, or the plan says what it would take."""
+    """On 1 to 128 devices, the recommended layout passes, or the plan says what it would take."""
     path = Path(pipelines.__file__).parent / "recipes" / f"{name}.yaml"
     recipe = read_recipe(path, overrides)
     workload, num_planned = workload_of(recipe, None), 0
@@ -146,6 +148,6 @@ def test_a_faster_layout_that_cannot_train_is_named_with_its_remedy(capsys):
     assert "faster, but data.num_lanes=2 is not a multiple of the 8" in shown
 
 
-def test_it_is_checked_without_torch():
+def test_recipes_are_checked_without_torch():
     program = "import sys, pipelines.check_recipe; sys.exit('torch' in sys.modules or 'megatron' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -49,7 +49,7 @@ def test_a_missing_program_is_named(environment):
         ("kill -40 $$", "by signal 40"),
     ],
 )
-def test_a_program_that_fails_is_described_by_its_own_words_or_its_end(program, environment, script, text):
+def test_a_program_that_fails_is_described_by_its_output_or_exit_code(program, environment, script, text):
     program(script)
     with pytest.raises(NoAnswer, match=text) as raised:
         ask(["scontrol", "ping"], environment=environment, timeout_seconds=LONG)

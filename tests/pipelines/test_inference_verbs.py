@@ -72,7 +72,7 @@ def test_a_very_long_prompt_is_refused(weights, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "huge", "text", "tiff"])
-def test_what_is_no_image_is_named(weights, tmp_path, kind, capsys):
+def test_a_file_that_is_not_an_image_is_named(weights, tmp_path, kind, capsys):
     path = tmp_path / f"{kind}.png"
     if kind == "folder":
         path.mkdir()
@@ -89,7 +89,7 @@ def test_what_is_no_image_is_named(weights, tmp_path, kind, capsys):
     assert f"{kind}.png" in capsys.readouterr().err
 
 
-def test_answers_are_printed_one_per_line_and_control_no_terminal(weights, tmp_path, capsys, monkeypatch):
+def test_answers_are_printed_one_per_line_with_control_characters_escaped(weights, tmp_path, capsys, monkeypatch):
     Image.new("RGBA", (5, 9)).save(tmp_path / "x.png")
     monkeypatch.setattr(TrainedModel, "answer", lambda self, images, questions: ["two\nlines", "\x1b[31mred"])
     assert answer(weights, tmp_path / "x.png") == 0

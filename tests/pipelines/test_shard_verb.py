@@ -108,12 +108,12 @@ def test_values_may_come_from_a_file(images, tmp_path):
         (("filters.min_side_px=none",), "min_side_px"),
     ],
 )
-def test_values_that_cannot_be_are_named(images, tmp_path, capsys, more, fault):
+def test_invalid_values_are_named(images, tmp_path, capsys, more, fault):
     assert cli.main(arguments(images, tmp_path / "out", *more)) == 2
     assert fault in capsys.readouterr().err
 
 
-def test_what_is_missing_is_named(images, tmp_path, capsys):
+def test_missing_arguments_and_files_are_named(images, tmp_path, capsys):
     assert cli.main(["shard", "images", str(images), "source=pets"]) == 2
     assert "--to" in capsys.readouterr().err
     assert cli.main(arguments(tmp_path / "nowhere", tmp_path / "out")) == 1
@@ -131,7 +131,7 @@ def test_damage_ends_verify_with_every_fault(images, tmp_path, capsys):
     assert "2 faults" in shown and "generation-00000.tar" in shown and "understanding-00001.tar" in shown
 
 
-def test_the_share_is_the_arguments_or_slurms():
+def test_the_share_is_from_the_arguments_or_slurm():
     slurm = {
         "SLURM_ARRAY_TASK_ID": "7",
         "SLURM_ARRAY_TASK_MIN": "1",
@@ -161,7 +161,7 @@ def living(group: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_ends_all_processes_and_leaves_nothing_half_named(tmp_path, number, exit_code):
+def test_a_signal_ends_all_processes_and_leaves_no_partial_file(tmp_path, number, exit_code):
     for index in range(2000):
         path = tmp_path / "pets" / "dog" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -65,9 +65,9 @@ def assert_as_undisturbed(run, undisturbed):
         pytest.param(signal.SIGUSR2, marks=pytest.mark.slow),
     ],
 )
-def test_a_stop_is_agreed_saved_and_told_by_the_exit_code(number, tmp_path, undisturbed):
-    """The signal goes to every process, loaders included, as schedulers send it; rows are made ahead by other numbers
-    of processes before and after."""
+def test_all_ranks_stop_at_one_step_save_and_exit_with_the_resume_code(number, tmp_path, undisturbed):
+    """The signal goes to every process, loaders included, as schedulers send it; sequences are made ahead by different
+    numbers of processes before and after."""
     recipe, run = make_run(tmp_path, "run")
     process = start(recipe, "data.num_workers=2")
     wait_for_step(run, 9)
@@ -81,7 +81,7 @@ def test_a_stop_is_agreed_saved_and_told_by_the_exit_code(number, tmp_path, undi
 
 
 @pytest.mark.slow
-def test_a_kill_loses_the_steps_since_the_last_checkpoint_and_nothing_else(tmp_path, undisturbed):
+def test_a_kill_loses_only_the_steps_since_the_last_checkpoint(tmp_path, undisturbed):
     recipe, run = make_run(tmp_path, "run")
     process = start(recipe)
     wait_for_step(run, 10)
@@ -140,7 +140,7 @@ def test_checkpoints_are_listed_exported_reshaped_begun_from_verified_and_pruned
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path):
+def test_a_run_that_is_killed_repeatedly_ends_as_an_undisturbed_one(tmp_path):
     """Four ranks of the forked layout; every other kill is while a checkpoint is written (`benchmarks.kill`)."""
     recipe, undisturbed = make_run(tmp_path, "undisturbed")
     killed = make_run(tmp_path, "killed")[1]

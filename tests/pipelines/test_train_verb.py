@@ -47,7 +47,7 @@ def test_two_ranks_train_as_one(trained, tmp_path):
 
 
 FORKED = ("layout={kind: forked, trunk: {tp: 2}}", "phases.generation.train.trainable=[generation]")
-"""With a last phase that has no understanding, so that its ranks idle and its weights stay."""
+"""A layout, and a last phase without understanding, whose ranks idle and whose weights do not change."""
 
 
 @pytest.mark.slow
@@ -55,8 +55,8 @@ def test_a_forked_layout_trains_as_one_rank(tmp_path):
     outcomes = []
     for name, layout in (("one", []), ("forked", [FORKED[0]])):
         recipe, run = make_run(tmp_path, name)
-        rows = "phases.generation.train.global_batch_size={understanding: 0, generation: 2}"
-        train(recipe, *layout, FORKED[1], rows, "--trace")
+        batch = "phases.generation.train.global_batch_size={understanding: 0, generation: 2}"
+        train(recipe, *layout, FORKED[1], batch, "--trace")
         outcomes.append((run, load_file(run.phase("generation").weights / "model.safetensors")))
     (one, weights), (forked, forked_weights) = outcomes
     for phase in ("align", "all", "generation"):
@@ -88,7 +88,7 @@ def test_one_phase_starts_from_the_one_before(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_draw_and_answer(trained, tmp_path, capsys):
+def test_the_trained_weights_draw_and_answer(trained, tmp_path, capsys):
     checkpoint = str(trained[1].phase("all").weights)
     out = tmp_path / "grid.png"
     prompts = ["--prompt", "a dog", "--prompt", "a cat"]
@@ -100,7 +100,7 @@ def test_weights_draw_and_answer(trained, tmp_path, capsys):
 
 
 def refused(capsys, *arguments):
-    """What `ufork` says; it must not have begun to train."""
+    """Returns the error of a command that must not begin to train."""
     assert cli.main(list(map(str, arguments))) != 0
     return capsys.readouterr().err
 

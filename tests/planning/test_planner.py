@@ -58,7 +58,7 @@ def test_parameters_are_those_of_the_model():
 
 
 @pytest.mark.parametrize("task", Task)
-def test_operations_are_those_of_the_sequence_they_stand_for(task):
+def test_operations_are_those_of_a_nominal_sequence(task):
     workload = tiny_workload()
     counted = sequence_cost(workload.model, workload.dimensions, workload.sequence(task))
     estimated = workload.cost(task)
@@ -126,7 +126,7 @@ def test_gathers_add_to_a_pass_where_nothing_hides_them():
     assert hidden < added < more
 
 
-def test_a_small_model_is_left_to_plain_zero():
+def test_plain_zero_is_recommended_for_a_small_model():
     plan = make_plan(tiny_workload(), H100, num_devices=4)
     assert plan.recommended.config.kind == "colocated"
     assert "plain ZeRO-3" in plan.reason
@@ -169,7 +169,7 @@ def test_lanes_that_no_layout_can_share_are_refused():
         )
 
 
-def test_a_measured_profile_comes_back_from_its_file(tmp_path):
+def test_a_measured_profile_is_read_from_its_file(tmp_path):
     measured = H100.model_copy(update={"name": "measured", "gflops": 123.5})
     (tmp_path / "machine.yaml").write_text(measured.to_yaml())
     assert profile_of(str(tmp_path / "machine.yaml")) == measured
@@ -185,7 +185,7 @@ def test_scaling_doubles_up_to_the_number_and_is_drawn(tmp_path):
     assert Image.open(tmp_path / "scaling.png").size == (900, 520)
 
 
-def test_the_verb_prints_a_table_and_what_to_paste(capsys):
+def test_the_verb_prints_a_table_and_the_layout_to_paste(capsys):
     sequences = ["train.global_batch_size.understanding=16", "train.global_batch_size.generation=16"]
     assert cli.main(["plan", str(RELEASED_RECIPE), "--gpus", "16", "--phase", "joint", *sequences]) == 0
     shown = capsys.readouterr().out

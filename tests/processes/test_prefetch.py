@@ -44,7 +44,7 @@ def raising(worker, num_workers):
     raise ShardError("X.tar: cut off")
 
 
-def test_an_error_of_ours_arrives_as_it_was_raised(context):
+def test_a_ufork_error_arrives_as_it_was_raised(context):
     items = loaded(raising, context, num_workers=1)
     assert next(items) == "first"
     with pytest.raises(ShardError, match=r"(?m)^X\.tar: cut off$"):
@@ -55,7 +55,7 @@ def mistaken(worker, num_workers):
     yield 1 / worker
 
 
-def test_any_other_error_stays_what_it_is(context):
+def test_any_other_error_keeps_its_type(context):
     with pytest.raises(ZeroDivisionError):
         next(loaded(mistaken, context))
 
@@ -117,7 +117,7 @@ def endless(worker, num_workers):
         yield os.getpid()
 
 
-def test_signals_to_stop_are_the_ranks_and_closing_ends_the_workers(context):
+def test_workers_ignore_stop_signals_and_closing_ends_them(context):
     items = loaded(endless, context)
     processes = {next(items), next(items)}
     for process in processes:

@@ -69,7 +69,7 @@ def test_results_come_in_the_order_of_the_jobs(num_workers):
     assert list(run_jobs_in_order(6, start_uneven, num_workers=num_workers)) == list(range(6))
 
 
-def test_no_jobs_are_no_trouble(tmp_path):
+def test_an_empty_list_of_jobs_has_no_results(tmp_path):
     assert list(run_jobs([], partial(start_squares, tmp_path), num_workers=2)) == []
 
 
@@ -82,12 +82,12 @@ def test_a_killed_process_is_named_with_its_job():
     ("error", "kind", "text"),
     [(ShardError("a.tar: gone"), ShardError, "a.tar: gone"), (KeyError("x"), KeyError, "'x'")],
 )
-def test_what_a_process_raises_is_raised(error, kind, text):
+def test_an_exception_in_a_process_is_raised(error, kind, text):
     with pytest.raises(kind, match=text):
         list(run_jobs(range(6), partial(start_raising, error), num_workers=2))
 
 
-def test_processes_that_are_ended_tidy_up(tmp_path):
+def test_processes_that_are_ended_clean_up(tmp_path):
     with closing(run_jobs([0, 1], partial(start_slow, tmp_path), num_workers=1 + 1)) as results:
         job, pid = next(results)
         deadline = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""Reading metrics: every whole line is kept, whatever lies between them."""
+"""Reading metrics: every whole line is kept, and damaged ones between them are skipped."""
 
 import os
 

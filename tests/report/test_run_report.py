@@ -190,7 +190,7 @@ def test_damaged_file_is_named_on_the_page(copy, file, content):
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "loop"])
 @pytest.mark.parametrize("file", ["evaluation.json", "versions.json", "phases/after/metrics.jsonl"])
-def test_what_is_no_regular_file_is_named_on_the_page(copy, file, kind):
+def test_a_file_that_is_not_regular_is_named_on_the_page(copy, file, kind):
     (copy / file).unlink()
     if kind == "folder":
         (copy / file).mkdir()
@@ -228,7 +228,7 @@ def test_a_link_out_of_the_run_is_not_followed(copy):
     assert page.count("data:image/png") == before - 1 and f"{examples[0]['picture']} is missing" in page
 
 
-def test_text_of_strangers_is_text(copy):
+def test_untrusted_text_is_escaped(copy):
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
     values, examples = examples_of(copy)
     examples[0] |= {"text": evil, "answer": evil, "expected": evil, "note": evil, "right": False, "group": evil}
@@ -333,7 +333,7 @@ def test_curves_stay_inside_the_chart(points, from_zero):
     assert "<two>" not in svg
 
 
-def test_confusion_omits_what_never_occurred():
+def test_the_confusion_chart_omits_answers_that_never_occurred():
     svg = confusion_chart({"one": {"one": 3, "other": 1}, "two": {}, "three": {"one": 2}}, label="counts")
     assert ">two<" not in svg
     assert svg.count("<rect") == 2 * 3
@@ -341,6 +341,6 @@ def test_confusion_omits_what_never_occurred():
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (3, 3), (-2, -2), (-5e-324, 5e-324), (1e6, 1e6 + 1e-9)])
-def test_ticks_of_no_span_are_still_two(low, high):
+def test_an_empty_range_has_two_ticks(low, high):
     ticks = nice_ticks(low, high)
     assert ticks[0] < ticks[-1] and len(ticks) <= 8

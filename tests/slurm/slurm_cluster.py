@@ -23,7 +23,7 @@ PACKAGES = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sb
 SKIP_EXIT_CODE = 77
 START_SECONDS = 60
 CPUS_PER_NODE = 8
-"""Number that Slurm is given, whatever the machine has."""
+"""Number of CPUs that Slurm is given, independent of the machine."""
 LOST_AFTER_SECONDS = 10
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
@@ -71,7 +71,7 @@ KILL_WAIT_SECONDS = 10
 
 
 class Unavailable(Exception):
-    """This machine cannot run the cluster; the message says why."""
+    """Raised if this machine cannot run the cluster; the message says why."""
 
 
 class Cluster:

@@ -1,4 +1,4 @@
-"""`ufork submit` on a real Slurm: whatever happens to a job of two nodes, it ends as an undisturbed run does."""
+"""`ufork submit` on a real Slurm: a job of two nodes that is interrupted ends as an undisturbed run does."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_a_job_resumes_after_the_signal_of_the_time_limit_preemption_and_a_lost_
 
 
 @pytest.mark.slow
-def test_ranks_left_on_a_lost_node_can_write_nothing(tmp_path, undisturbed, cluster, jobs_of):
+def test_surviving_ranks_on_a_lost_node_can_write_nothing(tmp_path, undisturbed, cluster, jobs_of):
     """The node is lost to Slurm alone. What runs there sleeps until the restarted job trains, and wakes up."""
     recipe, run = make_run(tmp_path, "run")
     jobs = jobs_of(run.path)

@@ -62,7 +62,7 @@ def test_reads_ustar_prefixes(tmp_path):
     ),
     st.sampled_from(["gnu", "pax"]),
 )
-def test_any_names_and_sizes_come_back(tmp_path_factory, samples, tar_format):
+def test_any_names_and_sizes_are_indexed(tmp_path_factory, samples, tar_format):
     path = tmp_path_factory.mktemp("tar") / "x.tar"
     members = {f"{key}.{name}": value for key, columns in samples.items() for name, value in columns.items()}
     write_tar(path, members, FORMATS[tar_format])
@@ -119,7 +119,7 @@ def test_two_members_of_one_name_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "name_bytes"), [(b"-0000001000", 0), (b"00000000000", 2**17)])
-def test_headers_made_to_harm_end_the_scan(tmp_path, size, name_bytes):
+def test_malicious_headers_end_the_scan(tmp_path, size, name_bytes):
     data = bytearray(tarfile.TarInfo("a" * name_bytes + "a.json").tobuf(tarfile.PAX_FORMAT))
     start = len(data) - 512
     data[start + 124 : start + 135] = size
@@ -131,7 +131,7 @@ def test_headers_made_to_harm_end_the_scan(tmp_path, size, name_bytes):
 
 
 @pytest.mark.parametrize("records", [b"9" * 5000, b"13 size=-512\n"])
-def test_records_that_extend_a_header_may_be_nonsense(tmp_path, records):
+def test_invalid_pax_records_are_ignored(tmp_path, records):
     nonsense = tarfile.TarInfo("nonsense")
     nonsense.type, nonsense.size = tarfile.XHDTYPE, len(records)
     header, member = (info.tobuf(tarfile.USTAR_FORMAT) for info in (nonsense, tarfile.TarInfo("a.json")))

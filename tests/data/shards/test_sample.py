@@ -73,7 +73,7 @@ def test_codes_are_plain_npy_files():
         ({"prompt": 5 * 10**4299}, "cannot be read|'prompt'"),
     ],
 )
-def test_wrong_text_is_named_with_its_place(change, fault):
+def test_wrong_text_is_named_with_its_location(change, fault):
     with pytest.raises(SampleError, match="shard 3") as raised:
         Sample.from_members(make_members(**change), "shard 3")
     assert re.search(fault, str(raised.value)) and len(str(raised.value)) < 300
@@ -124,8 +124,8 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def flip_bit(data: bytes, start: int, bit: int) -> bytes:
-    place = start + bit // 8
-    return data[:place] + bytes([data[place] ^ 1 << bit % 8]) + data[place + 1 :]
+    index = start + bit // 8
+    return data[:index] + bytes([data[index] ^ 1 << bit % 8]) + data[index + 1 :]
 
 
 GOOD_NPY = npy(np.zeros((2, 2, 1), np.uint16))

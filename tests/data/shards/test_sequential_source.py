@@ -24,14 +24,14 @@ def folder(tmp_path, monkeypatch):
         for number in range(30):
             text = {"id": f"s-{number}", "task": Task.GENERATION, "source": "s", "licence": "", "prompt": "a"}
             writer.write(Sample(**text, codes=np.full((2, 2, 3), number, np.uint16)))
-    facts = dict(source="s", split="train", licence="", attribution="", recipe="", skipped={}, details={})
-    finish_source(tmp_path, entries=writer.entries, **facts)
+    header = dict(source="s", split="train", licence="", attribution="", recipe="", skipped={}, details={})
+    finish_source(tmp_path, entries=writer.entries, **header)
     return tmp_path
 
 
 @pytest.fixture
 def opened(monkeypatch):
-    """How often a shard was opened."""
+    """Number of times that a shard was opened."""
     count, keyed_members = [0], streamed_source._keyed_members
 
     def counted(storage, file):
@@ -53,24 +53,24 @@ def test_an_epoch_has_every_sample_once_and_needs_one_pass(folder, opened):
     assert opened == [3]
 
 
-def test_lanes_that_take_turns_do_not_disturb_each_other(folder, opened):
+def test_interleaved_lanes_do_not_disturb_each_other(folder, opened):
     source = SequentialSource(folder, Task.GENERATION)
     order = source.order(np.random.default_rng(0))
-    for place in range(10):
-        numbers = [order[lane * 10 + place] for lane in range(3)]
+    for position in range(10):
+        numbers = [order[lane * 10 + position] for lane in range(3)]
         assert [sample.id for sample in source.read(numbers)] == [f"s-{number}" for number in numbers]
-    assert opened[0] <= 5, "each shard once, and where a lane begins inside one once more"
+    assert opened[0] <= 5, "each shard once, and again where a lane begins inside one"
 
 
 def test_reading_resumes_from_any_position(folder):
     order = SequentialSource(folder, Task.GENERATION).order(np.random.default_rng(1))
     indexed = ShardSource(folder, Task.GENERATION)
-    for place in range(30):
-        (sample,) = SequentialSource(folder, Task.GENERATION).read(order[place : place + 1])
-        assert sample.id == indexed[order[place]].id
+    for position in range(30):
+        (sample,) = SequentialSource(folder, Task.GENERATION).read(order[position : position + 1])
+        assert sample.id == indexed[order[position]].id
 
 
-def test_a_shard_that_webdataset_wrote_will_do(folder):
+def test_a_shard_written_by_webdataset_is_read(folder):
     source = SequentialSource(folder, Task.GENERATION)
     samples = source.read(range(12))
     shard = folder / source.entries[0].file

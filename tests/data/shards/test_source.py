@@ -43,7 +43,7 @@ def test_reads_webdataset_shards_by_number_and_keeps_the_index(folder):
     assert source.name == "toy-train-generation"
 
 
-def test_numbers_outside_are_index_errors(folder):
+def test_numbers_out_of_range_are_index_errors(folder):
     source = ShardSource(folder, Task.GENERATION)
     for number in (-1, 6):
         with pytest.raises(IndexError):
@@ -108,20 +108,20 @@ def test_a_sample_that_cannot_be_understood_is_named(folder):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}'])
-def test_a_manifest_that_is_not_ours_is_named(folder, text):
+def test_an_invalid_manifest_is_named(folder, text):
     (folder / MANIFEST_FILE).write_text(text)
     with pytest.raises(ShardError, match=MANIFEST_FILE):
         Manifest.load(folder)
 
 
-def test_check_compares_sizes_and_when_deep_checksums(folder):
+def test_check_compares_sizes_and_with_deep_also_checksums(folder):
     manifest = Manifest.load(folder)
     manifest.check(folder)
     with pytest.raises(ShardError, match="checksum"):
         manifest.check(folder, deep=True)
 
 
-def test_a_folder_that_cannot_be_written_costs_only_the_saved_index(folder, monkeypatch):
+def test_a_read_only_folder_is_read_without_saving_the_index(folder, monkeypatch):
     def refuse(*arguments):
         raise PermissionError(13, "refused by the test")
 

@@ -22,10 +22,10 @@ def folder(tmp_path):
 @pytest.fixture
 def url(folder):
     """The same files in fsspec's memory."""
-    memory, place = fsspec.filesystem("memory"), f"/{uuid.uuid4()}/one"
-    memory.put(f"{folder}/", place, recursive=True)
-    yield f"memory:/{place}"
-    memory.rm(place, recursive=True)
+    memory, path = fsspec.filesystem("memory"), f"/{uuid.uuid4()}/one"
+    memory.put(f"{folder}/", path, recursive=True)
+    yield f"memory:/{path}"
+    memory.rm(path, recursive=True)
 
 
 def contents(source):
@@ -33,14 +33,14 @@ def contents(source):
 
 
 @pytest.mark.parametrize("kind", [ShardSource, SequentialSource])
-def test_a_url_gives_the_samples_of_the_folder(kind, folder, url):
+def test_a_url_has_the_samples_of_the_folder(kind, folder, url):
     expected = contents(ShardSource(folder, Task.GENERATION))
     assert len(expected) == 12
     assert contents(kind(url, Task.GENERATION)) == expected
     assert contents(kind(f"file://{folder}", Task.GENERATION)) == expected
 
 
-def test_an_index_that_is_missing_there_is_made(folder, url):
+def test_a_missing_index_of_a_url_is_built(folder, url):
     memory = fsspec.filesystem("memory")
     for path in memory.glob(f"{url}/*.index.json"):
         memory.rm(path)
@@ -48,7 +48,7 @@ def test_an_index_that_is_missing_there_is_made(folder, url):
 
 
 @pytest.mark.parametrize("kind", [ShardSource, SequentialSource])
-def test_a_shard_that_vanishes_there_is_named(kind, url):
+def test_a_shard_that_vanishes_from_a_url_is_named(kind, url):
     source = kind(url, Task.GENERATION)
     fsspec.filesystem("memory").rm(f"{url}/{source.entries[0].file}")
     with pytest.raises(ShardError, match=rf"{source.entries[0].file}: cannot be read"):
@@ -67,9 +67,9 @@ def test_a_url_of_an_unknown_kind_is_refused():
         ShardSource("warp://x/y", Task.GENERATION)
 
 
-@pytest.mark.parametrize("place", ["pipe:touch {}", "pipe://touch {}", "|touch {}", "exec://touch {}"])
-def test_no_place_runs_a_command(place, tmp_path):
+@pytest.mark.parametrize("url", ["pipe:touch {}", "pipe://touch {}", "|touch {}", "exec://touch {}"])
+def test_no_url_runs_a_command(url, tmp_path):
     for kind in (ShardSource, SequentialSource):
         with pytest.raises((ConfigError, ShardError)):
-            kind(place.format(tmp_path / "made"), Task.GENERATION)
+            kind(url.format(tmp_path / "made"), Task.GENERATION)
     assert not list(tmp_path.iterdir())

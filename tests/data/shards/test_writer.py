@@ -37,7 +37,7 @@ def write_source(folder, *, num_samples: int = 5, recipe: str = "r") -> Manifest
         source="toy",
         split="train",
         licence="CC0-1.0",
-        attribution="nobody",
+        attribution="an author",
         recipe=recipe,
         entries=writer.entries,
         skipped={"empty": 1},
@@ -64,7 +64,7 @@ def test_headers_are_plain_ustar_without_times(tmp_path):
     assert not any(info.pax_headers for info in infos)
 
 
-def test_the_index_written_along_is_the_one_a_scan_finds(tmp_path):
+def test_the_written_index_equals_that_of_a_scan(tmp_path):
     write_source(tmp_path)
     for path in sorted(tmp_path.glob("*.tar")):
         written, scanned = ShardIndex.load(path), ShardIndex.build(path)
@@ -102,7 +102,7 @@ def test_a_source_is_finished_only_by_its_own_recipe_and_with_all_shards(tmp_pat
     assert finished_source(tmp_path, "r") is None
 
 
-def test_starting_again_clears_only_our_own_files(tmp_path):
+def test_starting_again_removes_only_the_files_of_a_source(tmp_path):
     write_source(tmp_path, num_samples=6)
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "generation-00009.tar.part").write_text("left by a kill")
@@ -139,7 +139,7 @@ def test_full_disk_and_forbidden_folder_name_the_folder(tmp_path, monkeypatch, c
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_in_the_folders_place_is_named(tmp_path):
+def test_a_file_instead_of_the_folder_is_named(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(StorageError, match="taken"):
         start_source(tmp_path / "taken")

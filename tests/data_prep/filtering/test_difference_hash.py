@@ -49,11 +49,11 @@ def test_a_bit_is_set_where_the_right_pixel_is_brighter():
     ],
     ids=["larger", "smaller", "jpeg", "poor jpeg", "grey jpeg", "cmyk jpeg", "webp", "opaque"],
 )
-def test_copies_are_near(copy, bits):
+def test_hashes_of_copies_are_close(copy, bits):
     assert distance(encoded(picture(1)), copy) <= bits
 
 
-def test_other_pictures_are_far():
+def test_hashes_of_other_pictures_are_far_apart():
     hashes = [difference_hash(encoded(picture(seed))) for seed in range(12)]
     assert min((one ^ other).bit_count() for one, other in combinations(hashes, 2)) > 12
 

@@ -51,7 +51,7 @@ def test_nothing_is_dropped_or_decoded_unless_asked_for():
     ],
     ids=["exact", "perceptual", "both", "any text"],
 )
-def test_reasons(config, expected):
+def test_duplicates_are_dropped_with_the_reason(config, expected):
     assert reasons([(PNG, "a"), (PNG, "a"), (JPEG, "a"), (PNG, "b"), (OTHER, "a")], **config) == expected
 
 
@@ -65,20 +65,20 @@ def test_damaged_and_plain_images_are_never_near_duplicates():
     assert reasons([(b"x", "a"), (b"y", "a"), (b"x", "a")], perceptual=True, max_distance=4) == [None] * 3
 
 
-def prints_of(rows: list[tuple[int, int, int]]) -> np.ndarray:
-    """Fingerprints of rows (file, 8-bit perceptual hash, text); the 8 bits are spread over all 64."""
-    spread = [sum((bits >> bit & 1) << (bit * 37 + 5) % 64 for bit in range(8)) for _, bits, _ in rows]
-    return np.array([Fingerprint(file, 0, hash, text) for (file, _, text), hash in zip(rows, spread, strict=True)],
+def prints_of(values: list[tuple[int, int, int]]) -> np.ndarray:
+    """Makes fingerprints of (file, 8-bit perceptual hash, text); the 8 bits are spread over all 64."""
+    spread = [sum((bits >> bit & 1) << (bit * 37 + 5) % 64 for bit in range(8)) for _, bits, _ in values]
+    return np.array([Fingerprint(file, 0, hash, text) for (file, _, text), hash in zip(values, spread, strict=True)],
                     FINGERPRINT_DTYPE)  # fmt: skip
 
 
 def by_all_pairs(prints: np.ndarray, config: DuplicatesConfig) -> tuple[list[bool], list[int]]:
     """Compares all pairs: which records are dropped, and for each the first of its chain."""
-    rows = [tuple(int(value) for value in row) for row in prints]
-    original = list(range(len(rows)))
-    for later, (*file, hash, text) in enumerate(rows):
+    values = [tuple(int(value) for value in each) for each in prints]
+    original = list(range(len(values)))
+    for later, (*file, hash, text) in enumerate(values):
         for earlier in range(later):
-            *other_file, other_hash, other_text = rows[earlier]
+            *other_file, other_hash, other_text = values[earlier]
             same_file = config.exact and file == other_file
             near = (hash ^ other_hash).bit_count() <= config.max_distance
             alike = config.perceptual and near and NO_PICTURE not in (hash, other_hash)
@@ -89,19 +89,19 @@ def by_all_pairs(prints: np.ndarray, config: DuplicatesConfig) -> tuple[list[boo
 
 
 @st.composite
-def small_rows(draw) -> list[tuple[int, int, int]]:
-    """Rows (file, perceptual hash, text): equal files have equal hashes."""
+def small_values(draw) -> list[tuple[int, int, int]]:
+    """Draws (file, perceptual hash, text): equal files have equal hashes."""
     hashes = draw(st.lists(st.integers(0, 255), min_size=12, max_size=12))
     files = draw(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 1)), max_size=40))
     return [(file, hashes[file], text) for file, text in files]
 
 
 @settings(max_examples=200)
-@given(small_rows(), st.booleans(), st.booleans(), st.integers(0, 4))
-def test_finds_the_same_as_comparing_all_pairs(rows, exact, perceptual, max_distance):
+@given(small_values(), st.booleans(), st.booleans(), st.integers(0, 4))
+def test_finds_the_same_as_comparing_all_pairs(values, exact, perceptual, max_distance):
     config = DuplicatesConfig(exact=exact, perceptual=perceptual, max_distance=max_distance)
-    found = duplicates_of(prints_of(rows), config)
-    dropped, originals = by_all_pairs(prints_of(rows), config)
+    found = duplicates_of(prints_of(values), config)
+    dropped, originals = by_all_pairs(prints_of(values), config)
     assert found.dropped.tolist() == dropped
     assert found.originals.tolist() == originals
     assert not found.dropped[found.originals].any()

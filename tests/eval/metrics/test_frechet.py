@@ -22,7 +22,7 @@ def test_distance_of_independent_scales():
 
 @settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 12), st.integers(1, 20))
-def test_is_a_symmetric_distance_even_with_fewer_pictures_than_features(seed, pictures, features):
+def test_the_distance_is_symmetric_even_with_fewer_pictures_than_features(seed, pictures, features):
     rng = np.random.default_rng(seed)
     first = rng.normal(size=(pictures, features)).astype(np.float32)
     second = (rng.normal(size=(pictures + 3, features)) * 2 + 1).astype(np.float32)

@@ -48,7 +48,7 @@ def png(image):
     return buffer.getvalue()
 
 
-def places(rng, number):
+def random_corners(rng, number):
     """Top left corners that leave every sprite its room."""
     while True:
         found = []
@@ -70,7 +70,7 @@ def make_truth(rng, skill):
     if both:
         groups.append({"kind": second, "colour": colours[1], "count": 1})
     wanted = [group for group in groups for _ in range(group["count"])]
-    corners = places(rng, len(wanted))
+    corners = random_corners(rng, len(wanted))
     relation = None
     if skill == "position":
         relation = "left of"

@@ -94,7 +94,7 @@ def test_missing_skill_is_named(detector, tmp_path):
         run(tmp_path, Guessing(), ScenesBenchmark(tmp_path / "few", SMALL, detector))
 
 
-def test_emoji_are_a_benchmark_beside_the_scenes(sources, tmp_path):
+def test_the_emoji_benchmark_runs_with_the_scenes_benchmark(sources, tmp_path):
     benchmark = EmojiBenchmark(sources / "heldout", EmojiBenchmarkConfig(questions=9, drawings=3))
     _, record = run(tmp_path, Knowing(sources / "heldout"), benchmark)
     (table,) = record.tables

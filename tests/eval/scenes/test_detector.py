@@ -1,4 +1,4 @@
-"""The judge: does it see what is there, refuse what is not, and survive the disk."""
+"""The detector finds what renders show, refuses unusable renders, and is saved and loaded."""
 
 import numpy as np
 import pytest
@@ -22,11 +22,11 @@ def agreement(detector, truths, images):
     return np.mean([one.same_as(Detection.from_truth(truth)) for one, truth in zip(found, truths, strict=True)])
 
 
-def test_finds_what_real_renders_show(detector, heldout):
+def test_the_objects_of_real_renders_are_detected(detector, heldout):
     assert agreement(detector, *heldout) >= 0.95
 
 
-def test_finds_it_under_noise(detector, heldout):
+def test_objects_are_detected_under_noise(detector, heldout):
     truths, images = heldout
     noise = np.random.default_rng(0).normal(0, 10, images.shape)
     assert agreement(detector, truths, (images + noise).clip(0, 255).astype(np.uint8)) >= 0.9
@@ -42,27 +42,27 @@ def test_fragments_are_no_objects(detector, heldout):
     assert objects <= 0.1 * sum(len(found.objects) for found in detector.detect(images))
 
 
-def test_objects_come_strongest_first_and_leave_each_other_room(detector, heldout):
+def test_objects_are_sorted_by_confidence_and_spaced_as_in_the_renders(detector, heldout):
     for found in detector.detect(heldout[1]):
         confidences = [item.confidence for item in found.objects]
         assert confidences == sorted(confidences, reverse=True)
     assert detector.words.spacing_cells == shape_scenes.SPRITE_PX // CELL_PX
 
 
-def test_words_are_those_of_the_truth(detector):
+def test_the_vocabulary_is_that_of_the_truth(detector):
     assert detector.words.kinds == shape_scenes.KINDS
     assert set(detector.words.colours) == {"natural", *shape_scenes.TINTS}
     assert set(detector.words.backgrounds) == set(shape_scenes.BACKGROUNDS)
 
 
-def test_same_detector_comes_back_from_disk(detector, detector_folder, heldout):
+def test_a_saved_detector_is_loaded_unchanged(detector, detector_folder, heldout):
     loaded = Detector.load(detector_folder)
     assert loaded.words == detector.words
     assert loaded.detect(heldout[1]) == detector.detect(heldout[1])
     np.testing.assert_array_equal(loaded.features(heldout[1]), detector.features(heldout[1]))
 
 
-def test_is_fitted_again_only_for_other_renders_seed_or_config(sources, detector_folder, monkeypatch):
+def test_the_detector_is_fitted_again_only_for_other_renders_seed_or_config(sources, detector_folder, monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("fitted again")
 
@@ -95,7 +95,7 @@ def test_other_size_is_refused(detector):
         detector.detect(np.zeros((1, 32, 32, 3), np.uint8))
 
 
-def test_fit_names_what_it_cannot_use():
+def test_unusable_renders_are_named():
     with pytest.raises(ShardError, match="no sample"):
         fit_detector([], SMALL_DETECTOR, seed=0)
     sample = shape_scenes.make_samples(1, seed=0)[0]

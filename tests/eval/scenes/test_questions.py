@@ -16,7 +16,7 @@ def ask(truth, answer, *, question="is there a dog?", choices=YES_NO, skill="sin
 
 
 @pytest.mark.parametrize(("answer", "right"), [("yes", True), (" Yes. ", True), ("yes no", False), ("", False)])
-def test_right_but_for_case_spaces_and_full_stop(answer, right):
+def test_case_spaces_and_full_stop_do_not_count(answer, right):
     assert ask("yes", answer).right is right
 
 
@@ -29,14 +29,14 @@ def test_score_of_a_skill():
     assert list(score.confusion["yes"]) == ["yes", "no", OTHER]
 
 
-def test_chance_knows_templates_apart():
+def test_chance_is_computed_per_template():
     colours = ("red", "blue")
     questions = [ask("yes", "")] * 3 + [ask("blue", "", question="what colour is the dog?", choices=colours)] * 2
     assert blind_accuracy(questions) == 1
     assert blind_accuracy([*questions, ask("no", "")]) == pytest.approx(5 / 6)
 
 
-def test_a_place_is_the_same_answer_whatever_the_neighbour():
+def test_answers_with_the_same_relation_to_different_objects_are_one_constant_answer():
     def where(side, neighbour):
         choices = tuple(f"{word} the {neighbour}" for word in ("left of", "right of", "above", "below"))
         return ask(f"{side} the {neighbour}", "", template="where is the {kind}?", choices=choices, skill="position")

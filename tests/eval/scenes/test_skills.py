@@ -91,7 +91,7 @@ def test_truth_satisfies_its_own_prompt(seed, skill):
         assert satisfies(truth["requirements"], shuffled) and shuffled.same_as(detection)
 
 
-def test_same_as_compares_place_colour_and_background():
+def test_same_as_compares_position_colour_and_background():
     one = found(("dog", "red", 8, 8))
     assert one.same_as(found(("dog", "red", 8, 8)))
     for other in (found(("dog", "red", 8, 16)), found(("dog", "blue", 8, 8)), found(background="blue"), found()):

@@ -1,4 +1,4 @@
-"""Both kernels against attention written out, and which one is chosen."""
+"""Both attention kernels against the formula, and the choice between them."""
 
 import inspect
 import logging
@@ -19,7 +19,7 @@ CUDA = torch.device("cuda")
 
 
 def written_out(query, key, value, starts):
-    """Attention by its formula, in fp32, over a mask of the whole row."""
+    """Attention by its formula, in fp32, with a mask over the whole packed sequence."""
     num_tokens, num_attention_heads, head_dim = query.shape
     repeats = num_attention_heads // key.shape[1]
     key, value = (x.float().repeat_interleave(repeats, dim=1) for x in (key, value))
@@ -47,7 +47,7 @@ LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 
 @given(lengths=LENGTHS, num_key_value_heads=st.integers(1, 3), group=st.integers(1, 3))
-def test_sdpa_is_attention_written_out(lengths, num_key_value_heads, group):
+def test_sdpa_equals_the_formula(lengths, num_key_value_heads, group):
     tensors, segments = inputs_of(lengths, num_key_value_heads, group)
     found, expected = sdpa_attention(*tensors, segments), written_out(*tensors, segments.starts_S1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -57,8 +57,8 @@ def test_sdpa_is_attention_written_out(lengths, num_key_value_heads, group):
 
 @pytest.mark.parametrize("longest", [MAX_EXPLICIT_LENGTH, MAX_EXPLICIT_LENGTH + 1])
 @pytest.mark.parametrize(("num_key_value_heads", "group"), [(2, 1), (1, 3)])
-def test_half_precision_on_a_cpu_is_attention_written_out(longest, num_key_value_heads, group):
-    """On either side of the length up to which the formula is the faster one."""
+def test_half_precision_on_a_cpu_equals_the_formula(longest, num_key_value_heads, group):
+    """Compares on either side of the length up to which the explicit formula is used."""
     tensors, segments = inputs_of([7, longest, 1], num_key_value_heads, group, torch.bfloat16)
     found, expected = sdpa_attention(*tensors, segments), written_out(*tensors, segments.starts_S1)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
@@ -67,7 +67,7 @@ def test_half_precision_on_a_cpu_is_attention_written_out(longest, num_key_value
 
 
 @given(num_key_value_heads=st.integers(1, 3), group=st.integers(1, 3), length=st.integers(1, 9))
-def test_the_formula_is_torchs_own_attention(num_key_value_heads, group, length):
+def test_explicit_attention_equals_torchs(num_key_value_heads, group, length):
     heads = (num_key_value_heads * group, num_key_value_heads, num_key_value_heads)
     tensors = [torch.randn(2, n, length, 8, dtype=torch.float64, requires_grad=True) for n in heads]
     found, expected = explicit_attention(*tensors), causal_attention(*tensors)
@@ -79,7 +79,7 @@ def test_the_formula_is_torchs_own_attention(num_key_value_heads, group, length)
 def flash_attn_varlen_func(
     q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False
 ):
-    """What flash-attn 2 asks of its callers; the figures come from the formula."""
+    """Checks the arguments as flash-attn 2 requires them, and computes the result by the formula."""
     assert q.dtype == k.dtype == v.dtype and q.dtype in (torch.float16, torch.bfloat16)
     assert q.dim() == k.dim() == v.dim() == 3 and k.shape == v.shape
     assert q.shape[0] == k.shape[0] and q.shape[2] == k.shape[2] and q.shape[1] % k.shape[1] == 0
@@ -100,14 +100,14 @@ def flash_attn(monkeypatch):
 
 
 @pytest.mark.parametrize(("num_key_value_heads", "group"), [(2, 1), (2, 2)])
-def test_flash_attention_is_called_as_it_asks(flash_attn, num_key_value_heads, group):
+def test_flash_attention_is_called_with_valid_arguments(flash_attn, num_key_value_heads, group):
     tensors, segments = inputs_of([3, 7, 1], num_key_value_heads, group, torch.bfloat16)
     found, expected = flash_attention(*tensors, segments), sdpa_attention(*tensors, segments)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("task", Task)
-def test_a_whole_model_in_half_precision_meets_the_contract(flash_attn, task):
+def test_a_whole_model_in_half_precision_calls_flash_attention_with_valid_arguments(flash_attn, task):
     """Queries, keys and segments as the decoder makes them, padding included."""
     model = tiny_model(tiny_config()).bfloat16()
     sequence = packed_sequence(task, texts=[[5, 6, 7], [8, 9]])
@@ -116,7 +116,7 @@ def test_a_whole_model_in_half_precision_meets_the_contract(flash_attn, task):
     torch.testing.assert_close(model(sequence), expected, rtol=0.01, atol=0.0)
 
 
-def test_the_stand_in_has_the_packages_signature():
+def test_the_stand_in_has_the_signature_of_flash_attn():
     flash = pytest.importorskip("flash_attn")
     genuine = list(inspect.signature(flash.flash_attn_varlen_func).parameters)
     assert genuine[:10] == list(inspect.signature(flash_attn_varlen_func).parameters)

@@ -1,4 +1,4 @@
-"""The loss slice by slice against torch's over the whole vocabulary."""
+"""The loss computed in chunks of the vocabulary against torch's over the whole vocabulary."""
 
 from unittest import mock
 
@@ -38,15 +38,15 @@ def whole(hidden, weight, bias, targets):
     width=st.integers(1, 8),
     vocab_size=st.integers(1, 40),
     with_bias=st.booleans(),
-    slice_entries=st.integers(1, 300),
+    chunk_logits=st.integers(1, 300),
     scale=st.floats(-2, 2),
     seed=st.integers(0, 99),
 )
-def test_loss_and_gradients_are_torchs_whatever_the_slices(
-    num_rows, width, vocab_size, with_bias, slice_entries, scale, seed
+def test_loss_and_gradients_equal_torchs_for_any_chunk_size(
+    num_rows, width, vocab_size, with_bias, chunk_logits, scale, seed
 ):
     tensors, targets = inputs_of(num_rows, width, vocab_size, with_bias, seed)
-    with mock.patch.object(cross_entropy, "CHUNK_LOGITS", slice_entries):
+    with mock.patch.object(cross_entropy, "CHUNK_LOGITS", chunk_logits):
         found = loss_and_gradients(sum_cross_entropy, tensors, targets, scale)
     for ours, torchs in zip(found, loss_and_gradients(whole, tensors, targets, scale), strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
@@ -62,7 +62,7 @@ def test_huge_logits_do_not_overflow(factor):
         torch.testing.assert_close(ours, torchs)
 
 
-def test_no_slice_of_logits_is_larger_than_allowed():
+def test_no_chunk_of_logits_is_larger_than_the_limit():
     tensors, targets = inputs_of(6, 4, 100, True, 0)
     sizes = []
 
@@ -88,7 +88,7 @@ def test_bf16_sums_in_fp32_and_gives_gradients_in_bf16():
         torch.testing.assert_close(ours, torchs, rtol=0.05, atol=0.05)
 
 
-def test_the_text_head_predicts_only_where_a_label_stands():
+def test_the_text_head_predicts_only_positions_with_a_label():
     (hidden, weight, _), targets = inputs_of(6, 4, 30, False, 0)
     labels = targets.clone()
     labels[[0, 3, 4]] = IGNORED_LABEL

@@ -27,13 +27,13 @@ def test_results_and_gradients_are_those_of_torch(shape, bias):
 
 
 @pytest.mark.parametrize(("capability", "expected"), [("AVX512", OneDnnLinear), ("AVX2", nn.Linear)])
-def test_fp32_takes_onednn_with_avx512_only(monkeypatch, capability, expected):
+def test_fp32_uses_onednn_only_with_avx512(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     use_linear(model, default_linear(torch.device("cpu"), torch.float32))
     assert type(model[0]) is expected
 
 
-def test_other_precisions_are_left_alone(monkeypatch):
+def test_other_precisions_use_torch(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert default_linear(torch.device("cpu"), torch.bfloat16) == "torch"

@@ -60,7 +60,7 @@ def pretend_apex(monkeypatch, **kernels):
     vars(module).update(kernels)
 
 
-def test_apex_is_called_as_it_asks_and_on_cuda_alone(monkeypatch, caplog):
+def test_apex_is_called_with_valid_arguments_and_only_on_cuda(monkeypatch, caplog):
     calls = []
 
     def fused_rms_norm_affine(input, weight, normalized_shape, eps=1e-6, memory_efficient=False):
@@ -81,7 +81,7 @@ def test_apex_is_called_as_it_asks_and_on_cuda_alone(monkeypatch, caplog):
     assert [record.message for record in caplog.records] == ["RMSNorm: NVIDIA apex's fused kernel"]
 
 
-def test_other_packages_of_the_name_are_no_apex(monkeypatch):
+def test_other_packages_named_apex_are_not_used(monkeypatch):
     hidden, weight = torch.randn(3, 8), torch.rand(8)
     monkeypatch.setitem(sys.modules, "apex", ModuleType("apex"))  # PyPI's: no `normalization` in it
     assert find_apex_rms_norm() is None
@@ -92,8 +92,8 @@ def test_other_packages_of_the_name_are_no_apex(monkeypatch):
     torch.testing.assert_close(found.as_subclass(torch.Tensor), rms_norm(hidden, weight, 1e-5))
 
 
-def test_apex_without_its_compiled_parts_is_none(monkeypatch):
-    """Its Python alone has the name, and raises at the first call."""
+def test_apex_without_its_compiled_extensions_is_not_used(monkeypatch):
+    """The Python package without extensions can be imported, but raises at the first call."""
     pretend_apex(monkeypatch, fused_rms_norm_affine=lambda *_: pytest.fail("called"))
     monkeypatch.setitem(sys.modules, "fused_layer_norm_cuda", None)
     assert find_apex_rms_norm() is None

@@ -55,7 +55,7 @@ def write_shards(folder, tensors, partition_dims, *, dp, tp, stage=Stage.TRUNK, 
     dim=st.sampled_from([None, 0, 1]),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 5)),
 )
-def test_whole_tensors_come_back(tmp_path_factory, dp, tp, dim, shape):
+def test_whole_tensors_are_read_from_any_layout(tmp_path_factory, dp, tp, dim, shape):
     folder = tmp_path_factory.mktemp("shards")
     whole = torch.randn(shape[0] * 4, shape[1] * 4)
     write_shards(folder, {"w": whole, "b": whole[0]}, {} if dim is None else {"w": dim}, dp=dp, tp=tp)
@@ -73,7 +73,7 @@ def test_whole_tensors_come_back(tmp_path_factory, dp, tp, dim, shape):
     dim=st.sampled_from([None, 0, 1]),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 5)),
 )
-def test_any_layout_reads_its_own_regions(tmp_path_factory, written, read, dim, shape):
+def test_every_rank_of_any_layout_reads_its_regions(tmp_path_factory, written, read, dim, shape):
     folder = tmp_path_factory.mktemp("shards")
     whole = torch.randn(shape[0] * 4, shape[1] * 4)
     partition_dims = {} if dim is None else {"w": dim}

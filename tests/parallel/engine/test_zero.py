@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration: ufork's own keys, and an expert's beside them."""
+"""DeepSpeed's configuration: keys that ufork sets, and keys of `train.deepspeed`."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
 from ufork.parallel.engine.zero import OWNED_KEYS, engine_config
 
 
-def test_an_experts_keys_are_merged():
+def test_keys_of_train_deepspeed_are_merged():
     extra = {"comms_logger": {"enabled": True}, "zero_optimization": {"stage3_max_live_parameters": 7}}
     config = engine_config("bf16", max_grad_norm=2.0, num_parameters=8, extra=extra)
     assert config["comms_logger"] == {"enabled": True}
@@ -25,8 +25,8 @@ def test_a_key_that_follows_from_the_recipe_is_refused_by_name(key):
         engine_config("fp32", max_grad_norm=1.0, num_parameters=8, extra=extra)
 
 
-def test_ufork_sets_no_key_that_it_lets_others_overrule_in_silence():
-    """What an expert may set wins; what ufork decides is refused. Nothing lies between."""
+def test_every_key_that_ufork_sets_is_owned_or_can_be_overridden():
+    """A key of `train.deepspeed` either overrides ufork's or is refused; none is ignored."""
     for key in (
         engine_config("fp32", max_grad_norm=1.0, num_parameters=8, extra={}).keys() - OWNED_KEYS - {"zero_optimization"}
     ):

@@ -27,7 +27,7 @@ def least(layout):
 
 
 def words(actions):
-    """As "Fu0 Bu0": pass, task, index."""
+    """Formats actions as "Fu0 Bu0": pass, task, index."""
     return " ".join(f"{a.direction[0].upper()}{a.task[0]}{a.index}" for a in actions)
 
 
@@ -40,10 +40,10 @@ def test_every_micro_batch_runs_once_each_way_in_every_stage_on_its_path(layout,
         counts = layout.num_micro_batches(stage)
         expected = [Action(way, task, i) for task, n in counts.items() for i in range(n) for way in directions]
         assert Counter(actions) == Counter(expected)
-        turn = {action: number for number, action in enumerate(actions)}
+        order = {action: number for number, action in enumerate(actions)}
         for action in actions:
             if action.direction is B:
-                assert turn[replace(action, direction=F)] < turn[action]
+                assert order[replace(action, direction=F)] < order[action]
 
 
 @given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 5))
@@ -69,9 +69,9 @@ def test_the_channels_detect_a_list_that_deadlocks(order):
     layout = y_layout(sequences={G: 2})
     schedule = make_schedule(layout, y_times((1, 2), understanding=1, generation=3), in_flight=2)
     assert words(schedule[Stage.TRUNK]) == "Fg0 Fg1 Bg0 Bg1"
-    turned = {**schedule, Stage.TRUNK: tuple(schedule[Stage.TRUNK][turn] for turn in order)}
+    reordered = {**schedule, Stage.TRUNK: tuple(schedule[Stage.TRUNK][index] for index in order)}
     with pytest.raises(AssertionError, match="deadlock"):
-        execute(turned, layout, capacity=2, random=Random(0), trunk_trains=True)
+        execute(reordered, layout, capacity=2, random=Random(0), trunk_trains=True)
 
 
 @given(layout=y_layouts(), times=stage_times(), limit=st.integers(1, 6), seed=st.integers(0, 1 << 16))
@@ -136,7 +136,7 @@ def test_the_least_in_flight_is_exact(dp):
 
 
 @given(layout=y_layouts(), times=stage_times())
-def test_a_limit_that_deadlocks_is_refused_and_the_one_it_names_is_not(layout, times):
+def test_a_limit_that_deadlocks_is_refused_and_the_suggested_one_accepted(layout, times):
     with pytest.raises(ConfigError, match=f"deadlocks; use at least {least(layout)}:"):
         make_schedule(layout, times, in_flight=least(layout) - 1)
     make_schedule(layout, times, in_flight=least(layout))
@@ -152,7 +152,7 @@ def test_the_refusal_shows_the_arithmetic():
     assert "(2 + 3 - 1) / 2 = 2 sequences" in str(refused.value)
 
 
-def test_balanced_branches_are_fed_in_turn():
+def test_balanced_branches_are_fed_alternately():
     layout = y_layout(sequences={U: 3, G: 3})
     schedule = make_schedule(layout, y_times((1, 2), understanding=6, generation=6), in_flight=4)
     assert words(schedule[Stage.TRUNK]) == "Fu0 Fg0 Fg1 Fu1 Bu0 Bg0 Fg2 Fu2 Bu1 Bg1 Bu2 Bg2"
@@ -166,7 +166,7 @@ def test_the_slower_branch_is_fed_first():
     assert words(schedule[Stage.TRUNK]).startswith("Fg0 ")
 
 
-def test_one_task_alone_is_one_forward_one_backward():
+def test_a_single_task_runs_one_forward_one_backward():
     layout = y_layout(sequences={G: 4})
     schedule = make_schedule(layout, y_times((1, 2), understanding=1, generation=3), in_flight=2)
     assert schedule.keys() == {Stage.TRUNK, Stage.GENERATION}
@@ -226,7 +226,7 @@ def test_a_long_step_is_within_three_percent_of_its_floor(dp, sequences, trunk, 
 @pytest.mark.parametrize("trunk", [(1, 1), (1, 2), (1, 3), (2, 1)], ids=str)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.85])
 def test_the_trunk_never_idles_with_enough_in_flight(trunk, share):
-    """If branches have work for `share` of the time, by the rule of docs/schedule.md."""
+    """Branches have work for `share` of the time; the limit follows the rule of docs/schedule.md."""
     layout = y_layout(sequences=HALF)
     through_branch = share * 2 * sum(trunk)
     times = y_times(trunk, understanding=through_branch, generation=through_branch)
@@ -257,14 +257,14 @@ def test_all_forwards_first_keeps_eight_times_as_much_and_is_no_faster(branches)
 
 
 def all_trunk_orders(limit):
-    """Every order of two micro-batches per task with at most `limit` in flight."""
+    """Yields every order of two micro-batches per task with at most `limit` in flight."""
     alone = ["FFBB", "FBFB"]
-    for first, second, coordinates in product(alone, alone, combinations(range(8), 4)):
+    for first, second, positions in product(alone, alone, combinations(range(8), 4)):
         ways = {U: iter(first), G: iter(second)}
         taken: Counter = Counter()
         order = []
-        for coordinate in range(8):
-            task = U if coordinate in coordinates else G
+        for position in range(8):
+            task = U if position in positions else G
             direction = F if next(ways[task]) == "F" else B
             order.append(Action(direction, task, taken[direction, task]))
             taken[direction, task] += 1
@@ -275,7 +275,7 @@ def all_trunk_orders(limit):
 @settings(max_examples=20)
 @given(seconds=st.tuples(*[st.floats(0.1, 10)] * 4), transfer=st.sampled_from([0.0, 0.3, 4.0]), limit=st.integers(1, 4))
 def test_a_short_step_is_near_the_best_of_all_orders(seconds, transfer, limit):
-    """If the trunk takes equally long for both tasks, as it does for sequences of one length."""
+    """The trunk takes equally long for both tasks, as it does for sequences of one length."""
     forward, backward, understanding, generation = seconds
     times = y_times((forward, backward), understanding=understanding, generation=generation, transfer=transfer)
     layout = y_layout(sequences={U: 2, G: 2})

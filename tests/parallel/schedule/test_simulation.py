@@ -34,7 +34,7 @@ def timeline(simulation):
     return "\n".join(lines)
 
 
-def test_actions_begin_when_their_inputs_are_there():
+def test_actions_begin_when_their_inputs_have_arrived():
     layout = y_layout(sequences={G: 2})
     times = y_times((1, 2), understanding=3, generation=3, transfer=0.5)
     simulation = simulate(make_schedule(layout, times, in_flight=2), layout, times)
@@ -60,7 +60,7 @@ def test_a_stage_waits_for_room():
     assert begins(simulate(schedule, layout, times, buffers=1), Stage.TRUNK) == [0, 1, 7]
 
 
-def test_a_deadlock_says_who_waits_for_what():
+def test_a_deadlock_names_each_stage_and_the_action_it_waits_for():
     layout = y_layout(sequences={G: 2})
     schedule = make_schedule(layout, y_times((1, 2), understanding=3, generation=6), in_flight=2)
     turned = {**schedule, Stage.TRUNK: schedule[Stage.TRUNK][::-1]}
@@ -70,7 +70,7 @@ def test_a_deadlock_says_who_waits_for_what():
         simulate(turned, layout, y_times((1, 2), understanding=3, generation=6))
 
 
-def test_the_floor_by_hand():
+def test_the_floor_equals_the_one_computed_by_hand():
     sequences = {U: 12, G: 12}
     trunk_bound = y_times((1, 2), understanding=1, generation=1)
     assert floor_seconds(y_layout(sequences=sequences), trunk_bound) == 24 * 3
@@ -110,7 +110,7 @@ def test_no_step_is_shorter_than_its_floor(layout, times, trunk_trains, spare):
 
 @given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 3))
 def test_the_limit_in_flight_bounds_the_buffers(layout, times, spare):
-    """So a trunk that trains never waits for room, and its sends need no other limit."""
+    """A trunk that trains thus never waits for room, and its sends need no other limit."""
     limit = enough_in_flight(layout) // 2 + spare
     schedule = make_schedule(layout, times, in_flight=limit)
     assert simulate(schedule, layout, times, buffers=limit) == simulate(schedule, layout, times)

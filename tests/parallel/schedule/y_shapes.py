@@ -36,7 +36,7 @@ def y_times(
 
 @st.composite
 def y_layouts(draw, most_rounds: int = 4) -> Layout:
-    """Any dp up to 4 in each stage; a task may be missing."""
+    """Draws layouts with a dp of up to 4 in each stage; a task may be missing."""
     dp = draw(st.tuples(*[st.integers(1, 4)] * 3))
     rounds = draw(st.tuples(*[st.integers(0, most_rounds)] * 2).filter(any))
     sequences = {task: n * lcm(dp[0], branch_dp) for task, n, branch_dp in zip(Task, rounds, dp[1:], strict=True)}

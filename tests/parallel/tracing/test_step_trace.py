@@ -46,7 +46,7 @@ def test_events_keep_ranks_kinds_and_times_in_microseconds(trace):
     assert (forward["ts"], forward["dur"]) == (3e6, 2e6)
 
 
-def test_the_picture_has_a_lane_per_rank_with_its_passes_in_place(trace, tmp_path):
+def test_the_picture_has_a_lane_per_rank_with_its_passes_at_their_times(trace, tmp_path):
     trace.save(tmp_path)
     pixels = np.asarray(Image.open(tmp_path / "pipeline.png"))
     forward = (pixels == PASS_COLOURS["forward", Task.GENERATION]).all(-1)
@@ -55,7 +55,7 @@ def test_the_picture_has_a_lane_per_rank_with_its_passes_in_place(trace, tmp_pat
     assert 0 <= share[0] < 0.01 and 0.39 < share[share < 0.5].max() < 0.41, "2 s of 10 and, one lane below, 2 more"
 
 
-def test_the_report_shows_it(trace, tmp_path):
+def test_the_report_shows_the_trace(trace, tmp_path):
     stage = tmp_path / "phases" / "joint"
     stage.mkdir(parents=True)
     trace.save(stage)
@@ -64,7 +64,7 @@ def test_the_report_shows_it(trace, tmp_path):
     assert page.count("data:image/png;base64,") == 1
 
 
-def test_a_tracer_notes_only_while_it_is_on():
+def test_a_tracer_records_only_while_it_is_on():
     tracer = Tracer()
     with tracer.span("forward", "generation 0"):
         pass

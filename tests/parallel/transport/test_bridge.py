@@ -47,7 +47,7 @@ def bridge(monkeypatch):
     return Bridge(dist.HashStore(), layout, layout.coordinates[2], torch.device("cuda"), timeout_seconds=7)
 
 
-def test_what_goes_up_and_what_comes_down_have_communicators_of_their_own(bridge):
+def test_hidden_states_and_gradients_use_separate_communicators(bridge):
     buffer = torch.zeros(2)
     bridge.receive(buffer, 0, Channel.HIDDEN, "hidden states").wait()
     bridge.send(buffer, 0, Channel.GRADIENTS, "the gradient").wait()

@@ -20,7 +20,7 @@ FORMAT = PackedSequenceFormat(seq_len=64, codes_per_position=DIMENSIONS.codes_pe
     images=st.booleans(),
     seed=st.integers(0, (1 << 62) - 1),
 )
-def test_what_is_decoded_is_what_was_encoded(task, texts, images, seed):
+def test_decoding_returns_the_encoded_sequence(task, texts, images, seed):
     sequence = dataclasses.replace(
         packed_sequence(task, texts=texts, images=images or task is Task.GENERATION), seed=seed, sample_ids=()
     )

@@ -40,7 +40,7 @@ def test_ranks_sum_in_double_precision_and_gather_in_their_order():
     ]
 
 
-def test_one_rank_is_a_job_too():
+def test_a_job_of_one_rank_works():
     assert run_on_ranks(run_together, 1) == [(True, [1.0, 1e-12], [{"rank": 0}], [0])]
 
 
@@ -65,7 +65,7 @@ def run_misfit(rank_env: RankEnvironment):
         pass
 
 
-def test_a_layout_of_another_size_is_refused_before_anyone_waits():
+def test_a_layout_of_another_size_is_refused_before_any_rank_waits():
     run_on_ranks(run_misfit, 1)
 
 

@@ -40,7 +40,7 @@ def test_idle_gpus_are_fit(nvidia_smi):
         ("H100, 4, 0, 12", "GPU 1 has 12 uncorrected memory errors"),
     ],
 )
-def test_a_gpu_s_fault_is_named(nvidia_smi, gpu, fault):
+def test_a_fault_of_a_gpu_is_named(nvidia_smi, gpu, fault):
     nvidia_smi(IDLE, gpu)
     assert node_health.gpu_faults(2, os.environ)[1] == [fault]
 

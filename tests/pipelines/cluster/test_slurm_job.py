@@ -45,7 +45,7 @@ def shellcheck(script):
 
 
 @pytest.mark.parametrize("path", sorted(TEMPLATE.parent.glob("*.sbatch")), ids=lambda path: path.name)
-def test_scripts_are_clean(path):
+def test_scripts_pass_shellcheck(path):
     shellcheck(path.read_text())
 
 
@@ -63,7 +63,7 @@ def test_nodes_with_gpus_are_taken_whole():
     assert "#SBATCH --gpus-per-node=4\n" in script and "#SBATCH --exclusive\n" in script
 
 
-def test_what_is_submitted_is_what_runs():
+def test_the_script_runs_the_submitted_command():
     script = rendered(phase="joint")
     assert "export PYTHONPATH='/data/a b/run/submissions/001/code'\n" in script
     assert "set -- '/data/a b/run/submissions/001/recipe.yaml' --phase joint\n" in script
@@ -71,7 +71,7 @@ def test_what_is_submitted_is_what_runs():
     shellcheck(script)
 
 
-def test_containers_see_the_run():
+def test_containers_mount_the_run():
     script = rendered(run=Path("/data/run"), container="docker://ufork:1", mounts=("/data/shards:/shards",))
     assert "UFORK_CONTAINER=docker://ufork:1\n" in script
     assert "UFORK_MOUNTS=/data/run:/data/run,/data/shards:/shards\n" in script

@@ -25,7 +25,7 @@ def hangs_long(around):
     threading.Event().wait()
 
 
-def test_a_check_that_raises_or_hangs_is_a_line_and_the_others_stand(machine):
+def test_a_check_that_raises_or_hangs_is_a_line_and_the_others_are_reported(machine):
     found = examine(machine.around(timeout_seconds=1), {"section": (fine, raises, hangs_long)})["section"]
     assert [(each.name, each.mark) for each in found] == [
         ("fine", Mark.OK),
@@ -63,18 +63,18 @@ def test_values_are_those_of_the_page():
 @pytest.mark.parametrize(
     ("check", "code"), [(fine, 0), (lambda around: BROKEN, 1), (lambda around: LACKING, 0), (lambda around: SLOW, 0)]
 )
-def test_exit_code_tells_whether_something_required_is_broken(check, code, monkeypatch, tmp_path, capsys):
+def test_exit_code_shows_whether_something_required_is_broken(check, code, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("pipelines.doctor.examine.CHECKS", {"section": (check,)})
     assert cli.main(["doctor", str(tmp_path)]) == code
     assert ("torch" in capsys.readouterr().err) == bool(code)
 
 
-def test_no_check_is_left_out_of_the_page():
+def test_every_check_is_on_the_page():
     names = [check.__name__ for group in CHECKS.values() for check in group]
     assert len(names) == len(set(names)) >= 16
 
 
-def test_what_tests_need_is_found_here_as_values(capsys, monkeypatch, tmp_path):
+def test_values_include_what_the_tests_need(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("pipelines.doctor.examine.CHECKS", {"here": (packages.python, packages.torch)})
     assert cli.main(["doctor", str(tmp_path), "--json"]) == 0
     found = {each["name"]: each for each in json.loads(capsys.readouterr().out)["here"]}

@@ -58,7 +58,7 @@ def run_raises_unpicklable(rank_env):
     raise LocalError("seen only there")
 
 
-def test_ranks_meet_and_return_results_in_order():
+def test_ranks_rendezvous_and_return_results_in_order():
     assert [total.item() for total in run_on_ranks(run_sum, 3, 10)] == [33, 33, 33]
 
 

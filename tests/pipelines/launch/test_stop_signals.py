@@ -17,7 +17,7 @@ def ended(monkeypatch):
     return ended, clock
 
 
-def test_a_signal_counts_once_however_often_it_arrives_at_a_time(ended):
+def test_a_signal_that_arrives_several_times_at_once_counts_once(ended):
     request = StopRequest()
     with handled(request.receive):
         assert not request()
@@ -26,13 +26,13 @@ def test_a_signal_counts_once_however_often_it_arrives_at_a_time(ended):
     assert request() and ended[0] == []
 
 
-def test_one_that_comes_later_ends_the_process_at_once(ended):
+def test_a_later_signal_ends_the_process_at_once(ended):
     signals, clock = ended
     request = StopRequest()
     with handled(request.receive):
         request.receive(signal.SIGUSR1, None)
         clock[0] += SAME_REQUEST_SECONDS + 1
         request.receive(signal.SIGTERM, None)
-        assert signals == [], "another one is a request of its own"
+        assert signals == [], "another signal is a new request"
         request.receive(signal.SIGUSR1, None)
     assert signals == [signal.SIGUSR1]

@@ -1,4 +1,4 @@
-"""Classes of real failures, by the files and logs that they leave. ufork's own wording plays no part."""
+"""Classes of real failures, by the files and logs that they leave, independent of ufork's wording."""
 
 import random
 from collections import Counter
@@ -132,7 +132,7 @@ WORDS = "any words, which are free to change"
         (RuntimeError(CLOSED), FailureClass.NODE),
     ],
 )
-def test_class_of_a_recorded_error_needs_no_words_of_ours(error, failure, tmp_path):
+def test_class_of_a_recorded_error_does_not_depend_on_its_wording(error, failure, tmp_path):
     write_record(tmp_path / "3.json", raised_by(error))
     records, damaged = read_records([tmp_path / "3.json"])
     assert damaged == []
@@ -196,7 +196,7 @@ def test_the_cause_in_logs_counts_before_what_other_ranks_printed(cause, consequ
         ("NODE_FAIL", FailureClass.NODE),
     ],
 )
-def test_slurms_state_counts_more_than_records_and_logs(state, failure):
+def test_slurms_state_takes_precedence_over_records_and_logs(state, failure):
     assert diagnose(1, CLOSED.splitlines(), records=[at(1, ShardError("x"))], slurm_state=state).failure == failure
     assert diagnose(1, [], records=[at(1, ShardError("x"))], slurm_state="FAILED").failure == FailureClass.DATA
 
