@@ -43,7 +43,7 @@ class Transfer:
     waits_for: str
     """The tensor and the rank that it waits for, for the error message."""
     timeout: timedelta | None
-    """Limit of the wait; None on CUDA, where only the stream waits, and NCCL's watchdog ends the process on a timeout."""
+    """Limit of the wait; None on CUDA, where only the stream waits, and NCCL's watchdog enforces the time-out."""
 
     def wait(self) -> None:
         """Waits until the tensor is sent or filled.
