@@ -122,7 +122,8 @@ def test_control_characters_of_a_message_are_escaped(verb, capsys):
 def test_status_shows_why_training_failed(tmp_path, capsys):
     """Nothing is prepared: the text tokenizer is missing."""
     recipe = tmp_path / "r.yaml"
-    recipe.write_text(f"run: {{name: r, folder: {tmp_path}}}\nphases: {{all: {{}}}}\n")
+    data = "data: {understanding: [{folder: a}], generation: [{folder: a}]}"
+    recipe.write_text(f"run: {{name: r, folder: {tmp_path}}}\n{data}\nphases: {{all: {{}}}}\n")
     train = [sys.executable, "-m", "pipelines.cli", "train", str(recipe)]
     assert subprocess.run(train, capture_output=True, check=False).returncode == 1
     assert cli.main(["status", str(tmp_path / "r")]) == 0
