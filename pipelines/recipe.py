@@ -30,7 +30,7 @@ Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]
 
 
 class RunConfig(Config):
-    """Where a run is kept, and its seed."""
+    """Folder and seed of a run."""
 
     name: Name
     """Name of the run's folder inside `folder`."""

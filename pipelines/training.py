@@ -1,4 +1,4 @@
-"""One rank's work on `ufork train`: the phases of a recipe, one after the other.
+"""Trains the phases of a recipe on one rank, one after the other.
 
 recipe, tokenizers of the run -> a Phase -> ufork.train: open_session, train_phase
                                          -> RUN/phases/NAME/weights, complete with the tokenizers
@@ -121,7 +121,7 @@ def _train(phase: Phase, world: World, hooks: Hooks, codec: ImageCodec) -> None:
 
 
 def _drawing(recipe: Recipe, phase: Phase, codec: ImageCodec) -> Callable[[Weights], np.ndarray] | None:
-    """Returns what draws the phase's prompts, on the CPU, as one picture (uint8 [rows, columns, 3])."""
+    """Returns a function that draws the phase's prompts, on the CPU, as one picture (uint8 [rows, columns, 3])."""
     prompts = list(phase.train.drawing_prompts)
     if not prompts or Task.GENERATION not in recipe.model.tasks:
         return None

@@ -7,7 +7,7 @@ from ufork.model.config import ModelConfig
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.engine.stage_part import collected_shapes
+from ufork.parallel.engine.stage_modules import collected_shapes
 from ufork.parallel.layout import make_layout
 from ufork.parallel.transport.stage_world import World
 from ufork.train.build_stage import build_stage
@@ -29,8 +29,10 @@ def open_stage(
     layout = layout or LayoutConfig()
     sequences = config.global_batch_size.by_task
     bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, global_batch_size=sequences), name)
-    part = model if isinstance(model, UniFork) else initial_model(model or tiny_config()).build(world.coordinate.stage)
-    return build_stage(part, config, layout, world, bridge, seq_len=seq_len)
+    modules = (
+        model if isinstance(model, UniFork) else initial_model(model or tiny_config()).build(world.coordinate.stage)
+    )
+    return build_stage(modules, config, layout, world, bridge, seq_len=seq_len)
 
 
 def initial_model(config: ModelConfig) -> InitialModel:

@@ -36,7 +36,7 @@ DATA = DataConfig(
 )
 NAME = "all"
 CHECKPOINT = RunFolder(Path()).phase(NAME).checkpoints / f"step-{STOPPED_AFTER:08d}"
-"""Within a run's folder."""
+"""Path of a checkpoint within a run's folder."""
 
 
 def config_of(precision: str, optimizer: str) -> TrainConfig:

@@ -47,7 +47,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def folder(saved, tmp_path):
-    """A copy to damage."""
+    """A copy of the trained folder that a test may damage."""
     return shutil.copytree(saved, tmp_path / "weights")
 
 

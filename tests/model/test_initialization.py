@@ -29,7 +29,7 @@ def under(weights, prefix):
 def test_every_parameter_is_initialized_and_depends_on_the_seed():
     weights = weights_of()
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-    torch.rand(1)  # the global generator has no say
+    torch.rand(1)  # the global generator has no effect
     assert same(weights, weights_of())
     assert not torch.equal(weights_of(seed=1)["trunk.projector.first.weight"], weights["trunk.projector.first.weight"])
 

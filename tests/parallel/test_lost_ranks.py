@@ -69,7 +69,7 @@ def said_by_rank(folder: Path) -> dict[int, tuple[float, str]]:
 @pytest.mark.parametrize("fault", ["dies", "hangs", "raises"])
 @pytest.mark.parametrize("faulty_rank", [GENERATION_RANK, TRUNK_RANK])
 def test_every_other_rank_reports_what_it_waited_for_and_ends_in_time(fault, faulty_rank, tmp_path, monkeypatch):
-    monkeypatch.setattr(local_ranks, "CONSEQUENCE_SECONDS", 2 * TIMEOUT_SECONDS)  # time for all to have their say
+    monkeypatch.setattr(local_ranks, "CONSEQUENCE_SECONDS", 2 * TIMEOUT_SECONDS)  # time for all ranks to report
     with pytest.raises((PeerError, ValueError)) as raised:
         run_on_ranks(train, 4, fault, faulty_rank, tmp_path)
     if fault != "hangs":

@@ -103,7 +103,7 @@ def run(tmp_path_factory, sources, detector):
 
 @pytest.fixture
 def copy(run, tmp_path):
-    """A copy of the run to damage."""
+    """A copy of the run that a test may damage."""
     return shutil.copytree(run, tmp_path / "copy")
 
 

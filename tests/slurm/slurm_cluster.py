@@ -132,7 +132,7 @@ class Cluster:
     def _configure(self) -> None:
         for name in ("munge", "state", "log", *self.nodes):
             (self.folder / name).mkdir(parents=True)
-        self.folder.chmod(0o755)  # munged refuses a socket that not everybody can reach
+        self.folder.chmod(0o755)  # munged refuses a socket that other users cannot reach
         key = self.folder / "munge" / "key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)

@@ -73,7 +73,7 @@ def test_surviving_ranks_on_a_lost_node_can_write_nothing(tmp_path, undisturbed,
     jobs.wait_for_state(job, "RUNNING", restarts=1)
     checkpoints = CheckpointFolder(run.phase("all").checkpoints)
     jobs.wait("second start", lambda: checkpoints.num_starts() == 2)
-    # Not srun: awake it would have Slurm cancel step 0 of the job, which is the restarted one's by now.
+    # Not srun: once awake, it would make Slurm cancel step 0 of the job, which is the restarted one's by now.
     cluster.run_on(lost, "bash", "-c", "pkill -KILL -x srun; kill -CONT -1")
     jobs.wait_for_state(job, "COMPLETED")
     leader = (run.path / "slurm" / "logs" / f"{job}-0.log").read_text()

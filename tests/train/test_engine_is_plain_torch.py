@@ -17,14 +17,14 @@ from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
 STEPS, RATE, CLIP_NORM = 4, 0.3, 1.0
-STAGES = {
+TRAINED = {
     "all": ("all", tuple(Task)),
     "generation": (("generation", "rq_head"), (Task.GENERATION,)),
     "understanding": (("understanding",), (Task.UNDERSTANDING,)),
     "alignment": (("projector", "rq_head"), tuple(Task)),
     "trunk": (("trunk",), tuple(Task)),
 }
-"""What trains, and on packed sequences of which tasks."""
+"""Trained groups of parameters, and tasks of the packed sequences, by name of the case."""
 
 
 def config_of(trainable, tasks) -> TrainConfig:
@@ -43,14 +43,14 @@ def run_on_engines(rank_env: RankEnvironment):
     """Norms of the steps and whole weights of every case, one engine after the other."""
     torch.set_num_threads(1)
     with join_world(rank_env, timeout_seconds=60) as world:
-        return {case: train_on_engine(world, *case) for case in itertools.product(STAGES, (False, True))}
+        return {case: train_on_engine(world, *case) for case in itertools.product(TRAINED, (False, True))}
 
 
-def train_on_engine(world: World, stage: str, recompute: bool):
-    trainable, tasks = STAGES[stage]
+def train_on_engine(world: World, name: str, recompute: bool):
+    trainable, tasks = TRAINED[name]
     config = config_of(trainable, tasks).model_copy(update={"activation_checkpointing": recompute})
     model = shallow_config(tie_word_embeddings=False)
-    stage = open_stage(world, config, model=model, seq_len=24, name=f"{stage} {recompute}")
+    stage = open_stage(world, config, model=model, seq_len=24, name=f"{name} {recompute}")
     norms = [run_step(stage, sequences_of(tasks), RATE).gradient_norm for _ in range(STEPS)]
     weights = weights_of(stage, model)
     stage.engine.close()
@@ -79,11 +79,11 @@ def on_engines():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("stage", STAGES)
-def test_norms_and_weights_are_those_of_plain_sgd(on_engines, stage, recompute):
-    trainable, tasks = STAGES[stage]
+@pytest.mark.parametrize("name", TRAINED)
+def test_norms_and_weights_are_those_of_plain_sgd(on_engines, name, recompute):
+    trainable, tasks = TRAINED[name]
     expected_norms, expected = train_plainly(config_of(trainable, tasks), tasks)
-    norms, weights = on_engines[stage, recompute]
+    norms, weights = on_engines[name, recompute]
     assert norms == pytest.approx(expected_norms, rel=1e-5)
-    for name, weight in weights.items():
-        torch.testing.assert_close(weight, expected[name].detach(), rtol=1e-5, atol=1e-6, msg=name)
+    for key, weight in weights.items():
+        torch.testing.assert_close(weight, expected[key].detach(), rtol=1e-5, atol=1e-6, msg=key)

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: skipped on all ranks alike, counted, and in the end named."""
+"""Steps with a loss or gradient that is not finite are skipped on all ranks and counted; too many end the run."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ufork.train.telemetry import Telemetry
 from ufork.vocabulary import Task
 
 BAD_TOKEN = 200
-"""Its embedding is NaN, and so is the loss of a packed sequence that has it."""
+"""Token whose embedding is NaN, and with it the loss of a packed sequence that has it."""
 CONFIG = TrainConfig(
     steps=9,
     global_batch_size=GlobalBatchSize(understanding=2, generation=2),
@@ -38,7 +38,7 @@ def model_with_a_bad_token():
 
 
 def sequences_of(world: World, *, seed=0, bad_rank=None):
-    """One packed sequence of each task per rank; `bad_rank` has the bad token in that of generation."""
+    """Returns one packed sequence of each task per rank; `bad_rank` has the bad token in that of generation."""
     seed = 10 * seed + 2 * world.rank
     bad = [BAD_TOKEN] * (world.rank == bad_rank)
     return {
@@ -48,7 +48,7 @@ def sequences_of(world: World, *, seed=0, bad_rank=None):
 
 
 def break_gradients(model, world: World, when):
-    """On rank 1 the trunk's gradient becomes infinite while `when()`; losses stay finite."""
+    """Makes the trunk's gradient infinite on rank 1 while `when()`; losses stay finite."""
 
     def hook(module, inputs, output):
         if when() and world.rank == 1 and output.requires_grad:
@@ -58,7 +58,7 @@ def break_gradients(model, world: World, when):
 
 
 def train(world: World, config: TrainConfig, faults: list[str | None], name: str):
-    """One step per fault, of sequences that depend on the number of sound steps before."""
+    """Takes one step per fault; its sequences depend on the number of finite steps before."""
     model, current = model_with_a_bad_token(), []
     break_gradients(model, world, lambda: current[-1] == "gradient")
     stage = open_stage(world, config, model=model, seq_len=32, name=name)
@@ -84,7 +84,7 @@ def run_with_and_without_faults(rank_env: RankEnvironment, config: TrainConfig):
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
 def outcomes(request):
-    """On each of two ranks: (results, weights) with faults and without."""
+    """Returns (results, weights) with faults and without, from each of two ranks."""
     return run_on_ranks(run_with_and_without_faults, 2, CONFIG.model_copy(update={"precision": request.param}))
 
 
@@ -107,7 +107,7 @@ def test_skipped_steps_leave_no_trace_in_weights_and_optimizer(outcomes):
     assert not torch.equal(weights["trunk.projector.first.weight"], start["trunk.projector.first.weight"])
 
 
-def test_suspects_are_the_samples_of_the_sequence_or_all_where_none_stands_out(outcomes):
+def test_suspect_samples_are_those_of_the_bad_sequence_or_all_without_one(outcomes):
     (first, _), (second, _) = (with_faults for with_faults, _ in outcomes)
     assert first[1].suspect_samples == {Task.UNDERSTANDING: (), Task.GENERATION: ()}
     assert second[1].suspect_samples == {Task.UNDERSTANDING: (), Task.GENERATION: ("s12", "s13")}
@@ -129,14 +129,14 @@ def run_until_the_error(rank_env: RankEnvironment, folder: Path):
     torch.set_num_threads(1)
     with join_world(rank_env, timeout_seconds=60) as world:
         stage = open_stage(world, CONFIG, model=model_with_a_bad_token(), seq_len=32)
-        telemetry = Telemetry(CONFIG, PhaseFolder(folder), phase="all", run_config={}, speaks=stage.bridge.is_leader)
+        telemetry = Telemetry(CONFIG, PhaseFolder(folder), phase="all", run_config={}, is_leader=stage.bridge.is_leader)
         session = Session(config=CONFIG, stage=stage, stream=AlwaysBad(world), telemetry=telemetry)
         with pytest.raises(NonFiniteError) as raised:
             train_phase(session)
         return str(raised.value)
 
 
-def test_past_the_tolerated_number_every_rank_names_step_task_and_samples(tmp_path):
+def test_too_many_skipped_steps_end_every_rank_with_step_task_and_samples(tmp_path):
     for message in run_on_ranks(run_until_the_error, 2, tmp_path):
         assert "step 2: losses {'generation': nan}" in message, "steps 1 and 2 break; one is tolerated"
         assert "train.max_nonfinite_steps=1" in message

@@ -1,4 +1,4 @@
-"""A few real steps in each precision: the model learns, masters are fp32, and the codebook is as it was."""
+"""A few real steps in each precision: the model learns, masters are fp32, and the codebook does not change."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""When a phase ends, and that its ranks agree on it."""
+"""The end of a phase, on which all ranks agree."""
 
 import json
 import time
@@ -35,14 +35,14 @@ def share(config, steps, seconds, ranks):
     return progress_of(config, steps=steps, seconds=seconds, asked_to_stop=False, ranks=ranks).share
 
 
-def test_without_a_limit_steps_alone_count():
+def test_without_a_limit_only_steps_count():
     config = TrainConfig(steps=8)
     assert share(config, 0, 1e9, AloneWith()) == 0
     assert share(config, 6, 1e9, AloneWith()) == 0.75
 
 
 @pytest.mark.parametrize(("steps", "seconds", "expected"), [(2, 5.0, 0.5), (6, 5.0, 0.75), (2, 11.0, 1.1)])
-def test_with_a_limit_whichever_is_further_counts(steps, seconds, expected):
+def test_with_a_limit_the_larger_share_counts(steps, seconds, expected):
     config = TrainConfig(steps=8, limit_seconds=10.0)
     assert share(config, steps, seconds, AloneWith()) == pytest.approx(expected)
 
@@ -53,7 +53,7 @@ def test_only_the_leaders_clock_counts():
 
 
 @pytest.mark.parametrize(("asked", "others", "stopping"), [(False, 0.0, False), (True, 0.0, True), (False, 2.0, True)])
-def test_one_rank_that_was_asked_stops_all(asked, others, stopping):
+def test_a_stop_request_to_one_rank_stops_all(asked, others, stopping):
     ranks = AloneWith((0.0, others))
     progress = progress_of(TrainConfig(steps=8), steps=1, seconds=0.0, asked_to_stop=asked, ranks=ranks)
     assert progress.stopping == stopping
@@ -86,7 +86,9 @@ def run_until_the_limit(rank_env: RankEnvironment, folder: Path):
     )
     with join_world(rank_env, timeout_seconds=60) as world:
         stage = open_stage(world, config, model=shallow_config(), seq_len=16)
-        telemetry = Telemetry(config, PhaseFolder(folder), phase="short", run_config={}, speaks=stage.bridge.is_leader)
+        telemetry = Telemetry(
+            config, PhaseFolder(folder), phase="short", run_config={}, is_leader=stage.bridge.is_leader
+        )
         stream = LateSequences(world.rank)
         train_phase(Session(config=config, stage=stage, stream=stream, telemetry=telemetry))
         telemetry.close()

@@ -27,9 +27,11 @@ def result(loss=2.0, norm=1.0):
     return StepResult(losses=losses, gradient_norm=norm, num_real_tokens=90, num_padding_tokens=10, suspect_samples={})
 
 
-def telemetry(folder, *, mode="disabled", speaks=True, start=None, **changes):
+def telemetry(folder, *, mode="disabled", is_leader=True, start=None, **changes):
     config = TrainConfig(**{"steps": 5, "log_every_steps": 2, "wandb": WandbConfig(mode=mode)} | changes)
-    return Telemetry(config, PhaseFolder(folder), phase="both", run_config={"seed": 1}, speaks=speaks, start=start)
+    return Telemetry(
+        config, PhaseFolder(folder), phase="both", run_config={"seed": 1}, is_leader=is_leader, start=start
+    )
 
 
 def lines_of(folder):
@@ -61,7 +63,7 @@ def test_a_line_is_on_disk_before_the_next_step(tmp_path):
     reports.close()
 
 
-def test_a_start_keeps_on_disk_what_was_reported_before_it(tmp_path):
+def test_a_resumed_phase_keeps_the_reports_before_its_start(tmp_path):
     reports = telemetry(tmp_path, log_every_steps=1)
     for step in range(4):
         reports.record(step, result(), 0.1)
@@ -94,7 +96,7 @@ def test_a_terminal_gets_a_bar_and_no_lines(tmp_path, monkeypatch, caplog):
 
 
 def test_only_the_leader_writes(tmp_path):
-    reports = telemetry(tmp_path / "phase", speaks=False)
+    reports = telemetry(tmp_path / "phase", is_leader=False)
     reports.record(0, result(), 0.1)
     reports.close()
     assert not (tmp_path / "phase").exists()
@@ -109,7 +111,7 @@ def test_drawings_are_saved_under_their_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_wandb_offline_keeps_figures_and_drawings_beside_the_run(tmp_path):
+def test_wandb_offline_keeps_figures_and_drawings_in_the_folder(tmp_path):
     reports = telemetry(tmp_path, mode="offline")
     for step in range(5):
         reports.record(step, result(), 0.1)

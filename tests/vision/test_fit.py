@@ -44,7 +44,7 @@ def batches(size: int = 16) -> Iterator[np.ndarray]:
     return (drawings(size, seed) for seed in itertools.count(100))
 
 
-def test_it_reconstructs_unseen_images():
+def test_unseen_images_are_reconstructed():
     heldout = drawings(64, seed=1)
     model, report = fit(batches(), heldout, config(), seed=0)
     blurred = 10 * math.log10(255**2 / (heldout - heldout.mean(axis=(1, 2), keepdims=True)).var())
@@ -62,7 +62,7 @@ def test_fitting_improves_on_the_linear_start():
     assert last.psnr_db > first.psnr_db + 1
 
 
-def test_report_is_what_it_documents():
+def test_the_figures_of_the_report_follow_from_the_codes():
     heldout = drawings(40, seed=1)
     model, report = fit(batches(), heldout, config(steps=5), seed=0)
     from ufork.vision.codec import ImageCodec
@@ -98,7 +98,7 @@ def test_the_log_receives_records():
 
 
 @pytest.mark.parametrize("num_images", [1, 40])  # fewer patches than features, and many
-def test_it_starts_as_the_principal_components(num_images):
+def test_fitting_starts_from_the_principal_components(num_images):
     patches = from_bytes(to_patches(torch.from_numpy(drawings(num_images, seed=3)), 4)).flatten(0, -2)
     model = RQVAE(config())
     start(model, patches, torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ from ufork.vision.patches import distinct, from_bytes, to_bytes, to_images, to_p
 
 
 @given(batch=st.integers(1, 3), rows=st.integers(1, 4), columns=st.integers(1, 4), patch_px=st.integers(1, 5))
-def test_patches_are_the_squares_of_the_image_and_join_to_it(batch, rows, columns, patch_px):
+def test_patches_are_squares_of_the_image_and_are_joined_to_it(batch, rows, columns, patch_px):
     shape = (batch, rows * patch_px, columns * patch_px, 3)
     images = torch.arange(int(np.prod(shape))).reshape(shape)
     patches = to_patches(images, patch_px)

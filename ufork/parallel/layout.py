@@ -37,7 +37,7 @@ class MeshCoordinate:
     """One rank of a job: its stage, and its position in that stage's grid of dp x tp ranks."""
 
     rank: int
-    """Counts from 0 over the job."""
+    """Number of the rank in the job, from 0."""
     stage: Stage
     shape: StageShape
     """Shape of the stage."""
@@ -111,7 +111,7 @@ def ranks_of(coordinates: tuple[MeshCoordinate, ...], stage: Stage) -> tuple[int
 
 
 def make_layout(config: LayoutConfig, *, num_ranks: int, global_batch_size: Mapping[Task, int]) -> Layout:
-    """Returns who does what in a phase.
+    """Returns the layout of a phase.
 
     Args:
         config: the recipe's layout.

@@ -8,11 +8,11 @@ class RankEnvironment:
     """One rank of a job, and where the ranks rendezvous; made by the program that starts the ranks."""
 
     rank: int
-    """Counts from 0 over the job."""
+    """Number of the rank in the job, from 0."""
     world_size: int
     """Ranks in the job."""
     local_rank: int
-    """Counts from 0 on each machine; index of the rank's device."""
+    """Number of the rank on its machine, from 0; index of its device."""
     master_address: str
     """Host on which rank 0 listens."""
     master_port: int

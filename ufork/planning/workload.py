@@ -8,7 +8,7 @@ import torch
 
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.cost import SequenceCost, nominal_cost
-from ufork.parallel.engine.stage_part import build_part, stage_flops
+from ufork.parallel.engine.stage_modules import build_stage_modules, stage_flops
 from ufork.parallel.layout import BRANCHES, Stage
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
@@ -88,4 +88,4 @@ class Workload:
 def _num_parameters(model: ModelConfig, dimensions: Dimensions, stage: Stage) -> int:
     """Counts on the meta device, which takes no memory."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_part(model, dimensions, stage).parameters())
+        return sum(parameter.numel() for parameter in build_stage_modules(model, dimensions, stage).parameters())

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Sent by schedulers to every process of a job, and meant for its ranks."""
+"""Signals that schedulers send to every process of a job, and that are meant for its ranks."""
 
 
 def ignore_signals(numbers: Iterable[int]) -> None:

@@ -24,7 +24,7 @@ Make = Callable[[int, int], Iterator[Item]]
 """Takes the worker's number and the number of workers; pickled, and called in the worker's process."""
 
 IGNORED_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
-"""Meant for the ranks, which still need their workers then."""
+"""Signals meant for the ranks, which still need their workers to save a checkpoint."""
 
 
 def prefetch(

@@ -1,6 +1,6 @@
 """Builds one rank's stage from the modules of the model that it holds.
 
-modules -> tensor-parallel slices -> ZeRO-3 engine;  layout -> schedule -> the stage's list of actions
+modules -> tp shards -> ZeRO-3 engine;  layout -> schedule -> the stage's list of actions
 """
 
 import logging
@@ -14,7 +14,7 @@ from ufork.model.rq_head import DepthBlock
 from ufork.model.unifork import UniFork
 from ufork.model.weights import MODEL_PREFIX
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.engine.stage_part import stage_flops
+from ufork.parallel.engine.stage_modules import stage_flops
 from ufork.parallel.engine.tied_embedding import NAMES as TIED_STAGES
 from ufork.parallel.engine.tied_embedding import TiedEmbedding
 from ufork.parallel.engine.zero import Engine, Precision, engine_config

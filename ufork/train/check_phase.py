@@ -3,7 +3,7 @@
     TrainConfig, DataConfig, LayoutConfig, sizes of the model, number of ranks -> Layout, or a ConfigError that
     names the key at fault, both values and the remedy
 
-`open_session` checks so on every rank, and programs that start ranks before they start any.
+`open_session` runs the checks on every rank, and programs that start ranks run them before.
 """
 
 from ufork.data.config import DataConfig
@@ -25,7 +25,7 @@ def check_phase(
     *,
     num_ranks: int,
 ) -> Layout:
-    """Returns which rank does what, after every check that needs no files and no process group.
+    """Returns the layout of the phase, after every check that needs no files and no process group.
 
     Raises:
         ConfigError: model, data, layout and number of ranks do not fit together.

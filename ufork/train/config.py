@@ -1,4 +1,4 @@
-"""How a phase trains: steps, batch, what trains, optimizer, precision, loss, checkpoints, and what is reported."""
+"""Config of training a phase: steps, batch, trained groups, optimizer, precision, loss, checkpoints, reports."""
 
 from typing import Any, Literal, Self
 
@@ -11,7 +11,7 @@ from ufork.vocabulary import Task
 ParameterGroup = Literal[
     "token_embedding", "projector", "trunk", "understanding", "generation", "text_head", "rq_head", "loss_weights"
 ]
-"""Names of the groups of parameters that a phase may train; `ufork.train.trainable` says what is in each."""
+"""Names of the groups of parameters that a phase may train; `ufork.train.trainable` lists what is in each."""
 
 
 class PerTask(Config):

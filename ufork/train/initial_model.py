@@ -12,7 +12,7 @@ from ufork.model.initialization import initialize
 from ufork.model.layers.attention import AttentionKernel, sdpa_attention
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig, load_weights, put_weights, select_weights
-from ufork.parallel.engine.stage_part import build_part
+from ufork.parallel.engine.stage_modules import build_stage_modules
 from ufork.parallel.layout import Stage
 
 Weights = dict[str, Tensor]
@@ -62,6 +62,6 @@ class InitialModel:
         return model
 
     def _build_empty(self, stage: Stage, kernel: AttentionKernel) -> UniFork:
-        model = build_part(self.config.model, self.config.dimensions, stage, kernel)
+        model = build_stage_modules(self.config.model, self.config.dimensions, stage, kernel)
         model.set_codebook(self.codebook_KE)
         return model

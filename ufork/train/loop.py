@@ -27,12 +27,12 @@ from ufork.train.step import StepResult, run_step
 log = logging.getLogger(__name__)
 
 TRACED_STEP = 2
-"""Counted from 0; in the steps before it ZeRO-3 still learns in which order weights are needed."""
+"""Number of the traced step, from 0; in earlier steps ZeRO-3 still learns in which order weights are needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What the caller adds to the steps of a phase; the same on all ranks with work."""
+    """Functions that the caller adds to the steps of a phase; the same on all ranks with work."""
 
     asked_to_stop: Callable[[], bool] = lambda: False
     """Whether this rank was asked to stop."""
@@ -43,7 +43,7 @@ class Hooks:
 
 
 class _Counters:
-    """How far a phase has come, by this rank's clock."""
+    """Progress of a phase, by this rank's clock."""
 
     def __init__(self, start: TrainState) -> None:
         self.step, self.steps_skipped = start.step, start.steps_skipped
@@ -83,7 +83,7 @@ def train_phase(session: Session, hooks: Hooks | None = None) -> Weights:
             saver.after_step(counters.train_state, stream, result.losses)
         if hooks.draw_grid and config.draw_every_steps and counters.step % config.draw_every_steps == 0:
             _draw(session, counters.step, hooks.draw_grid)
-    if saver:  # of the phase's end, or of where it was stopped
+    if saver:  # at the end of the phase, or where it was stopped
         saver.save(counters.train_state, stream)
         saver.finish()
     if progress.share < 1:

@@ -21,10 +21,10 @@ class Ranks(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """The same on all ranks."""
+    """Progress of a phase, the same on all ranks."""
 
     share: float
-    """From 0 at the start to 1 when steps or seconds are used up, whichever comes first."""
+    """Share of the phase that is done: 0 at the start, 1 when steps or seconds are used up, whichever is first."""
     stopping: bool
     """Whether some rank was asked to stop."""
 

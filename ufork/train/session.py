@@ -31,7 +31,7 @@ from ufork.data.text_tokenizer import TextTokenizer
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.weights import WEIGHTS_NAME
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.engine.stage_part import collected_shapes
+from ufork.parallel.engine.stage_modules import collected_shapes
 from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.collect_weights import Shapes
@@ -56,7 +56,7 @@ class Phase:
     layout: LayoutConfig
     tokenizer: TextTokenizer
     run: RunFolder
-    """Folders of sources are relative to it."""
+    """Folder of the run, which folders of sources are relative to."""
     data_seed: int = 0
     """Seed of the order of samples."""
     run_config: Mapping[str, Any] = field(default_factory=dict)
@@ -64,11 +64,11 @@ class Phase:
 
     @property
     def folder(self) -> PhaseFolder:
-        """Where the phase writes."""
+        """Folder that the phase writes into."""
         return self.run.phase(self.name)
 
     def layout_of(self, num_ranks: int) -> Layout:
-        """Returns which of `num_ranks` ranks does what in this phase; raises as `check_phase`."""
+        """Returns the layout of `num_ranks` ranks in this phase; raises as `check_phase`."""
         sizes = self.initial.config
         return check_phase(self.train, self.data, self.layout, sizes.model, sizes.dimensions, num_ranks=num_ranks)
 
@@ -86,11 +86,11 @@ class Session:
     saver: Saver | None = None
     """Saves checkpoints; None saves none."""
     start: TrainState = field(default_factory=TrainState)
-    """Where training starts: at the phase's beginning, or after the checkpoint's step."""
+    """Progress at which training starts: the phase's beginning, or the checkpoint's step."""
     shapes: Shapes = field(default_factory=dict)
     """Names and shapes of the weights that the leader collects from each stage."""
     absent_weights: Weights = field(default_factory=dict)
-    """On the leader, the weights of stages that are absent from this phase and stay what they are."""
+    """Weights of the stages that are absent from this phase and do not change; on the leader only."""
 
     def whole_weights(self) -> Weights:
         """Returns all of the model's parameters (fp32, CPU) on the leader, none elsewhere; every rank must call."""
@@ -132,7 +132,7 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
             phase.folder,
             phase=phase.name,
             run_config=dict(phase.run_config),
-            speaks=bridge.is_leader,
+            is_leader=bridge.is_leader,
             start=start,
         )
         opened.callback(telemetry.close)

@@ -1,4 +1,4 @@
-"""What one rank holds while a phase trains: engine, mesh coordinate, links to other stages, list of actions.
+"""The objects of one rank while a phase trains: engine, mesh coordinate, links to other stages, list of actions.
 
 `build_stage.py` makes it; `step.py` runs it.
 """
@@ -58,7 +58,7 @@ class TrainingStage:
         return reads_data(self.world.coordinate, self.layout)
 
     def broadcast_sequences(self, sequences: Sequences) -> Sequences:
-        """Returns what the replica's first rank has read on all ranks of the replica; sample ids are not sent."""
+        """Returns the sequences that the replica's first rank has read, on all its ranks; sample ids are not sent."""
         group = self.world.tp_group
         if group.size() == 1 or self.world.coordinate.stage != self.layout.reader:
             return sequences
@@ -83,7 +83,7 @@ class TrainingStage:
         return collect_weights(self.bridge, named, shapes)
 
     def runner(self, sequences: Sequences, num_targets: dict[Task, float]) -> Runner:
-        """Returns what runs the actions of one step; `num_targets` are each task's targets in the whole job's step."""
+        """Returns the runner of one step's actions; `num_targets` are each task's targets in the whole job's step."""
         if self.link is None:
             return ColocatedRunner(self.engine, sequences, num_targets)
         if self.world.coordinate.stage is Stage.TRUNK:

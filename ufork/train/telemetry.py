@@ -46,7 +46,7 @@ class Telemetry:
         *,
         phase: str,
         run_config: dict[str, Any],
-        speaks: bool,
+        is_leader: bool,
         start: TrainState | None = None,
     ):
         """Opens the reports that `config` asks for.
@@ -56,13 +56,13 @@ class Telemetry:
             folder: of the phase.
             phase: name of the phase.
             run_config: resolved recipe, for wandb to record.
-            speaks: whether this rank reports.
+            is_leader: whether this rank reports.
             start: where training starts; reports of steps up to there are kept, later ones removed.
 
         Raises:
             StorageError: the folder cannot be written.
         """
-        self.config, self.folder, self.phase, self.speaks = config, folder, phase, speaks
+        self.config, self.folder, self.phase, self.is_leader = config, folder, phase, is_leader
         start = start or TrainState()
         self._pending: list[StepResult] = []
         self._newest: dict[str, float] = {}
@@ -70,7 +70,7 @@ class Telemetry:
         self._num_failed, self._is_cut = 0, False
         self._last = time.perf_counter()
         self._started = self._last - start.seconds
-        if speaks:
+        if is_leader:
             self._open(run_config, start)
 
     def _open(self, run_config: dict[str, Any], start: TrainState) -> None:
@@ -96,7 +96,7 @@ class Telemetry:
         Raises:
             StorageError: too many reports could not be written.
         """
-        if not self.speaks:
+        if not self.is_leader:
             return
         self._pending.append(result)
         if self._bar:
@@ -116,7 +116,7 @@ class Telemetry:
             log.info("%s", _line(self.phase, figures, self.config.steps))
 
     def _append(self, line: str) -> None:
-        # After a failed write the file may end in half a line: the line end in front keeps this one apart.
+        # After a failed write the file may end in an incomplete line: the line end in front separates this one.
         start, self._is_cut = "\n" if self._is_cut else "", True
         with storage_errors(self.folder.metrics), open(self.folder.metrics, "a", encoding="utf-8") as file:
             file.write(f"{start}{line}\n")
@@ -164,7 +164,7 @@ class Telemetry:
 
     def close(self) -> None:
         """Reports the steps since the last report, and ends the bar and the wandb run."""
-        if not self.speaks:
+        if not self.is_leader:
             return
         if self._pending:
             self._report()

@@ -91,7 +91,7 @@ def test_no_more_than_the_limit_is_in_flight(layout, times, spare):
 
 @given(layout=y_layouts(), times=stage_times(), spare=st.integers(0, 5), trunk_trains=st.booleans())
 def test_every_rank_makes_the_same_lists(layout, times, spare, trunk_trains):
-    """Whatever the order in which its dicts were filled."""
+    """The order in which dicts were filled has no effect."""
     turned = replace(layout, global_batch_size=dict(reversed(layout.global_batch_size.items())))
     limit = least(layout) + spare
     schedule = make_schedule(layout, times, in_flight=limit, trunk_trains=trunk_trains)

@@ -1,4 +1,4 @@
-"""The bridge's contract with NCCL, by a stand-in: a communicator per direction, waits that name no time-out."""
+"""The bridge's contract with NCCL, by a stand-in: a communicator per direction, waits without a time-out."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The step's loss from its rows: the formula, however the samples are split."""
+"""The step's loss from its packed sequences: equal to the formula for any packing of the samples."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def set_log_variances(loss, values_2):
 
 
 def step_loss(loss, ends):
-    """Sum of the parts, and the rows' sums by task; the texts are cut into rows at `ends`."""
+    """Returns the step's loss, and the mean loss by task; the texts are divided into sequences at `ends`."""
     step, sums = 0.0, {}
     for task in Task:
         sequences = [
@@ -38,12 +38,12 @@ def step_loss(loss, ends):
             if a < b
         ]
         num_targets = sum(sequence.num_targets for sequence in sequences)
-        parts, totals = zip(*(loss(sequence, num_targets) for sequence in sequences), strict=True)
-        step, sums[task] = step + sum(parts), sum(totals) / num_targets
+        terms, totals = zip(*(loss(sequence, num_targets) for sequence in sequences), strict=True)
+        step, sums[task] = step + sum(terms), sum(totals) / num_targets
     return step, sums
 
 
-def test_it_is_the_formula(loss):
+def test_the_loss_equals_the_formula(loss):
     step, means = step_loss(loss, [2])
     expected = 0.0
     for task, log_variance in zip(Task, LOG_VARIANCES, strict=True):
@@ -55,7 +55,7 @@ def test_it_is_the_formula(loss):
 
 
 def test_log_variances_learn_what_balances_the_tasks():
-    """Their gradient is zero where exp(s) is twice the weighted mean."""
+    """The gradient of s is zero where exp(s) is twice the weighted mean."""
     loss = StageModule(tiny_model(), TrainConfig(loss_weighting="uncertainty", loss_weights=WEIGHTS))
     _, means = step_loss(loss, [])
     balanced = torch.stack([2 * WEIGHTS.of(task) * means[task] for task in Task]).log()
@@ -70,5 +70,5 @@ def test_log_variances_learn_what_balances_the_tasks():
 
 @settings(max_examples=20)
 @given(ends=st.lists(st.integers(0, 4), max_size=3).map(sorted))
-def test_it_does_not_depend_on_how_samples_are_split_into_rows(loss, ends):
+def test_the_loss_does_not_depend_on_how_samples_are_packed(loss, ends):
     torch.testing.assert_close(step_loss(loss, ends)[0], step_loss(loss, [])[0], rtol=1e-5, atol=1e-6)

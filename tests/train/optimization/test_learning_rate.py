@@ -21,7 +21,7 @@ def rates(**changes):
     schedule=st.sampled_from(["cosine", "constant"]),
     floor=st.floats(0, 1),
 )
-def test_it_rises_then_never_rises_again_and_keeps_its_bounds(steps, warmup_ratio, schedule, floor):
+def test_the_rate_rises_then_never_rises_again_and_keeps_its_bounds(steps, warmup_ratio, schedule, floor):
     found = rates(steps=steps, warmup_ratio=warmup_ratio, schedule=schedule, min_lr_ratio=floor)
     assert all(0 < rate <= 2.0 or (rate == 0 and floor == 0) for rate in found)
     top = found.index(max(found))

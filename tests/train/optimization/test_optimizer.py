@@ -1,4 +1,4 @@
-"""Which parameters are optimized, which decay, and by whose kernel."""
+"""The optimizer: its parameters, which of them decay, and the fused kernel."""
 
 import sys
 from types import ModuleType
@@ -51,7 +51,7 @@ def test_adamw_gets_the_rates_of_the_recipe():
 
 
 class FusedAdam(torch.optim.SGD):
-    """Takes what NVIDIA apex's takes."""
+    """Takes the arguments of NVIDIA apex's FusedAdam."""
 
     def __init__(
         self, params, lr=1e-3, bias_correction=True, betas=(0.9, 0.999), eps=1e-8, adam_w_mode=True, weight_decay=0.0
@@ -67,7 +67,7 @@ def pretend_apex(monkeypatch, **members):
 
 
 @pytest.mark.parametrize(("device", "expected"), [(CUDA, FusedAdam), (CPU, torch.optim.AdamW)])
-def test_apex_is_taken_on_cuda_where_it_is_the_genuine_one(monkeypatch, device, expected):
+def test_nvidia_apex_is_used_on_cuda(monkeypatch, device, expected):
     pretend_apex(monkeypatch, FusedAdam=FusedAdam)
     config = TrainConfig(weight_decay=0.1)
     optimizer = build_optimizer(loss_of(config), config, device)
@@ -75,7 +75,7 @@ def test_apex_is_taken_on_cuda_where_it_is_the_genuine_one(monkeypatch, device, 
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
 
 
-def test_other_packages_of_the_name_are_no_apex(monkeypatch):
+def test_other_packages_named_apex_are_not_used(monkeypatch):
     config = TrainConfig()
     pretend_apex(monkeypatch)
     assert type(build_optimizer(loss_of(config), config, CUDA)) is torch.optim.AdamW

@@ -29,7 +29,7 @@ def test_every_parameter_is_in_exactly_one_group(changes, absent):
     groups = {
         group_of(name, tied=changes.get("tie_word_embeddings", False))
         for name, _ in loss_of(**changes).named_parameters()
-    }  # part_of asserts that it is one
+    }  # group_of asserts that there is exactly one
     assert groups == PREFIXES.keys() - absent
 
 

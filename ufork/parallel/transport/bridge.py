@@ -37,7 +37,7 @@ class Transfer:
 
     work: Any
     tensor: Tensor
-    """Kept alive until the transfer is done."""
+    """Tensor that is sent or filled, kept alive until the transfer is done."""
     who: MeshCoordinate
     """The rank that waits."""
     waits_for: str

@@ -1,1 +1,1 @@
-"""What the optimizer updates, by which rule and how fast."""
+"""The optimizer, its groups of parameters, and the learning rate."""

@@ -1,4 +1,4 @@
-"""Which group each parameter of a training module is in, and freezing all but some groups."""
+"""Assigns the parameters of a training module to groups, and freezes all but some groups."""
 
 import logging
 
@@ -20,7 +20,7 @@ def group_of(parameter_name: str, *, tied: bool) -> str:
 
 
 def freeze_except(module: StageModule, trainable: Trainable) -> int:
-    """Leaves only the parameters in `trainable` with gradients, and returns how many numbers those are."""
+    """Leaves only the parameters in `trainable` with gradients, and returns their number of elements."""
     num_trainable = 0
     for name, parameter in module.named_parameters():
         group = group_of(name, tied=module.model.config.tie_word_embeddings)

@@ -11,7 +11,7 @@ from ufork.parallel.transport.collect_weights import Shapes
 from ufork.vocabulary import Task
 
 
-def build_part(
+def build_stage_modules(
     config: ModelConfig, dimensions: Dimensions, stage: Stage, kernel: AttentionKernel = sdpa_attention
 ) -> UniFork:
     """Returns the modules that `stage` holds, with uninitialized weights."""
@@ -34,8 +34,8 @@ def collected_shapes(config: ModelConfig, dimensions: Dimensions, layout: Layout
     shapes = {}
     for stage in layout.shapes:
         with torch.device("meta"):
-            part = build_part(config, dimensions, stage)
-        names = {name: parameter.shape for name, parameter in part.named_parameters()}
+            modules = build_stage_modules(config, dimensions, stage)
+        names = {name: parameter.shape for name, parameter in modules.named_parameters()}
         if config.tie_word_embeddings:
             names.pop(TIED_HEAD, None)
         shapes[stage] = names
