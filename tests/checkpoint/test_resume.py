@@ -151,11 +151,11 @@ def resumed_in(layout: LayoutConfig, config: TrainConfig, folder: Path, origin: 
 
 
 BIT_FOR_BIT = [
-    ("dp2", "fp32", "adamw"),
-    ("dp2", "bf16", "adamw"),
     ("dp2", "fp32", "sgd"),
-    ("forked tp2", "fp32", "adamw"),
     ("forked tp2", "bf16", "adamw"),
+    pytest.param("dp2", "fp32", "adamw", marks=pytest.mark.slow),
+    pytest.param("dp2", "bf16", "adamw", marks=pytest.mark.slow),
+    pytest.param("forked tp2", "fp32", "adamw", marks=pytest.mark.slow),
 ]
 
 

@@ -82,6 +82,8 @@ CASES = {
     "colocated tp 2 dp 2": Case({"colocated_tp": 2}, ranks=4),
     "colocated dp 2": Case({}, ranks=2),
 }
+QUICK = {"trunk tp 2", "colocated dp 2"}
+"""Cases of the fast tests."""
 
 
 def model_of(case: Case) -> ModelConfig:
@@ -157,8 +159,9 @@ def one_process():
     return outcomes_of
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+)
 def test_losses_norms_and_weights_are_those_of_one_process(name, one_process):
     case = CASES[name]
     layout = LayoutConfig(**case.layout)

@@ -143,6 +143,7 @@ def test_more_devices_than_sequences_are_refused():
         make_plan(tiny_workload(), H100, num_devices=1000)
 
 
+@pytest.mark.slow
 def test_only_layouts_that_the_recipe_allows_are_recommended():
     """The released recipe has 240 lanes, which 64 replicas cannot share."""
     sequences = {Task.UNDERSTANDING: 192, Task.GENERATION: 192}

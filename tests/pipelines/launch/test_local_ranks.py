@@ -80,16 +80,18 @@ def test_killed_rank_is_named_rather_than_the_peers_that_noticed():
         run_on_ranks(run_one_is_killed_and_peers_notice, 3, 2)
 
 
+@pytest.mark.slow  # the limit leaves a busy machine time to start ranks
 def test_hanging_rank_is_named_shown_and_ended():
-    with pytest.raises(PeerError, match=r"(?s)ranks \[1\] did not finish within 1 s.*in run_one_hangs"):
-        run_on_ranks(run_one_hangs, 2, 1, timeout_seconds=1)
+    with pytest.raises(PeerError, match=r"(?s)ranks \[1\] did not finish within 15 s.*in run_one_hangs"):
+        run_on_ranks(run_one_hangs, 2, 1, timeout_seconds=15)
 
 
+@pytest.mark.slow
 def test_rank_that_stops_while_sending_its_result_is_named_and_ended():
     started = time.monotonic()
-    with pytest.raises(PeerError, match=r"ranks \[1\] did not finish within 1 s"):
-        run_on_ranks(run_one_stops_while_sending, 2, 1, timeout_seconds=1)
-    assert time.monotonic() - started < 20
+    with pytest.raises(PeerError, match=r"ranks \[1\] did not finish within 15 s"):
+        run_on_ranks(run_one_stops_while_sending, 2, 1, timeout_seconds=15)
+    assert time.monotonic() - started < 60
 
 
 def test_error_that_cannot_be_sent_is_described():
