@@ -5,11 +5,12 @@
 A recipe only composes configs; each is declared beside the code that it configures.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, field_validator
 
 from data_prep.demo.prepare import PrepareConfig
 from ufork.config import Config, merge_overrides, read_mapping
@@ -21,11 +22,19 @@ from ufork.run_folder import RunFolder
 from ufork.train.config import TrainConfig
 from ufork.vision.config import VisionConfig
 
+MAX_FOLDER_BYTES = 2048
+"""Half of what Linux allows for a path; the rest is for the names below `run.folder`."""
 PHASE_SECTIONS = ("train", "data")
 """Sections that a phase may override."""
 
 
-Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]
+def _fits_a_folder_name(name: str) -> str:
+    if len(name.encode()) > 200:
+        raise ValueError("a name has at most 200 bytes")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100), AfterValidator(_fits_a_folder_name)]
 """A name that is also a folder's: letters, digits and _ . - only."""
 
 
@@ -36,8 +45,16 @@ class RunConfig(Config):
     """Name of the run's folder inside `folder`."""
     folder: Path = Path("runs")
     """Folder of all runs."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of everything random: shards, initial weights, the order of samples."""
+    seed: int = Field(default=0, ge=0, le=2**62)
+    """Seed of everything random: shards, initial weights, the order of samples. Those of phases are counted up from it,
+    and fit into 64 bits."""
+
+    @field_validator("folder")
+    @classmethod
+    def _fits_a_path(cls, folder: Path) -> Path:
+        if len(os.fsencode(folder)) > MAX_FOLDER_BYTES or any(len(os.fsencode(part)) > 255 for part in folder.parts):
+            raise ValueError(f"a folder's path has at most {MAX_FOLDER_BYTES} bytes, and 255 between two slashes")
+        return folder
 
 
 class PhaseConfig(Config):

@@ -1,6 +1,7 @@
-"""Text from the command line. Imports nothing heavy, so that help appears at once."""
+"""Values from the command line, as argparse's `type`. Imports nothing heavy, so that help appears at once."""
 
 import argparse
+import re
 
 
 def utf8_text(argument: str) -> str:
@@ -16,3 +17,14 @@ def utf8_text(argument: str) -> str:
             f"not UTF-8 text: {argument!a}, character {error.start + 1}; check the terminal's encoding"
         ) from None
     return argument
+
+
+def whole_number(argument: str) -> int:
+    """Returns a number of nodes, ranks or tasks, which may be negative: what it may be depends on the argument.
+
+    Raises:
+        ArgumentTypeError: it is no number, or larger than any cluster.
+    """
+    if not re.fullmatch(r"-?\d{1,9}", argument):
+        raise argparse.ArgumentTypeError(f"{argument!a}: expected a whole number of at most 9 digits")
+    return int(argument)

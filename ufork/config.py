@@ -8,6 +8,7 @@ numbers (not true, not "5"), errors name the nearest known key for an unknown on
 """
 
 import difflib
+import math
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+MAX_FLOAT = 3.4028234663852886e38
+"""Largest number of IEEE 754 binary32; torch refuses larger ones as scalars of fp32 operations."""
+
+
 class Config(BaseModel):
     """Base of every configuration: immutable, unknown keys refused, field docstrings kept as descriptions.
 
-    Numbers must be finite, integers fit into 64 bits; booleans and text are no numbers, and floats are no integers.
+    Numbers must be finite, integers fit into 64 bits, floats into the 32 bits that models compute in; booleans and text
+    are no numbers, and floats are no integers.
     """
 
     model_config = ConfigDict(
@@ -119,6 +125,8 @@ def _only_numbers(value: Any, *, integers: bool) -> Any:
         return _Refused(value, f"Input should be {'an integer' if integers else 'a number'}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return _Refused(value, "Input should fit into 64 bits")
+    if isinstance(value, float) and math.isfinite(value) and abs(value) > MAX_FLOAT:
+        return _Refused(value, f"Input should be at most {MAX_FLOAT:.3g} in size")
     return value
 
 

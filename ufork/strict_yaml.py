@@ -3,7 +3,8 @@
     text -> nodes (size, depth and expanded aliases limited) -> mappings, lists, strings, numbers, booleans, null
 
 Differences from `yaml.safe_load`: 1e-4 is a number, as YAML 1.2 has it; dates stay text; a key that appears twice in a
-mapping is an error, as are tags. Damaged or hostile input of any kind raises `yaml.YAMLError`.
+mapping is an error, as are tags, NUL and halves of surrogate pairs (YAML can escape them, but no file name and no
+tokenizer takes them). Damaged or hostile input of any kind raises `yaml.YAMLError`.
 """
 
 import re
@@ -20,6 +21,7 @@ MAX_VALUES = 100_000
 
 _PREFIX = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {_PREFIX + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value")}
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
 
@@ -27,7 +29,8 @@ def load_yaml(text: str) -> Any:
     """Returns the value of a YAML document.
 
     Raises:
-        yaml.YAMLError: it is no YAML, has a key twice or a tag, or is longer, deeper or larger than the limits.
+        yaml.YAMLError: it is no YAML, has a key twice, a tag or a character that no text can hold, or is longer, deeper
+            or larger than the limits.
     """
     if len(text) > MAX_BYTES:
         raise yaml.YAMLError(f"{len(text)} characters; at most {MAX_BYTES} are read")
@@ -87,6 +90,8 @@ def _require_bounded(node: yaml.Node, known: dict[int, tuple[int, int]], above: 
     if id(node) in above:
         raise yaml.YAMLError(f"{where}: a value contains itself by an alias")
     if id(node) not in known:
+        if isinstance(node, yaml.ScalarNode) and (found := _NO_TEXT.search(node.value)):
+            raise yaml.YAMLError(f"{where}: the character {found[0]!a} cannot be part of a text")
         children = list(node.value) if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
             _require_distinct_keys(node)

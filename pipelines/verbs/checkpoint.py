@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.text_arguments import whole_number
+
 if TYPE_CHECKING:
     from ufork.checkpoint.folder import CheckpointFolder
 
@@ -27,14 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep",
-        type=int,
+        type=whole_number,
         default=1,
         metavar="N",
         help="number of checkpoints of each phase that prune keeps (%(default)s)",
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder that export and reshape write")
     parser.add_argument(
-        "--ranks", type=int, default=1, metavar="N", help="number of ranks that reshape writes for (%(default)s)"
+        "--ranks",
+        type=whole_number,
+        default=1,
+        metavar="N",
+        help="number of ranks that reshape writes for (%(default)s)",
     )
 
 

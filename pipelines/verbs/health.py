@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.text_arguments import whole_number
+
 if TYPE_CHECKING:
     from pipelines.cluster.node_health import NodeReport
 
@@ -23,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder", metavar="FOLDER", type=Path, help="folder of the reports, one NODE.json each, below the run's folder"
     )
     parser.add_argument("--nodes", required=True, metavar="A,B,C", help="names of all nodes of the job, in order")
-    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="number of GPUs that this node must have")
+    parser.add_argument(
+        "--gpus", type=whole_number, default=0, metavar="N", help="number of GPUs that this node must have"
+    )
     parser.add_argument(
         "--timeout",
         type=float,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
+from pipelines.text_arguments import whole_number
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
@@ -24,7 +25,7 @@ SHOWN = 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the recipe, the devices, and what to measure or draw."""
     add_recipe_arguments(parser)
-    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="number of devices in the job")
+    parser.add_argument("--gpus", type=whole_number, required=True, metavar="N", help="number of devices in the job")
     parser.add_argument(
         "--gpu",
         default="h100",

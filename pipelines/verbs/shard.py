@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.text_arguments import whole_number
+
 if TYPE_CHECKING:
     from data_prep.sharding.config import ShardConfig
     from data_prep.sharding.run import Share
@@ -45,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE.yaml", help="file with configuration; KEY=VALUE overrides it"
     )
     parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="folder of the image tokenizer (for encode)")
-    parser.add_argument("--task", type=int, metavar="I", help="index of this task in an array, starting at 0")
-    parser.add_argument("--of", type=int, metavar="N", help="number of tasks in the array")
+    parser.add_argument("--task", type=whole_number, metavar="I", help="index of this task in an array, starting at 0")
+    parser.add_argument("--of", type=whole_number, metavar="N", help="number of tasks in the array")
     parser.add_argument("--step", choices=STEPS, help="do only this step of the work (default: all steps)")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
+from pipelines.text_arguments import whole_number
 
 if TYPE_CHECKING:
     from pipelines.cluster.slurm_job import JobRequest
@@ -26,11 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from pipelines.cluster.slurm_job import SBATCH_OPTIONS
 
     add_recipe_arguments(parser)
-    parser.add_argument("--nodes", type=int, required=True, metavar="N", help="number of nodes")
+    parser.add_argument("--nodes", type=whole_number, required=True, metavar="N", help="number of nodes")
     ranks = parser.add_mutually_exclusive_group(required=True)
-    ranks.add_argument("--gpus-per-node", type=int, metavar="N", help="number of GPUs per node; each gets one rank")
     ranks.add_argument(
-        "--ranks-per-node", type=int, metavar="N", help="number of ranks per node, on nodes without GPUs"
+        "--gpus-per-node", type=whole_number, metavar="N", help="number of GPUs per node; each gets one rank"
+    )
+    ranks.add_argument(
+        "--ranks-per-node", type=whole_number, metavar="N", help="number of ranks per node, on nodes without GPUs"
     )
     parser.add_argument(
         "--time", default="24:00:00", metavar="LIMIT", help="time limit of each start, in sbatch's format (%(default)s)"
@@ -41,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train these consecutive phases, in one job each (default: all phases in one job)",
     )
     parser.add_argument(
-        "--restarts", type=int, default=10, metavar="N", help="how often each job may restart (%(default)s)"
+        "--restarts", type=whole_number, default=10, metavar="N", help="how often each job may restart (%(default)s)"
     )
     parser.add_argument("--container", metavar="IMAGE", help="container image in which pyxis runs the ranks")
     parser.add_argument(
@@ -119,6 +122,8 @@ def _require_fitting(recipe: "Recipe", arguments: argparse.Namespace) -> None:
             f"--nodes {arguments.nodes}, {per_node} ranks per node, --restarts {arguments.restarts}: a"
             " job needs at least one node with one rank, and 0 or more restarts"
         )
+    if arguments.mount and not arguments.container:
+        raise ConfigError(f"--mount {arguments.mount[0]}: only a container has mounts; give --container too")
     num_ranks = arguments.nodes * per_node
     try:
         check_recipe(recipe, num_ranks)

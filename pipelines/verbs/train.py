@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
+from pipelines.text_arguments import whole_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument(
         "--ranks",
-        type=int,
+        type=whole_number,
         metavar="N",
         help="number of ranks to start on this machine (default: as many as a forked layout has, otherwise 1)",
     )

@@ -147,3 +147,19 @@ def test_a_missing_recipe_is_reported_without_a_traceback():
         done.stderr
         == "ufork train: nowhere.yaml: cannot be read (No such file or directory); give the path of a recipe\n"
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "r.yaml", "--ranks"),
+        ("plan", "r.yaml", "--gpus"),
+        ("submit", "r.yaml", "--ranks-per-node", "1", "--nodes"),
+        ("checkpoint", "reshape", "step-00000001", "--ranks"),
+    ],
+)
+@pytest.mark.parametrize("number", [str(10**20), "1.5", "inf", "true", "1" * 5000])
+def test_a_number_larger_than_any_cluster_is_refused(arguments, number, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*arguments, number])
+    assert f"argument {arguments[-1]}: " in capsys.readouterr().err

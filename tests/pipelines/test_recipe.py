@@ -149,6 +149,9 @@ def test_an_old_key_is_refused_with_its_new_name(tmp_path, override, renamed):
         "train.steps=100000000000000000000",
         "data.num_workers=1000000",
         "run.seed=100000000000000000000",
+        f"run.seed={2**63 - 1}",  # of the second phase it is one more
+        "train.learning_rate=1e308",
+        "model.initializer_range=1e39",
         "model.hidden_size=1" + "0" * 400,
         "model.rope_theta=1" + "0" * 400,
         "train.steps=true",
@@ -168,12 +171,21 @@ def test_numbers_are_finite_numbers_of_a_sensible_size(path, override):
     assert len(str(refused.value)) < 1500
 
 
+@pytest.mark.parametrize("folder", ["x" * 256, "x/" * 1500, "\U00010400" * 64])
+def test_a_folder_longer_than_any_path_is_refused(path, folder):
+    with pytest.raises(ConfigError, match=r"run\.folder: .* has at most"):
+        read_recipe(path, [f"run.folder={folder}"])
+
+
 @pytest.mark.parametrize("override", ["train.learning_rate=1", "train.learning_rate=1e-4", "train.limit_seconds=5"])
 def test_integers_and_exponents_pass_for_floats(path, override):
     assert read_recipe(path, [override])
 
 
-@pytest.mark.parametrize("name", ["../up", "/absolute", "a/b", "", ".", ".hidden", "a b", "a\nb", "a\0b", "x" * 101])
+NAMES_REFUSED = ["../up", "/absolute", "a/b", "", ".", ".hidden", "a b", "a\nb", "a\0b", "x" * 101, "\U00010400" * 99]
+
+
+@pytest.mark.parametrize("name", NAMES_REFUSED)
 @pytest.mark.parametrize("key", ["run", "phases"])
 def test_names_that_are_folders_have_one_pattern(path, key, name):
     mapping = yaml.safe_load(path.read_text())

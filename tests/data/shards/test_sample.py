@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import re
+import time
 
 import numpy as np
 import pytest
@@ -156,6 +157,15 @@ BAD_NPY = {
 def test_headers_of_other_writers_are_read():
     other = GOOD_NPY.replace(b"'descr': '<u2', 'fortran_order': False, ", b"'fortran_order':False,'descr':'<u2',    ")
     assert other != GOOD_NPY and read_codes(other, "here").shape == (2, 2, 1)
+
+
+@pytest.mark.parametrize("items", [b"{", b"{'descr': '<u2'", b"{'descr': '<u2','fortran_order':False,'shape': (2,2,1)"])
+def test_a_header_of_blanks_is_refused_at_once(items):
+    header = items + b" " * (65_000 - len(items)) + b"X"
+    began = time.perf_counter()
+    with pytest.raises(SampleError, match="cannot be read"):
+        read_codes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(8), "here")
+    assert time.perf_counter() - began < 1  # 3 s and more where blanks are tried in every way
 
 
 @pytest.mark.parametrize("data", BAD_NPY.values(), ids=list(BAD_NPY))

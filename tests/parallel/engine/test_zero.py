@@ -25,6 +25,12 @@ def test_a_key_that_follows_from_the_recipe_is_refused_by_name(key):
         engine_config("fp32", max_grad_norm=1.0, num_parameters=8, extra=extra)
 
 
+@pytest.mark.parametrize("zero", [None, 5, "x", [1]])
+def test_a_section_that_is_no_mapping_is_refused(zero):
+    with pytest.raises(ConfigError, match=r"train\.deepspeed\.zero_optimization: .* expected keys and values"):
+        engine_config("fp32", max_grad_norm=1.0, num_parameters=8, extra={"zero_optimization": zero})
+
+
 def test_every_key_that_ufork_sets_is_owned_or_can_be_overridden():
     """A key of `train.deepspeed` either overrides ufork's or is refused; none is ignored."""
     for key in (

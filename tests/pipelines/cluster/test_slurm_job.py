@@ -120,6 +120,7 @@ def test_ranks_that_do_not_fit_the_layout_are_refused_with_the_arithmetic(capsys
         (("--chain", "alignment,joint"), "starts from the weights of the one before"),
         (("--restarts", "-1"), "--restarts -1"),
         (("--gpus-per-node", "0"), "0 ranks per node"),
+        (("--mount", "/data:/data"), "--mount /data:/data: only a container has mounts"),
     ],
 )
 def test_impossible_requests_are_refused(arguments, message, capsys):

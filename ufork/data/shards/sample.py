@@ -30,11 +30,10 @@ _TASKS = {task.value: task for task in Task}
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER_START = 10
 _SIZE = rb"[1-9]\d{0,8}"
-_SHAPE = rb"\(\s*(?P<rows>%b)\s*,\s*(?P<columns>%b)\s*,\s*(?P<codes>%b)\s*,?\s*\)" % (_SIZE, _SIZE, _SIZE)
-_CODES_HEADER = re.compile(
-    rb"\s*\{(?:\s*(?:'descr'\s*:\s*'<u2'|'fortran_order'\s*:\s*False|'shape'\s*:\s*%b)\s*,?){3}\s*\}\s*" % _SHAPE
-)
-"""A dict of three items in any order."""
+_SHAPE = rb"\(\s*+(?P<rows>%b)\s*+,\s*+(?P<columns>%b)\s*+,\s*+(?P<codes>%b)\s*+,?\s*+\)" % (_SIZE, _SIZE, _SIZE)
+_ITEM = rb"\s*+(?:'descr'\s*+:\s*+'<u2'|'fortran_order'\s*+:\s*+False|'shape'\s*+:\s*+%b)\s*+,?" % _SHAPE
+_CODES_HEADER = re.compile(rb"\s*+\{(?:%b){3}\s*+\}\s*+" % _ITEM)
+"""A dict of three items in any order. `*+` does not backtrack: a header may hold 65,000 blanks."""
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -59,9 +60,11 @@ def engine_config(
         extra: `train.deepspeed` of the recipe.
 
     Raises:
-        ConfigError: `extra` sets a key of OWNED_KEYS.
+        ConfigError: `extra` sets a key of OWNED_KEYS, or its `zero_optimization` is no mapping.
     """
     zero = extra.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise ConfigError(f"train.deepspeed.zero_optimization: {zero!r}: expected keys and values of DeepSpeed's")
     owned = sorted(OWNED_KEYS & {*extra, *(f"zero_optimization.{key}" for key in zero)})
     if owned:
         raise ConfigError(
@@ -152,6 +155,9 @@ class Engine:
             world: this rank's.
             gathered_whole: classes of modules whose parameters are gathered together, not layer by layer.
             partition_dims: by name, the dimension along which a parameter is partitioned over the tp ranks.
+
+        Raises:
+            ConfigError: DeepSpeed refuses a value of `config`.
         """
         deepspeed_logger.setLevel(logging.WARNING)
         # Its shared-memory collectives spin forever when a peer dies, and have to be compiled; gloo's time out.
@@ -160,9 +166,12 @@ class Engine:
         self.gradient_scale = world.dp_group.size() if self.trains else 1
         self._world, self._partition_dims = world, partition_dims or {}
         self._gather_together(model, gathered_whole)
-        self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=config, mpu=Grid(world), dist_init_required=False
-        )
+        try:
+            self._engine, *_ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=config, mpu=Grid(world), dist_init_required=False
+            )
+        except (ValueError, DeepSpeedConfigError) as error:
+            raise ConfigError(f"train.deepspeed: DeepSpeed refuses it: {error}") from None
         self._adds_partitions = False
         self.shards = EngineShards(self._engine, world, self._partition_dims) if self.trains else None
         self._names = {id(parameter): name for name, parameter in self._engine.module.named_parameters()}
