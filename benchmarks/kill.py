@@ -1,4 +1,4 @@
-"""Kills a training run again and again: `python -m benchmarks.kill --kills 200`.
+"""Kills a training run repeatedly: `python -m benchmarks.kill --kills 200`.
 
 Four ranks of the forked layout train a tiny model. All of them are killed (SIGKILL) at a random moment, every other
 time while a checkpoint is being written, and the same command is run again, until the number of kills is reached; then
@@ -97,7 +97,7 @@ def main() -> None:
 def kill_until_done(
     command: list[str], phase: PhaseFolder, log: Path, *, kills: int, seed: int
 ) -> dict[str, int | bool]:
-    """Runs `command` again and again until it ends by itself, after killing it `kills` times.
+    """Runs `command` repeatedly until it ends by itself, after killing it `kills` times.
 
     Args:
         command: arguments of `ufork`.

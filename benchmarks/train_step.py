@@ -48,7 +48,7 @@ DIMENSIONS = Dimensions(vocab_size=1024, codebook_size=512, code_width=64, codes
 SEQ_LEN, ROWS_PER_TASK = 2048, 2
 WARMUP_STEPS, MOST_STEPS = 2, 12
 LIMIT_SECONDS = 60.0
-"""A CPU without units for bf16 takes a minute a step there: one step, not warmed up, then has to do."""
+"""Limit of all measured steps. A CPU without bf16 units takes a minute a step in bf16; then only one is measured."""
 
 
 def main() -> None:

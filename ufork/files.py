@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 DRAFT_SUFFIX = ".part"
-"""Ends the name of every temporary file and folder."""
+"""Suffix of the name of every temporary file and folder."""
 _ANOTHER_FOLDER = "another folder"
 
 
@@ -80,7 +80,7 @@ def draft_of(path: Path, *, durable: bool = False, choose: str = _ANOTHER_FOLDER
     Raises:
         StorageError: it cannot be written.
     """
-    # A process number would not do: tasks of a job array run in containers, where they have the same one.
+    # A process number is not unique: tasks of a job array run in containers, where they have the same one.
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}{DRAFT_SUFFIX}")
     with storage_errors(path, choose=choose):
         try:
@@ -130,7 +130,7 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], *, durable: bool 
     with draft_of(path, durable=durable) as draft:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
-        except SafetensorError as error:  # its words for an OSError
+        except SafetensorError as error:  # how it reports an OSError
             raise OSError(str(error)) from None
 
 

@@ -1,7 +1,7 @@
-"""Whether a node is fit to train: its GPUs, its disks, and its connection to the job's other nodes.
+"""Checks whether a node is fit to train: its GPUs, its disks, and its connection to the job's other nodes.
 
 one process per node -> NodeReport -> FOLDER/NODE.json
-FOLDER, all nodes of the job -> read_reports: why which nodes are unfit; a node without a report is
+FOLDER, all nodes of the job -> read_reports: the faults of each node; a missing report is one
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""The batch script of a training job: what was asked for, as text for `sbatch`.
+"""Renders the batch script of a training job, for `sbatch`.
 
 JobRequest + slurm/train.sbatch -> #SBATCH lines, values in place of the environment's, and the script's own body
 

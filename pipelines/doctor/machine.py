@@ -14,7 +14,7 @@ from pipelines.doctor.surroundings import Surroundings
 
 GB = 2**30
 LOW_DISK_GB = 20
-"""Two checkpoints of half a billion parameters, complete and being written."""
+"""Space for two checkpoints of half a billion parameters, complete or being written."""
 LOW_TEMPORARY_GB = 1
 LOW_SHARED_GB = 1
 LOW_OPEN_FILES = 4096

@@ -206,7 +206,7 @@ def _stacks_of(rank: _Rank) -> str:
 
 
 def _forward_signal(number: int, ranks: list[_Rank]) -> None:
-    """Sends a signal to stop on to the ranks, which save a checkpoint and report."""
+    """Forwards a stop signal to the ranks, which save a checkpoint and report."""
     for rank in ranks:
         if rank.worker.process.is_alive() and rank.worker.process.pid is not None:
             os.kill(rank.worker.process.pid, number)

@@ -19,7 +19,7 @@ from ufork.errors import ConfigError
 from ufork.parallel.rank_environment import RankEnvironment
 
 SLURM_FIRST_PORT, SLURM_NUM_PORTS = 15_000, 15_000
-"""Below the ports that Linux hands out by itself (from 32768)."""
+"""Range of ports below those that Linux assigns to outgoing connections (from 32768)."""
 PRELOADED_MODULES = (
     "torch",
     "torch._dynamo",
@@ -29,8 +29,8 @@ PRELOADED_MODULES = (
     "deepspeed.module_inject.auto_ep_layer",
     "deepspeed.runtime.superoffload.superoffload_stage3",
 )
-"""Imported once, by the server that the ranks of this machine are forked from: they start in 1.3 s, fresh interpreters
-in more than 20 s. The last five are what `deepspeed.initialize` imports, which takes seconds on each rank."""
+"""Modules imported once, by the server that this machine's ranks are forked from: ranks then start in 1.3 s instead of
+more than 20 s. The last five are what `deepspeed.initialize` imports, which takes seconds on each rank."""
 
 
 _TORCHRUN_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -100,7 +100,7 @@ def joined_environment(environment: Mapping[str, str], num_ranks: int | None) ->
         _refuse_incomplete_torchrun(given)
     if rank_env is None or num_ranks in (None, rank_env.world_size):
         return rank_env
-    if rank_env.world_size == 1:  # an interactive shell of one task: what is asked for starts inside it
+    if rank_env.world_size == 1:  # an interactive shell of one task: the ranks start inside it
         return None
     raise ConfigError(
         f"--ranks {num_ranks}: torchrun or srun has started {rank_env.world_size} ranks; omit --ranks to join them"
@@ -122,7 +122,7 @@ def _torchrun_environment(given: Mapping[str, str]) -> RankEnvironment | None:
 def _refuse_incomplete_torchrun(given: Mapping[str, str]) -> None:
     """Several processes that each trained alone would write into one run folder."""
     is_rank = "RANK" in given or "LOCAL_RANK" in given
-    if is_rank and given.get("WORLD_SIZE") != "1":  # cluster operators describe a job of one node so, without torchrun
+    if is_rank and given.get("WORLD_SIZE") != "1":  # some clusters set it for a job of one node without torchrun
         missing = [name for name in _TORCHRUN_NAMES if name not in given]
         raise ConfigError(
             f"{', '.join(missing)}: missing or empty, while other variables of torchrun are set; start the job by"

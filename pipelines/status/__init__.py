@@ -1,1 +1,1 @@
-"""Reports where a run is, or why it ended."""
+"""Reports the state of a run, or why it ended."""

@@ -51,7 +51,7 @@ _DEVICE_MEMORY = (
 )
 _TIME_LIMIT = f"the job reached its time limit; {_RESUME}"
 _NODE = f"exclude the node (--exclude), and {_RESUME}"
-_LOST = f"a rank was lost without an error of its own: look at its node; {_NODE}"
+_LOST = f"a rank was lost without reporting an error: look at its node; {_NODE}"
 _WAITED = (
     "a rank waited too long for another: look at the log of that rank; if only the disk or network is slow, raise"
     " train.timeout_seconds"

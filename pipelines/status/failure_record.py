@@ -1,8 +1,8 @@
-"""The failure file: what an entry program that ends with an error leaves for programs, beside the log for people.
+"""The failure file: a record, for other programs, of the error that ended an entry program.
 
 exception -> FailureRecord -> RUN/slurm/failures/JOB.RESTART/RANK.json, without Slurm RUN/failures/RANK.json
 
-As torchelastic's error file (torch.distributed.elastic.multiprocessing.errors), which has the traceback and the time,
+Like torchelastic's error file (torch.distributed.elastic.multiprocessing.errors), which has the traceback and the time,
 but no class, no exit code and no fields.
 """
 

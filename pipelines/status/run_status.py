@@ -33,7 +33,7 @@ ENDED_STATES = {
     "DEADLINE",
     "FORGOTTEN",
 }
-"""Slurm's states, and one of ours, of jobs that have ended."""
+"""States of jobs that have ended: Slurm's, and FORGOTTEN for a job that Slurm no longer knows."""
 
 
 class State(StrEnum):
@@ -152,7 +152,7 @@ def _state(phases: list[PhaseStatus], jobs: Jobs, records: Sequence[FailureRecor
         return _state_by_files(phases, records)
     if job.event == "ended":
         return _state_after(job.exit_code, phases, jobs)
-    if job.slurm in ENDED_STATES:  # without an event of its own
+    if job.slurm in ENDED_STATES:  # without an event `ended`
         return State.STOPPED if job.slurm == "CANCELLED" else State.FAILED
     if job.event != "started" or job.slurm == "PENDING":
         return State.QUEUED

@@ -23,7 +23,7 @@ from ufork.vocabulary import Task
 CHECKPOINT_VERSION = 3
 STATE_FILE = "state.json"
 MAX_STATE_BYTES = 64 * 2**20
-"""Larger than the state of 100,000 ranks."""
+"""Largest `state.json` that is read; more than the state of 100,000 ranks needs."""
 FIXED_MODEL, FIXED_DIMENSIONS, FIXED_INITIAL_WEIGHTS = "model", "tokenizers", "previous_phase_weights"
 """Keys of `RunMetadata.fixed`: the model's config, the sizes that the tokenizers determine, and the checksum of the
 weights that the phase began with."""

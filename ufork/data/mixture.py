@@ -74,7 +74,7 @@ class Mixture:
         return range(lane * size // self.num_lanes, (lane + 1) * size // self.num_lanes)
 
     def read(self, draws: Sequence[Draw]) -> list[Sample | SampleError]:
-        """Reads the samples of `draws`, in one call per source; with a SampleError for each unusable one.
+        """Reads the samples of `draws`, in one call per source; an unusable sample is returned as a SampleError.
 
         Raises:
             ShardError: a shard cannot be read.
@@ -93,7 +93,7 @@ class Mixture:
         return self.sources[source].order(np.random.default_rng((self.seed, source, epoch)))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the cached orders, which another process draws again."""
+        """Omits the cached orders, which another process draws again."""
         return {name: value for name, value in vars(self).items() if name != "_order"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

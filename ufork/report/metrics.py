@@ -12,7 +12,7 @@ from typing import Any
 from ufork.files import read_bounded
 
 MAX_METRICS_BYTES = 2**30
-"""About three million lines."""
+"""Largest metrics file that is read: about three million lines."""
 
 
 @dataclass

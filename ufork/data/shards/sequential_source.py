@@ -73,7 +73,7 @@ class SequentialSource(ShardSource):
         return reader
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the readers; a process that unpickles this opens its own."""
+        """Omits the readers; a process that unpickles this opens its own."""
         return {**super().__getstate__(), "_readers": OrderedDict()}
 
 

@@ -67,7 +67,7 @@ class ShardSource:
         return sample
 
     def read(self, numbers: Sequence[int]) -> list[Sample | SampleError]:
-        """Reads samples by their numbers; with a SampleError for each whose members are missing or damaged.
+        """Reads samples by their numbers; one with missing or damaged members is returned as a SampleError.
 
         Raises:
             ShardError: a shard cannot be read, or is not the one that was indexed.
@@ -112,7 +112,7 @@ class ShardSource:
         return shard
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the indices; a process that unpickles this reads those that it needs."""
+        """Omits the indices; a process that unpickles this reads those that it needs."""
         return {**vars(self), "_shards": {}}
 
 

@@ -118,7 +118,7 @@ class LocalStorage:
         return ShardError(f"{self.where(name)}: cannot be read ({error.strerror}); {_REMEDY}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the open files; a process that unpickles this opens its own."""
+        """Omits the open files; a process that unpickles this opens its own."""
         return {**vars(self), "_files": {}}
 
     def __del__(self) -> None:

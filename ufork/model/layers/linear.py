@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 LinearKernel = Literal["torch", "onednn"]
-"""Results differ by rounding; name one explicitly where a run must be reproduced bit for bit on another CPU."""
+"""Library of matrix products. Results differ by rounding; name one to reproduce a run bit for bit on another CPU."""
 
 
 def default_linear(device: torch.device, dtype: torch.dtype) -> LinearKernel:
