@@ -25,7 +25,7 @@ def names_in(folder):
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_text_and_bytes_replace_what_was_there(tmp_path, durable):
+def test_text_and_bytes_replace_the_old_file(tmp_path, durable):
     path = tmp_path / "a.json"
     write_whole(path, "größer", durable=durable)
     assert path.read_bytes() == "größer".encode()

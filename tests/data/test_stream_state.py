@@ -107,14 +107,14 @@ STRETCHES = st.lists(
 
 @settings(max_examples=20, deadline=None)
 @given(history=STRETCHES)
-def test_any_history_reads_what_one_uninterrupted_stream_reads(folder, history):
+def test_any_history_reads_the_sequences_of_an_uninterrupted_stream(folder, history):
     require_undisturbed(folder, history)
 
 
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(history=STRETCHES)
-def test_two_hundred_histories_read_what_one_uninterrupted_stream_reads(folder, history):
+def test_two_hundred_histories_read_the_sequences_of_an_uninterrupted_stream(folder, history):
     require_undisturbed(folder, history)
 
 

@@ -36,7 +36,7 @@ def test_special_tokens_are_single_ids_that_decoding_omits(trained_and_loaded):
         assert tokenizer.decode(tokenizer.encode("a dog" + TURN_END)) == "a dog"
 
 
-def test_training_merges_what_is_frequent(trained_and_loaded):
+def test_training_merges_frequent_pairs(trained_and_loaded):
     trained, _ = trained_and_loaded
     assert trained.size == 300
     assert len(trained.encode(TEXTS[0])) < len(TEXTS[0].encode())

@@ -81,7 +81,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_an_interrupted_evaluation_asks_only_what_is_missing(tmp_path):
+def test_a_resumed_evaluation_runs_only_missing_cases(tmp_path):
     model, undisturbed = Guessing(), run(tmp_path / "undisturbed", Guessing(), Toy(10))
 
     def refuse(*arguments, **options):
@@ -98,7 +98,7 @@ def test_an_interrupted_evaluation_asks_only_what_is_missing(tmp_path):
     assert resumed.benchmarks == undisturbed.benchmarks
 
 
-def test_an_enlarged_evaluation_asks_only_what_is_new(tmp_path):
+def test_an_enlarged_evaluation_runs_only_new_cases(tmp_path):
     run(tmp_path, Guessing(), Toy(4))
     model = Guessing()
     (record,) = run(tmp_path, model, Toy(6)).benchmarks

@@ -57,7 +57,7 @@ def test_a_layout_that_fits_is_returned():
         (forked(generation=(1, 5)), {}, r"global_batch_size\.generation=12 is not a multiple of the 5"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_remedy(config, changes, message):
+def test_an_unfit_layout_is_refused_with_the_remedy(config, changes, message):
     with pytest.raises(ConfigError, match=message):
         check(config, **changes)
 

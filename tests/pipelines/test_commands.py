@@ -56,7 +56,7 @@ def test_a_program_that_fails_is_described_by_its_output_or_exit_code(program, e
     assert raised.value.reason is Reason.FAILED
 
 
-def test_all_that_a_failed_program_printed_is_kept(program, environment):
+def test_the_output_of_a_failed_program_is_kept(program, environment):
     program("echo first >&2; echo second >&2; exit 1")
     with pytest.raises(NoAnswer, match="^second$") as raised:
         ask(["scontrol"], environment=environment, timeout_seconds=LONG)

@@ -60,7 +60,7 @@ def test_resolved_recipe_reads_back_to_the_same(path, tmp_path):
     assert read_recipe(again) == recipe
 
 
-def test_record_keeps_what_another_verb_ran_with(path, tmp_path):
+def test_record_keeps_the_sections_of_other_verbs(path, tmp_path):
     changed = read_recipe(path, [f"run.folder={tmp_path}", "train.steps=5", "text.vocab_size=600"])
     changed.run_folder.record(changed.model_dump(mode="json"), ("text",))
     later = read_recipe(path, [f"run.folder={tmp_path}"])

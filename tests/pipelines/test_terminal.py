@@ -5,7 +5,7 @@ import logging
 from pipelines.terminal import PrintableFormatter, printable
 
 
-def test_printable_text_stays_as_it_is():
+def test_printable_text_is_unchanged():
     assert printable("a dog, été, 犬 ✓") == "a dog, été, 犬 ✓"
 
 

@@ -41,7 +41,7 @@ def test_a_missing_file_has_no_entries(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == Metrics()
 
 
-def test_what_is_not_a_regular_file_is_a_fault(tmp_path):
+def test_a_file_that_is_not_regular_is_a_fault(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
         assert read_metrics(path) == Metrics(fault=f"{path}: cannot be read (not a regular file); skipped")

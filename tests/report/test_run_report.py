@@ -115,7 +115,7 @@ def test_page_is_well_formed_and_loads_nothing(run):
     assert not re.findall(r"https?://(?!www\.w3\.org)", text)
 
 
-def test_every_section_is_there(run):
+def test_every_section_is_present(run):
     _, text = read(run / "report.html")
     for heading in ("Scenes", "Drawings", "Answers", "Scores", "Confusion", "Emoji", "Held-out loss"):
         assert heading in text
@@ -136,7 +136,7 @@ def test_every_section_is_there(run):
     assert pictures == scenes + emoji + MAX_FRAMES + 1
 
 
-def test_phases_stand_in_the_recipes_order(run):
+def test_phases_are_in_the_recipes_order(run):
     assert [phase.name for phase in read_run(run).phases] == ["together", "after"]
 
 
@@ -146,7 +146,7 @@ def test_numbers_that_are_not_finite_are_skipped(run):
     assert (together.steps, together.seconds, after.drawings[0][0], after.drawings[-1][0]) == (40, 4.0, 1, 19)
 
 
-def test_marks_right_and_wrong_beyond_colour(run):
+def test_right_and_wrong_are_marked_without_relying_on_colour(run):
     _, text = read(run / "report.html")
     assert "✓" in text and "✗" in text
 

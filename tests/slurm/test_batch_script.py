@@ -53,7 +53,7 @@ def why(jobs):
 
 
 @pytest.mark.slow
-def test_a_failure_ends_the_job_and_cancels_what_depends_on_it(start, cluster):
+def test_a_failure_ends_the_job_and_cancels_dependent_jobs(start, cluster):
     job = start('mkdir -p "${UFORK_FAILURE_FILE%/*}"; echo "$SLURM_PROCID" >"$UFORK_FAILURE_FILE"; exit 3')
     after = cluster.run("sbatch", "--parsable", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", *NOTHING)
     start.jobs.wait_for_state(job, "FAILED")

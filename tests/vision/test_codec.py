@@ -55,7 +55,7 @@ def test_equal_patches_have_equal_codes_at_any_position():
     np.testing.assert_array_equal(codec.encode(moved), np.roll(codec.encode(images), (1, 2), axis=(1, 2)))
 
 
-def test_loading_restores_what_was_saved(tmp_path):
+def test_a_saved_codec_is_loaded_unchanged(tmp_path):
     codec = make()
     codec.save(tmp_path / "new" / "folder")
     loaded = ImageCodec.load(tmp_path / "new" / "folder")

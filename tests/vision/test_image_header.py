@@ -55,7 +55,7 @@ def webp_header(width: int, height: int) -> bytes:
 
 @settings(max_examples=60)
 @given(kind=st.sampled_from(list(SAVED)), width=st.integers(1, 700), height=st.integers(1, 90))
-def test_format_and_size_are_what_was_saved(kind, width, height):
+def test_format_and_size_are_those_of_the_saved_image(kind, width, height):
     data = saved(kind, width, height)
     name = kind.split()[0].rstrip(",")
     assert read_image_header(data) == ImageHeader(format=name, width_px=width, height_px=height, num_bytes=len(data))

@@ -83,7 +83,7 @@ def join_states(states: Sequence[StreamState]) -> StreamState:
     taken: dict[Task, dict[int, tuple[int, ...]]] = {task: {} for task in first.taken}
     for state in states:
         assert (state.step, state.first_sequence) == (first.step, first.first_sequence), (
-            "replicas stand at different steps"
+            "replicas are at different steps"
         )
         for task, lanes in state.taken.items():
             assert not taken[task].keys() & lanes.keys(), "a lane belongs to one replica"

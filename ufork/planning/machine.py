@@ -77,6 +77,6 @@ def profile_of(name: str) -> MachineProfile:
     path = Path(name)
     if not path.is_file():
         raise ConfigError(
-            f"--gpu {name}: known are {', '.join(PROFILES)}, or the file that `ufork plan --measure` wrote"
+            f"--gpu {name}: unknown; expected one of {', '.join(PROFILES)}, or the file of `ufork plan --measure`"
         )
     return MachineProfile.from_yaml(path)

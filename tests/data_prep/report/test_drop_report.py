@@ -16,7 +16,7 @@ DROPPED = selected([("a.jpg", "image below 64 px")] * 3 + [("b <script>.jpg", "n
 SAMPLES = counted([(sample("a dog"), header(), "en")] * 12)
 
 
-def test_loading_returns_what_was_saved(tmp_path):
+def test_a_saved_report_is_loaded_unchanged(tmp_path):
     save_report(tmp_path, DROPPED, SAMPLES)
     assert load_report(tmp_path) == (DROPPED, SAMPLES)
 

@@ -50,7 +50,7 @@ def change(path, old: bytes, new: bytes) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_whole_shards_have_no_fault(whole, num_workers):
+def test_undamaged_shards_have_no_fault(whole, num_workers):
     assert verify_shards(whole, num_workers=num_workers) == []
 
 

@@ -44,7 +44,7 @@ def test_a_model_that_knows_everything_scores_one(knowing):
     assert all(score.num_cases == 15 for score in answers.groups.values())
 
 
-def test_drawings_as_good_as_real_are_as_near_as_real(knowing):
+def test_drawings_equal_to_real_images_have_their_distance(knowing):
     _, record, _ = knowing
     drawn, real = distances(record)
     assert drawn == pytest.approx(real)
@@ -60,7 +60,7 @@ def test_a_model_with_one_branch_is_evaluated_in_its_own_task(task, sources, det
     assert "mean over groups" in evaluation.summary()
 
 
-def test_examples_are_on_disk(knowing):
+def test_examples_are_written(knowing):
     _, record, folder = knowing
     names = [name for example in record.examples for name in (example.picture, example.reference) if name]
     assert len(names) == len(set(names)) == 6 * 2 * 3

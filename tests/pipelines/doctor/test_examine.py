@@ -40,7 +40,7 @@ SLOW = Finding(name="megatron-core", mark=Mark.SLOW, found="timed out after 180 
 LACKING = Finding(name="a name", mark=Mark.ABSENT, found="not here", instead="does without")
 
 
-def test_page_is_no_wider_than_a_terminal_and_says_what_breaks():
+def test_page_fits_a_terminal_and_names_the_broken_requirements():
     page = render({"section": [BROKEN, LACKING]}, title="a machine", colour=False)
     assert max(map(len, page.splitlines())) <= WIDTH
     assert "ufork does without" in page and "to fix it: reinstall it" in page
@@ -50,7 +50,7 @@ def test_page_is_no_wider_than_a_terminal_and_says_what_breaks():
     assert "\033[31mproblem" in render({"section": [BROKEN]}, title="", colour=True)
 
 
-def test_what_other_programs_print_cannot_control_the_terminal():
+def test_output_of_other_programs_cannot_control_the_terminal():
     noisy = Finding(name="GPUs", mark=Mark.PROBLEM, found="no list: \033[2J\x07")
     assert "\\x1b[2J\\x07" in render({"section": [noisy]}, title="", colour=False)
 

@@ -16,7 +16,7 @@ def disk(monkeypatch, gigabytes):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
 
-def test_a_small_shared_memory_is_what_containers_have(machine, monkeypatch):
+def test_small_shared_memory_is_a_problem_with_the_remedy_for_containers(machine, monkeypatch):
     disk(monkeypatch, 1 / 16)
     finding = checks.shared_memory(machine.around())
     assert finding.mark is Mark.PROBLEM and "64 MB" in finding.found and "--shm-size" in finding.remedy
@@ -40,7 +40,7 @@ def test_a_low_limit_of_open_files_names_the_command_that_raises_it(machine, mon
     assert finding.mark is Mark.PROBLEM and "ulimit -n 65536" in finding.remedy
 
 
-def test_memory_is_that_of_the_container_where_it_has_a_limit(machine, monkeypatch):
+def test_memory_is_the_limit_of_the_container_if_it_has_one(machine, monkeypatch):
     limit = machine.folder / "memory.max"
     limit.write_text(f"{3 * checks.GB}\n")
     monkeypatch.setattr(checks, "CGROUP_MEMORY", limit)

@@ -27,7 +27,7 @@ EXTENSIONS = {"fused_layer_norm_cuda": "", "amp_C": ""}
     ],
     ids=["none", "the web toolkit", "Python alone", "whole"],
 )
-def test_apex_is_known_by_what_it_provides(machine, installed, mark, found):
+def test_apex_is_recognized_by_its_kernels(machine, installed, mark, found):
     for name, text in installed.items():
         machine.package(name, text)
     finding = packages.apex(machine.around())

@@ -23,7 +23,7 @@ def test_compilers_are_listed_with_their_versions(machine):
 
 
 @pytest.mark.parametrize(("built_for", "mark"), [("12.8", Mark.PROBLEM), ("13.1", Mark.OK), (None, Mark.OK)])
-def test_a_toolkit_of_another_cuda_than_torchs_is_what_deepspeed_refuses(machine, monkeypatch, built_for, mark):
+def test_a_toolkit_of_another_cuda_version_than_torchs_is_a_problem(machine, monkeypatch, built_for, mark):
     for name in ("g++", "ninja", "nvcc"):
         machine.program(name, "echo release 13.0, V13.0.88")
     monkeypatch.setattr(Surroundings, "ask_python", lambda around, probe: {"cuda": built_for})

@@ -80,7 +80,7 @@ DISK = "OSError: [Errno 28] No space left on device: 'runs/demo/phases/all/check
         (255, "", FailureClass.OTHER),
     ],
 )
-def test_class_of_what_other_programs_print(exit_code, log, failure):
+def test_class_of_the_output_of_other_programs(exit_code, log, failure):
     found = diagnose(exit_code, log.splitlines())
     assert found.failure == failure, found
     assert found.line and found.advice
@@ -158,7 +158,7 @@ CAUSES = [
 
 @pytest.mark.parametrize("consequence", CONSEQUENCES, ids=repr)
 @pytest.mark.parametrize(("cause", "failure"), CAUSES, ids=lambda each: str(each)[:20])
-def test_a_cause_counts_before_what_other_ranks_saw_of_it(cause, failure, consequence):
+def test_a_cause_counts_before_its_consequences_on_other_ranks(cause, failure, consequence):
     for cause_time, consequence_time in ((1, 2), (2, 1)):
         records = [at(consequence_time, consequence), at(cause_time, cause, rank=5)]
         random.Random(0).shuffle(records)
@@ -166,7 +166,7 @@ def test_a_cause_counts_before_what_other_ranks_saw_of_it(cause, failure, conseq
         assert (found.failure, found.rank) == (failure, 5)
 
 
-def test_of_several_causes_the_earliest_counts():
+def test_the_earliest_of_several_causes_counts():
     records = [at(3, KeyError("x"), rank=0), at(1, ShardError("first"), rank=2), at(2, StorageError("full"), rank=1)]
     assert diagnose(1, [], records=records).rank == 2
 
@@ -181,7 +181,7 @@ def test_a_cause_in_the_logs_counts_before_recorded_consequences(log, failure):
 @pytest.mark.parametrize(
     ("cause", "failure"), [(KEY_ERROR, FailureClass.CODE), (DEVICE_MEMORY, FailureClass.OUT_OF_MEMORY)]
 )
-def test_the_cause_in_logs_counts_before_what_other_ranks_printed(cause, consequence, failure):
+def test_a_cause_in_the_logs_counts_before_the_output_of_other_ranks(cause, consequence, failure):
     for log in (f"{cause}\n{consequence}", f"{consequence}\n{cause}"):
         found = diagnose(1, log.splitlines())
         assert found.failure == failure

@@ -90,7 +90,7 @@ def test_step_speed_time_left_and_loss_are_those_of_the_phase_in_training(tmp_pa
         ),
     ],
 )
-def test_a_run_of_slurm_is_what_its_newest_event_says(tmp_path, events, state):
+def test_the_newest_event_gives_the_state_of_a_slurm_run(tmp_path, events, state):
     run = make_run(tmp_path)
     add_events(run, *events)
     assert status_of(run).state == state

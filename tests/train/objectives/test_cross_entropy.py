@@ -54,7 +54,7 @@ def test_the_loss_equals_the_formula(loss):
     torch.testing.assert_close(step, expected)
 
 
-def test_log_variances_learn_what_balances_the_tasks():
+def test_log_variances_are_learned_to_balance_the_tasks():
     """The gradient of s is zero where exp(s) is twice the weighted mean."""
     loss = StageModule(tiny_model(), TrainConfig(loss_weighting="uncertainty", loss_weights=WEIGHTS))
     _, means = step_loss(loss, [])

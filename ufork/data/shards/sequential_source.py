@@ -94,7 +94,7 @@ class _Reader:
             if len(self.samples) < expected:
                 raise ShardError(
                     f"{self._name}: ends after {self.window * WINDOW_SAMPLES + len(self.samples)} samples, the manifest"
-                    f" says {self._num_samples}; prepare the data again, or bring the file back"
+                    f" says {self._num_samples}; prepare the data again, or restore the file"
                 )
 
 
@@ -110,4 +110,4 @@ def _keyed_members(storage: Storage, file: str) -> Iterator[tuple[str, dict[str,
                 fields = {name: content for name, content in sample.items() if not name.startswith("__")}
                 yield sample["__key__"], fields
     except (OSError, TarError, ValueError, EOFError) as error:
-        raise ShardError(f"{where}: cannot be read ({error}); prepare the data again, or bring the file back") from None
+        raise ShardError(f"{where}: cannot be read ({error}); prepare the data again, or restore the file") from None

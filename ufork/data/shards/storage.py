@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from ufork.errors import ConfigError, ShardError
 
-_REMEDY = "prepare the data again, or bring the file back"
+_REMEDY = "prepare the data again, or restore the file"
 
 
 class Span(NamedTuple):
