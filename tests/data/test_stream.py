@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.tiny import CODEC_SIZES, tiny_tokenizer, write_codes_source
+from ufork.data import task_stream
 from ufork.data.config import SKIPPED_BEFORE_LIMIT, DataConfig, SourceConfig
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.sample import Sample
@@ -226,3 +227,14 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
         shard.write_bytes(shard.read_bytes()[:1024])
     with pytest.raises(ShardError, match=entry.file):
         (opened if damage == "truncated later" else stream(tmp_path, sources=["one"])).next_step()
+
+
+def test_a_source_of_unusable_samples_is_not_read_to_its_end(folder, monkeypatch):
+    monkeypatch.setattr(task_stream, "MAX_UNUSABLE_IN_A_ROW", 7)
+    unusable = stream(folder, seq_len=5, num_lanes=1, sequences={Task.GENERATION: 1})
+    with pytest.raises(SampleError, match=r"does not fit into data.seq_len=5 \((one|two)-generation-\d+\)"):
+        unusable.next_step()
+    maker = unusable._maker().streams[Task.GENERATION]
+    with pytest.raises(SampleError):
+        maker.next_sequence(0)
+    assert len(maker.skipped) == 7

@@ -19,6 +19,9 @@ from ufork.vocabulary import PackedSequence, Task
 
 BLOCK_SAMPLES = 32
 """Samples of a lane that are read at once."""
+MAX_UNUSABLE_IN_A_ROW = 10_000
+"""Samples of one lane that may be skipped between two that are used: some seconds of reading. Since samples are
+shuffled, only a source in which next to none can be used has more."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class TaskStream:
         """Packs the next samples of `lane`.
 
         Raises:
-            SampleError: the lane took twice as many samples as the mixture has, and none could be used.
+            SampleError: of twice as many samples as the mixture has, or of MAX_UNUSABLE_IN_A_ROW, none could be used.
             ShardError: a shard cannot be read.
         """
         samples: list[EncodedSample] = []
@@ -84,9 +87,8 @@ class TaskStream:
 
     def _peek(self, lane: int) -> EncodedSample:
         """Returns the lane's next usable sample without taking it; takes and records the unusable ones before it."""
-        for _ in range(
-            2 * sum(len(source) for source in self.mixture.sources)
-        ):  # one epoch's last, the next one's first
+        all_of_them = 2 * sum(len(source) for source in self.mixture.sources)  # one epoch's last, the next one's first
+        for _ in range(min(all_of_them, MAX_UNUSABLE_IN_A_ROW)):
             if lane not in self._next:
                 draw, sample = self._first_ahead(lane)
                 try:
@@ -97,8 +99,9 @@ class TaskStream:
                     self._take(lane)
                     continue
             return self._next[lane]
-        reasons = sorted({skipped.reason for skipped in self.skipped})
-        raise SampleError(f"{self.task}: no sample of the mixture can be used: {'; '.join(reasons)}")
+        examples = {skipped.reason: skipped.sample for skipped in self.skipped}
+        reasons = "; ".join(f"{reason} ({sample})" for reason, sample in sorted(examples.items()))
+        raise SampleError(f"{self.task}: no sample of the mixture can be used, or next to none: {reasons}")
 
     def _take(self, lane: int) -> None:
         draw, _ = self._ahead[lane].popleft()
