@@ -137,7 +137,7 @@ def require_undisturbed(folder, history):
         assert ids == longest[key][: len(ids)], key
 
 
-def test_each_sample_comes_once_an_epoch_whatever_the_history(folder):
+def test_each_sample_comes_once_an_epoch_for_any_history(folder):
     state, seen, epoch = None, [], 40
     num_replicas = 1
     while len(seen) < 2 * epoch:

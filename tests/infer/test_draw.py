@@ -87,7 +87,7 @@ def test_other_prompts_of_a_batch_change_nothing(model, tokenizer, top_k):
     assert together.equal(torch.cat(alone))
 
 
-def test_temperature_0_draws_the_likeliest_codes_whatever_the_seed(model, tokenizer):
+def test_temperature_0_draws_the_likeliest_codes_for_any_seed(model, tokenizer):
     greedy = draw(model, tokenizer, temperature=0.0)
     assert greedy.equal(draw(model, tokenizer, temperature=0.0, seed=9))
     assert greedy.equal(draw(model, tokenizer, top_k=1))

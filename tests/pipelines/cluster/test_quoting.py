@@ -128,7 +128,7 @@ def functions_of_the_script():
 )
 @example('quotes " and \\ and \n', "phase")
 @example("\x01\x1f\x7f\u0085", "a'b")
-def test_events_are_valid_json_whatever_their_text(reason, phase):
+def test_events_are_valid_json_for_any_text(reason, phase):
     program = f'{functions_of_the_script()}\nrestart=3\nrun=$FOLDER\nreport ended 1 "$REASON"'
     values = {"REASON": reason, "phase": phase, "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": 'n[1-2] "\\'}
     with tempfile.TemporaryDirectory() as folder:
