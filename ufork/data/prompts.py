@@ -53,7 +53,7 @@ def generation_prompt(caption: str) -> str:
 
 
 def dropped_prompt() -> str:
-    """The text in its place for the unconditional model of classifier-free guidance, in training and sampling."""
+    """Text that replaces a prompt for the unconditional model of classifier-free guidance, in training and sampling."""
     return generation_prompt(f"{DROPPED_PROMPT}.")
 
 

@@ -106,7 +106,7 @@ class TrainConfig(Config):
     deepspeed: dict[str, Any] = {}
     """Further keys of DeepSpeed's configuration; those that follow from the recipe are refused."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """How often checkpoints are saved, and which are kept."""
+    """Saving of checkpoints, and selection of those that are kept."""
     resume: str = "auto"
     """`auto` resumes from the phase's newest valid checkpoint if there is one; `never` deletes its checkpoints and
     starts over; the path of a checkpoint (`.../step-00000500`) of any run with the same model and data is where a phase

@@ -1,6 +1,6 @@
 """A head's vocabulary partitioned over ranks: each computes the logits of its rows, and only their sums are sent.
 
-Shapes: R rows to predict.
+Shapes: R tokens to predict.
 """
 
 import torch.distributed as dist
