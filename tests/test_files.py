@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ufork.errors import StorageError
+from ufork.errors import NonFiniteError, StorageError
 from ufork.files import (
     DRAFT_SUFFIX,
     checksum_of,
@@ -95,6 +95,14 @@ def test_tensors_are_written_whole(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"file/a\.safetensors: cannot be written"):
         write_tensors(tmp_path / "file" / "a.safetensors", {"x": torch.ones(1)})
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
+    """Those of models, image tokenizers and detectors alike."""
+    with pytest.raises(NonFiniteError, match=r"a\.safetensors: not written, since y holds 1 of 3 values"):
+        write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2), "y": torch.tensor([1, value, 0])})
+    assert names_in(tmp_path) == []
 
 
 def test_the_first_of_two_processes_that_make_a_folder_wins(tmp_path):

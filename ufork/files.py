@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING
 
 from xxhash import xxh3_128 as Checksum
 
-from ufork.errors import StorageError
+from ufork.errors import NonFiniteError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,14 +119,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], *, durable: bool = False) -> None:
-    """Writes a safetensors file whole or not at all.
+    """Writes a safetensors file of weights, whole or not at all.
 
     Raises:
+        NonFiniteError: a weight is NaN or infinite; nothing is written.
         StorageError: it cannot be written.
     """
     from safetensors import SafetensorError  # imports torch, which most users of this module do without
     from safetensors.torch import save_file
 
+    for name, tensor in tensors.items():
+        if num_broken := int((~tensor.isfinite()).sum()):
+            raise NonFiniteError(
+                f"{path}: not written, since {name} holds {num_broken} of {tensor.numel()} values that are NaN or"
+                " infinite; lower the learning rate, and train again from an earlier checkpoint if there is one"
+            )
     with draft_of(path, durable=durable) as draft:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)

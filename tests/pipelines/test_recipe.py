@@ -150,7 +150,10 @@ def test_an_old_key_is_refused_with_its_new_name(tmp_path, override, renamed):
         "data.num_workers=1000000",
         "run.seed=100000000000000000000",
         f"run.seed={2**63 - 1}",  # of the second phase it is one more
-        "train.learning_rate=1e308",
+        "train.learning_rate=1e30",
+        "train.weight_decay=1e30",
+        "vision.fit.weight_decay=1e30",
+        "evaluate.scenes.detector.learning_rate=1e30",
         "model.initializer_range=1e39",
         "model.hidden_size=1" + "0" * 400,
         "model.rope_theta=1" + "0" * 400,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ufork.config import Config
-from ufork.errors import CheckpointError, ConfigError, NonFiniteError
+from ufork.errors import CheckpointError, ConfigError
 from ufork.files import make_folder, write_tensors, write_whole
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
@@ -33,19 +33,9 @@ def save_weights(folder: Path, weights: dict[str, Tensor], config: WeightsConfig
         NonFiniteError: a weight is NaN or infinite; nothing is written.
         StorageError: the folder cannot be written.
     """
-    for name, tensor in weights.items():
-        if not tensor.isfinite().all():
-            raise NonFiniteError(
-                f"{folder}: the weights are not written, since {name} holds {_count_nonfinite(tensor)} values that are"
-                " NaN or infinite; lower train.learning_rate and train again from an earlier checkpoint"
-            )
     make_folder(folder)
     write_tensors(folder / WEIGHTS_NAME, weights, durable=True)
     write_whole(folder / CONFIG_NAME, config.model_dump_json(indent=1), durable=True)
-
-
-def _count_nonfinite(tensor: Tensor) -> str:
-    return f"{int((~tensor.isfinite()).sum())} of {tensor.numel()}"
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:

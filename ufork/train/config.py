@@ -74,7 +74,7 @@ class TrainConfig(Config):
     """Groups of parameters that the phase trains, all others being frozen; or `all`."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (arXiv 1711.05101), or SGD without momentum."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e9)
     """Peak learning rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up: half a cosine from the peak to `min_lr_ratio`, or the peak throughout."""
@@ -82,7 +82,7 @@ class TrainConfig(Config):
     """Fraction of the phase over which the learning rate rises linearly from 0."""
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
     """Learning rate at the end of the cosine, as a fraction of `learning_rate`."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: float = Field(default=0.0, ge=0, le=1e9)
     """Decoupled weight decay of matrices; norms, biases and embeddings are not decayed."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """AdamW's decay rate of the mean of gradients."""

@@ -25,11 +25,11 @@ class FitConfig(Config):
     limit_seconds: PositiveFloat | None = None
     """Shortens the schedule so that fitting ends within this time; the weights then depend on the machine's speed as
     well as on the seed. null for no limit."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e9)
     """Peak of the schedule, after the warm-up."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     """Share of the schedule in which the learning rate rises."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: float = Field(default=0.0, ge=0, le=1e9)
     """AdamW's decay of the matrices."""
     repeat_power: float = Field(default=0.5, ge=0, le=1)
     """A patch that occurs n times in a batch has the weight n to this power in the reconstruction loss: 0 weights

@@ -1,6 +1,6 @@
 """Size of the scenes benchmark, of the emoji benchmark, and fitting of the detector that scores drawings."""
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from ufork.config import Config
 
@@ -14,7 +14,7 @@ class DetectorConfig(Config):
     """Optimizer steps; the learning rate's schedule spans them."""
     batch_images: PositiveInt = 64
     """Images per step."""
-    learning_rate: PositiveFloat = 3e-3
+    learning_rate: float = Field(default=3e-3, gt=0, le=1e9)
     """Peak of the one-cycle schedule (AdamW)."""
     width: PositiveInt = 64
     """Channels at the grid's resolution; also the size of the features that the Fréchet distance compares."""
