@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code: 0, an error's own `exit_code`, or 130 when interrupted."""
+    """Runs one verb and returns the exit code: 0, an error's own, 130 when interrupted, 141 when output is cut off."""
     argv = sys.argv[1:] if argv is None else argv
     chosen = _top_parser().parse_args(argv or ["--help"])
     verb = importlib.import_module(f"pipelines.verbs.{chosen.verb}")
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failure_file = _failure_file(verb, arguments)
     try:
         verb.run(arguments)
+        sys.stdout.flush()
     except UforkError as error:
         print(f"ufork {chosen.verb}: {printable(str(error), keep=LINE_ENDS)}", file=sys.stderr)
         _record(failure_file, error, error.exit_code)
@@ -63,9 +65,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ufork {chosen.verb}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _output_has_no_reader():
+            return 128 + signal.SIGPIPE
         _record(failure_file, error, EXIT_CODE_OF_PYTHON)
         raise
     return 0
+
+
+def _output_has_no_reader() -> bool:
+    """Whether the reader of standard output is gone, as after `| head`; the rest of the output is then discarded."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _failure_file(verb: ModuleType, arguments: argparse.Namespace) -> Path | None:

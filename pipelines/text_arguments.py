@@ -1,6 +1,7 @@
 """Values from the command line, as argparse's `type`. Imports nothing heavy, so that help appears at once."""
 
 import argparse
+import math
 import re
 
 
@@ -28,3 +29,18 @@ def whole_number(argument: str) -> int:
     if not re.fullmatch(r"-?\d{1,9}", argument):
         raise argparse.ArgumentTypeError(f"{argument!a}: expected a whole number of at most 9 digits")
     return int(argument)
+
+
+def seconds(argument: str) -> float:
+    """Returns a time limit.
+
+    Raises:
+        ArgumentTypeError: it is no positive number of seconds that a timer takes.
+    """
+    try:
+        number = float(argument)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 1e8:
+        raise argparse.ArgumentTypeError(f"{argument!a}: expected a number of seconds above 0, at most 1e8")
+    return number

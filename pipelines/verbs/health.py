@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.text_arguments import whole_number
+from pipelines.text_arguments import seconds, whole_number
 
 if TYPE_CHECKING:
     from pipelines.cluster.node_health import NodeReport
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="time limit for reaching the other nodes (%(default)g)",

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -163,3 +164,21 @@ def test_a_number_larger_than_any_cluster_is_refused(arguments, number, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main([*arguments, number])
     assert f"argument {arguments[-1]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["inf", "nan", "0", "-5", "1e9", "soon"])
+def test_a_time_limit_that_no_timer_takes_is_refused(limit, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["health", "folder", "--nodes", "a", f"--timeout={limit}"])
+    assert "argument --timeout: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("buffering", [1, -1])
+def test_output_that_is_cut_off_is_no_error(verb, monkeypatch, buffering):
+    """As by `ufork status RUN | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering) as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setattr(verb, "run", lambda arguments: print("status"))
+        assert cli.main(["report", "a.yaml"]) == 141
