@@ -232,7 +232,7 @@ def _decoded(
         try:
             yield _with_image(sample, size_px)
         except SampleError as error:
-            skipped["image cannot be decoded"] += 1
+            skipped[error.reason] += 1
             _logger.warning("%s: sample %d skipped: %s", source.storage.where(""), number, error)
 
 

@@ -130,11 +130,15 @@ def test_another_codec_or_other_images_are_encoded_again(tmp_path, source):
     assert third.num_samples(Task.GENERATION) == 1 and third.num_samples(Task.UNDERSTANDING) == 0
 
 
-def test_undecodable_images_are_skipped_and_counted(tmp_path):
+def test_undecodable_images_are_skipped_and_counted_by_reason(tmp_path):
     files = [png(picture(0)), b"no image", png(picture(2)), png(picture(3))[:60]]
     write_source(tmp_path / "images", {Task.GENERATION: files})
     manifest = encode_shards(make_codec(), tmp_path / "images", tmp_path / "codes")
-    assert manifest.skipped == {"image cannot be decoded": 2, "too dull": 2}
+    assert manifest.skipped == {
+        "image cannot be decoded": 1,
+        "image is none of JPEG, PNG, WEBP": 1,
+        "too dull": 2,
+    }
     samples = ShardSource(tmp_path / "codes", Task.GENERATION)
     assert [samples[number].id for number in range(len(samples))] == ["test-generation-0", "test-generation-2"]
 

@@ -78,7 +78,7 @@ def _decoding_errors() -> Iterator[None]:
     try:
         yield
     except _DECODER_ERRORS as error:
-        raise SampleError(f"image cannot be decoded ({str(error) or type(error).__name__})") from None
+        raise SampleError("image cannot be decoded", detail=str(error) or type(error).__name__) from None
 
 
 def _jpeg_pixels(data: bytes, header: ImageHeader, *, min_height: int = 0, min_width: int = 0) -> np.ndarray | None:
