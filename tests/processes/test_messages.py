@@ -1,4 +1,4 @@
-"""Messages arrive as they were sent, however they are cut into reads; arrays and tensors keep type, shape and values."""
+"""Messages arrive as they were sent, however reads cut them; arrays and tensors keep type, shape and values."""
 
 import multiprocessing
 import os
