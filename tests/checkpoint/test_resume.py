@@ -152,7 +152,7 @@ def resumed_in(layout: LayoutConfig, config: TrainConfig, folder: Path, origin: 
 
 BIT_FOR_BIT = [
     ("dp2", "fp32", "sgd"),
-    ("forked tp2", "bf16", "adamw"),
+    pytest.param("forked tp2", "bf16", "adamw", marks=pytest.mark.slow),
     pytest.param("dp2", "fp32", "adamw", marks=pytest.mark.slow),
     pytest.param("dp2", "bf16", "adamw", marks=pytest.mark.slow),
     pytest.param("forked tp2", "fp32", "adamw", marks=pytest.mark.slow),
@@ -169,10 +169,12 @@ def test_resuming_in_the_same_layout_is_exact(name, precision, optimizer, undist
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow
 def opened(checkpoint: Path) -> StateFiles:
     return StateFiles(checkpoint, read_state(checkpoint).files)
 
 
+@pytest.mark.slow
 def test_a_stop_leaves_the_checkpoint_of_an_undisturbed_run(undisturbed, folder):
     config = config_of("fp32", "adamw")
     _, whole = undisturbed("dp2", config)
@@ -204,6 +206,7 @@ def test_resuming_in_another_layout_is_equal_up_to_rounding(first, then, undistu
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_ranks"), [("forked tp2", 3), ("dp2", 1)])
 def test_training_resumes_from_a_reshaped_checkpoint_bit_for_bit(name, num_ranks, undisturbed, folder):
     config = config_of("fp32", "adamw")
@@ -217,6 +220,7 @@ def test_training_resumes_from_a_reshaped_checkpoint_bit_for_bit(name, num_ranks
         reshape(whole / CHECKPOINT, folder / "reshaped" / CHECKPOINT, num_ranks=1)
 
 
+@pytest.mark.slow
 def test_a_save_without_space_keeps_other_checkpoints_and_the_run_continues(folder):
     run_on_ranks(run_phase_on_a_full_disk, 2, LAYOUTS["dp2"], config_of("fp32", "sgd"), folder, None, 2)
     assert CheckpointFolder(RunFolder(folder).phase(NAME).checkpoints).steps() == [12, STEPS], (

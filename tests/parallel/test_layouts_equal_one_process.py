@@ -82,7 +82,7 @@ CASES = {
     "colocated tp 2 dp 2": Case({"colocated_tp": 2}, ranks=4),
     "colocated dp 2": Case({}, ranks=2),
 }
-QUICK = {"trunk tp 2", "colocated dp 2"}
+QUICK = {"trunk tp 2"}
 """Cases of the fast tests."""
 
 

@@ -117,6 +117,7 @@ def test_ranks_of_torchrun_are_checked_in_their_number(recipe, monkeypatch, caps
     assert f"is not a multiple of the {3 * number} data-parallel replicas" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo", "longer", "unifork_0.5b"])
 @pytest.mark.parametrize(
     "overrides",

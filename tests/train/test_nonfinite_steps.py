@@ -82,7 +82,7 @@ def run_with_and_without_faults(rank_env: RankEnvironment, config: TrainConfig):
         )
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def outcomes(request):
     """Returns (results, weights) with faults and without, from each of two ranks."""
     return run_on_ranks(run_with_and_without_faults, 2, CONFIG.model_copy(update={"precision": request.param}))

@@ -33,7 +33,7 @@ def codebooks_of(model):
     return {name: buffer for name, buffer in model.named_buffers() if name.endswith("codebook_KE")}
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def trained(request):
     return request.param, run_on_ranks(run_train, 2, request.param)[0]
 

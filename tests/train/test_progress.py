@@ -72,6 +72,7 @@ class LateSequences:
         return {Task.UNDERSTANDING: [packed_sequence(Task.UNDERSTANDING, texts=[[5, 6]], seq_len=16)]}
 
 
+@pytest.mark.slow
 def run_until_the_limit(rank_env: RankEnvironment, folder: Path):
     torch.set_num_threads(1)
     config = TrainConfig(

@@ -52,7 +52,15 @@ def run_partitioned(rank_env: RankEnvironment, tied: bool):
         return [float(loss) for loss in losses], found, weights, dims
 
 
-@pytest.fixture(scope="module", params=[(2, True), (2, False), (4, True)], ids=["tp2 tied", "tp2", "tp4 tied"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        (2, True),
+        pytest.param((2, False), marks=pytest.mark.slow),
+        pytest.param((4, True), marks=pytest.mark.slow),
+    ],
+    ids=["tp2 tied", "tp2", "tp4 tied"],
+)
 def partitioned(request):
     tp, tied = request.param
     return whole_model(tied), run_on_ranks(run_partitioned, tp, tied)
@@ -101,6 +109,7 @@ def run_by_tokens(rank_env: RankEnvironment):
         return joined(own_TD.detach(), 0, world.tp_group), found
 
 
+@pytest.mark.slow
 def weighting(sequence):
     return torch.randn(len(sequence.token_ids_T), CONFIG.hidden_size, generator=torch.Generator().manual_seed(3))
 

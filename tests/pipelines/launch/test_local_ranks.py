@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed
 
+from pipelines.launch import local_ranks
 from tests.processes.stopping import stop_in_the_middle_of_sending
 from tests.ranks import run_on_ranks
 from ufork.errors import PeerError, ShardError
@@ -75,7 +76,8 @@ def test_first_error_is_raised_as_it_was_and_the_others_are_ended():
     assert str(caught.value.__cause__) == "rank 1: train-000003.tar is truncated at byte 512"
 
 
-def test_killed_rank_is_named_rather_than_the_peers_that_noticed():
+def test_killed_rank_is_named_rather_than_the_peers_that_noticed(monkeypatch):
+    monkeypatch.setattr(local_ranks, "CONSEQUENCE_SECONDS", 30)  # a busy machine starts the killed rank late
     with pytest.raises(PeerError, match="^rank 2: died by SIGKILL"):
         run_on_ranks(run_one_is_killed_and_peers_notice, 3, 2)
 

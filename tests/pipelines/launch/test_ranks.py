@@ -191,6 +191,7 @@ def is_running(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_rank_outlives_the_program(started, sent):
     process, ranks = started(-1)
@@ -199,6 +200,7 @@ def test_no_rank_outlives_the_program(started, sent):
     wait_until(lambda: not any(map(is_running, ranks)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("failing", "said"), [(1, "rank 1: ValueError: bad luck"), (2, "rank 2: SystemExit: no more")])
 def test_failing_rank_is_named_and_the_others_end(started, failing, said):
     process, ranks = started(failing)
