@@ -18,12 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from ufork import __version__
 from ufork.config import read_mapping
 from ufork.errors import ConfigError
 from ufork.files import make_folder, write_whole
+from ufork.strict_yaml import dump_yaml
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +181,7 @@ class RunFolder:
         make_folder(self.path, choose=choose)
         recorded = self._recorded() | {section: resolved[section] for section in ("run", *sections)}
         ordered = {section: recorded[section] for section in resolved if section in recorded}
-        write_whole(self.config, yaml.safe_dump(ordered, sort_keys=False), durable=True, choose=choose)
+        write_whole(self.config, dump_yaml(ordered), durable=True, choose=choose)
         write_whole(self.versions, json.dumps(versions_in_use(), indent=2) + "\n", durable=True, choose=choose)
 
     def _recorded(self) -> dict[str, Any]:
