@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.launch.local_ranks import start_local_ranks
 from pipelines.launch.ranks import prepare_environment, process_context
@@ -30,6 +30,9 @@ from ufork.parallel.rank_environment import RankEnvironment
 from ufork.run_folder import RunFolder
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
 from ufork.vocabulary import Task
+
+if TYPE_CHECKING:
+    from ufork.train.session import Phase
 
 MODEL = ModelConfig(
     hidden_size=512,
@@ -61,26 +64,14 @@ def main() -> None:
 def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
     import torch
 
-    from benchmarks.stages import initial_model
     from ufork.checkpoint.resume import resume
     from ufork.checkpoint.state import TrainState
     from ufork.parallel.transport.stage_world import join_world
-    from ufork.train.session import Phase, open_session
+    from ufork.train.session import open_session
     from ufork.train.step import run_step
 
     _write_source(folder / "random")
-    phase = Phase(
-        name="benchmark",
-        initial=initial_model(MODEL, DIMENSIONS),
-        train=TrainConfig(
-            global_batch_size=GlobalBatchSize(understanding=0, generation=1), wandb=WandbConfig(mode="disabled")
-        ),
-        data=DataConfig(generation=(SourceConfig(folder="random"),), seq_len=SEQ_LEN),
-        layout=LayoutConfig(),
-        tokenizer=TextTokenizer.train([PROMPT], vocab_size=512),
-        run=RunFolder(folder),
-    )
-    with join_world(rank_env, timeout_seconds=120) as world, open_session(phase, world) as session:
+    with join_world(rank_env, timeout_seconds=120) as world, open_session(_phase(folder), world) as session:
         stage, stream, saver = session.stage, session.stream, session.saver
         assert stream and saver
         sequences = stream.next_step()
@@ -125,6 +116,24 @@ def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
             "disk_write_mb_per_s": round(num_bytes / writing / 1e6, 1),
             "checkpoint_mb": round(num_bytes / 1e6, 1),
         }
+
+
+def _phase(folder: Path) -> "Phase":
+    """Returns one packed sequence of generation per step, read from the random codes in `folder`."""
+    from benchmarks.stages import initial_model
+    from ufork.train.session import Phase
+
+    return Phase(
+        name="benchmark",
+        initial=initial_model(MODEL, DIMENSIONS),
+        train=TrainConfig(
+            global_batch_size=GlobalBatchSize(understanding=0, generation=1), wandb=WandbConfig(mode="disabled")
+        ),
+        data=DataConfig(generation=(SourceConfig(folder="random"),), seq_len=SEQ_LEN),
+        layout=LayoutConfig(),
+        tokenizer=TextTokenizer.train([PROMPT], vocab_size=512),
+        run=RunFolder(folder),
+    )
 
 
 def _write_source(folder: Path) -> None:
