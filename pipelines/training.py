@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.check_recipe import check_recipe
 from pipelines.doctor.banner import log_banner
-from pipelines.launch.ranks import has_cuda_device, process_context
+from pipelines.launch.ranks import process_context
 from pipelines.launch.stop_signals import StopRequest, handled
 from pipelines.recipe import Recipe
 from pipelines.terminal import log_to_terminal
@@ -21,6 +21,7 @@ from ufork.errors import CheckpointError
 from ufork.infer.model import TrainedModel, save_trained
 from ufork.model.config import Dimensions
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig
+from ufork.parallel.nvidia_devices import has_cuda_device
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.report.grid import grid_of

@@ -11,11 +11,11 @@ import os
 import re
 from collections.abc import Callable, Mapping, MutableMapping
 from multiprocessing.context import BaseContext
-from pathlib import Path
 from typing import Any
 
 from pipelines.launch.local_ranks import free_port, start_local_ranks
 from ufork.errors import ConfigError
+from ufork.parallel.nvidia_devices import uses_cuda
 from ufork.parallel.rank_environment import RankEnvironment
 
 SLURM_FIRST_PORT, SLURM_NUM_PORTS = 15_000, 15_000
@@ -66,20 +66,15 @@ def prepare_environment(environment: MutableMapping[str, str], *, num_local_rank
 
     DeepSpeed uses the CPU only if DS_ACCELERATOR says so; several ranks on one machine share its cores.
     """
-    if not has_cuda_device():
+    if not uses_cuda(environment):
         environment.setdefault("DS_ACCELERATOR", "cpu")
     if num_local_ranks > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_local_ranks)))
 
 
-def has_cuda_device() -> bool:
-    """Whether this machine has an NVIDIA device; looks at /dev, since importing torch takes seconds."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
-
-
 def process_context(preloaded_modules: tuple[str, ...] = PRELOADED_MODULES) -> BaseContext:
-    """Returns how processes are started here: forked from a warm server, or fresh where there is CUDA."""
-    if has_cuda_device():
+    """Returns how processes are started here: forked from a warm server, or fresh where they use CUDA."""
+    if uses_cuda(os.environ):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preloaded_modules))

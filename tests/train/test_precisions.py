@@ -1,13 +1,17 @@
 """A few real steps in each precision: the model learns, masters are fp32, and the codebook does not change."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage, weights_of
 from tests.tiny import packed_sequence, shallow_config, tiny_model
+from ufork.errors import ConfigError
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
+from ufork.train.build_stage import precision_of
 from ufork.train.config import GlobalBatchSize, TrainConfig
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
@@ -62,3 +66,20 @@ def test_no_value_of_the_codebook_changes(trained):
     assert codebooks.keys() == expected.keys() and len(codebooks) == 2
     for name, codebook in codebooks.items():
         assert torch.equal(codebook.float(), expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("device", "native_bf16", "chosen"),
+    [("cuda", True, "bf16"), ("cuda", False, "fp32"), ("cpu", True, "bf16"), ("cpu", False, "fp32")],
+)
+def test_auto_is_bf16_only_where_all_devices_compute_it_natively(device, native_bf16, chosen):
+    world = SimpleNamespace(device=torch.device(device), native_bf16=native_bf16)
+    assert precision_of(TrainConfig(precision="auto"), world) == chosen
+    assert precision_of(TrainConfig(precision="fp32"), world) == "fp32"
+
+
+def test_bf16_is_refused_on_gpus_that_emulate_it_and_allowed_on_every_cpu():
+    bf16 = TrainConfig(precision="bf16")
+    with pytest.raises(ConfigError, match=r"train.precision=bf16: .*compute capability 8.0 .*train.precision=auto"):
+        precision_of(bf16, SimpleNamespace(device=torch.device("cuda"), native_bf16=False))
+    assert precision_of(bf16, SimpleNamespace(device=torch.device("cpu"), native_bf16=False)) == "bf16"

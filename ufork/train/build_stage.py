@@ -7,6 +7,7 @@ import logging
 
 import torch
 
+from ufork.errors import ConfigError
 from ufork.model.cost import BACKWARD_OVER_FORWARD, nominal_cost
 from ufork.model.decoder import DecoderLayer
 from ufork.model.layers.linear import default_linear, use_linear
@@ -60,7 +61,7 @@ def build_stage(
         ConfigError: sizes and layout do not fit together.
         PeerError: another rank is gone.
     """
-    precision = precision_of(config, world.device)
+    precision = precision_of(config, world)
     log.info("precision: %s (train.precision is %s, the device %s)", precision, config.precision, world.device.type)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     sequence_parallel = uses_sequence_parallel(layout_config, world)
@@ -95,12 +96,20 @@ def build_stage(
     )
 
 
-def precision_of(config: TrainConfig, device: torch.device) -> Precision:
-    """Returns `config.precision`; `auto` is bf16 on devices that compute it natively, fp32 on others."""
-    if config.precision != "auto":
-        return config.precision
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if native else "fp32"
+def precision_of(config: TrainConfig, world: World) -> Precision:
+    """Returns `config.precision`; `auto` is bf16 where all devices of the job compute it natively, otherwise fp32.
+
+    Raises:
+        ConfigError: bf16 on GPUs that only emulate it: each operation would run in fp32 and convert its operands.
+    """
+    if config.precision == "auto":
+        return "bf16" if world.native_bf16 else "fp32"
+    if config.precision == "bf16" and world.device.type == "cuda" and not world.native_bf16:
+        raise ConfigError(
+            "train.precision=bf16: not all GPUs of this job compute bf16 natively, which takes compute capability 8.0"
+            " (Ampere) or newer; set train.precision=auto to use fp32"
+        )
+    return config.precision
 
 
 def nominal_times(layout: Layout, model: UniFork, seq_len: int, *, recompute: bool) -> StageTimes:

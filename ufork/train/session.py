@@ -158,7 +158,7 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
 
 def open_stage(phase: Phase, world: World, bridge: Bridge) -> TrainingStage:
     """Returns this rank's stage of `phase`, sharded over its ranks and with its schedule; raises as `open_session`."""
-    dtype = torch.bfloat16 if precision_of(phase.train, world.device) == "bf16" else torch.float32
+    dtype = torch.bfloat16 if precision_of(phase.train, world) == "bf16" else torch.float32
     model = phase.initial.build(world.coordinate.stage, choose_attention_kernel(world.device, dtype))
     return build_stage(model, phase.train, phase.layout, world, bridge, seq_len=phase.data.seq_len)
 

@@ -1,6 +1,7 @@
 """The torch.distributed world of a stage, which is all that DeepSpeed sees, and the job around it.
 
-    RankEnvironment -> the job's store -> one world per stage: WORLD and a grid of data- and tensor-parallel groups
+    RankEnvironment -> the job's store -> device.py: one kind of device for all ranks
+                                       -> one world per stage: WORLD and a grid of data- and tensor-parallel groups
                                        -> bridge.py: transfers between the stages, sums over the job
 
 ZeRO-3 checks its parameter trace and sets barriers over WORLD, so engines of several stages cannot share
@@ -26,6 +27,7 @@ from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, MeshCoordinate, place_ranks, ranks_of
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.bridge import Bridge
+from ufork.parallel.transport.device import agree_on_device, report_device
 
 POLL_SECONDS = 5.0
 """Interval at which a rank without work checks whether the others have finished."""
@@ -39,6 +41,8 @@ class World:
     size: int
     """Ranks of the job."""
     device: torch.device
+    native_bf16: bool
+    """Whether the devices of all ranks of the job compute bf16 natively."""
     timeout_seconds: float
     store: dist.Store
     dp_group: dist.ProcessGroup
@@ -99,21 +103,28 @@ def join_world(
         timeout_seconds: how long ranks wait for each other, here and in every later transfer and collective.
 
     Raises:
-        ConfigError: the layout does not fit the number of ranks.
+        ConfigError: the layout does not fit the number of ranks, or the ranks the devices.
+        MachineError: torch cannot use the NVIDIA devices of a machine.
         PeerError: a rank did not join within `timeout_seconds`.
     """
     layout = layout or LayoutConfig()
     coordinates = place_ranks(layout, rank_env.world_size)
     coordinate = coordinates[rank_env.rank]
-    device = _take_device(rank_env)
     timeout = timedelta(seconds=timeout_seconds)
     _export(rank_env, rank=rank_env.rank, size=rank_env.world_size)
     where = f"{rank_env.master_address}:{rank_env.master_port}"
     with _peers_named(rank_env, f"rendezvous with the other ranks at {where}"):
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
+    with _peers_named(rank_env, "agreement on the ranks' devices"):
+        report = report_device(rank_env, os.environ)
+        decision = agree_on_device(store, report, rank_env.world_size, timeout)
+    device = torch.device("cuda", report.index) if report.kind == "cuda" else torch.device("cpu")
+    os.environ["DS_ACCELERATOR"] = device.type
     members = ranks_of(coordinates, coordinate.stage)
     _export(rank_env, rank=members.index(rank_env.rank), size=len(members))
+    if device.type == "cuda":
+        os.environ["LOCAL_RANK"] = str(device.index)  # of which DeepSpeed makes its device
     with _peers_named(rank_env, f"rendezvous of the {coordinate.stage} stage at {where}"):
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
@@ -128,6 +139,7 @@ def join_world(
             coordinate=coordinate,
             size=rank_env.world_size,
             device=device,
+            native_bf16=decision.native_bf16,
             timeout_seconds=timeout_seconds,
             store=store,
             dp_group=mesh.get_group("dp"),
@@ -144,15 +156,6 @@ def _leave_together(store: dist.Store, rank_env: RankEnvironment, timeout: timed
     if rank_env.rank == 0:
         with contextlib.suppress(dist.DistError):
             store.wait([f"left/{rank}" for rank in range(rank_env.world_size)], timeout)
-
-
-def _take_device(rank_env: RankEnvironment) -> torch.device:
-    if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        return torch.device("cpu")
-    device = torch.device("cuda", rank_env.local_rank)
-    torch.cuda.set_device(device)
-    return device
 
 
 def _export(rank_env: RankEnvironment, *, rank: int, size: int) -> None:
