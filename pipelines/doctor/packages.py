@@ -62,7 +62,7 @@ def torch_finding(probed: Mapping[str, Any], *, has_gpu: bool) -> Finding:
 
 def flash_attention(around: Surroundings) -> Finding:
     """Checks whether flash-attn can be imported and its kernel runs."""
-    name, instead = "flash-attn", "uses torch's own attention, over segments padded to one length"
+    name, instead = "flash-attn", "uses the FlashAttention-2 kernels that torch ships"
     if importlib.util.find_spec("flash_attn") is None:
         remedy = "install torch first, then pip install ninja && pip install flash-attn --no-build-isolation"
         return Finding(name=name, mark=Mark.ABSENT, found="not installed", instead=instead, remedy=remedy)
@@ -75,7 +75,7 @@ def flash_attention(around: Surroundings) -> Finding:
             name=name,
             mark=Mark.PROBLEM,
             found=f"installed, but fails: {reason}",
-            instead="uses torch's own attention if the import fails; if only the kernel fails, so does training",
+            instead="uses torch's kernels if the import fails; if only the kernel fails, so does training",
             remedy="pip uninstall flash-attn, then build it for this torch: pip install flash-attn"
             " --no-build-isolation",
         )

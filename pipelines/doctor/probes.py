@@ -39,7 +39,7 @@ def flash_attention_probe() -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         return {"version": version, "ran": False}
-    from ufork.model.layers.attention import flash_attention
+    from ufork.model.layers.attention_kernels import flash_attention
 
     heads_THW = torch.randn(8, 2, 64, device="cuda", dtype=torch.bfloat16)
     starts_S1 = torch.tensor([0, 3, 8], device="cuda", dtype=torch.int32)

@@ -5,7 +5,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tests.tiny import DIMENSIONS, packed_sequence, tiny_config, tiny_model
-from ufork.model.layers.attention import PackedAttention, sdpa_attention
+from ufork.model.layers.attention import PackedAttention
+from ufork.model.layers.attention_kernels import sdpa_attention
 from ufork.vocabulary import Task
 
 QWEN_NAMES = {

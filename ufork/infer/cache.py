@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ufork.model.layers.attention import AttentionKernel, PackedAttention
+from ufork.model.layers.attention import PackedAttention
+from ufork.model.layers.attention_kernels import AttentionKernel
 from ufork.vocabulary import PackedSequence
 
 

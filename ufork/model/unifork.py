@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.decoder import DecoderLayer
 from ufork.model.image_embedding import BEGIN_MARK, END_MARK, CodeEmbedding, ImageProjector
-from ufork.model.layers.attention import Attend, AttentionKernel, PackedAttention, sdpa_attention
+from ufork.model.layers.attention import Attend, PackedAttention
+from ufork.model.layers.attention_kernels import AttentionKernel, sdpa_attention
 from ufork.model.layers.normalization import RMSNorm
 from ufork.model.layers.rotary import Rotary
 from ufork.model.rq_head import RqHead

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ufork.model.initialization import initialize
-from ufork.model.layers.attention import AttentionKernel, sdpa_attention
+from ufork.model.layers.attention_kernels import AttentionKernel, sdpa_attention
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig, load_weights, put_weights, select_weights
 from ufork.parallel.engine.stage_modules import build_stage_modules

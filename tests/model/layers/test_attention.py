@@ -1,9 +1,10 @@
-"""Both attention kernels against the formula, and the choice between them."""
+"""The attention kernels against the formula, and the choice between them."""
 
+import importlib
 import inspect
 import logging
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,11 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny import packed_sequence, tiny_config, tiny_model
-from ufork.model.layers.attention import Segments, choose_attention_kernel, flash_attention, sdpa_attention
+from ufork.model.layers.attention import choose_attention_kernel
+from ufork.model.layers.attention_kernels import (
+    flash_attention,
+    flash_attention_3,
+    sdpa_attention,
+    varlen_attention,
+)
 from ufork.model.layers.causal import MAX_EXPLICIT_LENGTH, causal_attention, explicit_attention
+from ufork.model.layers.segments import Segments
 from ufork.vocabulary import Task
-
-CUDA = torch.device("cuda")
 
 
 def written_out(query, key, value, starts):
@@ -40,7 +46,9 @@ def inputs_of(lengths, num_key_value_heads, group, dtype=torch.float32):
     generator = torch.Generator().manual_seed(sum(lengths))
     heads = (num_key_value_heads * group, num_key_value_heads, num_key_value_heads)
     tensors = [torch.randn(sum(lengths), n, 8, generator=generator).to(dtype).requires_grad_() for n in heads]
-    return tensors, Segments(SimpleNamespace(segment_starts_S1=starts, longest_segment=max(lengths)))
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    packed = SimpleNamespace(segment_starts_S1=starts, longest_segment=max(lengths), positions_T=positions)
+    return tensors, Segments(packed)
 
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
@@ -76,65 +84,185 @@ def test_explicit_attention_equals_torchs(num_key_value_heads, group, length):
         torch.testing.assert_close(ours, reference)
 
 
-def flash_attn_varlen_func(
-    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False
-):
-    """Checks the arguments as flash-attn 2 requires them, and computes the result by the formula."""
+def check_varlen_arguments(q, k, v, starts_q, starts_k, longest_q, longest_k):
+    """What FlashAttention's varlen kernels require of their tensors."""
     assert q.dtype == k.dtype == v.dtype and q.dtype in (torch.float16, torch.bfloat16)
     assert q.dim() == k.dim() == v.dim() == 3 and k.shape == v.shape
     assert q.shape[0] == k.shape[0] and q.shape[2] == k.shape[2] and q.shape[1] % k.shape[1] == 0
     assert all(x.stride(-1) == 1 for x in (q, k, v))
-    for starts, longest in ((cu_seqlens_q, max_seqlen_q), (cu_seqlens_k, max_seqlen_k)):
+    for starts, longest in ((starts_q, longest_q), (starts_k, longest_k)):
         assert starts.dtype == torch.int32 and starts.is_contiguous() and starts.device == q.device
         assert (starts[0], starts[-1]) == (0, len(q)) and (starts.diff() > 0).all()
         assert isinstance(longest, int) and longest == starts.diff().max()
+
+
+def flash_attn_varlen_func(
+    q,
+    k,
+    v,
+    cu_seqlens_q,
+    cu_seqlens_k,
+    max_seqlen_q,
+    max_seqlen_k,
+    dropout_p=0.0,
+    softmax_scale=None,
+    causal=False,
+    window_size=(-1, -1),
+    softcap=0.0,
+    alibi_slopes=None,
+    deterministic=False,
+):
+    """flash-attn 2.8.3's, by the formula."""
+    check_varlen_arguments(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     assert causal and softmax_scale is None and dropout_p == 0.0
+    assert deterministic == torch.are_deterministic_algorithms_enabled()
     return written_out(q, k, v, cu_seqlens_q)
 
 
+def flash_attn_3_varlen_func(
+    q,
+    k,
+    v,
+    cu_seqlens_q,
+    cu_seqlens_k,
+    max_seqlen_q,
+    max_seqlen_k,
+    seqused_q=None,
+    seqused_k=None,
+    softmax_scale=None,
+    causal=False,
+    deterministic=False,
+):
+    """That of FlashAttention-3's first releases, which returned the log-sum-exps too."""
+    check_varlen_arguments(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    assert causal and softmax_scale is None and seqused_q is None and seqused_k is None
+    return written_out(q, k, v, cu_seqlens_q), torch.empty(q.shape[1], len(q))
+
+
+def varlen_attn(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
+):
+    """torch 2.13's."""
+    assert query.shape[1] == key.shape[1] or enable_gqa
+    return varlen_attn_2_11(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size, groups=True
+    )
+
+
+def varlen_attn_2_11(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), groups=False
+):
+    """torch 2.11's: it has no word on grouped heads, so they must not occur."""
+    check_varlen_arguments(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+    assert groups or query.shape[1] == key.shape[1]
+    assert window_size == (-1, 0) and isinstance(window_size, tuple) and scale is None
+    return written_out(query, key, value, cu_seq_q)
+
+
 @pytest.fixture
-def flash_attn(monkeypatch):
-    module = ModuleType("flash_attn")
-    module.flash_attn_varlen_func = flash_attn_varlen_func
-    monkeypatch.setitem(sys.modules, "flash_attn", module)
+def packages(monkeypatch):
+    """Stand-ins of the packages; a test removes those that it wants absent."""
+
+    def install(module, function):
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{function.__name__: function}))
+
+    flash_attn_3 = SimpleNamespace(flash_attn_varlen_func=flash_attn_3_varlen_func)
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", flash_attn_3)
+    install("flash_attn", flash_attn_varlen_func)
+    install("torch.nn.attention.varlen", varlen_attn)
 
 
+KERNELS = [flash_attention, flash_attention_3, varlen_attention]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("num_key_value_heads", "group"), [(2, 1), (2, 2)])
-def test_flash_attention_is_called_with_valid_arguments(flash_attn, num_key_value_heads, group):
+def test_kernels_are_called_with_valid_arguments(packages, kernel, num_key_value_heads, group):
     tensors, segments = inputs_of([3, 7, 1], num_key_value_heads, group, torch.bfloat16)
-    found, expected = flash_attention(*tensors, segments), sdpa_attention(*tensors, segments)
+    found, expected = kernel(*tensors, segments), sdpa_attention(*tensors, segments)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
 
 
+def test_heads_are_repeated_for_a_torch_that_cannot_share_them(packages, monkeypatch):
+    monkeypatch.setattr(sys.modules["torch.nn.attention.varlen"], "varlen_attn", varlen_attn_2_11)
+    tensors, segments = inputs_of([3, 7, 1], 2, 3, torch.bfloat16)
+    found, expected = varlen_attention(*tensors, segments), sdpa_attention(*tensors, segments)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    for ours, reference in zip(*(gradients_of(out, tensors) for out in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=0.03, atol=0.03)
+
+
+def test_a_deterministic_backward_pass_is_asked_for_where_torch_is_told_to_be(packages):
+    tensors, segments = inputs_of([3, 2], 1, 1, torch.bfloat16)
+    torch.use_deterministic_algorithms(True)
+    try:
+        flash_attention(*tensors, segments)  # the stand-in compares
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("task", Task)
-def test_a_whole_model_in_half_precision_calls_flash_attention_with_valid_arguments(flash_attn, task):
+def test_a_whole_model_in_half_precision_calls_kernels_with_valid_arguments(packages, kernel, task):
     """Queries, keys and segments as the decoder makes them, padding included."""
     model = tiny_model(tiny_config()).bfloat16()
     sequence = packed_sequence(task, texts=[[5, 6, 7], [8, 9]])
     expected = model(sequence)
-    model.kernel = flash_attention
+    model.kernel = kernel
     torch.testing.assert_close(model(sequence), expected, rtol=0.01, atol=0.0)
 
 
-def test_the_stand_in_has_the_signature_of_flash_attn():
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_padded_form_is_not_made_for_kernels_of_variable_lengths(packages, kernel):
+    tensors, segments = inputs_of([3, 7, 1], 1, 1, torch.bfloat16)
+    kernel(*tensors, segments)
+    assert "padded" not in vars(segments)
+    sdpa_attention(*tensors, segments)
+    assert "padded" in vars(segments)
+
+
+def test_the_stand_ins_have_the_signatures_of_the_packages():
+    genuine = inspect.signature(importlib.import_module("torch.nn.attention.varlen").varlen_attn).parameters
+    assert inspect.signature(varlen_attn).parameters.keys() <= genuine.keys()
     flash = pytest.importorskip("flash_attn")
     genuine = list(inspect.signature(flash.flash_attn_varlen_func).parameters)
-    assert genuine[:10] == list(inspect.signature(flash_attn_varlen_func).parameters)
+    assert genuine[:14] == list(inspect.signature(flash_attn_varlen_func).parameters)
+
+
+V100, A100, H100, B200 = (7, 0), (8, 0), (9, 0), (10, 0)
+FLASH, FLASH_3, VARLEN = "flash_attn", "flash_attn_interface", "torch.nn.attention.varlen"
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "package", "kernel", "said"),
+    ("device", "dtype", "capability", "absent", "kernel", "level", "said"),
     [
-        (torch.device("cpu"), torch.bfloat16, True, sdpa_attention, "the device is cpu"),
-        (CUDA, torch.float32, True, sdpa_attention, "half precision, not torch.float32"),
-        (CUDA, torch.bfloat16, False, sdpa_attention, "pip install ufork[gpu]"),
-        (CUDA, torch.bfloat16, True, flash_attention, "FlashAttention varlen kernel"),
-        (CUDA, torch.float16, True, flash_attention, "FlashAttention varlen kernel"),
+        ("cpu", torch.bfloat16, None, [], sdpa_attention, "INFO", "the device is cpu"),
+        ("cuda", torch.float32, H100, [], sdpa_attention, "WARNING", "half precision, not torch.float32"),
+        ("cuda", torch.bfloat16, V100, [], sdpa_attention, "WARNING", "needs compute capability 8.0, this GPU has 7.0"),
+        ("cuda", torch.bfloat16, H100, [], flash_attention_3, "INFO", "FlashAttention-3"),
+        ("cuda", torch.bfloat16, A100, [], flash_attention, "INFO", "flash-attn 2"),
+        ("cuda", torch.bfloat16, B200, [], flash_attention, "INFO", "flash-attn 2"),
+        ("cuda", torch.float16, H100, [FLASH_3], flash_attention, "INFO", "flash-attn 2"),
+        ("cuda", torch.bfloat16, A100, [FLASH], varlen_attention, "INFO", "FlashAttention-2 of torch"),
+        ("cuda", torch.bfloat16, H100, [FLASH, FLASH_3], varlen_attention, "INFO", "FlashAttention-2 of torch"),
+        ("cuda", torch.bfloat16, A100, [FLASH, VARLEN], sdpa_attention, "WARNING", "Install torch 2.13"),
     ],
 )
-def test_the_kernel_is_chosen_once_and_logged(flash_attn, monkeypatch, caplog, device, dtype, package, kernel, said):
-    if not package:
-        monkeypatch.setitem(sys.modules, "flash_attn", None)  # importing it fails
+def test_the_kernel_is_chosen_once_and_logged(
+    packages, monkeypatch, caplog, device, dtype, capability, absent, kernel, level, said
+):
+    for package in absent:
+        monkeypatch.setitem(sys.modules, package, None)  # importing it fails
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     with caplog.at_level(logging.INFO):
-        assert choose_attention_kernel(device, dtype) is kernel
-    assert [said in record.message for record in caplog.records] == [True]
+        assert choose_attention_kernel(torch.device(device), dtype) is kernel
+    assert [(said in record.message, record.levelname) for record in caplog.records] == [(True, level)]
+    assert ("memory and work" in caplog.text) == (level == "WARNING")
+
+
+def test_torchs_kernels_are_not_chosen_from_a_torch_built_without_them(packages, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: A100)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
+    assert choose_attention_kernel(torch.device("cuda"), torch.bfloat16) is sdpa_attention

@@ -1,26 +1,34 @@
-"""Attention over packed sequences: one contract, two kernels.
+"""Attention over packed sequences: what a decoder layer calls, and which kernel computes it.
 
     query, key, value of a packed sequence + segment starts -> causal attention inside each segment
 
-On a CUDA device with the `flash-attn` package the kernel is FlashAttention's varlen kernel; elsewhere it is torch's
-scaled_dot_product_attention over the segments padded to one length. `choose_attention_kernel` decides once.
+`choose_attention_kernel` decides once, where the model is built.
 
-Shapes: T tokens of the packed sequence, S segments, H query heads, G key and value heads, W features of a head,
-L longest segment.
+Shapes: T tokens of the packed sequence, H query heads, G key and value heads, W features of a head.
 """
 
 import importlib
 import logging
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ufork.model.layers.causal import causal_attention
+from ufork.model.layers.attention_kernels import (
+    AttentionKernel,
+    flash_attention,
+    flash_attention_3,
+    sdpa_attention,
+    varlen_attention,
+)
+from ufork.model.layers.segments import Segments
 from ufork.vocabulary import PackedSequence
 
 log = logging.getLogger(__name__)
+
+AMPERE, HOPPER = 8, 9
+"""Major compute capabilities: the oldest that FlashAttention-2 supports, and the only one FlashAttention-3 does."""
 
 
 class Attend(Protocol):
@@ -29,69 +37,6 @@ class Attend(Protocol):
     def __call__(self, layer: int, query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, /) -> Tensor:
         """Returns THW."""
         ...
-
-
-class Segments:
-    """Segment boundaries of a packed sequence in the forms the kernels need; computed once, used by every layer."""
-
-    def __init__(self, packed: PackedSequence):
-        self.starts_S1 = packed.segment_starts_S1
-        self.longest = packed.longest_segment
-        lengths_S = self.starts_S1.diff()
-        offsets_L = torch.arange(self.longest, device=lengths_S.device)
-        self.is_token_SL = offsets_L < lengths_S[:, None]
-        num_tokens = int(self.starts_S1[-1])
-        self.source_SL = (self.starts_S1[:-1, None] + offsets_L).clamp(max=num_tokens - 1)
-        self.padded_index_T = self.is_token_SL.flatten().nonzero().squeeze(1)
-
-
-AttentionKernel = Callable[[Tensor, Tensor, Tensor, Segments], Tensor]
-"""(query THW, key TGW, value TGW, segments) -> THW; causal within segments, scale 1/sqrt(W)."""
-
-
-def sdpa_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segments: Segments) -> Tensor:
-    """Pads the segments to one length; the padding comes after every token, so causal attention ignores it."""
-
-    def padded(x_THW: Tensor) -> Tensor:
-        return (
-            x_THW.index_select(0, segments.source_SL.flatten()).unflatten(0, segments.source_SL.shape).transpose(1, 2)
-        )
-
-    out_SHLW = causal_attention(padded(query_THW), padded(key_TGW), padded(value_TGW))
-    return out_SHLW.transpose(1, 2).flatten(0, 1).index_select(0, segments.padded_index_T)
-
-
-def flash_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segments: Segments) -> Tensor:
-    """FlashAttention-2's varlen kernel (arXiv 2307.08691); half precision on a CUDA device only."""
-    varlen = importlib.import_module("flash_attn").flash_attn_varlen_func
-    return varlen(
-        query_THW,
-        key_TGW,
-        value_TGW,
-        cu_seqlens_q=segments.starts_S1,
-        cu_seqlens_k=segments.starts_S1,
-        max_seqlen_q=segments.longest,
-        max_seqlen_k=segments.longest,
-        causal=True,
-    )
-
-
-def choose_attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
-    """Returns FlashAttention where it can run, torch's kernel elsewhere, and logs the choice with its reason."""
-    if device.type != "cuda":
-        reason = f"the device is {device.type}"
-    elif dtype not in (torch.float16, torch.bfloat16):
-        reason = f"flash-attn computes in half precision, not {dtype}"
-    else:
-        try:
-            importlib.import_module("flash_attn")
-        except ImportError as error:
-            reason = f"flash-attn cannot be imported ({error}); `pip install ufork[gpu]` brings it"
-        else:
-            log.info("attention: FlashAttention varlen kernel")
-            return flash_attention
-    log.info("attention: torch scaled_dot_product_attention (%s)", reason)
-    return sdpa_attention
 
 
 class PackedAttention:
@@ -104,3 +49,71 @@ class PackedAttention:
     def __call__(self, layer: int, query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor) -> Tensor:
         """Returns THW; all layers share the segments."""
         return self.kernel(query_THW, key_TGW, value_TGW, self.segments)
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """A kernel, and what to tell the user about it."""
+
+    kernel: AttentionKernel
+    name: str
+    reason: str
+    remedy: str = ""
+    """What to do for a faster one, on a GPU that has one."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
+
+def choose_attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
+    """Returns the fastest kernel that runs on `device` in `dtype`; logs it with the reason, once per model."""
+    choice = find_attention_kernel(device, dtype)
+    if device.type == "cuda" and choice.kernel is sdpa_attention:
+        log.warning(
+            "attention: %s. Segments are padded to the longest: memory and work are those of as many segments of that"
+            " length. %s",
+            choice,
+            choice.remedy,
+        )
+    else:
+        log.info("attention: %s", choice)
+    return choice.kernel
+
+
+def find_attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionChoice:
+    """Returns what `choose_attention_kernel` would choose."""
+    if device.type != "cuda":
+        return _padded(f"the device is {device.type}")
+    if dtype not in (torch.float16, torch.bfloat16):
+        return _padded(f"FlashAttention computes in half precision, not {dtype}", "Set train.precision to bf16.")
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < AMPERE:
+        return _padded(f"FlashAttention needs compute capability 8.0, this GPU has {major}.{minor}")
+    candidates = [
+        (flash_attention, "flash_attn", "flash_attn_varlen_func", "flash-attn 2"),
+        (varlen_attention, "torch.nn.attention.varlen", "varlen_attn", "FlashAttention-2 of torch"),
+    ]
+    if major == HOPPER:
+        candidates.insert(0, (flash_attention_3, "flash_attn_interface", "flash_attn_varlen_func", "FlashAttention-3"))
+    faults: list[str] = []
+    for kernel, module, function, name in candidates:
+        fault = _fault_of(module, function)
+        if fault is None:
+            return AttentionChoice(kernel, f"{name}, varlen kernel", "; ".join(faults) or f"{module} is installed")
+        faults.append(fault)
+    return _padded("; ".join(faults), "Install torch 2.13 or newer with CUDA, or flash-attn.")
+
+
+def _padded(reason: str, remedy: str = "") -> AttentionChoice:
+    return AttentionChoice(sdpa_attention, "torch scaled_dot_product_attention, padded segments", reason, remedy)
+
+
+def _fault_of(module: str, function: str) -> str | None:
+    """Returns why a kernel cannot be used, or None."""
+    try:
+        getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, OSError) as error:  # OSError: a library that was built for another torch
+        return f"{module}: {error}"
+    if module.startswith("torch.") and not torch.backends.cuda.is_flash_attention_available():
+        return "this torch was built without FlashAttention"
+    return None

@@ -4,7 +4,7 @@ import torch
 
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.cost import SequenceCost
-from ufork.model.layers.attention import AttentionKernel, sdpa_attention
+from ufork.model.layers.attention_kernels import AttentionKernel, sdpa_attention
 from ufork.model.unifork import TIED_HEAD, UniFork
 from ufork.parallel.layout import BRANCHES, TASK_OF, Layout, Stage
 from ufork.parallel.transport.collect_weights import Shapes
