@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.parallel.engine.fused_adam import FusedAdam
 from tests.tiny import tiny_config, tiny_model
 from ufork.train.config import TrainConfig
 from ufork.train.optimization.optimizer import build_optimizer
@@ -50,34 +51,36 @@ def test_adamw_gets_the_rates_of_the_recipe():
     assert {(group["lr"], group["betas"]) for group in optimizer.param_groups} == {(0.02, (0.8, 0.9))}
 
 
-class FusedAdam(torch.optim.SGD):
-    """Takes the arguments of NVIDIA apex's FusedAdam."""
-
-    def __init__(
-        self, params, lr=1e-3, bias_correction=True, betas=(0.9, 0.999), eps=1e-8, adam_w_mode=True, weight_decay=0.0
-    ):
-        assert adam_w_mode and betas == (0.9, 0.95)
-        super().__init__(params, lr=lr)
-
-
 def pretend_apex(monkeypatch, **members):
     for name in ("amp_C", "apex", "apex.optimizers"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     vars(sys.modules["apex.optimizers"]).update(members)
 
 
-@pytest.mark.parametrize(("device", "expected"), [(CUDA, FusedAdam), (CPU, torch.optim.AdamW)])
-def test_nvidia_apex_is_used_on_cuda(monkeypatch, device, expected):
+@pytest.mark.parametrize(
+    ("device", "optimizer", "expected", "reason"),
+    [
+        (CUDA, "adamw", FusedAdam, "NVIDIA apex's FusedAdam (installed with its CUDA extensions)"),
+        (CPU, "adamw", torch.optim.AdamW, "torch's fused AdamW (no CUDA device)"),
+        (CUDA, "sgd", torch.optim.SGD, "torch's SGD (train.optimizer is sgd)"),
+    ],
+)
+def test_nvidia_apex_is_used_on_cuda_and_the_choice_is_logged(monkeypatch, caplog, device, optimizer, expected, reason):
     pretend_apex(monkeypatch, FusedAdam=FusedAdam)
-    config = TrainConfig(weight_decay=0.1)
-    optimizer = build_optimizer(loss_of(config), config, device)
-    assert type(optimizer) is expected
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    config = TrainConfig(optimizer=optimizer, weight_decay=0.1)
+    with caplog.at_level("INFO"):
+        built = build_optimizer(loss_of(config), config, device)
+    assert type(built) is expected
+    assert [group["weight_decay"] for group in built.param_groups] == [0.1, 0.0]
+    assert f"optimizer: {reason}" in caplog.text
 
 
-def test_other_packages_named_apex_are_not_used(monkeypatch):
+def test_other_packages_named_apex_are_not_used(monkeypatch, caplog):
     config = TrainConfig()
     pretend_apex(monkeypatch)
-    assert type(build_optimizer(loss_of(config), config, CUDA)) is torch.optim.AdamW
-    monkeypatch.delitem(sys.modules, "apex.optimizers")
-    assert type(build_optimizer(loss_of(config), config, CUDA)) is torch.optim.AdamW
+    with caplog.at_level("INFO"):
+        assert type(build_optimizer(loss_of(config), config, CUDA)) is torch.optim.AdamW
+        monkeypatch.delitem(sys.modules, "apex.optimizers")
+        assert type(build_optimizer(loss_of(config), config, CUDA)) is torch.optim.AdamW
+    reason = "optimizer: torch's fused AdamW (NVIDIA apex is not installed with its CUDA extensions)"
+    assert caplog.text.count(reason) == 2

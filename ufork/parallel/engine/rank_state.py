@@ -16,6 +16,7 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from ufork.parallel.engine.optimizer_state import STEP, make_state
 from ufork.parallel.engine.state_files import WEIGHT, RankState, ShardRegion
 from ufork.parallel.transport.stage_world import World
 
@@ -57,13 +58,8 @@ class EngineShards:
             kinds: kinds of optimizer state to restore besides WEIGHT.
             optimizer_steps: updates that the state has seen.
         """
-        for flat in self._zero.fp32_partitioned_groups_flat:
-            if kinds:
-                self._zero.optimizer.state[flat] = {kind: torch.zeros_like(flat) for kind in kinds}
-                self._zero.optimizer.state[flat]["step"] = torch.tensor(float(optimizer_steps))
-        for group in self._zero.param_groups:
-            if "step" in group:  # NVIDIA apex counts steps there
-                group["step"] = optimizer_steps
+        if kinds:
+            make_state(self._zero.optimizer, self._zero.fp32_partitioned_groups_flat, updates=optimizer_steps)
         self._zero.checkpoint_event_prologue()
         for name, parameter in self._parameters.items():
             for kind in (WEIGHT, *kinds):
@@ -99,7 +95,7 @@ class EngineShards:
         ]
 
     def _optimizer_steps(self) -> int:
-        return int(self._optimizer_state().get("step", self._zero.param_groups[0].get("step", 0)))
+        return int(self._optimizer_state().get(STEP, self._zero.optimizer.param_groups[0].get(STEP, 0)))
 
     def _optimizer_state(self) -> dict[str, Any]:
         """State of the first flat parameter; empty before the first step."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ufork.errors import ConfigError
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
+from ufork.parallel.engine.optimizer_state import counting_once
 from ufork.parallel.engine.rank_state import EngineShards
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.stage_world import World
@@ -232,7 +233,8 @@ class Engine:
             group["lr"] = learning_rate
         norm = torch.tensor(gradient_norm, device=self.device)
         optimizer._get_norm_groups = lambda: [norm]  # DeepSpeed would clip by the stage's own norm
-        self._engine.step()
+        with counting_once(optimizer.optimizer):
+            self._engine.step()
 
     def trace_gathers(self, tracer: Tracer) -> None:
         """Makes `tracer` record how long ZeRO-3 takes to gather weights from other replicas."""

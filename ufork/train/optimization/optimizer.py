@@ -28,9 +28,12 @@ def build_optimizer(module: StageModule, config: TrainConfig, device: torch.devi
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":
+        log.info("optimizer: torch's SGD (train.optimizer is sgd)")
         return torch.optim.SGD(groups, lr=config.learning_rate)
     betas = (config.beta1, config.beta2)
     if device.type == "cuda" and (fused_adam := find_apex_kernel(FUSED_ADAM)):
-        log.info("optimizer: NVIDIA apex's FusedAdam")
+        log.info("optimizer: NVIDIA apex's FusedAdam (installed with its CUDA extensions)")
         return fused_adam(groups, lr=config.learning_rate, betas=betas, adam_w_mode=True)
+    reason = "NVIDIA apex is not installed with its CUDA extensions" if device.type == "cuda" else "no CUDA device"
+    log.info("optimizer: torch's fused AdamW (%s)", reason)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
