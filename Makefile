@@ -2,6 +2,7 @@
 #                 make demo RECIPE=path; other values: SET="run.name=mine train.steps=500"; other than 2 ranks: RANKS=1;
 #                 trunk and branches on different ranks: LAYOUT=forked (as many ranks as the recipe's layout needs)
 # make test       the tests that take seconds each
+# make test-gpu   the tests that need an NVIDIA GPU; all others run on the CPU, also on a machine with GPUs
 # make test-slow  all other tests: layouts, kills and resumes, random stream histories, jobs on a real Slurm
 # make check      format, lint, types, spelling, import floors: what must hold before a commit
 # make docs       links, commands and code blocks of the documentation
@@ -23,7 +24,7 @@ LAYOUT_OPTIONS := layout.kind=$(LAYOUT) $(if $(filter colocated,$(LAYOUT)),--ran
 WORKERS := $(shell expr $$(nproc) / 2)
 PYTEST := $(BIN)/python -m pytest $(if $(filter-out 0 1,$(WORKERS)),-n $(WORKERS))
 
-.PHONY: demo test test-slow check docs
+.PHONY: demo test test-slow test-gpu check docs
 .DEFAULT_GOAL := check
 
 # PIP_CONSTRAINT also applies to pip's build environments, which -c does not.
@@ -42,10 +43,14 @@ demo: $(STAMP)
 	$(BIN)/ufork report $(RECIPE) $(SET)
 
 test: $(STAMP)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(STAMP)
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not gpu"
+
+# One process, since the tests share the GPU
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
