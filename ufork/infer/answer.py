@@ -7,34 +7,75 @@ Shapes: B questions, Y and X rows and columns of positions, C codes per position
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ufork.data.prompts import EncodedSample, question_prompt
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.sequences import Sequences
+from ufork.infer.steps import Steps, steps_on
 from ufork.model.unifork import UnderstandingBranch, UniFork
 from ufork.vocabulary import IGNORED_LABEL, Task
 
 
 @torch.inference_mode()
 def answer_questions(
-    model: UniFork, tokenizer: TextTokenizer, codes_BYXC: np.ndarray, questions: list[str], *, max_tokens: int
+    model: UniFork,
+    tokenizer: TextTokenizer,
+    codes_BYXC: np.ndarray,
+    questions: list[str],
+    *,
+    max_tokens: int,
+    steps: Steps | None = None,
 ) -> list[str]:
-    """Returns one answer per image and question; an answer ends at the end-of-turn mark or after `max_tokens`."""
-    device = model.trunk.token_embedding.weight.device
-    branch: UnderstandingBranch = model.branches[Task.UNDERSTANDING]  # type: ignore[assignment]
-    sequences = Sequences(model, Task.UNDERSTANDING, device=device)
+    """Returns one answer per image and question; an answer ends at the end-of-turn mark or after `max_tokens`.
+
+    `steps` is how the steps from token to token are run; the device's fastest way by default.
+    """
+    steps = steps or steps_on(model.trunk.token_embedding.weight.device)
     prompts = [_encoded(codes, question, tokenizer) for codes, question in zip(codes_BYXC, questions, strict=True)]
-    states_BD = sequences.start(prompts, num_new_tokens=max_tokens, image_is_open=False)
-    chosen = []
-    ended_B = torch.zeros(len(questions), dtype=torch.bool, device=device)
-    for step in range(max_tokens):
-        tokens_B = branch.head.logits(states_BD).argmax(-1).masked_fill(ended_B, tokenizer.turn_end_id)
-        chosen.append(tokens_B)
-        ended_B |= tokens_B == tokenizer.turn_end_id
-        if bool(ended_B.all()) or step == max_tokens - 1:
-            break
-        states_BD = sequences.step(model.trunk.token_embedding(tokens_B))
-    return [tokenizer.decode(tokens).strip() for tokens in torch.stack(chosen, dim=1).tolist()]
+    answers = Answers(model, prompts, turn_end_id=tokenizer.turn_end_id, max_tokens=max_tokens, steps=steps)
+    steps.run(answers.step, max_tokens - 1, answers.have_ended)
+    return [tokenizer.decode(tokens).strip() for tokens in answers.tokens()]
+
+
+class Answers:
+    """Answers under way, in tensors that keep their addresses; the first token of each is chosen at once.
+
+    Each `step` chooses one more token. It is a function of these tensors alone if the steps are static.
+    """
+
+    def __init__(
+        self, model: UniFork, prompts: list[EncodedSample], *, turn_end_id: int, max_tokens: int, steps: Steps
+    ):
+        """Runs the prompts."""
+        device = model.trunk.token_embedding.weight.device
+        self.model, self.turn_end_id = model, turn_end_id
+        self.branch: UnderstandingBranch = model.branches[Task.UNDERSTANDING]  # type: ignore[assignment]
+        self.tokens_BN = torch.full((len(prompts), max_tokens), turn_end_id, device=device)
+        self.ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        self.chosen_B = torch.zeros(len(prompts), dtype=torch.long, device=device)
+        self.num_chosen_1 = torch.zeros(1, dtype=torch.long, device=device)
+        self.sequences = Sequences(model, Task.UNDERSTANDING, device=device, static=steps.is_static)
+        self._choose(self.sequences.start(prompts, num_new_tokens=max_tokens, image_is_open=False))
+
+    def step(self) -> None:
+        """Chooses the next token of each answer; the end-of-turn mark for those that have ended."""
+        self._choose(self.sequences.step(self.model.trunk.token_embedding(self.chosen_B)))
+
+    def have_ended(self) -> bool:
+        """Whether all answers have ended; waits for the device."""
+        return bool(self.ended_B.all())
+
+    def tokens(self) -> list[list[int]]:
+        """Returns the tokens of each answer, up to the end of the longest."""
+        return self.tokens_BN[:, : int(self.num_chosen_1)].tolist()
+
+    def _choose(self, states_BD: Tensor) -> None:
+        chosen_B = self.branch.head.logits(states_BD).argmax(-1).masked_fill(self.ended_B, self.turn_end_id)
+        self.chosen_B.copy_(chosen_B)
+        self.tokens_BN.index_copy_(1, self.num_chosen_1, chosen_B[:, None])
+        self.num_chosen_1 += 1
+        self.ended_B |= chosen_B == self.turn_end_id
 
 
 def _encoded(codes_YXC: np.ndarray, question: str, tokenizer: TextTokenizer) -> EncodedSample:

@@ -2,7 +2,9 @@
 
     Prefill: one packed sequence of all prompts -> cache      Extend: one new token per sequence attends to the cache
 
-Memory is allocated once for the whole length, so a step copies nothing that is already there.
+Memory is allocated once for the whole length, so a step copies nothing that is already there. `Extend` reads as much of
+it as is filled. `StaticExtend` reads all of it through a mask: every step then runs the same kernels on the same
+addresses, whatever its position, as a CUDA graph must.
 
 Shapes: B sequences, L capacity in tokens, T tokens of the packed prompts, G key and value heads, H query heads, W
 features of a head.
@@ -56,15 +58,14 @@ class Prefill:
 
 
 class Extend:
-    """`Attend` of one new token per sequence to itself and all tokens before it."""
+    """`Attend` of one new token per sequence to itself and all tokens before it; never waits for the device."""
 
-    def __init__(self, cache: KeyValueCache, positions_B: Tensor):
-        self.cache = cache
-        self.positions_B = positions_B
+    def __init__(self, cache: KeyValueCache, positions_B: Tensor, *, num_tokens: int, of_equal_length: bool):
+        """Attends to the first `num_tokens` positions, of each sequence up to its own if they differ in length."""
+        self.cache, self.positions_B, self.num_tokens = cache, positions_B, num_tokens
         self.sequences_B = torch.arange(len(positions_B), device=positions_B.device)
-        self.num_tokens = int(positions_B.max()) + 1
-        seen_BL = torch.arange(self.num_tokens, device=positions_B.device) <= positions_B[:, None]
-        self.seen_B11L = None if bool(seen_BL.all()) else seen_BL[:, None, None]
+        seen_BL = None if of_equal_length else _seen(positions_B, num_tokens)
+        self.seen_B11L = None if seen_BL is None else seen_BL[:, None, None]
 
     def __call__(self, layer: int, query_BHW: Tensor, key_BGW: Tensor, value_BGW: Tensor) -> Tensor:
         """Returns the attention output BHW."""
@@ -75,3 +76,37 @@ class Extend:
             query_BHW[:, :, None], keys_BGLW, values_BGLW, attn_mask=self.seen_B11L, enable_gqa=grouped
         )
         return out_BH1W[:, :, 0]
+
+
+MASK_ALIGNMENT_TOKENS = 16
+"""The capacity that `StaticExtend` attends to is a multiple of it: CUDA kernels copy a mask of another length first."""
+
+
+class StaticExtend:
+    """`Extend` over the whole capacity: no shape, address or number of its kernels depends on the position.
+
+    The query heads that share a key and value head are laid out as that many queries of it. Otherwise CUDA's fused
+    kernels, which take a mask or grouped heads but not both, would leave the work to one that repeats the cache.
+    """
+
+    def __init__(self, cache: KeyValueCache, positions_B: Tensor, dtype: torch.dtype):
+        """Prepares the mask for queries of `dtype`."""
+        self.cache, self.positions_B = cache, positions_B
+        self.sequences_B = torch.arange(len(positions_B), device=positions_B.device)
+        seen_BL = _seen(positions_B, cache.capacity_tokens)
+        mask_BL = torch.zeros_like(seen_BL, dtype=dtype).masked_fill(~seen_BL, -torch.inf)
+        self.mask_B11L = mask_BL[:, None, None]
+
+    def __call__(self, layer: int, query_BHW: Tensor, key_BGW: Tensor, value_BGW: Tensor) -> Tensor:
+        """Returns the attention output BHW."""
+        self.cache.store(layer, self.sequences_B, self.positions_B, key_BGW, value_BGW)
+        keys_BGLW, values_BGLW = self.cache.read(layer, self.cache.capacity_tokens)
+        num_groups = key_BGW.shape[1]
+        query_BGQW = query_BHW.unflatten(1, (num_groups, -1))
+        mask_B1QL = self.mask_B11L.expand(-1, -1, query_BGQW.shape[2], -1)
+        return F.scaled_dot_product_attention(query_BGQW, keys_BGLW, values_BGLW, attn_mask=mask_B1QL).flatten(1, 2)
+
+
+def _seen(positions_B: Tensor, num_tokens: int) -> Tensor:
+    """Returns BL: which of the first `num_tokens` tokens of each sequence its newest token attends to."""
+    return torch.arange(num_tokens, device=positions_B.device) <= positions_B[:, None]

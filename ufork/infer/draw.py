@@ -17,6 +17,7 @@ from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.config import DrawConfig
 from ufork.infer.sampling import guided, sample, uniform_numbers
 from ufork.infer.sequences import Sequences
+from ufork.infer.steps import Steps, steps_on
 from ufork.model.unifork import GenerationBranch, UniFork
 from ufork.vocabulary import IGNORED_LABEL, Task
 
@@ -30,26 +31,73 @@ def draw_codes(
     *,
     num_positions: int,
     seeds: Sequence[int],
+    steps: Steps | None = None,
 ) -> Tensor:
-    """Returns codes BNC for `prompts`, each from its own seed, drawn on the model's device."""
-    texts = [generation_prompt(prompt) for prompt in prompts]
-    if config.guidance != 1:
-        texts += [dropped_prompt()] * len(prompts)
+    """Returns codes BNC for `prompts`, each from its own seed, drawn on the model's device.
+
+    Args:
+        model: with a generation branch.
+        tokenizer: of the model.
+        prompts: texts.
+        config: how codes are sampled.
+        num_positions: positions of an image.
+        seeds: one per prompt.
+        steps: how the steps from position to position are run; the device's fastest way by default.
+    """
     device = model.trunk.token_embedding.weight.device
-    branch: GenerationBranch = model.branches[Task.GENERATION]  # type: ignore[assignment]
-    uniform_BNC = uniform_numbers(seeds, num_positions, len(branch.head.depth_positions_CP)).to(device)
-    sequences = Sequences(model, Task.GENERATION, device=device)
-    encoded = [_open_image(text, tokenizer) for text in texts]
-    states_RD = sequences.start(encoded, num_new_tokens=num_positions, image_is_open=True)
-    no_marks = torch.empty(0, dtype=torch.long, device=device)
-    drawn = []
-    for position in range(num_positions):
-        codes_BC, sums_BE = _draw_position(branch, states_RD, config, uniform_BNC[:, position])
-        drawn.append(codes_BC)
-        if position < num_positions - 1:
-            entering_BD, _ = model.trunk.projector(sums_BE, no_marks)
-            states_RD = sequences.step(entering_BD.repeat(len(texts) // len(prompts), 1))
-    return torch.stack(drawn, dim=1)
+    steps = steps or steps_on(device)
+    drawing = Drawing(model, tokenizer, prompts, config, num_positions=num_positions, seeds=seeds, steps=steps)
+    steps.run(drawing.step, num_positions - 1)
+    return drawing.codes_BNC
+
+
+class Drawing:
+    """A batch of images under way, in tensors that keep their addresses; its first position is drawn at once.
+
+    Each `step` draws one more position. It is a function of these tensors alone if the steps are static.
+    """
+
+    def __init__(
+        self,
+        model: UniFork,
+        tokenizer: TextTokenizer,
+        prompts: Sequence[str],
+        config: DrawConfig,
+        *,
+        num_positions: int,
+        seeds: Sequence[int],
+        steps: Steps,
+    ):
+        """Runs the prompts; the arguments are those of `draw_codes`."""
+        texts = [generation_prompt(prompt) for prompt in prompts]
+        if config.guidance != 1:
+            texts += [dropped_prompt()] * len(prompts)
+        device = model.trunk.token_embedding.weight.device
+        self.model, self.config = model, config
+        self.branch: GenerationBranch = model.branches[Task.GENERATION]  # type: ignore[assignment]
+        codes_per_position = len(self.branch.head.depth_positions_CP)
+        self.uniform_BNC = uniform_numbers(seeds, num_positions, codes_per_position).to(device)
+        self.codes_BNC = torch.zeros_like(self.uniform_BNC, dtype=torch.long)
+        self.position_1 = torch.zeros(1, dtype=torch.long, device=device)
+        self.no_marks = torch.empty(0, dtype=torch.long, device=device)
+        self.sequences = Sequences(model, Task.GENERATION, device=device, static=steps.is_static)
+        states_RD = self.sequences.start(
+            [_open_image(text, tokenizer) for text in texts], num_new_tokens=num_positions, image_is_open=True
+        )
+        self.entering_RD = torch.zeros_like(states_RD)
+        self._draw(states_RD)
+
+    def step(self) -> None:
+        """Draws the next position."""
+        self._draw(self.sequences.step(self.entering_RD))
+
+    def _draw(self, states_RD: Tensor) -> None:
+        uniform_BC = self.uniform_BNC.index_select(1, self.position_1).squeeze(1)
+        codes_BC, sums_BE = _draw_position(self.branch, states_RD, self.config, uniform_BC)
+        self.codes_BNC.index_copy_(1, self.position_1, codes_BC[:, None])
+        self.position_1 += 1
+        entering_BD, _ = self.model.trunk.projector(sums_BE, self.no_marks)
+        self.entering_RD.copy_(entering_BD.repeat(len(states_RD) // len(codes_BC), 1))
 
 
 def _draw_position(

@@ -26,7 +26,7 @@ def guided(logits_RK: Tensor, guidance: float, num_prompts: int) -> Tensor:
     """Returns guided logits BK; with guidance R = 2B, conditional sequences first, and without it R = B."""
     if len(logits_RK) == num_prompts:
         return logits_RK
-    conditional_BK, unconditional_BK = logits_RK.chunk(2)
+    conditional_BK, unconditional_BK = logits_RK.float().chunk(2)  # guidance multiplies the rounding of bf16
     return unconditional_BK + guidance * (conditional_BK - unconditional_BK)
 
 

@@ -6,23 +6,28 @@ Shapes: B sequences, T tokens of all prompts together, D width.
 """
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
 
 from ufork.data.packing import pack_sequence
 from ufork.data.prompts import EncodedSample
-from ufork.infer.cache import Extend, KeyValueCache, Prefill
+from ufork.infer.cache import MASK_ALIGNMENT_TOKENS, Extend, KeyValueCache, Prefill, StaticExtend
 from ufork.model.layers.attention import Attend
 from ufork.model.unifork import Branch, UniFork
 from ufork.vocabulary import Task
 
 
 class Sequences:
-    """Key-value cache and current length of each sequence."""
+    """Key-value cache and current length of each sequence.
 
-    def __init__(self, model: UniFork, task: Task, *, device: torch.device):
-        self.model, self.task, self.device = model, task, device
+    With `static`, `step` reads and writes tensors only, always the same ones, and depends on no state of Python's: it
+    can be replayed as a CUDA graph (`ufork/infer/steps.py`).
+    """
+
+    def __init__(self, model: UniFork, task: Task, *, device: torch.device, static: bool = False):
+        self.model, self.task, self.device, self.static = model, task, device, static
 
     def start(self, prompts: list[EncodedSample], *, num_new_tokens: int, image_is_open: bool) -> Tensor:
         """Runs the prompts and returns the state BD of each one's last token.
@@ -37,17 +42,27 @@ class Sequences:
         if image_is_open:
             packed = dataclasses.replace(packed, image_ends_M=packed.image_ends_M[:0])
         packed = packed.to(str(self.device))
-        self.cache = KeyValueCache(num_sequences=len(prompts), capacity_tokens=max(lengths) + num_new_tokens)
+        capacity_tokens = max(lengths) + num_new_tokens
+        if self.static:
+            capacity_tokens = math.ceil(capacity_tokens / MASK_ALIGNMENT_TOKENS) * MASK_ALIGNMENT_TOKENS
+        self.cache = KeyValueCache(num_sequences=len(prompts), capacity_tokens=capacity_tokens)
         self.positions_B = torch.tensor(lengths, device=self.device)
+        self.longest, self.of_equal_length = max(lengths), len(set(lengths)) == 1
         embedded_TD = self.model.trunk.embed(packed)
         states_TD = self._states(embedded_TD, packed.positions_T, Prefill(self.cache, packed, self.model.kernel))
         return states_TD[packed.segment_starts_S1[1:].long() - 1]
 
     def step(self, entering_BD: Tensor) -> Tensor:
         """Appends one embedded token to each sequence and returns its state BD."""
-        states_BD = self._states(entering_BD, self.positions_B, Extend(self.cache, self.positions_B))
-        self.positions_B = self.positions_B + 1
+        states_BD = self._states(entering_BD, self.positions_B, self._attend(entering_BD.dtype))
+        self.positions_B += 1
         return states_BD
+
+    def _attend(self, dtype: torch.dtype) -> Attend:
+        if self.static:
+            return StaticExtend(self.cache, self.positions_B, dtype)
+        self.longest += 1
+        return Extend(self.cache, self.positions_B, num_tokens=self.longest, of_equal_length=self.of_equal_length)
 
     def _states(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         hidden_TD = self.model.trunk.stack(hidden_TD, positions_T, attend)
