@@ -56,7 +56,7 @@ class _SleepingEngine:
             return torch.zeros(len(sequence.token_ids_T), self.hidden_size, requires_grad=True) * 1
         return hidden.sum(), hidden.detach().sum()
 
-    def backward(self, loss: Any) -> None:
+    def backward(self, loss: Any, task: Any) -> None:
         # The trunk's passes are equally long for both tasks, so it need not know whose this one is.
         time.sleep(self.times.seconds[self.stage, self.task, Pass.BACKWARD])
         loss.backward()

@@ -89,7 +89,7 @@ class TrunkRunner:
         hidden_TD, sends = self._flying.pop((action.task, action.index))
         for send in sends:  # they have arrived, since the gradient has
             send.wait()
-        self.engine.backward((hidden_TD * gradient_TD.to(hidden_TD.dtype)).sum())
+        self.engine.backward((hidden_TD * gradient_TD.to(hidden_TD.dtype)).sum(), action.task)
 
     def finish(self) -> None:
         """Waits for the sends of a frozen trunk."""
@@ -128,7 +128,7 @@ class BranchRunner:
         """Runs the branch backward if anything needs its gradients, and sends that of the hidden states."""
         hidden_TD, loss = self._live.pop(action.index)
         if self.engine.trains or self.trunk_trains:
-            self.engine.backward(loss)
+            self.engine.backward(loss, action.task)
         if self.trunk_trains:
             assert hidden_TD.grad is not None
             self._sends.add(self.link.send_gradient(action, hidden_TD.grad / self.engine.gradient_scale))
@@ -154,7 +154,7 @@ class ColocatedRunner:
 
     def backward(self, action: Action) -> None:
         """Runs the whole model backward."""
-        self.engine.backward(self._loss)
+        self.engine.backward(self._loss, action.task)
 
     def finish(self) -> None:
         """Does nothing: a colocated stage sends nothing."""

@@ -180,6 +180,7 @@ def _build_engine(
         world,
         gathered_whole=(DecoderLayer, DepthBlock),
         partition_dims=partition_dims,
+        backward_at_once=world.coordinate.stage is not Stage.TRUNK,
     )
 
 

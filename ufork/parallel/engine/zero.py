@@ -25,10 +25,13 @@ from torch import Tensor, nn
 
 from ufork.errors import ConfigError
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
+from ufork.parallel.engine.gather_traces import GatherTraces
 from ufork.parallel.engine.optimizer_state import counting_once
 from ufork.parallel.engine.rank_state import EngineShards
+from ufork.parallel.schedule.actions import Pass
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.stage_world import World
+from ufork.vocabulary import PackedSequence, Task
 
 Precision = Literal["fp32", "bf16"]
 
@@ -146,6 +149,7 @@ class Engine:
         *,
         gathered_whole: Sequence[type[nn.Module]] = (),
         partition_dims: dict[str, int] | None = None,
+        backward_at_once: bool = True,
     ):
         """Shards `model`.
 
@@ -156,6 +160,8 @@ class Engine:
             world: this rank's.
             gathered_whole: classes of modules whose parameters are gathered together, not layer by layer.
             partition_dims: by name, the dimension along which a parameter is partitioned over the tp ranks.
+            backward_at_once: whether each backward pass directly follows its forward pass, between which the weights
+                then stay gathered; else passes come in any order.
 
         Raises:
             ConfigError: DeepSpeed refuses a value of `config`.
@@ -175,6 +181,8 @@ class Engine:
             raise ConfigError(f"train.deepspeed: DeepSpeed refuses it: {error}") from None
         self._adds_partitions = False
         self.shards = EngineShards(self._engine, world, self._partition_dims) if self.trains else None
+        self._backward_at_once = backward_at_once
+        self._traces = GatherTraces(self._engine.optimizer.parameter_offload if self.trains else self._engine.optimizer)
         self._names = {id(parameter): name for name, parameter in self._engine.module.named_parameters()}
 
     @staticmethod
@@ -195,12 +203,15 @@ class Engine:
         with self._engine.coalesce_grad_reduction() if self.trains and once else nullcontext():
             yield
 
-    def forward(self, *args: Any) -> Any:
-        """Returns the model's output."""
-        return self._engine(*args)
+    def forward(self, sequence: PackedSequence, *args: Any) -> Any:
+        """Returns the model's output for `sequence`; all replicas run the same passes of the same tasks in lockstep."""
+        self._traces.select((sequence.task, Pass.FORWARD))
+        return self._engine(sequence, *args)
 
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of `loss`, this replica's term of a sum over all replicas."""
+    def backward(self, loss: Tensor, task: Task) -> None:
+        """Adds the gradients of `loss`, this replica's term of a sum over all replicas, for a sequence of `task`."""
+        if not self._backward_at_once:
+            self._traces.begin((task, Pass.BACKWARD))
         if self._adds_partitions:
             # ZeRO overwrites its partitions in a step's first backward, which it detects by counting forwards; here
             # several forwards may precede it
@@ -238,17 +249,8 @@ class Engine:
 
     def trace_gathers(self, tracer: Tracer) -> None:
         """Makes `tracer` record how long ZeRO-3 takes to gather weights from other replicas."""
-        if self._world.dp_group.size() == 1:
-            return
-        fetch_of = self._engine.optimizer.parameter_offload if self.trains else self._engine.optimizer
-        coordinator = fetch_of.get_param_coordinator()
-        fetch = coordinator.fetch_sub_module
-
-        def traced_fetch(module: nn.Module, forward: bool) -> None:
-            with tracer.span("gather", type(module).__name__):
-                fetch(module, forward=forward)
-
-        coordinator.fetch_sub_module = traced_fetch
+        if self._world.dp_group.size() > 1:
+            self._traces.trace(tracer)
 
     def whole_gradient(self, name: str) -> Tensor:
         """Returns a parameter's reduced gradient in fp32, gathered over the replicas but not over the tp ranks."""
