@@ -3,6 +3,7 @@
 #                 trunk and branches on different ranks: LAYOUT=forked (as many ranks as the recipe's layout needs)
 # make test       the tests that take seconds each
 # make test-gpu   the tests that need an NVIDIA GPU; all others run on the CPU, also on a machine with GPUs
+# make gpu        the check of this machine's NVIDIA GPUs, in under 8 minutes: kernels, training, layouts, speed
 # make test-slow  all other tests: layouts, kills and resumes, random stream histories, jobs on a real Slurm
 # make check      format, lint, types, spelling, import floors: what must hold before a commit
 # make docs       links, commands and code blocks of the documentation
@@ -24,7 +25,7 @@ LAYOUT_OPTIONS := layout.kind=$(LAYOUT) $(if $(filter colocated,$(LAYOUT)),--ran
 WORKERS := $(shell expr $$(nproc) / 2)
 PYTEST := $(BIN)/python -m pytest $(if $(filter-out 0 1,$(WORKERS)),-n $(WORKERS))
 
-.PHONY: demo test test-slow test-gpu check docs
+.PHONY: demo test test-slow test-gpu gpu check docs
 .DEFAULT_GOAL := check
 
 # PIP_CONSTRAINT also applies to pip's build environments, which -c does not.
@@ -51,6 +52,9 @@ test-slow: $(STAMP)
 # One process, since the tests share the GPU
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+gpu: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu_check
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -17,8 +17,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.launch.local_ranks import start_local_ranks
 from pipelines.launch.ranks import prepare_environment, process_context
@@ -29,10 +30,9 @@ from ufork.parallel.config import LayoutConfig
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.run_folder import RunFolder
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
-from ufork.vocabulary import Task
 
 if TYPE_CHECKING:
-    from ufork.train.session import Phase
+    from ufork.train.session import Phase, Session
 
 MODEL = ModelConfig(
     hidden_size=512,
@@ -46,7 +46,6 @@ MODEL = ModelConfig(
 )
 DIMENSIONS = Dimensions(vocab_size=8192, codebook_size=512, code_width=64, codes_per_position=4)
 SEQ_LEN = 256
-PROMPT = "a red dog left of two yellow buses"
 STEPS, REPEATS = 4, 7
 
 
@@ -61,57 +60,95 @@ def main() -> None:
     print(json.dumps(figures))
 
 
+class SavingSteps:
+    """Steps of an open session on one step's packed sequences, with or without a save meanwhile."""
+
+    def __init__(self, session: "Session", *, num_steps: int):
+        """Reads a step's packed sequences from the session's stream."""
+        assert session.stream and session.saver
+        self.session, self.saver, self.stream, self.num_steps = session, session.saver, session.stream, num_steps
+        self._sequences = session.stream.next_step()
+        self._numbers = itertools.count(session.start.step + 1)
+
+    def steps(self) -> None:
+        """Trains, and waits for the device."""
+        import torch
+
+        from ufork.train.step import run_step
+
+        for _ in range(self.num_steps):
+            run_step(self.session.stage, self._sequences, 1e-4, before_update=self.saver.before_update)
+            self.saver.poll()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def save(self) -> None:
+        """Starts a save."""
+        from ufork.checkpoint.state import TrainState
+
+        self.saver.save(TrainState(step=next(self._numbers)), self.stream)
+
+    def save_and_steps(self) -> float:
+        """Starts a save, trains meanwhile and finishes it; returns the seconds until the steps were done."""
+        seconds = _seconds(lambda: (self.save(), self.steps()))
+        self.saver.finish()
+        return seconds
+
+    def blocking_save(self) -> None:
+        """Saves while nothing else runs."""
+        self.save()
+        self.saver.finish()
+
+
+@dataclass(frozen=True)
+class Stall:
+    """What a save in the background costs."""
+
+    blocking_seconds: float
+    """Time of a save while nothing else runs."""
+    stall_seconds: float
+    """Extra time of steps during which a save runs."""
+
+    @property
+    def share(self) -> float:
+        """The stall, of a blocking save."""
+        return self.stall_seconds / self.blocking_seconds
+
+
+def measure_stall(saving: SavingSteps, *, repeats: int, blocking_repeats: int = 3) -> Stall:
+    """Returns medians of alternating measurements; the first save of the session must have been made before."""
+    blocking = statistics.median(_seconds(saving.blocking_save) for _ in range(blocking_repeats))
+    quiet, busy = zip(*((_seconds(saving.steps), saving.save_and_steps()) for _ in range(repeats)), strict=True)
+    return Stall(blocking, statistics.median(busy) - statistics.median(quiet))
+
+
 def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
     import torch
 
+    from benchmarks.random_source import write_random_source
     from ufork.checkpoint.resume import resume
-    from ufork.checkpoint.state import TrainState
     from ufork.parallel.transport.stage_world import join_world
     from ufork.train.session import open_session
-    from ufork.train.step import run_step
 
-    _write_source(folder / "random")
+    write_random_source(folder / "random", DIMENSIONS)
     with join_world(rank_env, timeout_seconds=120) as world, open_session(_phase(folder), world) as session:
-        stage, stream, saver = session.stage, session.stream, session.saver
-        assert stream and saver
-        sequences = stream.next_step()
-        numbers = itertools.count(1)
-
-        def steps() -> None:
-            for _ in range(STEPS):
-                run_step(stage, sequences, 1e-4, before_update=saver.before_update)
-                saver.poll()
-
-        def save() -> None:
-            saver.save(TrainState(step=next(numbers)), stream)
-
-        def with_a_save() -> None:
-            save()
-            steps()
-            saver.finish()
-
-        def blocking() -> None:
-            save()
-            saver.finish()
-
-        blocking()  # allocates the memory that later saves use again
-        steps()
-        blocked, stall = {}, {}
+        saving = SavingSteps(session, num_steps=STEPS)
+        saving.blocking_save()  # allocates the memory that later saves use again
+        saving.steps()
         all_cores = torch.get_num_threads()
+        stalls = {}
         for threads in sorted({max(all_cores - 1, 1), all_cores}):
             torch.set_num_threads(threads)
-            blocked[threads] = statistics.median(_seconds(blocking) for _ in range(3))
-            quiet, saving = zip(*((_seconds(steps), _seconds(with_a_save)) for _ in range(REPEATS)), strict=True)
-            stall[threads] = statistics.median(saving) - statistics.median(quiet)
-        newest = saver.folder.at(saver.folder.steps()[-1])
+            stalls[threads] = measure_stall(saving, repeats=REPEATS)
+        newest = saving.saver.folder.at(saving.saver.folder.steps()[-1])
         num_bytes = sum(file.stat().st_size for file in newest.rglob("*"))
-        loading = _seconds(lambda: resume(stage.engine.shards, None, newest))
+        loading = _seconds(lambda: resume(session.stage.engine.shards, None, newest))
         writing = _seconds(lambda: _write_through(folder / "plain", num_bytes))
         return {
-            "stall_share": round(stall[all_cores] / blocked[all_cores], 4),
-            "stall_s": round(stall[all_cores], 4),
-            "stall_share_with_a_core_free": round(stall[min(stall)] / blocked[min(stall)], 4),
-            "save_mb_per_s": round(num_bytes / blocked[all_cores] / 1e6, 1),
+            "stall_share": round(stalls[all_cores].share, 4),
+            "stall_s": round(stalls[all_cores].stall_seconds, 4),
+            "stall_share_with_a_core_free": round(stalls[min(stalls)].share, 4),
+            "save_mb_per_s": round(num_bytes / stalls[all_cores].blocking_seconds / 1e6, 1),
             "load_mb_per_s": round(num_bytes / loading / 1e6, 1),
             "disk_write_mb_per_s": round(num_bytes / writing / 1e6, 1),
             "checkpoint_mb": round(num_bytes / 1e6, 1),
@@ -120,6 +157,7 @@ def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
 
 def _phase(folder: Path) -> "Phase":
     """Returns one packed sequence of generation per step, read from the random codes in `folder`."""
+    from benchmarks.random_source import PROMPT
     from benchmarks.stages import initial_model
     from ufork.train.session import Phase
 
@@ -134,24 +172,6 @@ def _phase(folder: Path) -> "Phase":
         tokenizer=TextTokenizer.train([PROMPT], vocab_size=512),
         run=RunFolder(folder),
     )
-
-
-def _write_source(folder: Path) -> None:
-    """Writes a source of random codes."""
-    import numpy as np
-
-    from ufork.data.shards.sample import Sample
-    from ufork.data.shards.writer import ShardWriter, finish_source, start_source
-
-    start_source(folder)
-    shape, random = (8, 8, DIMENSIONS.codes_per_position), np.random.default_rng(0)
-    with ShardWriter(folder, source="random", split="train", task=Task.GENERATION, shard_samples=100) as writer:
-        for number in range(100):
-            codes = random.integers(0, DIMENSIONS.codebook_size, shape, dtype=np.uint16)
-            names = {"id": str(number), "source": "random", "licence": "CC0-1.0"}
-            writer.write(Sample(task=Task.GENERATION, prompt=PROMPT, codes=codes, **names))
-    described: dict[str, Any] = {"licence": "CC0-1.0", "attribution": "", "recipe": "", "details": {}, "skipped": {}}
-    finish_source(folder, source="random", split="train", entries=writer.entries, **described)
 
 
 def _write_through(path: Path, num_bytes: int) -> None:

@@ -15,12 +15,14 @@ from benchmarks.train_step import DIMENSIONS, MODEL
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.config import DrawConfig
 from ufork.infer.draw import draw_codes
+from ufork.infer.steps import Steps
 from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork
 
 BATCHES = (1, 8)
 NUM_POSITIONS = 64
 REPEATS = 5
+PROMPT = "a red dog left of a cat"
 
 
 def main() -> None:
@@ -30,19 +32,39 @@ def main() -> None:
     torch.set_num_threads(parser.parse_args().threads)
     model = UniFork(MODEL, DIMENSIONS).eval()
     initialize(model, 0)
-    tokenizer = TextTokenizer.train(["a red dog left of a cat"], vocab_size=300)
-    rates = {str(batch): round(_positions_per_s(model, tokenizer, batch), 1) for batch in BATCHES}
+    tokenizer = TextTokenizer.train([PROMPT], vocab_size=300)
+    rates = {str(batch): round(positions_per_second(model, tokenizer, batch), 1) for batch in BATCHES}
     print(json.dumps({"positions_per_s": rates, "guidance": DrawConfig().guidance}))
 
 
-def _positions_per_s(model: UniFork, tokenizer: TextTokenizer, batch: int) -> float:
-    prompts = ["a red dog left of a cat"] * batch
+def positions_per_second(
+    model: UniFork,
+    tokenizer: TextTokenizer,
+    batch: int,
+    *,
+    num_positions: int = NUM_POSITIONS,
+    repeats: int = REPEATS,
+    steps: Steps | None = None,
+) -> float:
+    """Returns the image positions drawn per second, on the model's device, over all prompts of a batch.
+
+    Args:
+        model: with a generation branch.
+        tokenizer: of any kind, for the prompts.
+        batch: number of prompts.
+        num_positions: positions of an image.
+        repeats: drawings that the median is taken of, after one more.
+        steps: as `draw_codes`.
+    """
+    prompts, config = [PROMPT] * batch, DrawConfig()
     seconds = []
-    for _ in range(REPEATS + 1):
+    for _ in range(repeats + 1):
         start = time.perf_counter()
-        draw_codes(model, tokenizer, prompts, DrawConfig(), num_positions=NUM_POSITIONS, seeds=range(batch))
+        draw_codes(
+            model, tokenizer, prompts, config, num_positions=num_positions, seeds=range(batch), steps=steps
+        ).cpu()  # waits for the device
         seconds.append(time.perf_counter() - start)
-    return batch * NUM_POSITIONS / statistics.median(seconds[1:])
+    return batch * num_positions / statistics.median(seconds[1:])
 
 
 if __name__ == "__main__":

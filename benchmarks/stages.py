@@ -3,11 +3,13 @@
 import torch
 
 from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.layers.attention import choose_attention_kernel
+from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import make_layout
 from ufork.parallel.transport.stage_world import World
-from ufork.train.build_stage import build_stage
+from ufork.train.build_stage import build_stage, precision_of
 from ufork.train.config import TrainConfig
 from ufork.train.initial_model import InitialModel
 from ufork.train.stage import TrainingStage
@@ -24,12 +26,31 @@ def open_stage(
     name: str = "benchmark",
 ) -> TrainingStage:
     """Opens this rank's stage, in the colocated layout by default; several in one world differ by `name`."""
+    modules = build_modules(world, model, dimensions, config)
+    return open_stage_of(world, modules, config, seq_len=seq_len, layout=layout, name=name)
+
+
+def open_stage_of(
+    world: World,
+    modules: UniFork,
+    config: TrainConfig,
+    *,
+    seq_len: int,
+    layout: LayoutConfig | None = None,
+    name: str = "benchmark",
+) -> TrainingStage:
+    """Opens the stage of `modules`, which `build_modules` has made."""
     layout = layout or LayoutConfig()
     sequences = config.global_batch_size.by_task
     bridge = world.open_bridge(make_layout(layout, num_ranks=world.size, global_batch_size=sequences), name)
-    return build_stage(
-        initial_model(model, dimensions).build(world.coordinate.stage), config, layout, world, bridge, seq_len=seq_len
-    )
+    return build_stage(modules, config, layout, world, bridge, seq_len=seq_len)
+
+
+def build_modules(world: World, model: ModelConfig, dimensions: Dimensions, config: TrainConfig) -> UniFork:
+    """Returns the modules of this rank's stage, with the attention kernel that training would choose."""
+    dtype = torch.bfloat16 if precision_of(config, world) == "bf16" else torch.float32
+    kernel = choose_attention_kernel(world.device, dtype)
+    return initial_model(model, dimensions).build(world.coordinate.stage, kernel)
 
 
 def initial_model(model: ModelConfig, dimensions: Dimensions) -> InitialModel:

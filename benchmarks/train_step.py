@@ -20,10 +20,9 @@ import numpy as np  # noqa: E402 (what follows reads the environment when it is 
 import torch  # noqa: E402
 
 from benchmarks.gemm import best_gemm_gflops  # noqa: E402
+from benchmarks.random_sequences import RandomSequences  # noqa: E402
 from benchmarks.stages import open_stage  # noqa: E402
 from pipelines.launch.local_ranks import free_port  # noqa: E402
-from ufork.data.packing import pack_sequence  # noqa: E402
-from ufork.data.prompts import EncodedSample  # noqa: E402
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig  # noqa: E402
 from ufork.model.cost import sequence_cost  # noqa: E402
 from ufork.parallel.rank_environment import RankEnvironment  # noqa: E402
@@ -31,7 +30,7 @@ from ufork.parallel.transport.stage_world import World, join_world  # noqa: E402
 from ufork.train.config import GlobalBatchSize, TrainConfig  # noqa: E402
 from ufork.train.stage import TrainingStage  # noqa: E402
 from ufork.train.step import run_step  # noqa: E402
-from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task  # noqa: E402
+from ufork.vocabulary import PackedSequence, Task  # noqa: E402
 
 MODEL = ModelConfig(
     hidden_size=320,
@@ -59,7 +58,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rng = np.random.default_rng(0)
-    sequences = {task: [_sequence(task, rng) for _ in range(ROWS_PER_TASK)] for task in Task}
+    random = RandomSequences(dimensions=DIMENSIONS, seq_len=SEQ_LEN)
+    sequences = {task: [random.sequence(task, rng) for _ in range(ROWS_PER_TASK)] for task in Task}
     rank_env = RankEnvironment(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
     with join_world(rank_env, timeout_seconds=60) as world:
         figures = {p: _measure(sequences, p, world, profiled=arguments.profile) for p in ("fp32", "bf16")}
@@ -100,32 +100,6 @@ def _stage(precision: str, world: World) -> TrainingStage:
     sequences = GlobalBatchSize(understanding=ROWS_PER_TASK, generation=ROWS_PER_TASK)
     config = TrainConfig(precision=precision, learning_rate=1e-4, global_batch_size=sequences)
     return open_stage(world, MODEL, DIMENSIONS, config, seq_len=SEQ_LEN, name=precision)
-
-
-def _sequence(task: Task, rng: np.random.Generator) -> PackedSequence:
-    samples = [_sample(task, rng)]
-    room = SEQ_LEN - len(samples[0].token_ids_L)
-    while len((sample := _sample(task, rng)).token_ids_L) <= room:
-        samples.append(sample)
-        room -= len(sample.token_ids_L)
-    return pack_sequence(samples, seq_len=SEQ_LEN, padding_id=0)
-
-
-def _sample(task: Task, rng: np.random.Generator) -> EncodedSample:
-    """64 positions and 10 to 40 text tokens; a third of an understanding sample's text is to be predicted."""
-    num_text, num_image = int(rng.integers(10, 40)), 64 + 2
-    token_ids_L = rng.integers(0, DIMENSIONS.vocab_size, num_text + num_image)
-    labels_L = np.full(len(token_ids_L), IGNORED_LABEL, np.int64)
-    if task is Task.UNDERSTANDING:
-        labels_L[-num_text // 3 - 1 : -1] = token_ids_L[-num_text // 3 :]
-    return EncodedSample(
-        id="random",
-        task=task,
-        token_ids_L=token_ids_L,
-        labels_L=labels_L,
-        image_begin=0 if task is Task.UNDERSTANDING else num_text,
-        codes_IC=rng.integers(0, DIMENSIONS.codebook_size, (64, DIMENSIONS.codes_per_position)),
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+"""Time, memory and error of something that runs on a device."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+GB = 1e9
+
+
+def device_of(*, cpu: bool) -> torch.device:
+    """Returns the device that a part works on.
+
+    Raises:
+        RuntimeError: there is no CUDA device that torch can use.
+    """
+    if cpu:
+        torch.set_num_threads(1)
+        return torch.device("cpu")
+    torch.cuda.init()
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def memory_gb(device: torch.device) -> float:
+    """Returns the memory of a CUDA device in GB of 10^9 bytes."""
+    return torch.cuda.get_device_properties(device).total_memory / GB
+
+
+def half_precision(device: torch.device) -> torch.dtype:
+    """Returns bf16 on devices that compute it natively, else fp32."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
+        return torch.float32
+    return torch.bfloat16
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for what was queued on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(action: Callable[[], Any], device: torch.device, *, repeats: int = 5, warmups: int = 1) -> float:
+    """Returns the median seconds of `action` on the device, with launches counted in."""
+    for _ in range(warmups):
+        action()
+    return statistics.median(wall_seconds(action, device) for _ in range(repeats))
+
+
+def wall_seconds(action: Callable[[], Any], device: torch.device) -> float:
+    """Returns the seconds of one call, to the end of what it queued."""
+    synchronize(device)
+    start = time.perf_counter()
+    action()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def peak_bytes(action: Callable[[], Any], device: torch.device) -> int | None:
+    """Returns the most bytes that `action` held beside what was there before; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    action()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Returns the norm of the difference over the norm of `expected`, in fp64 on the CPU."""
+    found, expected = found.detach().cpu().double(), expected.detach().cpu().double()
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
+
+
+def largest_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Returns the largest `relative_error` of several tensors."""
+    return max(relative_error(*pair) for pair in zip(found, expected, strict=True))
+
+
+def with_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor]:
+    """Returns the output of `function(*inputs)` and the gradients of all inputs, from the output's `gradient`."""
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    output = function(*leaves)
+    return [output, *torch.autograd.grad(output, leaves, gradient)]
+
+
+def forward_and_backward(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor, expected: Sequence[Tensor]
+) -> dict[str, Any]:
+    """Returns milliseconds and GB of a forward with its backward pass, and the largest error against `expected`."""
+    device = gradient.device
+
+    def action() -> list[Tensor]:
+        return with_gradients(function, inputs, gradient)
+
+    error = largest_error(action(), expected)
+    peak = peak_bytes(action, device)
+    return {
+        "ms": round(seconds_of(action, device, warmups=2) * 1e3, 4),
+        "peak_gb": None if peak is None else round(peak / GB, 3),
+        "error": error,
+    }
+
+
+def attempt(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns what `action` returns, or why a kernel cannot run here."""
+    try:
+        return action()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return {"unavailable": "out of memory"}
+    except (ImportError, RuntimeError, NotImplementedError) as error:
+        return {"unavailable": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}

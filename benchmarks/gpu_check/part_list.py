@@ -1,0 +1,67 @@
+"""The parts of the check, in the order in which they run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ufork.errors import ConfigError
+
+TOTAL_SECONDS = 470
+"""Limit of all parts together on GPUs."""
+CPU_TOTAL_SECONDS = 600
+"""Limit of all parts together with `--cpu`, whose process may share two cores with others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part; `run(report, cpu=...)` of the module of that name in `benchmarks.gpu_check.parts` is called."""
+
+    name: str
+    limit_seconds: float
+    """Limit on GPUs."""
+    needs_cuda: bool = False
+    """Whether nothing of it can run on a CPU."""
+    is_optional: bool = False
+    """Whether it is skipped, not failed, when the parts before it have used up the time."""
+
+    @property
+    def module(self) -> str:
+        """Name to import."""
+        return f"benchmarks.gpu_check.parts.{self.name}"
+
+    def limit(self, *, cpu: bool) -> float:
+        """Returns the limit in seconds; with `cpu` one that a busy machine keeps."""
+        return 120.0 if cpu else self.limit_seconds
+
+
+PARTS = (
+    Part(name="environment", limit_seconds=45),
+    Part(name="depth_attention", limit_seconds=40),
+    Part(name="packed_attention", limit_seconds=40),
+    Part(name="layers", limit_seconds=45),
+    Part(name="training", limit_seconds=60),
+    Part(name="resuming", limit_seconds=60),
+    Part(name="layouts", limit_seconds=130),
+    Part(name="released_size", limit_seconds=150),
+    Part(name="checkpoint_stall", limit_seconds=60),
+    Part(name="drawing", limit_seconds=60),
+    Part(name="streams", limit_seconds=25, needs_cuda=True),
+    Part(name="device_tests", limit_seconds=60, needs_cuda=True, is_optional=True),
+)
+"""Limits add up to more than TOTAL_SECONDS: not every part needs all of its own."""
+
+
+def choose_parts(names: str | None) -> Sequence[Part]:
+    """Returns the parts that `names` lists, separated by commas, in the order of PARTS; all of them for None.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    if names is None:
+        return PARTS
+    wanted = {name.strip() for name in names.split(",") if name.strip()}
+    known = [part.name for part in PARTS]
+    if unknown := sorted(wanted - set(known)):
+        raise ConfigError(f"--parts: {', '.join(unknown)}: unknown; expected some of {', '.join(known)}")
+    if not wanted:
+        raise ConfigError(f"--parts: names no part; expected some of {', '.join(known)}")
+    return [part for part in PARTS if part.name in wanted]

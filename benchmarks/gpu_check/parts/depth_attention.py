@@ -1,0 +1,56 @@
+"""Attention over the depths of image positions, [7290, 32, 4, 112] at the released size, by each of torch's kernels.
+
+Sequences of four tokens make kernels for long ones waste most of their work and memory.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.gpu_check.measuring import attempt, device_of, forward_and_backward, half_precision, with_gradients
+from benchmarks.gpu_check.report import Report
+from ufork.model.layers.causal import causal_attention, explicit_attention
+
+SHAPE, CPU_SHAPE = (7290, 32, 4, 112), (30, 4, 4, 16)
+"""Image positions of a packed sequence, heads, depths, features."""
+MOST_ERROR = 0.02
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+def run(report: Report, *, cpu: bool) -> None:
+    """Fails if the kernel that ufork uses is wrong."""
+    device = device_of(cpu=cpu)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(CPU_SHAPE if cpu else SHAPE, generator=generator).to(device) for _ in range(4)]
+    expected = with_gradients(explicit_attention, inputs[:3], inputs[3])
+    *halves, gradient = (tensor.to(half_precision(device)) for tensor in inputs)
+    kernels: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+        "chosen": causal_attention,
+        "explicit": explicit_attention,
+        **{name: _on(backend) for name, backend in BACKENDS.items()},
+    }
+    for name, kernel in kernels.items():
+        found = attempt(partial(forward_and_backward, kernel, halves, gradient, expected))
+        report.figure(name, found)
+        if name == "chosen":
+            error = found.get("error", float("inf"))
+            report.check("chosen kernel", error < MOST_ERROR, f"{found}, expected an error below {MOST_ERROR}")
+        if "ms" in found and name in ("chosen", "flash"):
+            report.headline(f"{name} {found['ms']:.2f} ms, {found['peak_gb']} GB")
+
+
+def _on(backend: SDPBackend) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+    return attention

@@ -1,0 +1,31 @@
+"""The tests that need a GPU (`pytest -m gpu`), where pytest is installed: how many passed."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.gpu_check.report import Report
+
+ROOT = Path(__file__).parents[3]
+COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
+SECONDS_TO_REPORT = 5.0
+
+
+def run(report: Report, *, cpu: bool) -> None:
+    """Fails if a test does."""
+    if importlib.util.find_spec("pytest") is None or not (ROOT / "tests").is_dir():
+        report.skip("tests", "pytest or the folder tests is not here")
+        report.headline("not here")
+        return
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--no-header", "-p", "no:cacheprovider", "tests"]
+    limit = report.seconds_left - SECONDS_TO_REPORT
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=limit, check=False)
+    print(done.stdout, done.stderr)
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    counts = {kind: int(number) for number, kind in COUNT.findall(last)}
+    report.figure("tests", counts)
+    report.headline(", ".join(f"{number} {kind}" for kind, number in counts.items()) or last)
+    report.check("tests", done.returncode == 0 and bool(counts.get("passed")), last)

@@ -1,0 +1,93 @@
+"""Speed of drawing at the released size in bf16, with guidance: steps launched kernel by kernel, or as one graph."""
+
+import torch
+
+from benchmarks.generate import PROMPT, positions_per_second
+from benchmarks.gpu_check.measuring import device_of, half_precision
+from benchmarks.gpu_check.plain_training import DIMENSIONS, TINY
+from benchmarks.gpu_check.profiling import profiled
+from benchmarks.gpu_check.report import Report
+from ufork.data.text_tokenizer import TextTokenizer
+from ufork.infer.config import DrawConfig
+from ufork.infer.draw import draw_codes
+from ufork.infer.steps import EagerSteps, GraphSteps, Steps
+from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.layers.attention import choose_attention_kernel
+from ufork.model.unifork import UniFork
+from ufork.vocabulary import Task
+
+BATCHES, CPU_BATCHES = (1, 16, 64), (1, 2)
+PROFILED_BATCH = {False: 16, True: 2}
+NUM_POSITIONS, CPU_NUM_POSITIONS = 64, 4
+VOCABULARY = 151_936
+STANDARD_DEVIATION = 0.02
+GOAL_FEWER_LAUNCHES = 10.0
+LEAST_EQUAL_IMAGES = 0.5
+"""Share of the images that have to be equal in all codes. A product that a library sums in another order in a graph
+could change a code, and with it all that follow in its image."""
+
+
+def run(report: Report, *, cpu: bool) -> None:
+    """Fails if a graph draws other codes than single launches."""
+    device = device_of(cpu=cpu)
+    model = _random_model(device, cpu=cpu)
+    tokenizer = TextTokenizer.train([PROMPT], vocab_size=300)
+    num_positions = CPU_NUM_POSITIONS if cpu else NUM_POSITIONS
+    ways: dict[str, Steps] = {"growing steps": EagerSteps(), "static steps": EagerSteps(is_static=True)}
+    if device.type == "cuda":
+        ways["graph"] = GraphSteps(device)
+    else:
+        report.skip("graph", "needs CUDA")
+    batch = PROFILED_BATCH[cpu]
+    codes, launches = {}, {}
+
+    def draw(steps: Steps) -> torch.Tensor:
+        return draw_codes(
+            model,
+            tokenizer,
+            [PROMPT] * batch,
+            DrawConfig(),
+            num_positions=num_positions,
+            seeds=range(batch),
+            steps=steps,
+        ).cpu()
+
+    for name, steps in ways.items():
+        rates = {
+            str(each): round(
+                positions_per_second(
+                    model, tokenizer, each, num_positions=num_positions, repeats=1 if cpu else 3, steps=steps
+                ),
+                1,
+            )
+            for each in (CPU_BATCHES if cpu else BATCHES)
+        }
+        codes[name] = draw(steps)
+        found = profiled(lambda steps=steps: draw(steps), device)
+        launches[name] = (found["launches"] + found["graph_launches"]) / num_positions
+        report.figure(name, {"positions_per_s": rates, "launches_per_position": launches[name], "profile": found})
+        report.headline(f"{name}: {rates[str(batch)]:,.0f} positions/s at {batch}")
+    for name, found_BNC in codes.items():
+        equal = float((found_BNC == codes["static steps"]).flatten(1).all(1).float().mean())
+        detail = f"{equal:.0%} of the images equal those of static steps, at least {LEAST_EQUAL_IMAGES:.0%} expected"
+        report.figure(f"equal images, {name}", equal)
+        report.check(f"codes, {name}", equal >= LEAST_EQUAL_IMAGES, detail)
+    if "graph" in launches:
+        fewer = launches["growing steps"] / max(launches["graph"], 1e-9)
+        report.goal("fewer launches", fewer, f"{GOAL_FEWER_LAUNCHES:g} times", met=fewer >= GOAL_FEWER_LAUNCHES)
+
+
+def _random_model(device: torch.device, *, cpu: bool) -> UniFork:
+    """Returns a model with the generation branch alone; its weights are made on the device, which takes no time."""
+    dimensions = Dimensions(vocab_size=VOCABULARY, codebook_size=16_384, code_width=256, codes_per_position=4)
+    config, dimensions = (TINY, DIMENSIONS) if cpu else (ModelConfig(), dimensions)
+    dtype = half_precision(device)
+    torch.manual_seed(0)
+    with device:
+        generation = config.model_copy(update={"tasks": (Task.GENERATION,)})
+        model = UniFork(generation, dimensions, choose_attention_kernel(device, dtype))
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=STANDARD_DEVIATION)
+        model.set_codebook(torch.randn(dimensions.codebook_size, dimensions.code_width))
+    return model.to(dtype).eval()

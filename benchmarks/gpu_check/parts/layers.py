@@ -1,0 +1,152 @@
+"""Kernels around the attention: RMSNorm, the loss with its product, and a decoder layer against fp32 on the CPU."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.gpu_check.measuring import (
+    attempt,
+    device_of,
+    forward_and_backward,
+    half_precision,
+    largest_error,
+    memory_gb,
+    with_gradients,
+)
+from benchmarks.gpu_check.report import Report
+from benchmarks.random_sequences import RandomSequences
+from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.decoder import DecoderLayer
+from ufork.model.layers.attention import PackedAttention, choose_attention_kernel
+from ufork.model.layers.cross_entropy import sum_cross_entropy
+from ufork.model.layers.normalization import find_apex_rms_norm, rms_norm
+from ufork.model.layers.rotary import Rotary
+from ufork.vocabulary import Task
+
+EPS = 1e-6
+MOST_ERROR = 0.02
+TARGETS, CPU_TARGETS = (500, 8192), (50, 120)
+FEWER_TARGETS, MUCH_MEMORY_GB = (500, 2048), 30.0
+"""For GPUs with less memory than that: the whole logits of 8192 targets, in fp32 with their gradients, are 15 GB."""
+VOCABULARY, CPU_VOCABULARY = 151_936, 700
+TOKENS, CPU_TOKENS = 8192, 64
+LAYER_TOKENS, CPU_LAYER_TOKENS = 1024, 128
+"""Tokens of the decoder layer, which is also computed on the CPU in fp32."""
+
+
+def run(report: Report, *, cpu: bool) -> None:
+    """Fails if one of ufork's functions is wrong on this device."""
+    device = device_of(cpu=cpu)
+    model = ModelConfig(hidden_size=64, intermediate_size=96, num_attention_heads=4) if cpu else ModelConfig()
+    _norms(report, CPU_TOKENS if cpu else TOKENS, model.hidden_size, device)
+    targets = CPU_TARGETS if cpu else TARGETS if memory_gb(device) > MUCH_MEMORY_GB else FEWER_TARGETS
+    _losses(report, targets, CPU_VOCABULARY if cpu else VOCABULARY, model.hidden_size, device)
+    _decoder_layer(report, model, CPU_LAYER_TOKENS if cpu else LAYER_TOKENS, device)
+
+
+def _norms(report: Report, num_tokens: int, hidden_size: int, device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, gradient = (torch.randn(num_tokens, hidden_size, generator=generator).to(device) for _ in range(2))
+    weight = torch.rand(hidden_size, generator=generator).to(device) + 0.5
+    expected = with_gradients(_norm_formula, (hidden, weight), gradient)
+    halves = [tensor.to(half_precision(device)) for tensor in (hidden, weight)]
+    functions: dict[str, Callable[..., Tensor]] = {
+        "chosen": partial(rms_norm, eps=EPS),
+        "torch": lambda x, w: F.rms_norm(x, w.shape, w, EPS),
+        "formula": _norm_formula,
+        "liger": _liger_norm,
+    }
+    if apex := find_apex_rms_norm():
+        functions["apex"] = lambda x, w: apex(x, w, w.shape, EPS)
+    for name, function in functions.items():
+        found = attempt(partial(forward_and_backward, function, halves, gradient.to(halves[0]), expected))
+        report.figure(f"RMSNorm, {name}", found)
+        if name == "chosen":
+            _require_small(report, "RMSNorm", found)
+            report.headline(f"RMSNorm {found.get('ms', float('nan')):.3f} ms")
+
+
+def _norm_formula(hidden_TD: Tensor, weight_D: Tensor) -> Tensor:
+    wide_TD = hidden_TD.float()
+    return (wide_TD * torch.rsqrt(wide_TD.square().mean(-1, keepdim=True) + EPS)).to(hidden_TD.dtype) * weight_D
+
+
+def _liger_norm(hidden_TD: Tensor, weight_D: Tensor) -> Tensor:
+    from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+
+    if not hidden_TD.is_cuda:
+        raise RuntimeError("needs CUDA")
+    return LigerRMSNormFunction.apply(hidden_TD, weight_D, EPS, 0.0, "llama", False)
+
+
+def _losses(report: Report, counts: tuple[int, ...], vocab_size: int, hidden_size: int, device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(vocab_size, hidden_size, generator=generator).to(device) * hidden_size**-0.5
+    for count in counts:
+        hidden = torch.randn(count, hidden_size, generator=generator).to(device)
+        targets = torch.randint(vocab_size, (count,), generator=generator).to(device)
+        one = torch.ones((), device=device)
+        expected = with_gradients(partial(_whole_logits, targets=targets), (hidden, weight), one)
+        halves = [tensor.to(half_precision(device)) for tensor in (hidden, weight)]
+        functions: dict[str, Callable[..., Tensor]] = {
+            "chosen": partial(_chosen_loss, targets=targets),
+            "whole logits": partial(_whole_logits, targets=targets),
+            "liger": partial(_liger_loss, targets=targets),
+        }
+        for name, function in functions.items():
+            found = attempt(partial(forward_and_backward, function, halves, one, expected))
+            report.figure(f"loss of {count} targets, {name}", found)
+            if name == "chosen":
+                _require_small(report, f"loss of {count} targets", found)
+                report.headline(f"loss of {count}: {found.get('ms', float('nan')):.1f} ms, {found.get('peak_gb')} GB")
+
+
+def _chosen_loss(hidden_RD: Tensor, weight_VD: Tensor, *, targets: Tensor) -> Tensor:
+    return sum_cross_entropy(hidden_RD, weight_VD, None, targets)
+
+
+def _whole_logits(hidden_RD: Tensor, weight_VD: Tensor, *, targets: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(hidden_RD, weight_VD).float(), targets, reduction="sum")
+
+
+def _liger_loss(hidden_RD: Tensor, weight_VD: Tensor, *, targets: Tensor) -> Tensor:
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    if not hidden_RD.is_cuda:
+        raise RuntimeError("needs CUDA")
+    return LigerFusedLinearCrossEntropyLoss(reduction="sum")(weight_VD, hidden_RD, targets).float()
+
+
+def _decoder_layer(report: Report, config: ModelConfig, num_tokens: int, device: torch.device) -> None:
+    """Compares a layer and the gradients of its input and weights, so that any fused kernel on its path is covered."""
+    dimensions = Dimensions(vocab_size=512, codebook_size=64, code_width=16, codes_per_position=4)
+    random = RandomSequences(dimensions=dimensions, seq_len=num_tokens, image_positions=32)
+    packed = random.sequence(Task.GENERATION, np.random.default_rng(0))
+    torch.manual_seed(0)
+    layer = DecoderLayer(config, 0)
+    hidden, gradient = (torch.randn(num_tokens, config.hidden_size) for _ in range(2))
+
+    def passes(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        moved = layer.to(device, dtype)
+        there = packed.to(str(device))
+        attend = PackedAttention(there, choose_attention_kernel(device, dtype))
+        rotary = Rotary(there.positions_T, head_dim=config.head_dim, theta=config.rope_theta, dtype=dtype)
+        leaf = hidden.to(device, dtype).requires_grad_()
+        output = moved(leaf, rotary, attend)
+        weights = [weight for name, weight in moved.named_parameters() if name != "attention.key.bias"]  # only rounding
+        return [output.detach(), *torch.autograd.grad(output, [leaf, *weights], gradient.to(device, dtype))]
+
+    expected = [tensor.clone() for tensor in passes(torch.device("cpu"), torch.float32)]
+    for dtype, most in {torch.float32: 1e-4, half_precision(device): MOST_ERROR}.items():
+        error = largest_error(passes(device, dtype), expected)
+        report.figure(f"decoder layer, {dtype}", {"error": error})
+        report.check(f"decoder layer, {dtype}", error < most, f"error {error:.2g}, expected below {most}")
+
+
+def _require_small(report: Report, name: str, found: dict[str, float]) -> None:
+    error = found.get("error", float("inf"))
+    report.check(name, error < MOST_ERROR, f"{found}, expected an error below {MOST_ERROR}")

@@ -1,0 +1,1 @@
+"""Parts of the GPU check that go wrong, each in its own way."""

@@ -1,0 +1,137 @@
+"""The GPU check: its parts on the CPU, and what it makes of a part that hangs, crashes, raises or finds a fault."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_check.__main__ import run_parts
+from benchmarks.gpu_check.part_list import PARTS, Part, choose_parts
+from benchmarks.gpu_check.part_process import DUMP_SECONDS, run_part
+from benchmarks.gpu_check.report import PartResult
+from benchmarks.gpu_check.results import Results
+from pipelines.launch.ranks import PRELOADED_MODULES, process_context
+from ufork.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+NOT_NEEDED = ("wandb", "simplejpeg", "webdataset", "flash_attn", "liger_kernel", "apex", "triton", "pytest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultyPart(Part):
+    """A part of tests/benchmarks/faulty_parts."""
+
+    limit_seconds: float = 60.0
+
+    @property
+    def module(self) -> str:
+        return f"tests.benchmarks.faulty_parts.{self.name}"
+
+
+def result_of(name: str, *, limit_seconds: float = 60) -> PartResult:
+    result = PartResult()
+    context = process_context(("pytest", *PRELOADED_MODULES))
+    part = FaultyPart(name=name)
+    run_part(part, result, limit_seconds=limit_seconds, cpu=True, context=context, progress=lambda: None)
+    return result
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_part_that_hangs_is_stopped_with_its_children_and_shows_its_stack():
+    result_of("raises")  # starts the server of processes, which takes seconds
+    result = result_of("hangs", limit_seconds=DUMP_SECONDS + 3)
+    assert result.status == "failed" and result.error.startswith("stopped at its limit")
+    assert "faulty_parts/hangs.py" in result.output and "in run" in result.output
+    time.sleep(0.2)
+    assert not is_running(result.figures["child"])
+
+
+@pytest.mark.parametrize(("name", "number"), [("segfaults", signal.SIGSEGV), ("aborts", signal.SIGABRT)])
+def test_part_that_crashes_is_reported_with_its_signal_and_what_it_had_found(name, number):
+    result = result_of(name)
+    assert result.status == "failed" and result.error == f"died by {number.name}"
+    assert result.figures == {"before": 1}
+    assert f"faulty_parts/{name}.py" in result.output
+
+
+def test_part_that_raises_is_reported_with_its_traceback():
+    result = result_of("raises")
+    assert result.status == "failed" and "no kernel image is available" in result.error
+    assert "faulty_parts/raises.py" in result.error
+    assert result.figures == {"before": 1}
+
+
+def test_part_goes_on_after_a_fault_and_fails_at_its_end():
+    result = result_of("finds_a_fault")
+    assert result.status == "failed" and result.error == "first: 2 is not 3"
+    assert result.figures == {"after": 1} and result.skipped == {"flash": "not installed"}
+
+
+def test_table_shows_faults_and_missed_goals_and_only_faults_fail(tmp_path):
+    results = Results(path=tmp_path / "results.json", cpu=True)
+    results.parts["finds_a_fault"] = result_of("finds_a_fault")
+    assert not results.passed
+    table = results.table()
+    assert "finds_a_fault" in table and "first: 2 is not 3" in table
+    assert "goal missed: speed" in table
+    results.parts["finds_a_fault"].status = "passed"
+    assert results.passed
+
+
+@pytest.mark.slow
+def test_results_so_far_survive_the_death_of_the_check(tmp_path):
+    output = tmp_path / "results.json"
+    program = (
+        "from pathlib import Path\n"
+        "from benchmarks.gpu_check.__main__ import run_parts\n"
+        "from tests.benchmarks.test_gpu_check import FaultyPart\n"
+        f"run_parts([FaultyPart(name='finds_a_fault'), FaultyPart(name='waits')], Path({str(output)!r}), cpu=True)\n"
+    )
+    check = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (output.exists() and "process" in output.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    check.kill()
+    check.wait()
+    parts = json.loads(output.read_text())["parts"]
+    assert parts["finds_a_fault"]["status"] == "failed"
+    assert parts["waits"]["status"] == "running"
+    time.sleep(1)
+    assert not is_running(parts["waits"]["figures"]["process"])
+
+
+def test_part_without_time_left_fails_unless_it_is_optional(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.gpu_check.__main__.CPU_TOTAL_SECONDS", 0)
+    parts = [FaultyPart(name="raises"), FaultyPart(name="aborts", is_optional=True)]
+    results = run_parts(parts, tmp_path / "results.json", cpu=True)
+    assert [part.status for part in results.parts.values()] == ["failed", "skipped"]
+
+
+def test_unknown_part_is_refused_with_the_known_ones():
+    assert [part.name for part in choose_parts("layouts,environment")] == ["environment", "layouts"]
+    with pytest.raises(ConfigError, match="layout: unknown; expected some of environment"):
+        choose_parts("layout")
+
+
+@pytest.mark.slow
+def test_parts_import_without_optional_packages():
+    program = (
+        "import importlib, os, sys\n"
+        "os.environ['DS_ACCELERATOR'] = 'cpu'\n"
+        f"sys.modules.update(dict.fromkeys({NOT_NEEDED!r}))\n"
+        f"for module in {[part.module for part in PARTS]!r}: importlib.import_module(module)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
