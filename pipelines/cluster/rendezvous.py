@@ -1,110 +1,211 @@
-"""Rendezvous of one process per node: which nodes are missing, whose clock is off, how long an all-reduce takes.
+"""Rendezvous of one process per node: which nodes do not answer, and which cannot exchange data with the others.
 
-rank environment -> store: each process reports that it is here
-                 -> gloo or NCCL: clocks gathered after a barrier, all-reduces timed -> Rendezvous
+rank environment -> store on the first node: each process reports that it is here, and whether its own checks passed
+                 -> rank 0 publishes groups of fit nodes, round after round (`FaultSearch`); each group exchanges data
+                 -> Rendezvous
+
+The store is reached over TCP, so that nodes whose NCCL fails can still report it.
 """
 
-import statistics
+import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import torch
 import torch.distributed as dist
 
+from pipelines.cluster.exchange import START_SECONDS, ExchangeGroup, Measurements
+from pipelines.cluster.fault_search import FaultSearch, Group
 from ufork.errors import PeerError
 from ufork.parallel.rank_environment import RankEnvironment
 
-ALL_REDUCE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
-REPEATS = 5
+ARRIVAL_SECONDS = 300.0
+"""Time in which nodes must arrive: one whose driver hangs, or that imports torch from a slow disk, comes late."""
+POLL_SECONDS = 0.2
+
+Exchange = Callable[[ExchangeGroup], Measurements]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rendezvous:
-    """Measurements of a node together with the others."""
+    """What a node and the others have found out about it."""
 
-    clock_offset_seconds: float
-    """Relative to the median of all nodes."""
-    all_reduce_seconds: float
+    measured: Measurements | None = None
+    """Of the largest group in which this node has exchanged data."""
+    fault: str = ""
+    """Why this node is at fault: other nodes exchange data, but not with this one."""
+    missed: str = ""
+    """Why it did not exchange data with all others, where nothing shows that this node is at fault."""
+    unreached: tuple[str, ...] = ()
+    """Nodes that did not arrive."""
 
 
-def rendezvous(rank_env: RankEnvironment, nodes: list[str], *, on_gpu: bool, timeout_seconds: float) -> Rendezvous:
-    """Waits for the processes of the other ranks and measures clocks and network together with them.
+def rendezvous(
+    rank_env: RankEnvironment,
+    nodes: Sequence[str],
+    exchange: Exchange,
+    *,
+    fit: bool,
+    on_gpu: bool,
+    timeout_seconds: float,
+    arrival_seconds: float = ARRIVAL_SECONDS,
+) -> Rendezvous:
+    """Waits for the processes of the other nodes, and exchanges data with those that are fit.
 
     Args:
         rank_env: of this process; the job has one rank per node.
         nodes: names of all nodes, by rank.
+        exchange: exchanges data in a group; raises PeerError if it cannot.
+        fit: whether this node has passed its own checks. Others do not exchange data; they stay until the end.
         on_gpu: whether to use NCCL on the first GPU, rather than gloo.
-        timeout_seconds: how long to wait for the others, and for one exchange with them.
-
-    Raises:
-        PeerError: names the nodes that did not arrive in time, or says how the exchange failed.
+        timeout_seconds: how long one exchange may take.
+        arrival_seconds: how long to wait for the other nodes.
     """
-    deadline = time.monotonic() + timeout_seconds
-    store = _open_store(rank_env, nodes, timeout_seconds)
-    store.set(f"here/{rank_env.rank}", "")
-    if missing := _missing_ranks(store, len(nodes), deadline):
-        raise _missing_nodes([nodes[rank] for rank in missing], timeout_seconds)
-    device = torch.device("cuda" if on_gpu else "cpu", 0)
     try:
-        dist.init_process_group(
-            "nccl" if on_gpu else "gloo",
-            store=store,
-            rank=rank_env.rank,
-            world_size=rank_env.world_size,
-            timeout=timedelta(seconds=timeout_seconds),
+        store = _open_store(rank_env, arrival_seconds)
+    except (RuntimeError, dist.DistError) as error:
+        reason = str(error).splitlines()[0]
+        return Rendezvous(missed=f"did not reach {nodes[0]} ({reason})", unreached=(nodes[0],))
+    store.set(f"here/{rank_env.rank}", "fit" if fit else "unfit")
+    node = _Node(rank_env, nodes, store, exchange, on_gpu, timeout_seconds)
+    if rank_env.rank != 0:
+        return node.follow(arrival_seconds)
+    arrived = node.wait_for_all(arrival_seconds)
+    found = node.lead(arrived)
+    node.wait_until_read(arrived)
+    return found
+
+
+def _open_store(rank_env: RankEnvironment, seconds: float) -> dist.TCPStore:
+    return dist.TCPStore(
+        rank_env.master_address,
+        rank_env.master_port,
+        is_master=rank_env.rank == 0,
+        timeout=timedelta(seconds=seconds),
+        wait_for_workers=False,
+    )
+
+
+@dataclass
+class _Node:
+    """One process of the rendezvous."""
+
+    rank_env: RankEnvironment
+    nodes: Sequence[str]
+    store: dist.TCPStore
+    exchange: Exchange
+    on_gpu: bool
+    timeout_seconds: float
+    measured: Measurements | None = None
+    failure: str = ""
+    """Of the last exchange that failed."""
+
+    @property
+    def rank(self) -> int:
+        return self.rank_env.rank
+
+    def wait_for_all(self, seconds: float) -> list[int]:
+        """Returns the ranks that have arrived, all of them or those in time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            arrived = [rank for rank in range(len(self.nodes)) if self.store.check([f"here/{rank}"])]
+            if len(arrived) == len(self.nodes) or time.monotonic() > deadline:
+                return arrived
+            time.sleep(POLL_SECONDS)
+
+    def lead(self, arrived: Sequence[int]) -> Rendezvous:
+        """Publishes groups until the search ends, and then what was found; returns that for this node."""
+        search = FaultSearch([rank for rank in arrived if self.store.get(f"here/{rank}") == b"fit"])
+        number = 0
+        while groups := search.next_groups():
+            self.store.set(f"round/{number}", json.dumps(groups))
+            self._take_part(number, groups)
+            search.record({group: self._has_succeeded(number, group) for group in groups})
+            number += 1
+        self.store.set(
+            "found",
+            json.dumps(
+                {
+                    "arrived": list(arrived),
+                    "fit": sorted(search.fit),
+                    "faulty": sorted(search.faulty),
+                    "taking_part": search.nodes,
+                    "all_together": search.all_together or len(search.nodes) < 2,
+                }
+            ),
         )
-        measured = Rendezvous(
-            clock_offset_seconds=_clock_offset(device), all_reduce_seconds=_all_reduce_seconds(device)
+        self.store.set(f"round/{number}", "[]")
+        return self._read_found()
+
+    def follow(self, arrival_seconds: float) -> Rendezvous:
+        """Takes part in the rounds that rank 0 publishes."""
+        seconds, number = 2 * arrival_seconds, 0
+        while True:
+            try:
+                self.store.wait([f"round/{number}"], timedelta(seconds=seconds))
+                groups = [tuple(group) for group in json.loads(self.store.get(f"round/{number}"))]
+                if not groups:
+                    found = self._read_found()
+                    self.store.set(f"read/{self.rank}", "")
+                    return found
+                self._take_part(number, groups)
+            except (RuntimeError, dist.DistError) as error:
+                first, reason = self.nodes[0], str(error).splitlines()[0]
+                return Rendezvous(measured=self.measured, missed=f"lost {first} ({reason})", unreached=(first,))
+            seconds, number = self._round_seconds(), number + 1
+
+    def wait_until_read(self, arrived: Sequence[int]) -> None:
+        """Serves the store until the others have read what was found."""
+        deadline = time.monotonic() + self.timeout_seconds
+        keys = [f"read/{rank}" for rank in arrived if rank]
+        while not all(self.store.check([key]) for key in keys) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def _take_part(self, number: int, groups: Sequence[Group]) -> None:
+        group = next((group for group in groups if self.rank in group), None)
+        if group is None:
+            return
+        of_group = ExchangeGroup(
+            host=self.rank_env.master_address,
+            port=self.rank_env.master_port,
+            prefix=f"exchange/{number}/{group[0]}",
+            rank=group.index(self.rank),
+            size=len(group),
+            on_gpu=self.on_gpu,
+            timeout_seconds=self.timeout_seconds,
         )
-        dist.destroy_process_group()
-    except RuntimeError as error:
-        words = str(error).splitlines()[0]
-        raise PeerError(f"the nodes cannot exchange data: {words}", cause=words) from None
-    return measured
+        try:
+            measured = self.exchange(of_group)
+        except PeerError as error:
+            others = ", ".join(self.nodes[rank] for rank in group if rank != self.rank)
+            self.failure = f"with {others}: {error}"
+        else:
+            self.measured = self.measured or measured  # groups become smaller
+            self.store.set(f"succeeded/{number}/{self.rank}", "")
+        self.store.set(f"done/{number}/{self.rank}", "")
 
+    def _has_succeeded(self, number: int, group: Group) -> bool:
+        """Whether all nodes of the group say so, after the time that they may take."""
+        deadline = time.monotonic() + self._round_seconds()
+        keys = [f"done/{number}/{rank}" for rank in group]
+        while not all(self.store.check([key]) for key in keys) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        return all(self.store.check([f"succeeded/{number}/{rank}"]) for rank in group)
 
-def _missing_nodes(nodes: list[str], timeout_seconds: float) -> PeerError:
-    return PeerError(f"{', '.join(nodes)}: not reached within {timeout_seconds:g} s", timed_out=True)
+    def _round_seconds(self) -> float:
+        """Returns the longest time that a round may take, with some to spare."""
+        return 1.5 * (START_SECONDS + self.timeout_seconds)
 
-
-def _open_store(rank_env: RankEnvironment, nodes: list[str], timeout_seconds: float) -> dist.TCPStore:
-    try:
-        return dist.TCPStore(
-            rank_env.master_address,
-            rank_env.master_port,
-            rank_env.world_size,
-            is_master=rank_env.rank == 0,
-            timeout=timedelta(seconds=timeout_seconds),
-            wait_for_workers=False,
-        )
-    except (RuntimeError, dist.DistError):
-        raise _missing_nodes(nodes[:1], timeout_seconds) from None
-
-
-def _missing_ranks(store: dist.TCPStore, size: int, deadline: float) -> list[int]:
-    while True:
-        missing = [rank for rank in range(size) if not store.check([f"here/{rank}"])]
-        if not missing or time.monotonic() > deadline:
-            return missing
-        time.sleep(0.2)
-
-
-def _clock_offset(device: torch.device) -> float:
-    dist.barrier()
-    clocks = [torch.zeros(1, dtype=torch.float64, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(clocks, torch.tensor([time.time()], dtype=torch.float64, device=device))
-    seconds = [clock.item() for clock in clocks]
-    return seconds[dist.get_rank()] - statistics.median_low(seconds)
-
-
-def _all_reduce_seconds(device: torch.device) -> float:
-    """Returns the shortest of several times: what the network can do."""
-    numbers = torch.zeros(ALL_REDUCE_BYTES[device.type] // 4, device=device)
-    seconds = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        dist.all_reduce(numbers)
-        numbers[0].item()  # waits for the device
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    def _read_found(self) -> Rendezvous:
+        found = json.loads(self.store.get("found"))
+        unreached = tuple(name for rank, name in enumerate(self.nodes) if rank not in found["arrived"])
+        fault = missed = ""
+        if self.rank in found["faulty"]:
+            fit = ", ".join(self.nodes[rank] for rank in found["fit"][:3])
+            fault = f"cannot exchange data {self.failure}; others can, among them {fit}"
+        elif unreached:
+            missed = f"did not reach {', '.join(unreached)}"
+        elif self.rank in found["taking_part"] and not (found["all_together"] or found["faulty"]):
+            missed = f"cannot exchange data {self.failure or 'with all nodes together'}"
+        return Rendezvous(measured=self.measured, fault=fault, missed=missed, unreached=unreached)

@@ -1,6 +1,7 @@
 """Checks a node before it trains: its GPUs, its disks, and its connection to the job's other nodes.
 
-The batch script runs it under srun, one process per node, and then lists the unfit nodes with --summarize.
+The batch script runs it under srun, one process per node, and then lists the unfit nodes with --summarize, which fails
+if nodes could not exchange data and none of them can be said to be at fault.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pipelines.text_arguments import seconds, whole_number
 
 if TYPE_CHECKING:
     from pipelines.cluster.node_health import NodeReport
+    from ufork.parallel.rank_environment import RankEnvironment
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=60.0,
         metavar="SECONDS",
-        help="time limit for reaching the other nodes (%(default)g)",
+        help="time limit of one exchange of data with other nodes (%(default)g)",
     )
     parser.add_argument(
         "--summarize",
@@ -47,39 +49,75 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         StorageError: the folder cannot be written.
+        PeerError: with --summarize, nodes could not exchange data, and nothing shows which of them is at fault.
     """
-    from pipelines.cluster.node_health import read_reports
-    from ufork.files import make_folder, write_whole
+    from pipelines.cluster.node_health import read_reports, unfit_nodes
+    from pipelines.launch.ranks import joined_environment
+    from ufork.files import make_folder
 
     nodes = arguments.nodes.split(",")
     if arguments.summarize:
         reports = read_reports(arguments.folder, nodes)
         for report in reports:
             log.info("node %s: %s", report.node, report.describe())
-        print(",".join(report.node for report in reports if report.faults))
+        print(",".join(unfit_nodes(reports)))
         return
     make_folder(arguments.folder)
-    report = _examine(arguments, nodes)
-    write_whole(arguments.folder / f"{report.node}.json", report.model_dump_json(indent=1) + "\n")
-
-
-def _examine(arguments: argparse.Namespace, nodes: list[str]) -> "NodeReport":
-    from pipelines.cluster.node_health import CLOCK_SECONDS, NodeReport, free_gb, gpu_faults
-    from pipelines.cluster.rendezvous import rendezvous
-    from pipelines.launch.ranks import joined_environment
-    from ufork.errors import PeerError
-
-    gpus, faults = gpu_faults(arguments.gpus, os.environ)
-    free, too_full = free_gb([arguments.folder, Path(tempfile.gettempdir())])
-    faults += too_full
-    found = {"node": os.environ.get("SLURMD_NODENAME", socket.gethostname()), "gpus": gpus, "free_gb": free}
     rank_env = joined_environment(os.environ, None)
-    if rank_env is None or rank_env.world_size == 1:
-        return NodeReport(**found, faults=faults)
-    try:
-        measured = rendezvous(rank_env, nodes, on_gpu=bool(gpus), timeout_seconds=arguments.timeout)
-    except PeerError as error:
-        return NodeReport(**found, faults=faults, missed=str(error))
-    if abs(measured.clock_offset_seconds) > CLOCK_SECONDS:
-        faults.append(f"its clock differs by {measured.clock_offset_seconds:+.1f} s from that of the other nodes")
-    return NodeReport(**found, **vars(measured), faults=faults)
+    report = _examine_alone(arguments, _node_name(nodes, rank_env))
+    if rank_env and rank_env.world_size > 1:
+        # Written before anything can hang that other nodes take part in: their fault must not become this node's.
+        _write(arguments.folder, report.model_copy(update={"missed": "did not finish the exchange of data"}))
+        report = _examine_together(arguments, nodes, rank_env, report)
+    _write(arguments.folder, report)
+
+
+def _write(folder: Path, report: "NodeReport") -> None:
+    from ufork.files import write_whole
+
+    write_whole(folder / f"{report.node}.json", report.model_dump_json(indent=1) + "\n")
+
+
+def _node_name(nodes: list[str], rank_env: "RankEnvironment | None") -> str:
+    """Returns Slurm's name of this node; in a container, the host name may be another."""
+    if name := os.environ.get("SLURMD_NODENAME"):
+        return name
+    return nodes[rank_env.rank] if rank_env and rank_env.world_size == len(nodes) else socket.gethostname()
+
+
+def _examine_alone(arguments: argparse.Namespace, node: str) -> "NodeReport":
+    from pipelines.cluster.node_health import NodeReport, check_gpus, free_gb
+
+    gpus = check_gpus(arguments.gpus, os.environ)
+    free, too_full = free_gb([arguments.folder, Path(tempfile.gettempdir())])
+    return NodeReport(
+        node=node,
+        gpus=gpus.names,
+        free_gb=free,
+        faults=[*gpus.faults, *too_full],
+        remarks=gpus.remarks,
+    )
+
+
+def _examine_together(
+    arguments: argparse.Namespace, nodes: list[str], rank_env: "RankEnvironment", report: "NodeReport"
+) -> "NodeReport":
+    """Returns `report` with what the other nodes add to it."""
+    from pipelines.cluster.exchange import exchange
+    from pipelines.cluster.node_health import CLOCK_SECONDS
+    from pipelines.cluster.rendezvous import rendezvous
+
+    found = rendezvous(
+        rank_env,
+        nodes,
+        lambda group: exchange(group, os.environ),
+        fit=not report.faults,
+        on_gpu=arguments.gpus > 0,
+        timeout_seconds=arguments.timeout,
+    )
+    faults = [*report.faults, found.fault] if found.fault else list(report.faults)
+    measured = {} if found.measured is None else found.measured.model_dump()
+    if found.measured and abs(offset := found.measured.clock_offset_seconds) > CLOCK_SECONDS:
+        faults.append(f"its clock differs by {offset:+.1f} s from that of the other nodes")
+    others = {"faults": faults, "missed": found.missed, "unreached": list(found.unreached)}
+    return report.model_copy(update=measured | others)

@@ -1,7 +1,10 @@
 """Ends and restarts of slurm/train.sbatch; its ranks are shell commands that stand in for `ufork train`."""
 
+import sys
+
 import pytest
 
+from tests.slurm.slurm_cluster import CPUS_PER_NODE
 from ufork.run_folder import RunFolder
 
 PYTHON = """#!/bin/bash
@@ -20,18 +23,27 @@ def start(tmp_path, cluster, jobs_of):
     python.chmod(0o755)
     jobs = jobs_of(tmp_path)
 
-    def submit(rank, *options, max_restarts=3):
+    def submit(rank, *options, max_restarts=3, checks_nodes=False):
         values = {
             "RANK": rank,
             "UFORK_RUN": str(tmp_path),
             "UFORK_PYTHON": str(python),
-            "UFORK_CHECK_NODES": "0",
+            "UFORK_CHECK_NODES": str(int(checks_nodes)),
             "UFORK_MAX_RESTARTS": str(max_restarts),
         }
         layout = ("--nodes=2", "--ntasks-per-node=1", f"--output={tmp_path}/slurm/logs/%j.log", *options)
         set_values = [f"{name}={value}" for name, value in values.items()]
         (tmp_path / "slurm" / "logs").mkdir(parents=True, exist_ok=True)
-        job = cluster.run("env", *set_values, "sbatch", "--parsable", *layout, "slurm/train.sbatch", "recipe.yaml")
+        job = cluster.run(
+            "env",
+            "--unset=OMP_NUM_THREADS",
+            *set_values,
+            "sbatch",
+            "--parsable",
+            *layout,
+            "slurm/train.sbatch",
+            "recipe.yaml",
+        )
         return job
 
     submit.jobs = jobs
@@ -99,3 +111,34 @@ def test_a_silent_node_is_excluded_before_slurm_notices(start, cluster):
     start.jobs.wait_for_state(job, "COMPLETED")
     assert reported(start.jobs)[1] == ("requeued", 0, 1, "lost nodes: node2")
     assert start.jobs.field(job, "NodeList") == "node[1,3]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "threads"), [(("--exclusive",), CPUS_PER_NODE), (("--cpus-per-task=3",), 3), ((), 1)]
+)
+def test_a_rank_gets_its_share_of_the_cores_of_its_node(start, options, threads):
+    job = start("echo $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK", *options)
+    start.jobs.wait_for_state(job, "COMPLETED")
+    for rank in range(2):
+        log = (start.jobs.run / "slurm" / "logs" / f"{job}-{rank}.log").read_text()
+        assert log.splitlines()[-1] == f"{threads} {threads}"
+
+
+WITHOUT_NETWORK = f"""#!/bin/bash
+[[ $3 != train ]] || exit 0
+[[ $SLURMD_NODENAME != node1 ]] || export GLOO_SOCKET_IFNAME=none
+exec {sys.executable} "$@"
+"""
+
+
+@pytest.mark.slow
+def test_a_node_that_hinders_all_exchanges_is_excluded_alone(start):
+    """gloo fails on node1, so node2 and node3 wait for it in the exchange of all three."""
+    (start.jobs.run / "python").write_text(WITHOUT_NETWORK)
+    job = start("", "--nodes=3", checks_nodes=True)
+    start.jobs.wait_for_state(job, "RUNNING")
+    start.jobs.wait("start", (start.jobs.run / "slurm" / "jobs.jsonl").exists)
+    start.jobs.wait("exclusion of node1", lambda: "unfit nodes: node1" in str(why(start.jobs)), seconds=400)
+    log = (start.jobs.run / "slurm" / "logs" / f"{job}.log").read_text()
+    assert "node node1: cannot exchange data with" in log and "node node2: fit" in log and "node node3: fit" in log

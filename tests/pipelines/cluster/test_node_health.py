@@ -7,20 +7,23 @@ import pytest
 
 from pipelines import cli
 from pipelines.cluster import node_health
-from pipelines.cluster.rendezvous import rendezvous
-from pipelines.launch.ranks import free_port
+from pipelines.cluster.node_health import NodeReport, check_gpus, unfit_nodes
 from ufork.errors import PeerError
-from ufork.parallel.rank_environment import RankEnvironment
 
-IDLE = "NVIDIA H100 80GB HBM3, 4, 0, 0"
+IDLE = "NVIDIA H100 80GB HBM3, 4, 0"
+WARNING = "WARNING: infoROM is corrupted at gpu 0000:4E:00.0"
 
 
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch):
-    def prints(*gpus, exit_code=0):
-        lines = "\n".join(f"{number}, {gpu}" for number, gpu in enumerate(gpus))
+    def prints(*gpus, exit_code=0, processes=(), after=()):
+        lines = "\n".join([*(f"uuid{number}, {number}, {gpu}" for number, gpu in enumerate(gpus)), *after])
+        processes = "\n".join(processes)
         program = tmp_path / "nvidia-smi"
-        program.write_text(f"#!/bin/sh\n/bin/cat <<'END'\n{lines}\nEND\nexit {exit_code}\n")
+        program.write_text(
+            f"#!/bin/sh\ncase $1 in *compute-apps*) printed='{processes}';; *) printed='{lines}';; esac\n"
+            f'echo "$printed"\nexit {exit_code}\n'
+        )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
 
@@ -29,44 +32,53 @@ def nvidia_smi(tmp_path, monkeypatch):
 
 def test_idle_gpus_are_fit(nvidia_smi):
     nvidia_smi(IDLE, IDLE)
-    assert node_health.gpu_faults(2, os.environ) == (["NVIDIA H100 80GB HBM3"] * 2, [])
+    check = check_gpus(2, os.environ)
+    assert (check.names, check.faults, check.remarks) == (["NVIDIA H100 80GB HBM3"] * 2, [], [])
 
 
 @pytest.mark.parametrize(
     ("gpu", "fault"),
     [
-        ("H100, 70000, 0, 0", "GPU 1 is in use (70000 MiB, 0 %)"),
-        ("H100, 4, 97, 0", "GPU 1 is in use (4 MiB, 97 %)"),
-        ("H100, 4, 0, 12", "GPU 1 has 12 uncorrected memory errors"),
+        ("H100, 70000, 0", "GPU 1 is in use (70000 MiB)"),
+        ("H100, 4, 12", "GPU 1 has 12 uncorrected memory errors"),
     ],
 )
 def test_a_fault_of_a_gpu_is_named(nvidia_smi, gpu, fault):
     nvidia_smi(IDLE, gpu)
-    assert node_health.gpu_faults(2, os.environ)[1] == [fault]
+    assert check_gpus(2, os.environ).faults == [fault]
+
+
+def test_a_gpu_with_a_process_is_in_use_whatever_memory_it_takes(nvidia_smi):
+    nvidia_smi("GB10, [N/A], 0", "GB10, [N/A], 0", processes=["uuid1, 77, python3"])
+    assert check_gpus(2, os.environ).faults == ["GPU 1 is in use by python3 (pid 77) ([N/A] MiB)"]
 
 
 def test_gpus_without_ecc_are_no_fault(nvidia_smi):
-    nvidia_smi("RTX 4090, 12, 0, [N/A]")
-    assert node_health.gpu_faults(1, os.environ)[1] == []
+    nvidia_smi("RTX 4090, 12, [N/A]")
+    assert check_gpus(1, os.environ).faults == []
+
+
+def test_a_warning_of_nvidia_smi_is_reported_and_is_no_fault(nvidia_smi):
+    nvidia_smi(IDLE, after=[WARNING])
+    check = check_gpus(1, os.environ)
+    assert (check.names, check.faults, check.remarks) == (["NVIDIA H100 80GB HBM3"], [], [WARNING])
+    assert NodeReport(node="n1", remarks=check.remarks).describe() == f"fit; nvidia-smi: {WARNING}"
 
 
 def test_a_missing_gpu_and_a_driver_that_fails_are_faults(nvidia_smi, tmp_path):
     nvidia_smi(IDLE)
-    assert node_health.gpu_faults(8, os.environ)[1] == ["1 GPUs, expected 8"]
-    nvidia_smi("couldn't communicate with the NVIDIA driver", exit_code=9)
-    assert "couldn't communicate" in node_health.gpu_faults(8, os.environ)[1][0]
+    assert check_gpus(8, os.environ).faults == ["1 GPUs, expected 8"]
+    nvidia_smi("could not communicate with the NVIDIA driver", exit_code=9)
+    assert "could not communicate" in check_gpus(8, os.environ).faults[0]
     (tmp_path / "nvidia-smi").unlink()
-    assert "nvidia-smi gives no answer: nvidia-smi is not on the PATH" in node_health.gpu_faults(8, os.environ)[1][0]
+    assert "nvidia-smi gives no answer: nvidia-smi is not on the PATH" in check_gpus(8, os.environ).faults[0]
 
 
 def test_a_driver_that_hangs_is_a_fault(nvidia_smi, tmp_path, monkeypatch):
     nvidia_smi(IDLE)
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec /bin/sleep 600\n")
     monkeypatch.setattr(node_health, "GPU_SECONDS", 2)
-    assert node_health.gpu_faults(1, os.environ) == (
-        [],
-        ["nvidia-smi gives no answer: nvidia-smi timed out after 2 s"],
-    )
+    assert check_gpus(1, os.environ).faults == ["nvidia-smi gives no answer: nvidia-smi timed out after 2 s"]
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
@@ -85,13 +97,37 @@ def test_unfit_and_silent_nodes_are_printed(tmp_path, capsys, caplog):
     assert "node n1: fit" in caplog.text and "node n2: GPU 0 is in use" in caplog.text
 
 
-def test_a_node_that_does_not_arrive_is_named():
-    rank_env = RankEnvironment(rank=0, world_size=3, local_rank=0, master_address="127.0.0.1", master_port=free_port())
-    with pytest.raises(PeerError, match="n2, n3: not reached within 0.5 s"):
-        rendezvous(rank_env, ["n1", "n2", "n3"], on_gpu=False, timeout_seconds=0.5)
+def test_a_node_in_a_container_has_the_name_that_slurm_gives_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    step = {"JOB_ID": "7", "STEP_ID": "0", "PROCID": "0", "NTASKS": "1", "LOCALID": "0", "JOB_NODELIST": "n1"}
+    for name, value in step.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert cli.main(["health", str(tmp_path), "--nodes", "n1"]) == 0
+    assert (tmp_path / "n1.json").exists()
 
 
-def test_a_first_node_that_does_not_arrive_is_named():
-    rank_env = RankEnvironment(rank=1, world_size=2, local_rank=0, master_address="127.0.0.1", master_port=free_port())
-    with pytest.raises(PeerError, match="n1: not reached within 1 s"):
-        rendezvous(rank_env, ["n1", "n2"], on_gpu=False, timeout_seconds=1)
+def report(node, **values):
+    return NodeReport(node=node, **values)
+
+
+def test_nodes_without_fault_are_fit_even_if_they_missed_a_faulty_one():
+    missed = "did not finish the exchange of data"
+    reports = [report("n1", missed=missed), report("n2", faults=["GPU 0 is in use"]), report("n3", missed=missed)]
+    assert unfit_nodes(reports) == ["n2"]
+
+
+@pytest.mark.parametrize("lost", ["n1", "n2"])
+def test_the_node_that_most_others_did_not_reach_is_unfit(lost):
+    """The store is on n1: every node that is cut off misses n1 alone."""
+    others = [report(node, missed=f"did not reach {lost}", unreached=[lost]) for node in ("n1", "n2", "n3", "n4")]
+    cut_off = report(lost, missed="did not reach others", unreached=["n1"] if lost != "n1" else ["n2", "n3", "n4"])
+    assert unfit_nodes([cut_off if each.node == lost else each for each in others]) == [lost]
+
+
+def test_nothing_is_excluded_when_nothing_shows_who_is_at_fault():
+    for reports in (
+        [report("n1", missed="did not reach n2", unreached=["n2"]), report("n2", missed="did not reach n1")],
+        [report(node, missed="cannot exchange data with n9: NCCL hangs") for node in ("n1", "n2", "n3")],
+    ):
+        with pytest.raises(PeerError, match="nothing shows which node is at fault"):
+            unfit_nodes(reports)

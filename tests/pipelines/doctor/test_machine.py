@@ -58,7 +58,16 @@ def test_gpus_of_a_kind_are_counted(machine):
     assert checks.gpus(machine.around()).found == "2 x NVIDIA H100 80GB HBM3, 80 GB; driver 550.54"
 
 
-@pytest.mark.parametrize(("script", "reason"), [("echo No devices were found", "no list"), ("exit 9", "exit code 9")])
+def test_a_warning_of_nvidia_smi_is_shown_beside_the_gpus(machine):
+    machine.program("nvidia-smi", "echo GB10, [N/A], 580.95\necho WARNING: infoROM is corrupted")
+    finding = checks.gpus(machine.around())
+    assert finding.mark is Mark.PROBLEM
+    assert finding.found == "1 x GB10; driver 580.95; nvidia-smi: WARNING: infoROM is corrupted"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"), [("echo No devices were found", "lists no GPU: No devices"), ("exit 9", "exit code 9")]
+)
 def test_a_driver_that_gives_no_list_is_a_problem(machine, script, reason):
     machine.program("nvidia-smi", script)
     finding = checks.gpus(machine.around())
