@@ -1,19 +1,16 @@
 """Saving checkpoints while training continues.
 
-    save: a thread of low priority copies this rank's shards into its own memory and writes them to a file
-    before_update: training waits until they are copied, with forward and backward passes done meanwhile (as CheckFreq,
-                   FAST '21)
+    save: this rank's shards are copied into memory of their own (`snapshot.py`), and a thread writes them to a file
+    before_update: the next update waits until they are copied, with forward and backward passes done meanwhile
     poll, once a step: when all ranks have written, the leader finishes the folder (`folder.py`) and prunes old ones
 
-A rank that cannot write reports it to the others: that checkpoint is dropped with an error in the log, and the previous
-one stays valid.
+A rank that cannot copy or write reports it to the others: that checkpoint is dropped with an error in the log, and the
+previous one stays valid.
 """
 
 import logging
 import math
-import os
 import statistics
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +18,7 @@ from pathlib import Path
 
 from ufork.checkpoint.config import CheckpointConfig
 from ufork.checkpoint.folder import CheckpointFolder
+from ufork.checkpoint.snapshot import Snapshot, snapshot_of
 from ufork.checkpoint.state import CheckpointState, FileRecord, RunMetadata, TrainState
 from ufork.data.stream import TrainingStream
 from ufork.data.stream_state import StreamState, join_states
@@ -35,8 +33,6 @@ log = logging.getLogger(__name__)
 
 RETENTION = {"keep", "keep_every_steps", "keep_best", "best_by"}
 """Fields of CheckpointConfig that `CheckpointFolder.prune` takes."""
-LOWEST_PRIORITY = 19
-"""Nice value of the copying thread (Linux has one per thread), so that it does not take a core from training."""
 
 
 @dataclass
@@ -46,8 +42,8 @@ class _Writing:
     train_state: TrainState
     stream: StreamState
     losses: Mapping[Task, float]
+    path: Path
     thread: threading.Thread = field(init=False)
-    copied: threading.Event = field(default_factory=threading.Event)
     record: FileRecord | None = None
     fault: str = ""
 
@@ -65,6 +61,7 @@ class Saver:
         *,
         run_metadata: RunMetadata | None,
         start: TrainState,
+        timeout_seconds: float,
     ):
         """Prepares to save this rank's shards.
 
@@ -76,11 +73,14 @@ class Saver:
             config: how often to save, and what to keep.
             run_metadata: metadata of this start, on the leader; not needed on other ranks.
             start: train state that training starts from.
+            timeout_seconds: how long a device may take until it has copied the shards.
         """
         self.shards, self.bridge, self.coordinate = shards, bridge, coordinate
         self.folder, self.config, self.run_metadata = folder, config, run_metadata
+        self._timeout_seconds = timeout_seconds
         self._writing: _Writing | None = None
         self._image: FileImage | None = None
+        self._snapshot: Snapshot | None = None
         self._pruning: threading.Thread | None = None
         self._num_failed = 0
         self._newest_step = start.step
@@ -127,38 +127,39 @@ class Saver:
         self._newest_step = train_state.step
         reported = self.bridge.gather(stream.state().model_dump(mode="json") if stream else None)
         states = [StreamState.model_validate(each) for each in reported if each]
-        self._writing = _Writing(train_state, join_states(states), _means(self._losses))
+        path = state_path(self.folder.unfinished(train_state.step), self.coordinate)
+        self._writing = _Writing(train_state, join_states(states), _means(self._losses), path)
         self._losses = []
-        if self.shards:
+        self._begin_copy(self._writing)
+        self._writing.thread = threading.Thread(target=self._write, args=(self._writing,), name="checkpoint")
+        self._writing.thread.start()
+
+    def _begin_copy(self, writing: _Writing) -> None:
+        if self.shards is None:
+            return
+        try:
             self._image = self.shards.read().image(self._image.memory if self._image else None)
-        self._writing.thread = self._in_background(self._writing, self._image)
+            self._snapshot = self._snapshot or snapshot_of(self._image, timeout_seconds=self._timeout_seconds)
+            self._snapshot.begin(self._image)
+        except (OSError, MemoryError, RuntimeError) as error:  # no memory, or CUDA refuses: the other ranks go on
+            writing.fault = f"{writing.path}: the weights cannot be copied ({error})"
 
-    def _in_background(self, writing: _Writing, image: FileImage | None) -> threading.Thread:
-        path = state_path(self.folder.unfinished(writing.train_state.step), self.coordinate)
-
-        def write() -> None:
-            try:
-                if sys.platform == "linux":  # elsewhere threads have no separate priority
-                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
-                if image:  # None if the stage trains nothing
-                    image.fill()
-                    writing.copied.set()
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    checksum = image.write(path)
-                    writing.record = FileRecord(bytes=path.stat().st_size, checksum=checksum)
-            except Exception as error:  # of any kind: the other ranks wait for this rank's result
-                writing.fault = f"{path}: {error}"
-            finally:
-                writing.copied.set()
-
-        thread = threading.Thread(target=write, name="checkpoint")
-        thread.start()
-        return thread
+    def _write(self, writing: _Writing) -> None:
+        """Runs in a thread of its own."""
+        try:
+            if self._snapshot is None or self._image is None or writing.fault:  # it has nothing to write
+                return
+            self._snapshot.complete()
+            writing.path.parent.mkdir(parents=True, exist_ok=True)
+            checksum = self._image.write(writing.path)
+            writing.record = FileRecord(bytes=writing.path.stat().st_size, checksum=checksum)
+        except Exception as error:  # of any kind: the other ranks wait for this rank's result
+            writing.fault = f"{writing.path}: {error}"
 
     def before_update(self) -> None:
-        """Waits until a save in progress has copied the weights."""
-        if self._writing:
-            self._writing.copied.wait()
+        """Makes the next update wait until a save in progress has copied the weights."""
+        if self._writing and self._snapshot:
+            self._snapshot.before_update()
 
     def poll(self) -> None:
         """Finishes a save that all ranks have written; call this once a step. Raises as `save`."""
@@ -175,6 +176,11 @@ class Saver:
             self._conclude(self._writing)
         if self._pruning:
             self._pruning.join()
+
+    def close(self) -> None:
+        """Ends the use of the engine's memory; a save in progress, of a phase that failed, is left unfinished."""
+        if self._snapshot:
+            self._snapshot.close()
 
     def _conclude(self, writing: _Writing) -> None:
         self._writing = None

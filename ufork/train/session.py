@@ -136,20 +136,23 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
             start=start,
         )
         opened.callback(telemetry.close)
+        saver = Saver(
+            stage.engine.shards,
+            bridge,
+            world.coordinate,
+            checkpoints,
+            phase.train.checkpoint,
+            run_metadata=run_metadata,
+            start=start,
+            timeout_seconds=world.timeout_seconds,
+        )
+        opened.callback(saver.close)
         yield Session(
             config=phase.train,
             stage=stage,
             telemetry=telemetry,
             stream=stream,
-            saver=Saver(
-                stage.engine.shards,
-                bridge,
-                world.coordinate,
-                checkpoints,
-                phase.train.checkpoint,
-                run_metadata=run_metadata,
-                start=start,
-            ),
+            saver=saver,
             start=start,
             shapes=collected_shapes(phase.initial.config.model, phase.initial.config.dimensions, bridge.layout),
             absent_weights=absent_weights,

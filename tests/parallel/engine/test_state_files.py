@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from ufork.errors import CheckpointError
 from ufork.parallel.config import StageShape
@@ -89,6 +90,34 @@ def test_every_rank_of_any_layout_reads_its_regions(tmp_path_factory, written, r
             )
             assert torch.equal(files.region(WEIGHT, "w", region), padded[region.start : region.stop])
             assert files.region(WEIGHT, "c", region) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_shards_of_any_place_and_type_are_written_as_they_are_and_neighbours_are_one_copy(tmp_path_factory, data):
+    """Flat tensors as ZeRO's, split into parameters whose names are in any order, some of two bytes per value."""
+    folder, kinds, num_flats = tmp_path_factory.mktemp("shards") / str(Stage.TRUNK), {}, 0
+    for kind in (WEIGHT, "exp_avg"):
+        dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]))
+        names = data.draw(st.permutations("abcdef"))
+        split = data.draw(st.integers(1, 5))
+        kinds[kind] = {}
+        for group in (names[:split], names[split:]):
+            sizes = data.draw(st.lists(st.integers(1, 5), min_size=len(group), max_size=len(group)))
+            flat = torch.randn(sum(sizes)).to(dtype)
+            kinds[kind] |= dict(zip(group, flat.split(sizes), strict=True))
+            num_flats += 1
+    kinds = {kind: dict(sorted(named.items())) for kind, named in kinds.items()}
+    state = RankState(dp=1, dp_rank=0, tp=1, tp_rank=0, shapes={}, partition_dims={}, optimizer_steps=7, tensors=kinds)
+    image = state.image()
+    assert len(image.sources) == num_flats
+    image.fill()
+    folder.mkdir()
+    image.write(folder / "dp0-tp0.safetensors")
+    read = load_file(folder / "dp0-tp0.safetensors")
+    for kind, named in kinds.items():
+        for name, tensor in named.items():
+            assert torch.equal(read[f"{kind}:{name}"], tensor)
 
 
 def test_stages_are_read_as_one(tmp_path):

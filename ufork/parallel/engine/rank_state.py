@@ -8,14 +8,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from deepspeed.utils import (
-    safe_get_local_fp32_param,
-    safe_get_local_optimizer_state,
-    safe_set_local_fp32_param,
-    safe_set_local_optimizer_state,
-)
+from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 from torch import Tensor, nn
 
+from ufork.errors import ConfigError
 from ufork.parallel.engine.optimizer_state import STEP, make_state
 from ufork.parallel.engine.state_files import WEIGHT, RankState, ShardRegion
 from ufork.parallel.transport.stage_world import World
@@ -25,17 +21,34 @@ class EngineShards:
     """Shards of one DeepSpeed engine that trains something."""
 
     def __init__(self, engine: Any, world: World, partition_dims: dict[str, int]):
-        """`partition_dims`: by name, the dimension along which a parameter is partitioned over the tp ranks."""
+        """Prepares to read and to restore.
+
+        Args:
+            engine: DeepSpeed's.
+            world: this rank's.
+            partition_dims: by name, the dimension along which a parameter is partitioned over the tp ranks.
+
+        Raises:
+            ConfigError: the optimizer is offloaded to files, of which no checkpoint can be made.
+        """
         self._world, self._partition_dims = world, partition_dims
         self._zero = engine.optimizer
+        if self._zero.swap_optimizer:
+            raise ConfigError(
+                "train.deepspeed.zero_optimization.offload_optimizer.device=nvme: checkpoints need the optimizer's"
+                " state in memory; use device: cpu"
+            )
         self._parameters: dict[str, Any] = dict(engine.module.named_parameters())
 
     def read(self) -> RankState:
-        """Returns, uncopied, this rank's shards of every parameter that trains and of its optimizer state."""
+        """Returns, uncopied, this rank's shards of every parameter that trains and of its optimizer state.
+
+        They are views of ZeRO's flat tensors, where those are; DeepSpeed's own functions move what an offloaded
+        optimizer keeps in host memory to the device.
+        """
         trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
-        tensors = {WEIGHT: {name: safe_get_local_fp32_param(p) for name, p in trained.items()}}
-        for kind in self._optimizer_kinds():
-            tensors[kind] = {name: safe_get_local_optimizer_state(p, kind) for name, p in trained.items()}
+        kinds = (WEIGHT, *self._optimizer_kinds())
+        tensors = {kind: {name: self._own_values(kind, p) for name, p in trained.items()} for kind in kinds}
         coordinate = self._world.coordinate
         return RankState(
             dp=self._world.dp_group.size(),
@@ -68,6 +81,12 @@ class EngineShards:
                     self._put(kind, parameter, shard.to(self._world.device, torch.float32))
         self._zero.checkpoint_event_epilogue()
 
+    def _own_values(self, kind: str, parameter: Any) -> Tensor:
+        group, start, num_entries = self._zero.grad_position[self._zero.get_param_id(parameter)]
+        flat = self._zero.fp32_partitioned_groups_flat[group]
+        values: Tensor = flat if kind == WEIGHT else self._zero.optimizer.state[flat][kind]
+        return values.detach().narrow(0, start, num_entries)
+
     @staticmethod
     def _put(kind: str, parameter: nn.Parameter, shard: Tensor) -> None:
         if kind != WEIGHT:
@@ -95,6 +114,7 @@ class EngineShards:
         ]
 
     def _optimizer_steps(self) -> int:
+        """Updates taken. A fused optimizer counts on the device, so that the host waits for the last update here."""
         return int(self._optimizer_state().get(STEP, self._zero.optimizer.param_groups[0].get(STEP, 0)))
 
     def _optimizer_state(self) -> dict[str, Any]:

@@ -62,7 +62,9 @@ class RankState:
         Args:
             memory: memory of an earlier image, reused if its size fits; fresh memory takes three times as long.
         """
-        flat = {f"{kind}:{name}": t.detach() for kind, named in self.tensors.items() for name, t in named.items()}
+        flat = _in_order_of_memory(
+            {f"{kind}:{name}": t.detach() for kind, named in self.tensors.items() for name, t in named.items()}
+        )
         ends = list(accumulate((tensor.nbytes for tensor in flat.values()), initial=0))
         entries: dict[str, Any] = {
             name: {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
@@ -75,11 +77,41 @@ class RankState:
         if memory is None or len(memory) != len(header) + ends[-1]:
             memory = torch.frombuffer(mmap(-1, len(header) + ends[-1]), dtype=torch.uint8)  # on a page's boundary
         memory[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
-        numbers = memory[len(header) :]
-        targets = [
-            numbers[start:end].view(t.dtype) for t, start, end in zip(flat.values(), ends, ends[1:], strict=False)
-        ]
-        return FileImage(memory, targets, list(flat.values()))
+        sources = _joined(flat.values())
+        numbers = memory[len(header) :].split([source.nbytes for source in sources])
+        targets = [place.view(source.dtype) for place, source in zip(numbers, sources, strict=True)]
+        return FileImage(memory, targets, sources)
+
+
+def _in_order_of_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Views of one flat tensor side by side in its order; wide types first, so that every value is aligned."""
+    storages: dict[int, int] = {}
+    for tensor in tensors.values():
+        storages.setdefault(tensor.untyped_storage().data_ptr(), len(storages))
+
+    def place(name: str) -> tuple[int, int, int]:
+        tensor = tensors[name]
+        return -tensor.itemsize, storages[tensor.untyped_storage().data_ptr()], int(tensor.storage_offset())
+
+    return {name: tensors[name] for name in sorted(tensors, key=place)}
+
+
+def _joined(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Flat tensors over the same memory in the same order, neighbours as one: few large copies instead of many."""
+    joined: list[Tensor] = []
+    for tensor in tensors:
+        last = joined[-1] if joined else None
+        if last is not None and _follows(tensor, last):
+            joined[-1] = last.as_strided((len(last) + len(tensor),), (1,), last.storage_offset())
+        else:
+            joined.append(tensor)
+    return joined
+
+
+def _follows(tensor: Tensor, last: Tensor) -> bool:
+    same_storage = tensor.untyped_storage().data_ptr() == last.untyped_storage().data_ptr()
+    side_by_side = tensor.storage_offset() == last.storage_offset() + len(last)
+    return same_storage and side_by_side and tensor.dtype == last.dtype
 
 
 @dataclass(frozen=True)
@@ -96,6 +128,7 @@ class FileImage:
     targets: list[Tensor]
     """Flat views into `memory`, one for each of `sources`."""
     sources: list[Tensor]
+    """The rank's shards where they are, those that lie side by side in one flat tensor as one."""
 
     def fill(self) -> None:
         """Copies the values, which may not change meanwhile."""

@@ -1,0 +1,275 @@
+"""Copies of a rank's weights and optimizer state that a checkpoint is written from, made while training continues.
+
+    begin: training thread, after an update           the shards are copied from here on
+    before_update: training thread, after the passes  nothing overwrites them before they are copied
+    complete: writing thread                          returns once the image is filled, and writes it
+
+`HostSnapshot`, for shards in host memory: the writing thread copies, and the next update waits until it has (as
+CheckFreq, FAST '21).
+
+`StreamSnapshot`, for shards on a CUDA device: a stream of its own copies each flat group at once into page-locked
+memory, after what training has launched before. The next update waits for these copies on the device, not on the host.
+The writing thread asks for an event until it has passed: where the device waits for ever for a rank that is gone, this
+thread gives up after the time limit.
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ufork.errors import StorageError
+from ufork.parallel.engine.state_files import FileImage
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.01
+"""Interval at which the writing thread asks whether a stream has copied; short beside the writing that follows."""
+LOWEST_PRIORITY = 19
+"""Nice value of the writing thread (Linux has one per thread), so that it does not take a core from training."""
+_PORTABLE = 1
+"""cudaHostRegisterPortable: pages are locked for every CUDA context."""
+
+
+class Snapshot(Protocol):
+    """One copy at a time; the next may begin when the image of the one before is no longer read."""
+
+    def begin(self, image: FileImage) -> None:
+        """Starts to copy the sources of `image`, as the updates so far left them, into its memory.
+
+        Raises:
+            RuntimeError: CUDA refuses to copy.
+        """
+        ...
+
+    def before_update(self) -> None:
+        """Makes the update that follows wait until the sources are copied."""
+        ...
+
+    def complete(self) -> None:
+        """Waits until the image is filled, and lowers this thread's priority; called by the writing thread.
+
+        Raises:
+            StorageError: the device did not copy in time, or `close` was called.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends the use of the sources, whose memory may be freed afterwards."""
+        ...
+
+
+def snapshot_of(image: FileImage, *, timeout_seconds: float) -> Snapshot:
+    """Returns what copies `image`, by where its sources are.
+
+    Args:
+        image: of this rank's shards, which stay where they are for the phase.
+        timeout_seconds: how long a device may take for what it was given before the copies, and for them.
+    """
+    on_device = [source.device for source in image.sources if source.device.type == "cuda"]
+    return StreamSnapshot(CudaStreams(on_device[0]), timeout_seconds=timeout_seconds) if on_device else HostSnapshot()
+
+
+class HostSnapshot:
+    """Copies within host memory, in the writing thread."""
+
+    def __init__(self) -> None:
+        self._image: FileImage | None = None
+        self._copied = threading.Event()
+        self._copied.set()
+
+    def begin(self, image: FileImage) -> None:
+        """Leaves the copying to `complete`, which must follow."""
+        self._image = image
+        self._copied.clear()
+
+    def before_update(self) -> None:
+        """Waits until the writing thread has copied."""
+        self._copied.wait()
+
+    def complete(self) -> None:
+        """Copies, at the lowest priority."""
+        assert self._image is not None
+        try:
+            lower_priority()
+            self._image.fill()
+        finally:
+            self._copied.set()
+
+    def close(self) -> None:
+        """Waits until the writing thread has copied: it reads memory that is freed next."""
+        self._copied.wait()
+
+
+class Event(Protocol):
+    """A point in a stream, as `torch.cuda.Event`."""
+
+    def query(self) -> bool:
+        """Whether the stream has passed it."""
+        ...
+
+
+class Stream(Protocol):
+    """Work of a device in the order of its launch, as `torch.cuda.Stream`."""
+
+    def record_event(self) -> Any:
+        """Returns an Event after all work launched so far."""
+        ...
+
+    def wait_event(self, event: Any) -> None:
+        """Makes work that is launched from here on wait for `event`; the host does not wait."""
+        ...
+
+
+class Streams(Protocol):
+    """The calls of CUDA that a copy needs.
+
+    Attributes:
+        copying: stream of the copies, beside that of training.
+    """
+
+    copying: Stream
+
+    def training(self) -> Stream:
+        """Returns the stream that the calling thread launches its work on."""
+        ...
+
+    def copy(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        """Launches copies on the stream `copying`."""
+        ...
+
+    def lock_pages(self, memory: Tensor) -> str:
+        """Makes the device write into `memory` without the host; returns why it cannot, "" if it can."""
+        ...
+
+    def unlock_pages(self, memory: Tensor) -> None:
+        """Undoes `lock_pages`."""
+        ...
+
+    def enter_thread(self) -> None:
+        """Makes a new thread use this rank's device: one that does not would open a context on GPU 0."""
+        ...
+
+
+class StreamSnapshot:
+    """Copies from a CUDA device to page-locked host memory, on a stream of its own.
+
+    The image's memory, as many bytes as the rank's weights and optimizer state, is locked once and kept for the phase:
+    locking takes seconds for 10 GB, and the device may stop meanwhile. Where the system refuses to lock it (limits of a
+    container), the copies still are right, but each save holds up training for as long as they take.
+    """
+
+    def __init__(self, streams: Streams, *, timeout_seconds: float) -> None:
+        self._streams, self._timeout_seconds = streams, timeout_seconds
+        self._copied: Event | None = None
+        self._locked: Tensor | None = None
+        self._closed = threading.Event()
+
+    def begin(self, image: FileImage) -> None:
+        """Launches the copies behind all that this thread has launched."""
+        self._copied = None
+        self._lock(image.memory)
+        self._streams.copying.wait_event(self._streams.training().record_event())
+        self._streams.copy(image.targets, image.sources)
+        self._copied = self._streams.copying.record_event()
+
+    def before_update(self) -> None:
+        """Makes the stream of training wait for the copies; the host continues."""
+        if self._copied:
+            self._streams.training().wait_event(self._copied)
+
+    def complete(self) -> None:
+        """Asks until the copies are done. Priority is lowered only after: calls of CUDA hold its locks."""
+        assert self._copied is not None
+        self._streams.enter_thread()
+        deadline = time.monotonic() + self._timeout_seconds
+        while not self._copied.query():
+            if self._closed.wait(POLL_SECONDS):
+                raise StorageError("training ended before the device had copied the weights")
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"the device did not copy the weights within {self._timeout_seconds:.0f} s: it still runs what it"
+                    " was given before, perhaps a collective of a rank that is gone"
+                )
+        lower_priority()
+
+    def close(self) -> None:
+        """Stops the writing thread's wait, and unlocks the memory unless the device may still write to it."""
+        self._closed.set()
+        with suppress(RuntimeError):  # of a device that has failed: its error is on the way already
+            if self._copied is None or self._copied.query():
+                self._unlock()
+
+    def _lock(self, memory: Tensor) -> None:
+        if self._locked is memory:
+            return
+        self._unlock()
+        if reason := self._streams.lock_pages(memory):
+            log.warning(
+                "checkpoints: %.1f GB of host memory cannot be page-locked (%s); each save holds up training until the"
+                " weights are copied",
+                memory.nbytes / 1e9,
+                reason,
+            )
+        self._locked = memory
+
+    def _unlock(self) -> None:
+        if self._locked is not None:
+            self._streams.unlock_pages(self._locked)
+            self._locked = None
+
+
+class CudaStreams:
+    """The calls of CUDA, for one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.copying: Stream = torch.cuda.Stream(device)
+
+    def training(self) -> Stream:
+        """Returns torch's current stream of this thread."""
+        return torch.cuda.current_stream(self._device)
+
+    def copy(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        """Launches one copy per pair; sources in host memory (an offloaded optimizer's) are copied at once."""
+        with torch.cuda.stream(self.copying):  # type: ignore[arg-type]
+            for target, source in zip(targets, sources, strict=True):
+                target.copy_(source, non_blocking=True)
+
+    def lock_pages(self, memory: Tensor) -> str:
+        """Registers the memory with CUDA; torch's own page-locked memory is rounded up to a power of two and kept."""
+        cudart = torch.cuda.cudart()
+        error = cudart.cudaHostRegister(memory.data_ptr(), memory.nbytes, _PORTABLE)
+        if int(error) == 0:
+            return ""
+        self._clear_error()
+        return str(cudart.cudaGetErrorString(error))
+
+    def unlock_pages(self, memory: Tensor) -> None:
+        """Does nothing where locking had failed."""
+        if memory.is_pinned():
+            torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+
+    def _clear_error(self) -> None:
+        """CUDA keeps the last error until it is asked for, which torch does at the next launch of a kernel."""
+        try:
+            torch.ones(1, device=self._device)
+        except RuntimeError as error:
+            log.debug("cleared: %s", error)
+
+    def enter_thread(self) -> None:
+        """Sets the device of the calling thread."""
+        torch.cuda.set_device(self._device)
+
+
+def lower_priority() -> None:
+    """Gives the calling thread the lowest priority; nothing outside Linux, where threads have no separate one."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
