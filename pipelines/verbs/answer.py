@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from pipelines.device_arguments import add_device_arguments, load_model
 from pipelines.terminal import printable
 from pipelines.text_arguments import utf8_text
 
@@ -19,13 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--question", action="append", type=utf8_text, required=True, help="question; may be given several times"
     )
+    add_device_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Answers the questions.
 
     Raises:
-        UforkError: the weights, the image or a question is at fault.
+        UforkError: the weights, the image, a question or the device is at fault.
     """
     from ufork.errors import SampleError
     from ufork.files import read_bounded
@@ -39,11 +41,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from ufork.infer.model import TrainedModel
     from ufork.vision.images import decode_image
     from ufork.vocabulary import Task
 
-    model = TrainedModel.load(arguments.checkpoint)
+    model = load_model(arguments.checkpoint, arguments)
     try:
         image = decode_image(data, size_px=model.image_px, purpose=Task.UNDERSTANDING)
     except SampleError as error:

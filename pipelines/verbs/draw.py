@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from pipelines.device_arguments import add_device_arguments, load_model
 from pipelines.text_arguments import utf8_text
 
 SAMPLING = {
@@ -28,13 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for key, (kind, meaning) in SAMPLING.items():
         parser.add_argument(f"--{key.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, help=meaning)
+    add_device_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Draws the prompts.
 
     Raises:
-        UforkError: the weights, a prompt or a value is at fault, or the picture cannot be written.
+        UforkError: the weights, a prompt, a value or the device is at fault, or the picture cannot be written.
     """
     from ufork.infer.config import DrawConfig
     from ufork.report.grid import picture_format, write_grid
@@ -43,8 +45,6 @@ def run(arguments: argparse.Namespace) -> None:
     config = DrawConfig.from_mapping(chosen, origin="options")
     picture_format(arguments.out)
 
-    from ufork.infer.model import TrainedModel  # takes seconds, so only once the options are known to be valid
-
-    images = TrainedModel.load(arguments.checkpoint).draw(arguments.prompt, config)
+    images = load_model(arguments.checkpoint, arguments).draw(arguments.prompt, config)
     write_grid(images, arguments.out)
     print(arguments.out)

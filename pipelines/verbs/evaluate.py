@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.device_arguments import add_device_arguments, load_model
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 from pipelines.terminal import printable
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, help="folder of exported weights (default: those of the recipe's last phase)"
     )
+    add_device_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -47,9 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
 
     from ufork.eval.evaluate import evaluate
-    from ufork.infer.model import TrainedModel
 
-    model = TrainedModel.load(checkpoint)
+    model = load_model(checkpoint, arguments)
     folder.record(recipe.model_dump(mode="json"), ("evaluate",))
     evaluation = evaluate(
         model,
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         recipe.evaluate,
         folder=folder.examples,
         checkpoint=str(checkpoint),
-        weights_id=_weights_id(checkpoint),
+        weights_id=_weights_id(checkpoint) + ("" if model.precision == "fp32" else f" in {model.precision}"),
     )
     evaluation.save(folder.evaluation)
     print(printable(evaluation.summary(), keep="\n"))

@@ -171,3 +171,29 @@ def test_loss_of_an_image_is_that_of_its_codes(saved):
 def test_loss_refuses_codes_of_another_codec(saved, codes):
     with pytest.raises(SampleError, match="one: its codes"):
         TrainedModel.load(saved).loss(sample_of(Task.GENERATION, codes=codes))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_in_bf16_weights_are_rounded_and_the_codebook_is_not(tmp_path, tied):
+    save_trained(tmp_path, tiny_config(tie_word_embeddings=tied))
+    loaded = TrainedModel.load(tmp_path, dtype=torch.bfloat16)
+    weights = dict(loaded.model.named_parameters())
+    for name, expected in tiny_model(tiny_config(tie_word_embeddings=tied)).named_parameters():
+        assert torch.equal(weights[name], expected.bfloat16()), name
+    head = loaded.model.branches[Task.UNDERSTANDING].head.weight
+    assert (head is loaded.model.trunk.token_embedding.weight) == tied
+    assert torch.equal(loaded.model.trunk.code_embedding.codebook_KE, loaded.codec.codebook)
+    assert loaded.draw(PROMPTS[:1], DrawConfig()).shape == (1, 16, 16, 3)
+    assert isinstance(loaded.loss(sample_of(Task.GENERATION, codes=codes_of(0))).nats, float)
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_cuda_draws_answers_and_loses_as_the_cpu_does(saved):
+    cpu, cuda = TrainedModel.load(saved), TrainedModel.load(saved, device="cuda")
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    assert np.array_equal(cpu.codec.encode(images), cuda.codec.encode(images))
+    assert np.abs(cpu.draw(PROMPTS).astype(int) - cuda.draw(PROMPTS)).max() <= 1
+    assert cpu.answer(images, PROMPTS[:2]) == cuda.answer(images, PROMPTS[:2])
+    sample = sample_of(Task.GENERATION, codes=codes_of(0))
+    assert cpu.loss(sample).nats == pytest.approx(cuda.loss(sample).nats, rel=1e-4)

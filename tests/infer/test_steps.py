@@ -32,7 +32,7 @@ def draw(model, tokenizer, steps, prompts=PROMPTS[:3], *, num_positions=NUM_POSI
     num_positions=st.sampled_from([1, 2, WARM_UP_STEPS + FEWEST_REPLAYS, NUM_POSITIONS]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_replayed_and_static_steps_draw_what_growing_ones_do(
     model, tokenizer, prompts, guidance, temperature, num_positions, seed
 ):

@@ -94,3 +94,20 @@ def test_answers_are_printed_one_per_line_with_control_characters_escaped(weight
     monkeypatch.setattr(TrainedModel, "answer", lambda self, images, questions: ["two\nlines", "\x1b[31mred"])
     assert answer(weights, tmp_path / "x.png") == 0
     assert capsys.readouterr().out == "two\\nlines\n\\x1b[31mred\n"
+
+
+def test_a_device_that_is_not_there_is_refused_before_the_model_is_read(tmp_path, capsys):
+    assert draw(tmp_path / "no-weights", tmp_path / "x.png", "--device", "cuda:7") == 2
+    assert "device cuda:7: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        draw(tmp_path, tmp_path / "x.png", "--precision", "fp16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_model_computes_in_the_precision_asked_for(weights, tmp_path, precision, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        TrainedModel, "draw", lambda model, *_: loaded.append(model.precision) or np.zeros((1, 16, 16, 3), np.uint8)
+    )
+    assert draw(weights, tmp_path / "x.png", "--device", "cpu", "--precision", precision) == 0
+    assert loaded == [precision]

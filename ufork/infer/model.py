@@ -21,10 +21,11 @@ from ufork.errors import CheckpointError, ConfigError
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import draw_codes
+from ufork.infer.steps import Steps, steps_on
 from ufork.model.config import Dimensions
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
-from ufork.model.weights import WeightsConfig, load_weights, put_weights, save_weights
+from ufork.model.weights import WeightsConfig, allocate_model, load_weights, put_weights, save_weights
 from ufork.vision.codec import ImageCodec
 from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
@@ -47,30 +48,60 @@ class TargetLoss:
 class TrainedModel:
     """Draws images, answers questions, and computes the loss of samples."""
 
-    def __init__(self, model: UniFork, tokenizer: TextTokenizer, codec: ImageCodec):
+    def __init__(self, model: UniFork, tokenizer: TextTokenizer, codec: ImageCodec, *, steps: Steps | None = None):
+        """Takes the parts; `steps` is how steps of decoding are run, by default the fastest way of the device."""
         self.model, self.tokenizer, self.codec = model.eval(), tokenizer, codec
+        self.device = model.trunk.token_embedding.weight.device
+        self.steps = steps or steps_on(self.device)
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Reads a folder of trained weights.
+    def load(cls, folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Self:
+        """Reads a folder of trained weights onto `device`; the image codec is put there too, in fp32.
 
         Raises:
             CheckpointError: weights are missing or damaged, or do not match their own config or a tokenizer.
             TokenizerError: a tokenizer is missing or damaged.
         """
         weights, config = load_weights(folder)
-        codec = ImageCodec.load(folder / VISION_FOLDER)
+        codec = ImageCodec.load(folder / VISION_FOLDER, device=str(device))
         tokenizer = TextTokenizer.load(folder / TEXT_FOLDER)
         _check_fit(config.dimensions, tokenizer, codec, folder)
-        model = UniFork(config.model, config.dimensions, choose_attention_kernel(torch.device(device), dtype))
-        put_weights(model, weights, origin=str(folder))
+        return cls.of_weights(
+            weights, config, tokenizer, codec, device=torch.device(device), dtype=dtype, origin=str(folder)
+        )
+
+    @classmethod
+    def of_weights(
+        cls,
+        weights: dict[str, Tensor],
+        config: WeightsConfig,
+        tokenizer: TextTokenizer,
+        codec: ImageCodec,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        origin: str,
+        steps: Steps | None = None,
+    ) -> Self:
+        """Returns a model on `device` with a copy in `dtype` of the whole model's `weights`, which come from `origin`.
+
+        Raises:
+            CheckpointError: `weights` are those of another model.
+        """
+        model = allocate_model(config, choose_attention_kernel(device, dtype), device=device, dtype=dtype)
+        put_weights(model, weights, origin=origin)
         model.set_codebook(codec.codebook)
-        return cls(model.to(device, dtype), tokenizer, codec)
+        return cls(model, tokenizer, codec, steps=steps)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
         """Tasks that the model has a branch for."""
         return tuple(task for task in Task if task in self.model.branches)
+
+    @property
+    def precision(self) -> str:
+        """What the model computes in: fp32 or bf16. Losses, guidance and sampling are fp32 in both."""
+        return "bf16" if self.model.trunk.token_embedding.weight.dtype == torch.bfloat16 else "fp32"
 
     @property
     def image_px(self) -> int:
@@ -81,6 +112,8 @@ class TrainedModel:
         self, prompts: Sequence[str], config: DrawConfig | None = None, *, seeds: Sequence[int] | None = None
     ) -> np.ndarray:
         """Draws an image per prompt; each depends on its prompt, its seed and `config`, and not on its batch.
+
+        On GPUs the size of a batch changes how products are rounded, which can change a code that was a close choice.
 
         Args:
             prompts: texts of at most MAX_TEXT_CHARS characters.
@@ -101,9 +134,15 @@ class TrainedModel:
         for start in range(0, len(prompts), config.batch_prompts):
             batch = slice(start, start + config.batch_prompts)
             codes_BNC = draw_codes(
-                self.model, self.tokenizer, prompts[batch], config, num_positions=rows * columns, seeds=seeds[batch]
+                self.model,
+                self.tokenizer,
+                prompts[batch],
+                config,
+                num_positions=rows * columns,
+                seeds=seeds[batch],
+                steps=self.steps,
             )
-            images.append(np.asarray(self.codec.decode(codes_BNC.cpu().unflatten(1, (rows, columns)))))
+            images.append(np.asarray(self.codec.decode(codes_BNC.unflatten(1, (rows, columns)))))
         return np.concatenate(images)
 
     def answer(self, images: np.ndarray, questions: Sequence[str], config: AnswerConfig | None = None) -> list[str]:
@@ -119,7 +158,12 @@ class TrainedModel:
             batch = slice(start, start + config.batch_questions)
             codes_BYXC = np.asarray(self.codec.encode(images[batch]))
             answers += answer_questions(
-                self.model, self.tokenizer, codes_BYXC, list(questions[batch]), max_tokens=config.max_tokens
+                self.model,
+                self.tokenizer,
+                codes_BYXC,
+                list(questions[batch]),
+                max_tokens=config.max_tokens,
+                steps=self.steps,
             )
         return answers
 
@@ -138,8 +182,7 @@ class TrainedModel:
         codec = CodecSizes(codes_per_position=self.codec.codes_per_position, codebook_size=self.codec.codebook_size)
         encoded = encode_sample(sample, self.tokenizer, codec=codec)
         packed = pack_sequence([encoded], seq_len=len(encoded.token_ids_L), padding_id=self.tokenizer.padding_id)
-        device = self.model.trunk.token_embedding.weight.device
-        return TargetLoss(nats=float(self.model(packed.to(str(device)))), num_targets=packed.num_targets)
+        return TargetLoss(nats=float(self.model(packed.to(str(self.device)))), num_targets=packed.num_targets)
 
     def _require(self, task: Task, texts: Sequence[str], name: str) -> None:
         self._require_branch(task)

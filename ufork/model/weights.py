@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ufork.config import Config
 from ufork.errors import CheckpointError, ConfigError
 from ufork.files import make_folder, write_tensors, write_whole
 from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.layers.attention_kernels import AttentionKernel
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
 
 MODEL_PREFIX = "model."
@@ -56,6 +57,22 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
         return weights, WeightsConfig.from_mapping(mapping, origin=str(folder / CONFIG_NAME))
     except ConfigError as error:
         raise CheckpointError(f"{error}\nthese weights are not ufork's, or were written by another version") from None
+
+
+def allocate_model(
+    config: WeightsConfig, kernel: AttentionKernel, *, device: torch.device, dtype: torch.dtype
+) -> UniFork:
+    """Returns a model whose memory is allocated and not set: parameters in `dtype`, buffers (the codebook) in fp32.
+
+    `put_weights` and `UniFork.set_codebook` then copy straight to `device`; nothing is initialised at random before.
+    """
+    with torch.device("meta"):
+        model = UniFork(config.model, config.dimensions, kernel)
+    for parameter in model.parameters():  # swapped in place, so that tied weights stay one parameter
+        torch.utils.swap_tensors(parameter, nn.Parameter(torch.empty_like(parameter, device=device, dtype=dtype)))
+    for buffer in model.buffers():
+        torch.utils.swap_tensors(buffer, torch.empty_like(buffer, device=device))
+    return model
 
 
 def select_weights(weights: dict[str, Tensor], model: UniFork) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ A codec never changes: no parameter requires a gradient, and no forward pass wri
 fitting needs (moving averages) is not stored.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -55,6 +56,12 @@ class ImageCodec:
                 "fit the tokenizer again, or copy both files from the same folder"
             ) from None
         return cls(model.to(device))
+
+    def on(self, device: torch.device) -> "ImageCodec":
+        """Returns this codec if it is on `device`, otherwise a copy there."""
+        if self.codebook.device == device:
+            return self
+        return ImageCodec(copy.deepcopy(self.model).to(device))
 
     def save(self, folder: Path) -> None:
         """Writes config and weights into `folder`; creates it if missing.

@@ -19,13 +19,12 @@ import torch.distributed as dist
 
 from ufork.config import Config
 from ufork.errors import ConfigError, MachineError, PeerError, UforkError
+from ufork.model.kernels import NATIVE_BF16_CAPABILITY
 from ufork.parallel.nvidia_devices import cpu_request, has_cuda_device
 from ufork.parallel.rank_environment import RankEnvironment
 
 log = logging.getLogger(__name__)
 
-NATIVE_BF16_CAPABILITY = 8
-"""First major compute capability (Ampere) that computes bf16 natively; older devices emulate it."""
 INFORM_SECONDS = 30.0
 """How long rank 0 waits for the other ranks to read an error."""
 _ERRORS: Mapping[str, type[UforkError]] = {error.__name__: error for error in (ConfigError, MachineError)}

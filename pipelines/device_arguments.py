@@ -1,0 +1,36 @@
+"""The arguments of verbs that compute with a trained model. Imports nothing heavy, so that help is quick."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ufork.infer.model import TrainedModel
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds where the model computes, and in which precision."""
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda or cuda:N (default: the first GPU that torch can use, or the CPU)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="precision of the model (default: bf16 on GPUs of compute capability 8.0 or newer, otherwise fp32)",
+    )
+
+
+def load_model(checkpoint: Path, arguments: argparse.Namespace) -> "TrainedModel":
+    """Returns the trained model in `checkpoint` on the device that `arguments` name.
+
+    Raises:
+        ConfigError: the device or the precision cannot be used.
+        CheckpointError: weights are missing or damaged.
+        TokenizerError: a tokenizer is missing or damaged.
+    """
+    from ufork.infer.device import choose_device, choose_dtype
+    from ufork.infer.model import TrainedModel
+
+    device = choose_device(arguments.device)
+    return TrainedModel.load(checkpoint, device=device, dtype=choose_dtype(device, arguments.precision))
