@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -66,9 +67,23 @@ class PackedSequence:
     seed: int = 0
     """Seed of the dropout, 0 to 2^62 - 1; depends on the samples and their position in the lane, not on the rank."""
 
-    def to(self, device: str) -> "PackedSequence":
-        """Returns a copy with its tensors on `device`."""
-        moved = {
-            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if hasattr(value, "to")
-        }
+    def to(self, device: "torch.device | str") -> "PackedSequence":
+        """Returns a copy with its tensors on `device`.
+
+        To a GPU they travel as one copy from page-locked memory, which the host need not wait for: torch keeps that
+        memory until the copy is done.
+        """
+        import torch  # not at the head: the schedule imports this module, and runs without torch
+
+        device = torch.device(device)
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        if device.type != "cuda" or self.token_ids_T.device.type != "cpu":
+            moved = {name: array.to(device) for name, array in arrays.items()}
+        else:
+            joined = torch.cat([array.flatten().long() for array in arrays.values()]).pin_memory()
+            pieces = joined.to(device, non_blocking=True).split([array.numel() for array in arrays.values()])
+            moved = {
+                name: piece.view(array.shape).to(array.dtype)
+                for (name, array), piece in zip(arrays.items(), pieces, strict=True)
+            }
         return PackedSequence(**{**vars(self), **moved})

@@ -1,5 +1,9 @@
-"""The understanding branch's head: next-token loss without materialised logits, and logits for sampling."""
+"""The understanding branch's head: next-token loss without materialised logits, and logits for sampling.
 
+Shapes: T tokens, R labelled tokens, D hidden size, V vocabulary.
+"""
+
+import torch
 from torch import Tensor, nn
 
 from ufork.model.layers.cross_entropy import WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
@@ -14,10 +18,14 @@ class TextHead(nn.Module):
         self.weight = weight_VD
         self.vocabulary: Vocabulary = WHOLE_VOCABULARY
 
-    def forward(self, hidden_TD: Tensor, labels_T: Tensor) -> Tensor:
-        """Returns the sum of cross-entropies over the labelled positions, a scalar in fp32."""
-        labelled_R = (labels_T != IGNORED_LABEL).nonzero().squeeze(1)
-        return sum_cross_entropy(hidden_TD[labelled_R], self.weight, None, labels_T[labelled_R], self.vocabulary)
+    def forward(self, hidden_TD: Tensor, labels_T: Tensor, num_labelled: int) -> Tensor:
+        """Returns the sum of cross-entropies over the labelled positions, a scalar in fp32.
+
+        `num_labelled` is their number, which the host would otherwise have to wait for on a GPU.
+        """
+        labelled_R = torch.nonzero_static(labels_T != IGNORED_LABEL, size=num_labelled).squeeze(1)
+        states_RD, targets_R = hidden_TD.index_select(0, labelled_R), labels_T.index_select(0, labelled_R)
+        return sum_cross_entropy(states_RD, self.weight, None, targets_R, self.vocabulary)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Returns logits TV."""

@@ -43,7 +43,14 @@ class DecoderStack(nn.Module):
         rotary = Rotary(positions_T, head_dim=self.config.head_dim, theta=self.config.rope_theta, dtype=hidden_TD.dtype)
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
-                hidden_TD = checkpoint(layer, hidden_TD, rotary, attend, use_reentrant=False)
+                hidden_TD = checkpoint(
+                    layer,
+                    hidden_TD,
+                    rotary,
+                    attend,
+                    use_reentrant=False,
+                    preserve_rng_state=False,  # no randomness
+                )
             else:
                 hidden_TD = layer(hidden_TD, rotary, attend)
         return hidden_TD
@@ -98,7 +105,7 @@ class UnderstandingBranch(Branch):
 
     def forward(self, hidden_TD: Tensor, packed: PackedSequence, attend: Attend) -> Tensor:
         """Returns the sum of cross-entropies over the labelled tokens."""
-        return self.head(self.states(hidden_TD, packed.positions_T, attend), packed.labels_T)
+        return self.head(self.states(hidden_TD, packed.positions_T, attend), packed.labels_T, packed.num_targets)
 
 
 class GenerationBranch(Branch):
@@ -113,7 +120,8 @@ class GenerationBranch(Branch):
         """Returns the sum of cross-entropies over the codes; the token before a position predicts its codes."""
         states_TD = self.states(hidden_TD, packed.positions_T, attend)
         code_sums_ICE = self.code_embedding(packed.codes_IC)
-        return self.head(states_TD[packed.image_positions_I - 1], code_sums_ICE, packed.codes_IC, packed.seed)
+        states_ID = states_TD.index_select(0, packed.image_positions_I - 1)
+        return self.head(states_ID, code_sums_ICE, packed.codes_IC, packed.seed)
 
 
 class UniFork(nn.Module):

@@ -94,6 +94,6 @@ def test_the_text_head_predicts_only_positions_with_a_label():
     labels[[0, 3, 4]] = IGNORED_LABEL
     head = TextHead(torch.nn.Parameter(weight.detach()))
     expected = F.cross_entropy(head.logits(hidden), labels, ignore_index=IGNORED_LABEL, reduction="sum")
-    torch.testing.assert_close(head(hidden, labels), expected)
-    (gradient,) = torch.autograd.grad(head(hidden, labels), hidden)
+    torch.testing.assert_close(head(hidden, labels, 3), expected)
+    (gradient,) = torch.autograd.grad(head(hidden, labels, 3), hidden)
     assert gradient[labels == IGNORED_LABEL].abs().max() == 0
