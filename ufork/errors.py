@@ -120,6 +120,12 @@ class MachineError(UforkError):
     failure = FailureClass.NODE
 
 
+class DeviceMemoryError(UforkError):
+    """A GPU has too little memory for what a phase computes on it; `device` in the fields names it."""
+
+    failure = FailureClass.OUT_OF_MEMORY
+
+
 class NonFiniteError(UforkError):
     """Loss or gradients were NaN or infinite in more steps than the recipe tolerates."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pipelines.status.failure_record import FailureRecord
 from ufork.errors import ConfigError, FailureClass, StoppedError
+from ufork.parallel.nvidia_devices import BROKEN_DEVICE
 
 LINE_CHARACTERS = 500
 """Longest line of a diagnosis."""
@@ -46,8 +47,8 @@ class _Sign:
 _RESUME = "run the same command again to resume from the last checkpoint"
 _HOST_MEMORY = "the node ran out of memory: request more (--mem), or lower data.num_workers and data.prefetch_steps"
 _DEVICE_MEMORY = (
-    "the GPU ran out of memory: shorten data.seq_len, set train.activation_checkpointing=true, or use more ranks;"
-    " `ufork plan` estimates what a layout needs"
+    "the GPU ran out of memory: set train.activation_checkpointing=true, lower data.seq_len, or change layout (more"
+    " ranks hold less each); `ufork plan RECIPE --gpus N` estimates the memory of layouts"
 )
 _TIME_LIMIT = f"the job reached its time limit; {_RESUME}"
 _NODE = f"exclude the node (--exclude), and {_RESUME}"
@@ -58,6 +59,15 @@ _WAITED = (
 )
 _SPACE = f"free space or permit writing there, then {_RESUME}"
 _SHARED_MEMORY = "/dev/shm is probably full: enlarge it (docker run --shm-size=8g)"
+_DEVICE = f"a GPU or its driver failed: look for Xid in the node's kernel log (dmesg); {_NODE}"
+_NCCL = (
+    "NCCL failed: set NCCL_DEBUG=INFO and read what it reports; NCCL_SOCKET_IFNAME and NCCL_IB_HCA choose its network"
+)
+_SHARED_GPU = "two ranks took one GPU: start one rank per GPU"
+_BUILD = "torch has no kernels for this GPU, or does not fit its driver: run `ufork doctor` on the node"
+_ASSERTED = (
+    "a kernel read or wrote outside its data: set CUDA_LAUNCH_BLOCKING=1 to see which, and report it with the log"
+)
 _REPORT = "this is a bug: report it with this log"
 _READ_LOGS = "read the logs from their end"
 
@@ -89,11 +99,28 @@ _CAUSES = (
         _HOST_MEMORY,
     ),
     _Sign(FailureClass.TIME_OUT, r"DUE TO TIME LIMIT", _TIME_LIMIT),
+    _Sign(FailureClass.NODE, r"DUE TO NODE FAILURE|Node failure on|slurmd .*not responding", _NODE),
     _Sign(
         FailureClass.NODE,
-        r"NVRM: Xid|fallen off the bus|uncorrectable ECC|DUE TO NODE FAILURE|Node failure on|slurmd .*not responding"
-        r"|CUDA error: (unspecified launch failure|hardware)|No CUDA GPUs are available",
-        _NODE,
+        rf"NVRM: Xid|fallen off the bus|GPU is lost|uncorrectable (ECC|NVLink)|[Dd]river/library version mismatch"
+        rf"|No CUDA GPUs are available|{BROKEN_DEVICE}",
+        _DEVICE,
+    ),
+    _Sign(
+        FailureClass.NODE,
+        r"no kernel image is available|NVIDIA driver on your system is too old|not compiled with CUDA",
+        _BUILD,
+    ),
+    _Sign(FailureClass.CONFIGURATION, r"Duplicate GPU detected|invalid device ordinal", _SHARED_GPU),
+    _Sign(
+        FailureClass.CODE,
+        r"device-side assert triggered|an illegal memory access was encountered|misaligned address",
+        _ASSERTED,
+    ),
+    _Sign(
+        FailureClass.NODE,
+        r"nccl(SystemError|InternalError|UnhandledCudaError)|unhandled (system|cuda) error",
+        _NCCL,
     ),
     _Sign(FailureClass.STOPPED, r"DUE TO PREEMPTION", _RESUME),
     _Sign(FailureClass.STORAGE, r"No space left on device|Disk quota exceeded", _SPACE),
@@ -182,6 +209,8 @@ def _classify(record: FailureRecord) -> tuple[Diagnosis, bool]:
             return found, True
         found = next(_signs_in(lines, _CONSEQUENCES), None)
         return (found, False) if found else (by_class, True)
+    if record.failure is FailureClass.OUT_OF_MEMORY and "device" in record.fields:
+        return Diagnosis(record.failure, "", _DEVICE_MEMORY), True
     process_exit_code = record.fields.get("process_exit_code")
     if process_exit_code == -signal.SIGKILL:
         return Diagnosis(FailureClass.OUT_OF_MEMORY, "", _HOST_MEMORY), True

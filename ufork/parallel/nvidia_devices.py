@@ -9,6 +9,12 @@ from pathlib import Path
 
 DEVICE_FILES = Path("/dev")
 NVML_LIBRARY = "libnvidia-ml.so.1"
+BROKEN_DEVICE = (
+    r"CUDA error: (uncorrectable|hardware|unspecified launch failure|unknown error|Invalid access of peer GPU memory"
+    r"|CUDA-capable device\(s\) is/are busy|CUDA driver version is insufficient|system has unsupported display driver"
+    r"|system not yet initialized)"
+)
+"""Pattern of CUDA's errors (cudaGetErrorString) that are due to a device or its driver, and not to a program."""
 
 
 def has_cuda_device() -> bool:

@@ -74,7 +74,8 @@ def train_phase(session: Session, hooks: Hooks | None = None) -> Weights:
         stage.tracer.on = hooks.trace_folder is not None and counters.step == min(TRACED_STEP, config.steps - 1)
         rate = learning_rate(config, progress.share)
         sequences = stream.next_step() if stream else {}
-        result = run_step(stage, sequences, rate, before_update=saver.before_update if saver else None)
+        with session.device_errors(f"step {counters.step}"):
+            result = run_step(stage, sequences, rate, before_update=saver.before_update if saver else None)
         if not result.is_finite:
             _count_skipped_step(result, counters, config, stage.bridge)
         session.telemetry.record(counters.step, result, rate)

@@ -6,7 +6,7 @@ Phase + World -> checks -> bridge to the other ranks -> checkpoint to resume fro
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -40,6 +40,7 @@ from ufork.run_folder import PhaseFolder, RunFolder, versions_in_use
 from ufork.train.build_stage import build_stage, precision_of
 from ufork.train.check_phase import check_phase
 from ufork.train.config import TrainConfig
+from ufork.train.device_errors import device_errors
 from ufork.train.initial_model import InitialModel, Weights
 from ufork.train.stage import TrainingStage, reads_data
 from ufork.train.telemetry import Telemetry
@@ -89,12 +90,21 @@ class Session:
     """Progress at which training starts: the phase's beginning, or the checkpoint's step."""
     shapes: Shapes = field(default_factory=dict)
     """Names and shapes of the weights that the leader collects from each stage."""
+    name: str = ""
+    """Of the phase, for messages."""
     absent_weights: Weights = field(default_factory=dict)
     """Weights of the stages that are absent from this phase and do not change; on the leader only."""
 
     def whole_weights(self) -> Weights:
         """Returns all of the model's parameters (fp32, CPU) on the leader, none elsewhere; every rank must call."""
         return self.absent_weights | self.stage.whole_weights(self.shapes)
+
+    def device_errors(self, action: str) -> AbstractContextManager[None]:
+        """Raises CUDA's errors during `action` as ufork's (`ufork.train.device_errors`)."""
+        seq_len = self.stage.sequences.seq_len
+        return device_errors(
+            f"phase {self.name}, {action}", self.config, seq_len=seq_len, device=self.stage.world.device
+        )
 
 
 @contextmanager
@@ -123,7 +133,9 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
         stream = _open_stream(phase, world, context) if reads_data(world.coordinate, bridge.layout) else None
         if stream:
             opened.callback(stream.close)
-        stage = open_stage(phase, world, bridge)
+        building = f"phase {phase.name}, building the model"
+        with device_errors(building, phase.train, seq_len=phase.data.seq_len, device=world.device):
+            stage = open_stage(phase, world, bridge)
         opened.callback(stage.engine.close)
         start = resume(stage.engine.shards, stream, found) if found else TrainState()
         absent_weights = _absent_weights(phase, bridge.layout) if bridge.is_leader else {}
@@ -148,6 +160,7 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
         )
         opened.callback(saver.close)
         yield Session(
+            name=phase.name,
             config=phase.train,
             stage=stage,
             telemetry=telemetry,

@@ -16,6 +16,7 @@ from ufork.errors import (
     CheckpointError,
     ClusterError,
     ConfigError,
+    DeviceMemoryError,
     InputError,
     LoaderError,
     MachineError,
@@ -46,6 +47,10 @@ srun: error: n2: task 3: Out Of Memory"""
 WATCHDOG = """[rank0]:[E ProcessGroupNCCL.cpp:616] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12, OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600012 milliseconds before timing out."""  # noqa: E501
 REMOTE = """torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:1970, remote process exited or there was a network error, NCCL version 2.21.5
 ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely."""  # noqa: E501
+NCCL_SYSTEM = """torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:94, unhandled system error, NCCL version 2.27.5
+ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error."""  # noqa: E501
+NCCL_DUPLICATE = """torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:94, invalid usage, NCCL version 2.27.5
+Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 3b000"""  # noqa: E501
 CLOSED = "[gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:24316"
 DISK = "OSError: [Errno 28] No space left on device: 'runs/demo/phases/all/checkpoints/state.part'"
 
@@ -69,6 +74,11 @@ DISK = "OSError: [Errno 28] No space left on device: 'runs/demo/phases/all/check
         (1, "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus.", FailureClass.NODE),
         (1, "RuntimeError: CUDA error: uncorrectable ECC error encountered", FailureClass.NODE),
         (1, "srun: error: Node failure on n2", FailureClass.NODE),
+        (1, "Failed to initialize NVML: Driver/library version mismatch", FailureClass.NODE),
+        (1, "torch.AcceleratorError: CUDA error: no kernel image is available for execution", FailureClass.NODE),
+        (1, "torch.AcceleratorError: CUDA error: device-side assert triggered", FailureClass.CODE),
+        (1, NCCL_SYSTEM, FailureClass.NODE),
+        (1, NCCL_DUPLICATE, FailureClass.CONFIGURATION),
         (1, REMOTE, FailureClass.NODE),
         (1, DISK, FailureClass.STORAGE),
         (1, "ufork train: anything", FailureClass.OTHER),
@@ -126,6 +136,7 @@ WORDS = "any words, which are free to change"
         (RankFailedError(1, None, WORDS, process_exit_code=-11), FailureClass.OTHER),
         (KeyError("width"), FailureClass.CODE),
         (MemoryError(), FailureClass.OUT_OF_MEMORY),
+        (DeviceMemoryError(WORDS, device="cuda:0"), FailureClass.OUT_OF_MEMORY),
         (RuntimeError(NO_MEMORY), FailureClass.OUT_OF_MEMORY),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), FailureClass.NODE),
         (OSError(28, "No space left on device"), FailureClass.STORAGE),
@@ -141,6 +152,13 @@ def test_class_of_a_recorded_error_does_not_depend_on_its_wording(error, failure
     assert found.line and found.advice
     if found.rank is not None:
         assert found.rank == (1 if isinstance(error, RankFailedError) else 3)
+
+
+def test_advice_about_the_memory_of_gpus_names_the_keys_to_change():
+    error = RankFailedError(1, DeviceMemoryError(WORDS, device="cuda:0"), WORDS)
+    found = diagnose(1, [], records=[raised_by(error)])
+    assert found.rank == 1
+    assert all(key in found.advice for key in ("train.activation_checkpointing", "data.seq_len", "layout"))
 
 
 def at(seconds, error, rank=0):
