@@ -2,7 +2,8 @@
 
 Four ranks of the forked layout train a tiny model. All of them are killed (SIGKILL) at a random moment, every other
 time while a checkpoint is being written, and the same command is run again, until the number of kills is reached; then
-the run is left to finish. An uninterrupted run must have the same losses and the same weights.
+the run is left to finish. An uninterrupted run must have the same losses and the same weights (on CPUs; those of CUDA
+devices are equal up to rounding only).
 
 The last line is one JSON object: kills, starts that resumed from a checkpoint, steps that were repeated, damaged
 checkpoints that a start resumed from, and whether losses and weights are equal.

@@ -1,4 +1,7 @@
-"""A stopped phase resumes as if it had not been stopped: bit for bit in its own layout, to rounding in any other."""
+"""A stopped phase resumes as if it had not been stopped: bit for bit in its own layout, to rounding in any other.
+
+On CPUs: CUDA kernels may sum in another order each time.
+"""
 
 import errno
 import functools

@@ -2,7 +2,8 @@
 
     SkippedSample -> a line of FOLDER/replica-00000.jsonl, a warning for each new reason, an error past the limit
 
-A line has the fields task, source, sample, reason and detail.
+A line has the fields task, source, sample, reason and detail. Training does not need the file: one that cannot be
+written is an error in the log.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from ufork.data.config import SKIPPED_BEFORE_LIMIT
 from ufork.data.task_stream import SkippedSample
-from ufork.errors import SampleError
+from ufork.errors import SampleError, StorageError
 from ufork.files import make_folder, storage_errors
 
 log = logging.getLogger(__name__)
@@ -38,13 +39,10 @@ class SkippedSamples:
         self.path = folder / f"replica-{replica:05d}.jsonl" if folder else None
         self.reasons: Counter[str] = Counter()
         self._max_share = max_share
+        self._is_incomplete = False
 
     def add(self, skipped: Iterable[SkippedSample]) -> None:
-        """Records skipped samples.
-
-        Raises:
-            StorageError: the file cannot be written.
-        """
+        """Counts skipped samples and lists them in the file."""
         lines = []
         for sample in skipped:
             if not self.reasons[sample.reason]:
@@ -76,8 +74,12 @@ class SkippedSamples:
                 " or raise the limit"
             )
 
-    @staticmethod
-    def _append(path: Path, lines: list[str]) -> None:
-        make_folder(path.parent)
-        with storage_errors(path), open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(lines)
+    def _append(self, path: Path, lines: list[str]) -> None:
+        try:
+            make_folder(path.parent)
+            with storage_errors(path), open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(lines)
+        except StorageError as error:
+            if not self._is_incomplete:
+                log.error("%s; training continues, and skipped samples may be missing from this file", error)
+            self._is_incomplete = True

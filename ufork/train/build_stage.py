@@ -23,6 +23,7 @@ from ufork.parallel.layout import TASK_OF, Layout, Stage
 from ufork.parallel.schedule.actions import Action, Pass, StageTimes
 from ufork.parallel.schedule.in_flight import sequences_in_flight
 from ufork.parallel.schedule.schedule import make_schedule
+from ufork.parallel.tracing.device_clock import clock_of
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.link import Link, TransferFormat
@@ -66,7 +67,7 @@ def build_stage(
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     sequence_parallel = uses_sequence_parallel(layout_config, world)
     partition_dims = _partition(model, world, sequence_parallel)
-    tracer = Tracer()
+    tracer = Tracer(clock_of(world.device))
     transfer_format = TransferFormat(
         sequences=PackedSequenceFormat(seq_len=seq_len, codes_per_position=model.dimensions.codes_per_position),
         hidden_size=model.config.hidden_size,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ufork.checkpoint.state import TrainState
-from ufork.errors import NonFiniteError, StoppedError
+from ufork.errors import NonFiniteError, StoppedError, StorageError
 from ufork.parallel.tracing.step_trace import PICTURE_FILE, StepTrace, as_json
 from ufork.parallel.transport.bridge import Bridge
 from ufork.train.config import TrainConfig
@@ -71,10 +71,10 @@ def train_phase(session: Session, hooks: Hooks | None = None) -> Weights:
     config, stage, stream, saver = session.config, session.stage, session.stream, session.saver
     counters = _Counters(session.start)
     while (progress := _progress(config, counters, hooks, stage.bridge)).share < 1 and not progress.stopping:
-        stage.tracer.on = hooks.trace_folder is not None and counters.step == min(TRACED_STEP, config.steps - 1)
+        is_traced = hooks.trace_folder is not None and counters.step == min(TRACED_STEP, config.steps - 1)
         rate = learning_rate(config, progress.share)
         sequences = stream.next_step() if stream else {}
-        with session.device_errors(f"step {counters.step}"):
+        with session.device_errors(f"step {counters.step}"), stage.tracer.recording(on=is_traced):
             result = run_step(stage, sequences, rate, before_update=saver.before_update if saver else None)
         if not result.is_finite:
             _count_skipped_step(result, counters, config, stage.bridge)
@@ -109,11 +109,19 @@ def _draw(session: Session, step: int, draw_grid: Callable[[Weights], np.ndarray
 
 def _save_trace(stage: TrainingStage, folder: Path) -> None:
     spans = stage.bridge.gather(as_json(stage.tracer.spans))
-    if stage.bridge.is_leader:
-        trace = StepTrace.from_json(stage.layout, spans)
+    if not stage.bridge.is_leader:
+        return
+    if not stage.tracer.spans:
+        log.warning("trace: none, since this start did not take step %d of the phase", TRACED_STEP + 1)
+        return
+    trace = StepTrace.from_json(stage.layout, spans)
+    try:
         trace.save(folder)
-        bubble = ", ".join(f"{name} {share:.1%}" for name, share in trace.bubble().items())
-        log.info("trace: %s (bubble: %s)", folder / PICTURE_FILE, bubble)
+    except StorageError as error:
+        log.error("trace: %s; training continues", error)
+        return
+    bubble = ", ".join(f"{name} {share:.1%}" for name, share in trace.bubble().items())
+    log.info("trace: %s (bubble: %s)", folder / PICTURE_FILE, bubble)
 
 
 def _count_skipped_step(result: StepResult, counters: _Counters, config: TrainConfig, bridge: Bridge) -> None:

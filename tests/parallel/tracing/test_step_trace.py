@@ -10,7 +10,7 @@ from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import make_layout
 from ufork.parallel.tracing.pipeline_picture import LABEL_WIDTH, MARGIN, PASS_COLOURS, WIDTH
 from ufork.parallel.tracing.step_trace import StepTrace, as_json
-from ufork.parallel.tracing.trace import Span, Tracer
+from ufork.parallel.tracing.trace import Span
 from ufork.report.run_report import write_report
 from ufork.vocabulary import Task
 
@@ -62,13 +62,3 @@ def test_the_report_shows_the_trace(trace, tmp_path):
     page = write_report(tmp_path).read_text()
     assert "A step of the pipeline" in page and "trunk 50%, generation 50%" in page
     assert page.count("data:image/png;base64,") == 1
-
-
-def test_a_tracer_records_only_while_it_is_on():
-    tracer = Tracer()
-    with tracer.span("forward", "generation 0"):
-        pass
-    tracer.on = True
-    with tracer.span("step"):
-        pass
-    assert [(span.kind, span.name) for span in tracer.spans] == [("step", "step")]
