@@ -28,6 +28,7 @@ from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
 from ufork.parallel.engine.gather_traces import GatherTraces
 from ufork.parallel.engine.optimizer_state import counting_once
 from ufork.parallel.engine.rank_state import EngineShards
+from ufork.parallel.engine.release import release
 from ufork.parallel.schedule.actions import Pass
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.stage_world import World
@@ -288,8 +289,8 @@ class Engine:
         return torch.cat(tp_shards, dim=self._partition_dims[name])
 
     def close(self) -> None:
-        """Frees the engine's hooks and buffers, so that the process can open another one."""
-        self._engine.destroy()
+        """Frees the engine's memory, so that the process can open another one; it cannot be used any more."""
+        release(self._engine)
 
 
 def _join_backward(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
