@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.check_recipe import check_recipe
 from pipelines.doctor.banner import log_banner
-from pipelines.launch.ranks import process_context
+from pipelines.launch.ranks import process_context, takes_cuda
 from pipelines.launch.stop_signals import StopRequest, handled
 from pipelines.recipe import Recipe
 from pipelines.terminal import log_to_terminal
@@ -21,7 +21,6 @@ from ufork.errors import CheckpointError
 from ufork.infer.model import TrainedModel, save_trained
 from ufork.model.config import Dimensions
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig
-from ufork.parallel.nvidia_devices import has_cuda_device
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.report.grid import grid_of
@@ -48,7 +47,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
     run = recipe.run_folder
     if rank_env.rank == 0:
         run.record(recipe.model_dump(mode="json"), ("text", "model", "data", "layout", "train", "phases"))
-        log_banner(run.path, has_gpu=has_cuda_device())
+        log_banner(run.path, has_gpu=takes_cuda())
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
     check_recipe(recipe, rank_env.world_size, _dimensions(tokenizer, codec))
     phases = [phase_of(recipe, name, tokenizer, codec) for name in names]

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from pipelines.doctor import machine, packages, services
+from pipelines.doctor import gpus, machine, packages, services
 from pipelines.doctor.finding import Check, Finding, Mark
 from pipelines.doctor.surroundings import Surroundings
 
@@ -18,11 +18,13 @@ CHECKS: Mapping[str, Sequence[Check]] = {
         machine.run_folder,
         machine.temporary,
         machine.shared_memory,
-        machine.gpus,
+        gpus.gpus,
+        gpus.gpu_links,
     ),
     "training": (
         packages.python,
         packages.torch,
+        gpus.gpu_kernels,
         packages.deepspeed,
         packages.megatron_core,
         packages.flash_attention,

@@ -1,4 +1,4 @@
-"""Checks of the machine itself: cores, memory, files, disks, driver. All but `gpus` answer at once.
+"""Checks of the machine itself: cores, memory, files, disks. All answer at once.
 
 /proc, /sys and statvfs -> Finding
 """
@@ -6,17 +6,12 @@
 import os
 import resource
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.commands import NoAnswer
-from pipelines.doctor.finding import Finding, Mark, mark_of
+from pipelines.doctor.finding import Finding, Mark
 from pipelines.doctor.surroundings import Surroundings
-from pipelines.nvidia_smi import PROGRAM, number, parse_table, table_command
 
 GB = 2**30
-GPU_FIELDS = ("name", "memory.total", "driver_version")
-"""Fields of nvidia-smi; memory is in MiB."""
 LOW_DISK_GB = 20
 """Space for two checkpoints of half a billion parameters, complete or being written."""
 LOW_TEMPORARY_GB = 1
@@ -97,50 +92,4 @@ def shared_memory(around: Surroundings) -> Finding:
         found=f"only {size * 1024:,.0f} MB, the default of containers",
         instead="connects the GPUs of a machine through it (NCCL); loader processes need none",
         remedy="docker run --ipc=host, or --shm-size=8g",
-    )
-
-
-def gpus(around: Surroundings) -> Finding:
-    """Lists the devices of the driver, whether torch can use them or not."""
-    if not around.has_program(PROGRAM):
-        return Finding(
-            name="GPUs",
-            mark=Mark.ABSENT,
-            found="no nvidia-smi on the PATH",
-            instead="takes those that torch can use" if around.has_gpu else "trains on the CPU",
-            remedy="use a machine with NVIDIA GPUs and their driver",
-        )
-    try:
-        table = parse_table(around.ask(*table_command("gpu", GPU_FIELDS)), GPU_FIELDS)
-    except NoAnswer as reason:
-        return _without_list(mark_of(reason), f"nvidia-smi gives no answer: {reason}")
-    if not table.rows:
-        return _without_list(
-            Mark.PROBLEM, f"nvidia-smi lists no GPU: {'; '.join(table.remarks) or 'it prints nothing'}"
-        )
-    kinds = [_kind_of(gpu) for gpu in table.rows]
-    each = "; ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
-    found = f"{each}; driver {table.rows[0]['driver_version']}"
-    if not table.remarks:
-        return Finding(name="GPUs", found=found)
-    return Finding(
-        name="GPUs",
-        mark=Mark.PROBLEM,
-        found=f"{found}; nvidia-smi: {'; '.join(table.remarks)}",
-        remedy="ask the administrator of the node",
-    )
-
-
-def _kind_of(gpu: Mapping[str, str]) -> str:
-    mib = number(gpu["memory.total"])
-    return gpu["name"] if mib is None else f"{gpu['name']}, {mib / 1024:.0f} GB"
-
-
-def _without_list(mark: Mark, found: str) -> Finding:
-    return Finding(
-        name="GPUs",
-        mark=mark,
-        found=found,
-        instead="ends with an error if torch cannot use them",
-        remedy="run nvidia-smi by hand; if the driver hangs, restart the node",
     )

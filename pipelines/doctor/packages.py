@@ -55,8 +55,17 @@ def torch_finding(probed: Mapping[str, Any], *, has_gpu: bool) -> Finding:
         name="torch",
         mark=Mark.PROBLEM,
         found=f"{found}, cannot use the GPUs: {probed['trouble']}",
-        instead="trains on the CPU, over gloo, although the machine has GPUs",
-        remedy="install a build of torch for the driver's CUDA version (see pytorch.org), or a newer driver",
+        instead="does not train, unless an empty CUDA_VISIBLE_DEVICES asks for the CPU",
+        remedy=_another_build(probed) if not probed["cuda"] else f"install a newer driver; or {_another_build(probed)}",
+    )
+
+
+def _another_build(probed: Mapping[str, Any]) -> str:
+    """Returns how to install a build of this torch for CUDA: which CUDA fits is up to the driver and the GPU."""
+    version = probed["version"].partition("+")[0]
+    return (
+        f"pip install --force-reinstall torch=={version} --index-url https://download.pytorch.org/whl/cu130; with a"
+        " driver older than 580, or a GPU older than Turing (compute capability 7.5), cu126 in place of cu130"
     )
 
 

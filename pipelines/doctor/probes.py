@@ -32,6 +32,30 @@ def torch_probe() -> dict[str, Any]:
     }
 
 
+def kernels_probe() -> dict[str, Any]:
+    """Runs a kernel on each GPU; returns those that fail, and what training chooses for the others."""
+    import torch
+
+    from ufork.model.kernels import NATIVE_BF16_CAPABILITY, describe_kernels
+
+    failing, capabilities = [], []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        try:
+            capabilities.append(torch.cuda.get_device_capability(index))
+            torch.ones(1, device=f"cuda:{index}").add_(1).item()
+        except RuntimeError as error:
+            failing.append(f"cuda:{index}: {str(error).splitlines()[0]}")
+    native = all(major >= NATIVE_BF16_CAPABILITY for major, _ in capabilities)
+    dtype = torch.bfloat16 if native else torch.float32
+    usable = bool(capabilities) and not failing
+    return {
+        "failing": failing,
+        "capabilities": [f"{major}.{minor}" for major, minor in capabilities],
+        "precision": "bf16" if native else "fp32",
+        "kernels": describe_kernels(torch.device("cuda", 0), dtype) if usable else {},
+    }
+
+
 def flash_attention_probe() -> dict[str, Any]:
     """Returns flash-attn's version, and whether its kernel ran; without a GPU it does not."""
     version = importlib.import_module("flash_attn").__version__
@@ -87,6 +111,7 @@ def _can_import(name: str) -> bool:
 
 PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     "torch": torch_probe,
+    "kernels": kernels_probe,
     "flash_attention": flash_attention_probe,
     "apex": apex_probe,
     "deepspeed": deepspeed_probe,

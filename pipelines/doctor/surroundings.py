@@ -21,7 +21,7 @@ class Surroundings:
     home: Path
     """Home folder of the user."""
     has_gpu: bool = False
-    """Whether the machine has an NVIDIA device."""
+    """Whether the machine has an NVIDIA device that the environment does not hide."""
     timeout_seconds: float = 180.0
     """Time limit of one program or import. On a busy machine an import alone can take more than half a minute."""
 

@@ -72,9 +72,14 @@ def prepare_environment(environment: MutableMapping[str, str], *, num_local_rank
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_local_ranks)))
 
 
+def takes_cuda() -> bool:
+    """Whether ranks on this machine take CUDA devices, which it has and the environment does not hide."""
+    return uses_cuda(os.environ)
+
+
 def process_context(preloaded_modules: tuple[str, ...] = PRELOADED_MODULES) -> BaseContext:
     """Returns how processes are started here: forked from a warm server, or fresh where they use CUDA."""
-    if uses_cuda(os.environ):
+    if takes_cuda():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preloaded_modules))

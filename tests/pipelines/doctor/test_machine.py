@@ -45,36 +45,3 @@ def test_memory_is_the_limit_of_the_container_if_it_has_one(machine, monkeypatch
     limit.write_text(f"{3 * checks.GB}\n")
     monkeypatch.setattr(checks, "CGROUP_MEMORY", limit)
     assert "3 GB of memory" in checks.cores_and_memory(machine.around()).found
-
-
-def test_no_driver_is_absent_not_a_problem(machine):
-    assert checks.gpus(machine.around()).mark is Mark.ABSENT
-
-
-def test_gpus_of_a_kind_are_counted(machine):
-    machine.program(
-        "nvidia-smi", "echo NVIDIA H100 80GB HBM3, 81559, 550.54\necho NVIDIA H100 80GB HBM3, 81559, 550.54"
-    )
-    assert checks.gpus(machine.around()).found == "2 x NVIDIA H100 80GB HBM3, 80 GB; driver 550.54"
-
-
-def test_a_warning_of_nvidia_smi_is_shown_beside_the_gpus(machine):
-    machine.program("nvidia-smi", "echo GB10, [N/A], 580.95\necho WARNING: infoROM is corrupted")
-    finding = checks.gpus(machine.around())
-    assert finding.mark is Mark.PROBLEM
-    assert finding.found == "1 x GB10; driver 580.95; nvidia-smi: WARNING: infoROM is corrupted"
-
-
-@pytest.mark.parametrize(
-    ("script", "reason"), [("echo No devices were found", "lists no GPU: No devices"), ("exit 9", "exit code 9")]
-)
-def test_a_driver_that_gives_no_list_is_a_problem(machine, script, reason):
-    machine.program("nvidia-smi", script)
-    finding = checks.gpus(machine.around())
-    assert finding.mark is Mark.PROBLEM and reason in finding.found
-
-
-def test_a_driver_that_hangs_is_slow(machine):
-    machine.program("nvidia-smi", "sleep 600")
-    finding = checks.gpus(machine.around(timeout_seconds=2))
-    assert finding.mark is Mark.SLOW and "nvidia-smi timed out after 2 s" in finding.found

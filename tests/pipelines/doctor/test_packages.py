@@ -67,6 +67,13 @@ def test_torch_that_cannot_use_the_gpus_here_is_a_problem(probed, has_gpu, mark,
     assert finding.mark is mark and found in finding.found
 
 
+def test_a_build_for_cpus_on_a_machine_with_gpus_has_the_command_that_replaces_it():
+    probed = TORCH | {"version": "2.13.0+cpu", "cuda": None, "nccl": None, "trouble": "not compiled with CUDA"}
+    finding = packages.torch_finding(probed, has_gpu=True)
+    assert finding.mark is Mark.PROBLEM and "built for CPUs" in finding.found
+    assert finding.remedy.startswith("pip install --force-reinstall torch==2.13.0 --index-url https://download")
+
+
 def test_a_required_package_that_cannot_be_imported_breaks_the_run(machine):
     machine.package("simplejpeg", "raise ImportError('libturbojpeg.so.0: cannot open shared object file')")
     finding = packages.simplejpeg(machine.around())
