@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from pipelines.check_recipe import check_recipe
 from pipelines.doctor.banner import log_banner
@@ -19,11 +20,14 @@ from pipelines.terminal import log_to_terminal
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError
 from ufork.infer.model import TrainedModel, save_trained
+from ufork.infer.steps import EagerSteps
 from ufork.model.config import Dimensions
+from ufork.model.layers.attention import find_attention_kernel
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.report.grid import grid_of
+from ufork.train.build_stage import precision_of
 from ufork.train.initial_model import InitialModel, Weights
 from ufork.train.loop import Hooks, train_phase
 from ufork.train.session import Phase, open_session
@@ -62,7 +66,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
             if world.rank in phase.layout_of(world.size).present_ranks:
                 hooks = Hooks(
                     asked_to_stop=asked_to_stop,
-                    draw_grid=_drawing(recipe, phase, codec),
+                    draw_grid=_drawing(recipe, phase, codec, world),
                     trace_folder=phase.folder.path if trace else None,
                 )
                 _train(phase, world, hooks, codec)
@@ -120,14 +124,34 @@ def _train(phase: Phase, world: World, hooks: Hooks, codec: ImageCodec) -> None:
         world.report_finished(phase.name)
 
 
-def _drawing(recipe: Recipe, phase: Phase, codec: ImageCodec) -> Callable[[Weights], np.ndarray] | None:
-    """Returns a function that draws the phase's prompts, on the CPU, as one picture (uint8 [rows, columns, 3])."""
+def _drawing(
+    recipe: Recipe, phase: Phase, codec: ImageCodec, world: World
+) -> Callable[[Weights, Callable[[], None]], np.ndarray] | None:
+    """Returns a function that draws the phase's prompts as one picture (uint8 [rows, columns, 3]).
+
+    It draws on the rank's GPU in the phase's precision, or on the CPU in fp32, with its own copy of the weights. Steps
+    are not captured as CUDA graphs: a capture that fails, as when NCCL's watchdog looks at its events meanwhile, leaves
+    the process unfit for training.
+    """
     prompts = list(phase.train.drawing_prompts)
     if not prompts or Task.GENERATION not in recipe.model.tasks:
         return None
+    on_cuda = world.device.type == "cuda"
+    dtype = torch.bfloat16 if on_cuda and precision_of(phase.train, world) == "bf16" else torch.float32
 
-    def draw(weights: Weights) -> np.ndarray:
-        model = phase.initial.build_with(weights, origin="training")
-        return grid_of(TrainedModel(model, phase.tokenizer, codec).draw(prompts, recipe.evaluate.draw))
+    def draw(weights: Weights, show_alive: Callable[[], None]) -> np.ndarray:
+        model = TrainedModel.of_weights(
+            weights,
+            phase.initial.config,
+            phase.tokenizer,
+            codec.on(world.device),
+            kernel=find_attention_kernel(world.device, dtype).kernel,
+            device=world.device,
+            dtype=dtype,
+            origin="training",
+            steps=EagerSteps(is_static=on_cuda, after_step=show_alive),
+        )
+        show_alive()
+        return grid_of(model.draw(prompts, recipe.evaluate.draw))
 
     return draw

@@ -24,6 +24,7 @@ from ufork.infer.draw import draw_codes
 from ufork.infer.steps import Steps, steps_on
 from ufork.model.config import Dimensions
 from ufork.model.layers.attention import choose_attention_kernel
+from ufork.model.layers.attention_kernels import AttentionKernel
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig, allocate_model, load_weights, put_weights, save_weights
 from ufork.vision.codec import ImageCodec
@@ -66,8 +67,16 @@ class TrainedModel:
         codec = ImageCodec.load(folder / VISION_FOLDER, device=str(device))
         tokenizer = TextTokenizer.load(folder / TEXT_FOLDER)
         _check_fit(config.dimensions, tokenizer, codec, folder)
+        device = torch.device(device)
         return cls.of_weights(
-            weights, config, tokenizer, codec, device=torch.device(device), dtype=dtype, origin=str(folder)
+            weights,
+            config,
+            tokenizer,
+            codec,
+            kernel=choose_attention_kernel(device, dtype),
+            device=device,
+            dtype=dtype,
+            origin=str(folder),
         )
 
     @classmethod
@@ -78,6 +87,7 @@ class TrainedModel:
         tokenizer: TextTokenizer,
         codec: ImageCodec,
         *,
+        kernel: AttentionKernel,
         device: torch.device,
         dtype: torch.dtype,
         origin: str,
@@ -88,7 +98,7 @@ class TrainedModel:
         Raises:
             CheckpointError: `weights` are those of another model.
         """
-        model = allocate_model(config, choose_attention_kernel(device, dtype), device=device, dtype=dtype)
+        model = allocate_model(config, kernel, device=device, dtype=dtype)
         put_weights(model, weights, origin=origin)
         model.set_codebook(codec.codebook)
         return cls(model, tokenizer, codec, steps=steps)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ufork.checkpoint.state import TrainState
 from ufork.errors import NonFiniteError, StoppedError, StorageError
 from ufork.parallel.tracing.step_trace import PICTURE_FILE, StepTrace, as_json
 from ufork.parallel.transport.bridge import Bridge
+from ufork.parallel.transport.leader_work import LeaderWork
 from ufork.train.config import TrainConfig
 from ufork.train.initial_model import Weights
 from ufork.train.optimization.learning_rate import learning_rate
@@ -36,8 +38,9 @@ class Hooks:
 
     asked_to_stop: Callable[[], bool] = lambda: False
     """Whether this rank was asked to stop."""
-    draw_grid: Callable[[Weights], np.ndarray] | None = None
-    """Draws `drawing_prompts` with whole weights; called on the leader every `draw_every_steps`."""
+    draw_grid: Callable[[Weights, Callable[[], None]], np.ndarray] | None = None
+    """Draws `drawing_prompts` with whole weights; called on the leader every `draw_every_steps`, while the other ranks
+    wait. It calls its second argument at short intervals, as a sign of life."""
     trace_folder: Path | None = None
     """Folder for the trace of one step (`ufork.parallel.tracing.step_trace`)."""
 
@@ -101,10 +104,26 @@ def _progress(config: TrainConfig, counters: _Counters, hooks: Hooks, bridge: Br
     )
 
 
-def _draw(session: Session, step: int, draw_grid: Callable[[Weights], np.ndarray]) -> None:
+def _draw(session: Session, step: int, draw_grid: Callable[[Weights, Callable[[], None]], np.ndarray]) -> None:
+    """Draws on the leader while the others wait; a drawing that does not fit beside the training state is left out."""
     weights = session.whole_weights()
-    if session.stage.bridge.is_leader:
-        session.telemetry.show(step, draw_grid(weights))
+    world = session.stage.world
+    work = LeaderWork(world, f"the drawings of {session.telemetry.phase} after step {step}")
+    if not session.stage.bridge.is_leader:
+        work.wait()
+        return
+    with work.under_way():
+        try:
+            session.telemetry.show(step, draw_grid(weights, work.show_alive))
+        except torch.OutOfMemoryError as error:
+            log.warning(
+                "no drawings after step %d: %s; give fewer train.drawing_prompts, lower evaluate.draw.batch_prompts, or"
+                " set train.draw_every_steps=0",
+                step,
+                str(error).splitlines()[0],
+            )
+        if world.device.type == "cuda":
+            torch.cuda.empty_cache()  # what drawing has freed, for the next step's larger blocks
 
 
 def _save_trace(stage: TrainingStage, folder: Path) -> None:
