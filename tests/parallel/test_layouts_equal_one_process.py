@@ -1,11 +1,13 @@
 """Every layout trains what one process trains: losses, gradient norms and final weights, in fp32."""
 
+import dataclasses
 import itertools
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 
+from tests.nccl_rules import nccl_rules
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage, weights_of
 from tests.tiny import packed_sequence, shallow_config
@@ -84,6 +86,21 @@ CASES = {
 }
 QUICK = {"trunk tp 2"}
 """Cases of the fast tests."""
+CASES_WITH_NCCL_RULES = (
+    "one rank a stage",
+    "trunk tp 2",
+    "trunk dp 2",
+    "trunk tp 2 dp 2, branches dp 2",
+    "uneven dp",
+    "uneven dp, by replica",
+    "tp everywhere",
+    "no understanding",
+    "frozen trunk",
+    "frozen branches",
+    "one in flight",
+    "colocated tp 2 dp 2",
+)
+"""Cases that also run with a data plane that blocks as NCCL does."""
 
 
 def model_of(case: Case) -> ModelConfig:
@@ -115,7 +132,7 @@ def sequences_of(task: Task, *, step: int, number: int):
     return packed_sequence(task, texts=[text], seq_len=SEQ_LEN, seed=seed)
 
 
-def train(rank_env: RankEnvironment, case: Case, layout: LayoutConfig):
+def train(rank_env: RankEnvironment, case: Case, layout: LayoutConfig, with_nccl_rules: bool = False):
     """Returns, by optimizer, the losses and norm of each step, and on the leader the final weights."""
     torch.set_num_threads(1)
     if case.sequence_parallel:
@@ -123,6 +140,8 @@ def train(rank_env: RankEnvironment, case: Case, layout: LayoutConfig):
         stage_builder.uses_sequence_parallel = lambda layout, world: world.coordinate.stage is Stage.TRUNK
     outcomes = {}
     with join_world(rank_env, layout, timeout_seconds=60) as world:
+        if with_nccl_rules:
+            world = dataclasses.replace(world, data_plane=nccl_rules())
         for optimizer in OPTIMIZERS:
             config = config_of(case, optimizer)
             present = {task: n for task, n in zip(Task, case.sequences, strict=True) if n}
@@ -164,9 +183,20 @@ def one_process():
 )
 def test_losses_norms_and_weights_are_those_of_one_process(name, one_process):
     case = CASES[name]
+    assert_equal(case, one_process(case), with_nccl_rules=False)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES_WITH_NCCL_RULES]
+)
+def test_transfers_by_the_rules_of_nccl_change_nothing(name, one_process):
+    case = CASES[name]
+    assert_equal(case, one_process(case), with_nccl_rules=True)
+
+
+def assert_equal(case: Case, expected, *, with_nccl_rules: bool):
     layout = LayoutConfig(**case.layout)
-    expected = one_process(case)
-    by_rank = run_on_ranks(train, case.ranks or num_ranks_of(layout), case, layout)
+    by_rank = run_on_ranks(train, case.ranks or num_ranks_of(layout), case, layout, with_nccl_rules)
     for optimizer in OPTIMIZERS:
         figures = [outcomes[optimizer][0] for outcomes in by_rank if outcomes]
         assert all(torch.equal(one, other) for one, other in itertools.pairwise(figures)), "all ranks see the same"

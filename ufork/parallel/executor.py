@@ -6,7 +6,7 @@ The runner implements the passes of its stage: the trunk sends hidden states and
 reverse, a colocated stage does neither.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -48,8 +48,15 @@ class Runner(Protocol):
         ...
 
 
-def run_actions(actions: Sequence[Action], runner: Runner, tracer: Tracer, *, who: MeshCoordinate) -> None:
-    """Runs `actions` in order.
+def run_actions(
+    actions: Sequence[Action],
+    runner: Runner,
+    tracer: Tracer,
+    *,
+    who: MeshCoordinate,
+    mark: Callable[[str], None] = lambda doing: None,
+) -> None:
+    """Runs `actions` in order, and calls `mark` with the name of each when it has been launched.
 
     Raises:
         PeerError: a transfer or a collective failed; the message names the rank `who` and the pass it was running.
@@ -57,9 +64,10 @@ def run_actions(actions: Sequence[Action], runner: Runner, tracer: Tracer, *, wh
     steps = {Pass.FORWARD: runner.forward, Pass.BACKWARD: runner.backward}
     for action in actions:
         name = f"{action.task} {action.index}"
-        with _failures_named(f"{who}: {action.direction} of {action.micro_batch}"):
-            with tracer.span(str(action.direction), name):
-                steps[action.direction](action)
+        doing = f"{action.direction} of {action.micro_batch}"
+        with _failures_named(f"{who}: {doing}"), tracer.span(str(action.direction), name):
+            steps[action.direction](action)
+        mark(doing)
 
 
 class TrunkRunner:
@@ -70,12 +78,13 @@ class TrunkRunner:
         self.sums: dict[Action, Tensor] = {}
         self._flying: dict[tuple[Task, int], tuple[Tensor, list[Transfer]]] = {}
         self._sends = SendQueue()  # of a frozen trunk, which gets no gradient that would prove their arrival
-        self._gradients = ReceiveQueue([a for a in actions if a.direction is Pass.BACKWARD], link.post_gradient)
+        backwards = [action for action in actions if action.direction is Pass.BACKWARD]
+        self._gradients = ReceiveQueue(backwards, link.post_gradient, ahead=link.receives_ahead)
 
     def forward(self, action: Action) -> None:
         """Runs the trunk and sends the hidden states."""
-        sequence = self.sequences[action.task][action.index].to(str(self.link.bridge.device))
-        hidden_TD = self.engine.forward(sequence)
+        sequence = self.sequences[action.task][action.index]
+        hidden_TD = self.engine.forward(sequence.to(str(self.link.bridge.device)))
         sends = self.link.send_hidden(action, hidden_TD, sequence)
         if hidden_TD.requires_grad:
             self._flying[action.task, action.index] = hidden_TD, sends
@@ -114,7 +123,8 @@ class BranchRunner:
         self.trunk_trains, self.dtype = trunk_trains, dtype
         self.sums: dict[Action, Tensor] = {}
         self._sends, self._most_sent = SendQueue(), -(-in_flight * link.peer_dp // link.dp)
-        self._received = ReceiveQueue([a for a in actions if a.direction is Pass.FORWARD], link.post_hidden)
+        forwards = [action for action in actions if action.direction is Pass.FORWARD]
+        self._received = ReceiveQueue(forwards, link.post_hidden, ahead=link.receives_ahead)
         self._live: dict[int, tuple[Tensor, Tensor]] = {}  # by micro-batch: hidden states, and loss term
 
     def forward(self, action: Action) -> None:

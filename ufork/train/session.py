@@ -159,17 +159,22 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
             timeout_seconds=world.timeout_seconds,
         )
         opened.callback(saver.close)
-        yield Session(
-            name=phase.name,
-            config=phase.train,
-            stage=stage,
-            telemetry=telemetry,
-            stream=stream,
-            saver=saver,
-            start=start,
-            shapes=collected_shapes(phase.initial.config.model, phase.initial.config.dimensions, bridge.layout),
-            absent_weights=absent_weights,
-        )
+        try:
+            yield Session(
+                name=phase.name,
+                config=phase.train,
+                stage=stage,
+                telemetry=telemetry,
+                stream=stream,
+                saver=saver,
+                start=start,
+                shapes=collected_shapes(phase.initial.config.model, phase.initial.config.dimensions, bridge.layout),
+                absent_weights=absent_weights,
+            )
+        except BaseException:
+            world.abort()  # the engine's end waits for the device, which may wait for a lost rank
+            raise
+        bridge.close()
 
 
 def open_stage(phase: Phase, world: World, bridge: Bridge) -> TrainingStage:

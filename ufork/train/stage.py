@@ -58,7 +58,7 @@ class TrainingStage:
         return reads_data(self.world.coordinate, self.layout)
 
     def broadcast_sequences(self, sequences: Sequences) -> Sequences:
-        """Returns the sequences that the replica's first rank has read, on all its ranks; sample ids are not sent."""
+        """Returns the sequences that the replica's first rank has read, on all its ranks, on the CPU, without ids."""
         group = self.world.tp_group
         if group.size() == 1 or self.world.coordinate.stage != self.layout.reader:
             return sequences
@@ -67,7 +67,6 @@ class TrainingStage:
             encoded = torch.stack([self.sequences.encode(sequence) for task in numbers for sequence in sequences[task]])
         else:
             encoded = torch.empty(sum(numbers.values()), self.sequences.size, dtype=torch.int32)
-        encoded = encoded.to(self.world.device)
         dist.broadcast(encoded, group=group, group_src=0)
         decoded = iter([self.sequences.decode(sequence) for sequence in encoded])
         return {task: [next(decoded) for _ in range(number)] for task, number in numbers.items()}

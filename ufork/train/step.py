@@ -46,7 +46,8 @@ def run_step(
     num_targets = {task: max(count, 1.0) for task, count in counts.items()}
     runner = stage.runner(stage.broadcast_sequences(sequences), num_targets)
     with stage.engine.accumulating(once=not stage.reduce_each_backward):
-        run_actions(stage.actions, runner, stage.tracer, who=stage.world.coordinate)
+        run_actions(stage.actions, runner, stage.tracer, who=stage.world.coordinate, mark=stage.bridge.mark)
+        stage.bridge.wait_for_device("the step's passes")  # DeepSpeed's reduction waits for the device without time-out
     with stage.tracer.span("send"):
         runner.finish()
     sequence_sums, gradient_norm = _agree(stage, runner)
@@ -83,6 +84,7 @@ def _agree(stage: TrainingStage, runner: Runner) -> tuple[dict[Task, list[float]
             stage.tied.add_gradients()
     counted_elsewhere = stage.tied.counted_elsewhere if stage.tied else ()
     sums = {task: [0.0] * number for task, number in stage.layout.global_batch_size.items()}
+    stage.bridge.wait_for_device("the step's losses and gradients")
     if stage.world.coordinate.leads_replica and runner.sums:
         totals = torch.stack(list(runner.sums.values())).tolist()
         for action, total in zip(runner.sums, totals, strict=True):

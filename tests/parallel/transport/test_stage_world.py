@@ -3,16 +3,24 @@
 import dataclasses
 import os
 import time
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from tests.ranks import run_on_ranks
+from tests.stages import open_stage
+from tests.tiny import packed_sequence, shallow_config
 from ufork.errors import ConfigError, PeerError
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import make_layout
 from ufork.parallel.rank_environment import RankEnvironment
+from ufork.parallel.transport import stage_world
 from ufork.parallel.transport.stage_world import World, join_world
+from ufork.train.config import GlobalBatchSize, TrainConfig
+from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
 FORKED = LayoutConfig(kind="forked", trunk=StageShape(tp=2), generation=StageShape(dp=2))
@@ -58,6 +66,55 @@ def test_deepspeed_sees_the_stage_as_its_world():
         ("generation", ["0", "2", "3"], 2, 2, 1),
         ("generation", ["1", "2", "4"], 2, 2, 1),
     ]
+
+
+def run_on_a_grid(rank_env: RankEnvironment):
+    grid = LayoutConfig(kind="forked", trunk=StageShape(tp=2, dp=2))
+    with join_world(rank_env, grid, timeout_seconds=60) as world:
+        groups = [dist.group.WORLD, world.dp_group, world.tp_group]
+        timeouts = {group._get_backend(world.device).options._timeout.total_seconds() for group in groups}
+        return timeouts, *(dist.get_process_group_ranks(group) for group in groups[1:])
+
+
+def test_every_group_of_a_stage_has_the_time_out_of_the_job():
+    trunk = [([0, 2], [0, 1]), ([1, 3], [0, 1]), ([0, 2], [2, 3]), ([1, 3], [2, 3])]
+    assert run_on_ranks(run_on_a_grid, 6) == [({60.0}, dp, tp) for dp, tp in [*trunk, ([0], [0]), ([0], [0])]]
+
+
+def run_with_two_backends(rank_env: RankEnvironment):
+    """Trains a step in groups that have a backend for the host and another one for a device, as on CUDA."""
+    import torch.testing._internal.distributed.fake_pg  # registers "fake", which has no device here
+
+    torch.set_num_threads(1)
+    stage_world.BACKENDS = {"cpu": "cpu:gloo,cuda:fake"}
+    layout = LayoutConfig(kind="forked", trunk=StageShape(tp=2, dp=2))
+    config = TrainConfig(global_batch_size=GlobalBatchSize(understanding=2, generation=2), precision="fp32")
+    with join_world(rank_env, layout, timeout_seconds=60) as world:
+        stage = open_stage(world, config, model=shallow_config(num_key_value_heads=4), layout=layout, seq_len=24)
+        sequences = {task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=24)] for task in Task}
+        result = run_step(stage, sequences if stage.reads_data else {}, 0.1)
+        groups = [dist.group.WORLD, world.dp_group, world.tp_group]
+        names = {tuple(group._get_backend(torch.device(kind)).name() for kind in ("cpu", "cuda")) for group in groups}
+        return names, result.is_finite
+
+
+@pytest.mark.slow
+def test_all_groups_of_a_stage_have_both_backends_and_deepspeed_trains_in_them():
+    assert run_on_ranks(run_with_two_backends, 6) == [({("gloo", "fake")}, True)] * 6
+
+
+class StandInBackend:
+    timeout = None
+
+    def _set_default_timeout(self, timeout):
+        self.timeout = timeout.total_seconds()
+
+
+def test_watchdogs_of_nccl_are_later_than_the_host_and_a_group_that_is_the_world_counts_once():
+    world, tp = StandInBackend(), StandInBackend()
+    groups = [SimpleNamespace(_get_backend=lambda device, backend=backend: backend) for backend in (world, world, tp)]
+    assert stage_world._nccl_groups(torch.device("cuda", 0), timedelta(seconds=600), *groups) == (world, tp)
+    assert world.timeout == tp.timeout > 2 * 600
 
 
 def run_misfit(rank_env: RankEnvironment):

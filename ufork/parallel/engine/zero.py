@@ -269,6 +269,7 @@ class Engine:
         weights = {}
         for name, parameter in self._engine.module.named_parameters():
             whole = self._joined(name, self._gathered(parameter))
+            self._world.wait_for_device(f"the weight {name}")
             if self._world.coordinate.leads_stage:
                 weights[name] = whole.detach().float().cpu().clone()
         return weights

@@ -27,11 +27,13 @@ def collect_weights(bridge: Bridge, own: Mapping[str, Tensor], shapes: Shapes) -
         PeerError: another rank is gone.
     """
     leaders = {stage: bridge.layout.ranks_of(stage)[0] for stage in shapes}
+    bridge.connect_pairs({(bridge.leader, leader) for leader in leaders.values() if leader != bridge.leader})
     collected: dict[str, Tensor] = {}
     for stage, names in shapes.items():
         if bridge.coordinate.rank == leaders[stage] != bridge.leader:
             for name in names:
                 bridge.send(own[name].to(bridge.device), bridge.leader, Channel.WEIGHTS, f"the weight {name}").wait()
+                bridge.wait_for_device(f"{bridge.layout.coordinates[bridge.leader]} to take the weight {name}")
         elif bridge.is_leader:
             for name, shape in names.items():
                 mine = leaders[stage] == bridge.coordinate.rank
@@ -42,4 +44,5 @@ def collect_weights(bridge: Bridge, own: Mapping[str, Tensor], shapes: Shapes) -
 def _receive(bridge: Bridge, sender: int, name: str, shape: torch.Size) -> Tensor:
     buffer = torch.empty(shape, device=bridge.device)
     bridge.receive(buffer, sender, Channel.WEIGHTS, f"the weight {name}").wait()
+    bridge.wait_for_device(f"the weight {name}")
     return buffer.cpu()

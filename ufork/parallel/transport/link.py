@@ -5,8 +5,9 @@
     gradient   <-- the same chunks, in reverse ---------
 
 Chunk s is on trunk rank s div (n/t) and on branch rank s div (n/b). The packed sequence itself (boundaries, labels,
-codes: small) comes from the trunk replica's rank 0. Receives are posted some micro-batches ahead, in the order of the
-schedule.
+codes: small) comes from the trunk replica's rank 0, and stays on the host until it has arrived. On CPUs, receives are
+posted some micro-batches ahead, in the order of the schedule. On CUDA they are posted when they are needed: the host is
+ahead of the device anyway, a waiting receive is a spinning kernel, and CUDA may load a kernel only while none runs.
 
 Shapes: T tokens, D hidden size.
 """
@@ -20,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ufork.parallel.layout import BRANCHES, MeshCoordinate, Stage
+from ufork.parallel.layout import BRANCHES, Layout, MeshCoordinate, Stage
 from ufork.parallel.layout_checks import require_divisible_seq_len
 from ufork.parallel.schedule.actions import Action
 from ufork.parallel.tracing.trace import Tracer
@@ -29,7 +30,7 @@ from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
 from ufork.vocabulary import PackedSequence
 
 RECEIVES_AHEAD = 2
-"""Micro-batches whose receives are posted before they are needed."""
+"""Micro-batches whose receives are posted before they are needed, on CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +51,37 @@ def chunks_of(coordinate: MeshCoordinate, *, other_tp: int) -> range:
     return range(coordinate.tp_rank * per_rank, (coordinate.tp_rank + 1) * per_rank)
 
 
+def linked_pairs(layout: Layout) -> set[tuple[int, int]]:
+    """Returns the ranks, of the trunk and of a branch, that send chunks to each other in a step."""
+    trunk, pairs = layout.shapes[Stage.TRUNK], set()
+    for task, sequences in layout.global_batch_size.items():
+        branch = layout.shapes[BRANCHES[task]]
+        num_chunks = max(trunk.tp, branch.tp)
+        for trunk_replica, branch_replica in {(number % trunk.dp, number % branch.dp) for number in range(sequences)}:
+            for number in range(num_chunks):
+                trunk_rank, branch_rank = (number * shape.tp // num_chunks for shape in (trunk, branch))
+                sender = layout.rank_at(Stage.TRUNK, dp_rank=trunk_replica, tp_rank=trunk_rank)
+                pairs.add((sender, layout.rank_at(BRANCHES[task], dp_rank=branch_replica, tp_rank=branch_rank)))
+    return pairs
+
+
 Received = TypeVar("Received")
 
 
 class ReceiveQueue(Generic[Received]):
-    """Receives in a known order, of which a few are always posted ahead."""
+    """Receives in a known order, of which `ahead` are always posted before they are needed."""
 
-    def __init__(self, actions: Sequence[Action], post: Callable[[Action], Received]):
-        self._waiting, self._post = deque(actions), post
+    def __init__(self, actions: Sequence[Action], post: Callable[[Action], Received], *, ahead: int):
+        self._waiting, self._post, self._ahead = deque(actions), post, ahead
         self._posted: deque[tuple[Action, Received]] = deque()
-        self._post_up_to(RECEIVES_AHEAD)
+        self._post_up_to(ahead)
 
     def take(self, action: Action) -> Received:
         """Returns what was posted for `action`, which must be the next in order."""
         self._post_up_to(1)
         expected, posted = self._posted.popleft()
         assert action == expected, f"{action} is run, but {expected} is the next to be received"
-        self._post_up_to(RECEIVES_AHEAD)
+        self._post_up_to(self._ahead)
         return posted
 
     def _post_up_to(self, number: int) -> None:
@@ -104,6 +119,12 @@ class Link:
         self.layout, self.coordinate = bridge.layout, bridge.coordinate
         self.tp, self.dp = self.coordinate.shape.tp, self.coordinate.shape.dp
         require_divisible_seq_len(self.layout, transfer_format.sequences.seq_len)
+        bridge.connect_pairs(linked_pairs(self.layout))
+
+    @property
+    def receives_ahead(self) -> int:
+        """Micro-batches whose receives are posted before they are needed."""
+        return 0 if self.bridge.has_data_plane else RECEIVES_AHEAD
 
     @property
     def peer_dp(self) -> int:
@@ -111,11 +132,14 @@ class Link:
         return self.layout.shapes[Stage.TRUNK].dp
 
     def send_hidden(self, action: Action, hidden_TD: Tensor, sequence: PackedSequence) -> list[Transfer]:
-        """Starts to send a micro-batch to its branch: this rank's chunks, from tp rank 0 also the packed sequence."""
+        """Starts to send a micro-batch to its branch: this rank's chunks, from tp rank 0 also the packed sequence.
+
+        `sequence` is on the CPU, `hidden_TD` on the rank's device.
+        """
         stage, replica = self._peer(action)
         sends = []
         if self.coordinate.tp_rank == 0:
-            encoded = self.transfer_format.sequences.encode(sequence).to(self.bridge.device)
+            encoded = self.transfer_format.sequences.encode(sequence)
             for tp_rank in range(self.layout.shapes[stage].tp):
                 peer = self.layout.rank_at(stage, dp_rank=replica, tp_rank=tp_rank)
                 sends.append(
@@ -127,7 +151,7 @@ class Link:
     def post_hidden(self, action: Action) -> tuple[Tensor, Tensor, list[Transfer]]:
         """Returns buffers for a packed sequence and this rank's chunks of its hidden states, and their transfers."""
         stage, replica = self._peer(action)
-        encoded = self.transfer_format.sequences.empty(self.bridge.device)
+        encoded = self.transfer_format.sequences.empty()
         sender = self.layout.rank_at(stage, dp_rank=replica, tp_rank=0)
         sequence = self.bridge.receive(
             encoded, sender, Channel.SEQUENCES, f"the packed sequence of {action.micro_batch}"
@@ -136,10 +160,15 @@ class Link:
         return encoded, own_TD, [sequence, *transfers]
 
     def wait_for_hidden(self, posted: tuple[Tensor, Tensor, list[Transfer]]) -> tuple[Tensor, PackedSequence]:
-        """Returns the whole hidden states TD and the packed sequence; raises PeerError if they time out."""
+        """Returns the whole hidden states TD and the packed sequence, both on the rank's device.
+
+        Raises:
+            PeerError: the packed sequence timed out; on CPUs, or they did.
+        """
         encoded, own_TD, transfers = posted
         self._wait(transfers)
-        return self._gathered(own_TD), self.transfer_format.sequences.decode(encoded)
+        sequence = self.transfer_format.sequences.decode(encoded)
+        return self._gathered(own_TD), sequence.to(str(self.bridge.device))
 
     def send_gradient(self, action: Action, gradient_TD: Tensor) -> list[Transfer]:
         """Starts to send this rank's chunks of the gradient of a micro-batch's hidden states back to the trunk."""

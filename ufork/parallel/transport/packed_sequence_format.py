@@ -33,12 +33,12 @@ class PackedSequenceFormat:
         tokens, segments, images = 3 * seq_len, seq_len + 2, seq_len  # I + 2 M <= T
         self.size = _HEADER + tokens + segments + images + seq_len * codes_per_position
 
-    def empty(self, device: torch.device) -> Tensor:
-        """Returns a buffer to receive into."""
-        return torch.empty(self.size, dtype=torch.int32, device=device)
+    def empty(self) -> Tensor:
+        """Returns a buffer to receive into, on the CPU."""
+        return torch.empty(self.size, dtype=torch.int32)
 
     def encode(self, sequence: PackedSequence) -> Tensor:
-        """Returns int32 [size] on the CPU."""
+        """Returns int32 [size] on the CPU, where `sequence` must be."""
         arrays = [getattr(sequence, name).flatten() for name in ARRAYS]
         seed = (sequence.seed & ((1 << _SEED_BITS) - 1), sequence.seed >> _SEED_BITS)
         numbers = [
@@ -51,7 +51,7 @@ class PackedSequenceFormat:
         return torch.nn.functional.pad(filled, (0, self.size - len(filled)))
 
     def decode(self, encoded: Tensor) -> PackedSequence:
-        """Returns the packed sequence on the device of `encoded`, without sample ids."""
+        """Returns the packed sequence on the CPU, where `encoded` must be, without sample ids."""
         header = encoded[:_HEADER].tolist()
         lengths = header[-len(ARRAYS) :]
         pieces = encoded[_HEADER : _HEADER + sum(lengths)].split(lengths)

@@ -7,30 +7,44 @@
 ZeRO-3 checks its parameter trace and sets barriers over WORLD, so engines of several stages cannot share
 one: they hang at the first optimizer step (seen in DeepSpeed 0.19.8).
 
+On CUDA the groups of a stage are both gloo, for what is on the host, and NCCL, for what is on the device.
+
 This is the only module below the entry programs that writes environment variables: DeepSpeed reads RANK, LOCAL_RANK and
-WORLD_SIZE, which must be the stage's.
+WORLD_SIZE, which must be the stage's, and CUDA its own.
 """
 
 import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
 from ufork.errors import PeerError
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, MeshCoordinate, place_ranks, ranks_of
 from ufork.parallel.rank_environment import RankEnvironment
+from ufork.parallel.transport.abort_groups import abort_groups
 from ufork.parallel.transport.bridge import Bridge
+from ufork.parallel.transport.data_plane import DataPlane, data_plane_of, nccl_timeout
 from ufork.parallel.transport.device import agree_on_device, report_device
+from ufork.parallel.transport.device_progress import DeviceProgress
 
 POLL_SECONDS = 5.0
 """Interval at which a rank without work checks whether the others have finished."""
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+"""Backends of a stage's groups, by the kind of its devices."""
+CUDA_QUEUES = "32"
+"""Hardware queues of a CUDA device (CUDA_DEVICE_MAX_CONNECTIONS, 8 by default, at most 32).
+
+Every pair of ranks, every group and ZeRO's gathers have a stream of their own. Streams that share a queue wait for
+each other, so with few queues a transfer that waits for its peer holds up gathers that could run. megatron-core
+recommends 1, which makes a collective start before the product that it overlaps with; it needs that for speed only.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +63,12 @@ class World:
     """The ranks with the same tp shard, one per replica."""
     tp_group: dist.ProcessGroup
     """The ranks of this replica."""
+    data_plane: DataPlane | None = None
+    """How tensors pass between the devices of ranks; None on CPUs."""
+    device_groups: tuple[Any, ...] = ()
+    """The stage's groups on the data plane, for its failures; none on CPUs."""
+    bridges: list[Bridge] = field(default_factory=list)
+    """Bridges that this rank has opened."""
 
     @property
     def rank(self) -> int:
@@ -61,13 +81,39 @@ class World:
         Raises:
             PeerError: a rank did not join in time.
         """
-        return Bridge(
+        bridge = Bridge(
             dist.PrefixStore(f"bridge/{name}", self.store),
             layout,
             self.coordinate,
             self.device,
             timeout_seconds=self.timeout_seconds,
+            data_plane=self.data_plane,
+            stage_groups=self.device_groups,
         )
+        self.bridges.append(bridge)
+        return bridge
+
+    def wait_for_device(self, waits_for: str) -> None:
+        """Waits until this rank's device has done what it was given by the stage; before the host reads `waits_for`.
+
+        Raises:
+            PeerError: it was not done within the time-out, or a rank is gone.
+        """
+        if self.data_plane:
+            timeout = timedelta(seconds=self.timeout_seconds)
+            groups = self.device_groups
+            DeviceProgress(self.data_plane.record_event, lambda: groups, self.coordinate, timeout).wait(
+                f"{waits_for} from its stage"
+            )
+
+    def abort(self) -> bool:
+        """Ends what runs on this rank's device for other ranks, which may be lost; before leaving with an error.
+
+        Groups on the data plane cannot be used afterwards; on CPUs there are none. Returns whether they ended in time.
+        """
+        groups = [*self.device_groups, *(group for bridge in self.bridges for group in bridge.device_groups)]
+        self.bridges.clear()
+        return abort_groups(groups)
 
     def report_finished(self, name: str) -> None:
         """Releases the ranks in `wait_until_finished`."""
@@ -95,7 +141,9 @@ class World:
 def join_world(
     rank_env: RankEnvironment, layout: LayoutConfig | None = None, *, timeout_seconds: float
 ) -> Iterator[World]:
-    """Joins the other ranks of the job (NCCL on CUDA devices, gloo on CPUs) and leaves them at the end.
+    """Joins the other ranks of the job (with NCCL and gloo on CUDA devices, gloo on CPUs) and leaves them at the end.
+
+    After an error it leaves alone: nothing is waited for.
 
     Args:
         rank_env: this rank, and where the ranks rendezvous.
@@ -110,6 +158,7 @@ def join_world(
     layout = layout or LayoutConfig()
     coordinates = place_ranks(layout, rank_env.world_size)
     coordinate = coordinates[rank_env.rank]
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", CUDA_QUEUES)  # read when CUDA is first used
     timeout = timedelta(seconds=timeout_seconds)
     _export(rank_env, rank=rank_env.rank, size=rank_env.world_size)
     where = f"{rank_env.master_address}:{rank_env.master_port}"
@@ -127,27 +176,86 @@ def join_world(
         os.environ["LOCAL_RANK"] = str(device.index)  # of which DeepSpeed makes its device
     with _peers_named(rank_env, f"rendezvous of the {coordinate.stage} stage at {where}"):
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            BACKENDS[device.type],
             store=dist.PrefixStore(f"stage/{coordinate.stage}", store),
             rank=members.index(rank_env.rank),
             world_size=len(members),
             timeout=timeout,
         )
-        mesh = init_device_mesh(device.type, (coordinate.shape.dp, coordinate.shape.tp), mesh_dim_names=("dp", "tp"))
+        dp_group, tp_group = _mesh_groups(coordinate, timeout)
+    world = World(
+        coordinate=coordinate,
+        size=rank_env.world_size,
+        device=device,
+        native_bf16=decision.native_bf16,
+        timeout_seconds=timeout_seconds,
+        store=store,
+        dp_group=dp_group,
+        tp_group=tp_group,
+        data_plane=data_plane_of(device),
+        device_groups=_nccl_groups(device, timeout, dist.group.WORLD, dp_group, tp_group),
+    )
     try:
-        yield World(
-            coordinate=coordinate,
-            size=rank_env.world_size,
-            device=device,
-            native_bf16=decision.native_bf16,
-            timeout_seconds=timeout_seconds,
-            store=store,
-            dp_group=mesh.get_group("dp"),
-            tp_group=mesh.get_group("tp"),
-        )
+        with _peers_named(rank_env, f"connecting the GPUs of the {coordinate.stage} stage"):
+            _connect_stage(world, dist.group.WORLD, dp_group, tp_group)
+        yield world
+        for bridge in world.bridges:
+            bridge.close()
         _leave_together(store, rank_env, timeout)
-    finally:
+    except BaseException:
+        _leave_alone(world)
+        raise
+    dist.destroy_process_group()
+
+
+def _mesh_groups(coordinate: MeshCoordinate, timeout: timedelta) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
+    """Returns this rank's data- and tensor-parallel group; those of torch's device mesh time out after half an hour."""
+    dp, tp = coordinate.shape.dp, coordinate.shape.tp
+    replicas = [list(range(dp_rank * tp, (dp_rank + 1) * tp)) for dp_rank in range(dp)]
+    groups = []
+    for every_group in (zip(*replicas, strict=True), replicas):
+        own = [_group_of(list(members), timeout) for members in every_group]
+        groups += [group for group in own if isinstance(group, dist.ProcessGroup)]
+    dp_group, tp_group = groups
+    return dp_group, tp_group
+
+
+def _group_of(members: list[int], timeout: timedelta) -> Any:
+    """Returns a group of ranks of the stage, which all its ranks must call; no group on ranks that are not members."""
+    whole = len(members) == dist.get_world_size()
+    return dist.group.WORLD if whole else dist.new_group(members, timeout=timeout)
+
+
+def _nccl_groups(device: torch.device, timeout: timedelta, *groups: Any) -> tuple[Any, ...]:
+    """Returns the NCCL groups within `groups`, each once, with their watchdogs later than the host's `timeout`."""
+    if device.type != "cuda":
+        return ()
+    backends = tuple({id(backend): backend for backend in (group._get_backend(device) for group in groups)}.values())
+    for backend in backends:
+        backend._set_default_timeout(nccl_timeout(timeout))
+    return backends
+
+
+def _connect_stage(world: World, *groups: Any) -> None:
+    """Makes NCCL connect the ranks of the stage, which it does at a group's first collective.
+
+    Raises:
+        PeerError: a rank did not answer.
+    """
+    if world.device_groups:
+        for group in groups:
+            dist.all_reduce(torch.zeros(1, device=world.device), group=group)
+        world.wait_for_device("the first sum")
+
+
+def _leave_alone(world: World) -> None:
+    """Leaves without the other ranks, one of which may be lost: NCCL's destruction would wait for it."""
+    on_device, in_time = bool(world.device_groups), world.abort()
+    if not on_device:
         dist.destroy_process_group()
+    elif in_time:
+        with contextlib.suppress(dist.DistError, RuntimeError):
+            dist.distributed_c10d._abort_process_group()
 
 
 def _leave_together(store: dist.Store, rank_env: RankEnvironment, timeout: timedelta) -> None:
