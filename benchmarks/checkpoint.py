@@ -2,11 +2,11 @@
 
 One rank trains; some saves block training, others run in the background. The stall of a background save is the extra
 time that the same number of steps takes with a save (medians of alternating measurements): once with training on every
-core, and once with one core free, as on a machine with GPUs. For comparison, the disk's own speed is measured with as
-many bytes.
+core, and once with one core free, as on a machine with GPUs. On a CUDA device, which the steps are measured to the end
+of, all cores are free. For comparison, the disk's own speed is measured with as many bytes.
 
-The last line is one JSON object: the stall as a share of a blocking save, both ways, and MB/s of saving, of loading and
-of the disk.
+The last line is one JSON object: the stall as a share of a blocking save, both ways, the seconds of a step without and
+with a save, and MB/s of saving, of loading and of the disk.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
+from ufork.parallel.nvidia_devices import uses_cuda
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.run_folder import RunFolder
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
@@ -53,7 +54,12 @@ def main() -> None:
     """Measures on one rank."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="folder on the disk to measure (default: the temporary folder)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="(default: cuda where there is one)")
     arguments = parser.parse_args()
+    if arguments.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif arguments.device == "cuda" and not uses_cuda(os.environ):
+        parser.error("--device cuda: this machine has no NVIDIA device, or the environment hides it; give --device cpu")
     prepare_environment(os.environ, num_local_ranks=1)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         (figures,) = start_local_ranks(_run_rank, 1, Path(folder), context=process_context())
@@ -100,14 +106,22 @@ class SavingSteps:
         self.saver.finish()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stall:
     """What a save in the background costs."""
 
     blocking_seconds: float
     """Time of a save while nothing else runs."""
-    stall_seconds: float
-    """Extra time of steps during which a save runs."""
+    step_seconds: float
+    """Mean time of the steps without a save."""
+    saving_step_seconds: float
+    """Mean time of as many steps during which a save runs."""
+    num_steps: int
+
+    @property
+    def stall_seconds(self) -> float:
+        """Extra time of the steps during which a save runs."""
+        return (self.saving_step_seconds - self.step_seconds) * self.num_steps
 
     @property
     def share(self) -> float:
@@ -119,10 +133,15 @@ def measure_stall(saving: SavingSteps, *, repeats: int, blocking_repeats: int = 
     """Returns medians of alternating measurements; the first save of the session must have been made before."""
     blocking = statistics.median(_seconds(saving.blocking_save) for _ in range(blocking_repeats))
     quiet, busy = zip(*((_seconds(saving.steps), saving.save_and_steps()) for _ in range(repeats)), strict=True)
-    return Stall(blocking, statistics.median(busy) - statistics.median(quiet))
+    return Stall(
+        blocking_seconds=blocking,
+        step_seconds=statistics.median(quiet) / saving.num_steps,
+        saving_step_seconds=statistics.median(busy) / saving.num_steps,
+        num_steps=saving.num_steps,
+    )
 
 
-def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
+def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float | str]:
     import torch
 
     from benchmarks.random_source import write_random_source
@@ -137,7 +156,8 @@ def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
         saving.steps()
         all_cores = torch.get_num_threads()
         stalls = {}
-        for threads in sorted({max(all_cores - 1, 1), all_cores}):
+        on_cpu = world.device.type == "cpu"
+        for threads in sorted({max(all_cores - 1, 1), all_cores} if on_cpu else {all_cores}):
             torch.set_num_threads(threads)
             stalls[threads] = measure_stall(saving, repeats=REPEATS)
         newest = saving.saver.folder.at(saving.saver.folder.steps()[-1])
@@ -145,6 +165,9 @@ def _run_rank(rank_env: RankEnvironment, folder: Path) -> dict[str, float]:
         loading = _seconds(lambda: resume(session.stage.engine.shards, None, newest))
         writing = _seconds(lambda: _write_through(folder / "plain", num_bytes))
         return {
+            "device": world.device.type,
+            "step_s": round(stalls[all_cores].step_seconds, 4),
+            "step_s_while_saving": round(stalls[all_cores].saving_step_seconds, 4),
             "stall_share": round(stalls[all_cores].share, 4),
             "stall_s": round(stalls[all_cores].stall_seconds, 4),
             "stall_share_with_a_core_free": round(stalls[min(stalls)].share, 4),

@@ -12,15 +12,6 @@ from ufork.errors import CheckpointError, StorageError
 from ufork.vocabulary import Task
 
 
-@pytest.fixture
-def folder(tmp_path):
-    folder = CheckpointFolder(tmp_path / "checkpoints")
-    folder.take()
-    for step in (10, 20, 30):
-        write_checkpoint(folder, step)
-    return folder
-
-
 def test_an_unfinished_checkpoint_is_not_used_and_the_next_job_removes_it(folder):
     unfinished = folder.unfinished(40)
     (unfinished / "trunk").mkdir(parents=True)

@@ -7,21 +7,11 @@ import shutil
 import pytest
 import torch
 
-from tests.checkpoint.saved import FIXED, content_of, sign, truncate, write_checkpoint
-from ufork.checkpoint.folder import CheckpointFolder
+from tests.checkpoint.saved import FIXED, content_of, sign, truncate
 from ufork.checkpoint.state import STATE_FILE, read_state, require_unchanged, verify
 from ufork.errors import CheckpointError
 from ufork.files import write_tensors
 from ufork.parallel.engine.state_files import StateFiles
-
-
-@pytest.fixture
-def folder(tmp_path):
-    folder = CheckpointFolder(tmp_path / "checkpoints")
-    folder.take()
-    for step in (10, 20, 30):
-        write_checkpoint(folder, step)
-    return folder
 
 
 def flip_a_bit(path):

@@ -265,13 +265,16 @@ class Engine:
         return self._engine.module.get_parameter(name)
 
     def full_weights(self) -> dict[str, Tensor]:
-        """Returns the whole parameters (fp32, CPU) on the stage's first rank, nothing elsewhere; all must call."""
+        """Returns the whole parameters (fp32, CPU) on the stage's first rank, nothing elsewhere; all must call.
+
+        Gathers and copies one parameter after the other, and waits for each: at the end of a phase and for drawings.
+        """
         weights = {}
         for name, parameter in self._engine.module.named_parameters():
             whole = self._joined(name, self._gathered(parameter))
             self._world.wait_for_device(f"the weight {name}")
             if self._world.coordinate.leads_stage:
-                weights[name] = whole.detach().float().cpu().clone()
+                weights[name] = whole.detach().to("cpu", torch.float32, copy=True)
         return weights
 
     @staticmethod
