@@ -84,14 +84,15 @@ def _agree(stage: TrainingStage, runner: Runner) -> tuple[dict[Task, list[float]
             stage.tied.add_gradients()
     counted_elsewhere = stage.tied.counted_elsewhere if stage.tied else ()
     sums = {task: [0.0] * number for task, number in stage.layout.global_batch_size.items()}
-    stage.bridge.wait_for_device("the step's losses and gradients")
-    if stage.world.coordinate.leads_replica and runner.sums:
-        totals = torch.stack(list(runner.sums.values())).tolist()
-        for action, total in zip(runner.sums, totals, strict=True):
-            sums[action.task][stage.layout.sequence_number(stage.world.coordinate, action.index)] = total
-    flat = [total for task in sums for total in sums[task]]
     with stage.tracer.span("reduce", "norm"):
-        squared = stage.engine.squared_gradients(exclude=counted_elsewhere)
+        squared_norm = stage.engine.squared_gradients(exclude=counted_elsewhere)
+        on_device = torch.stack([*runner.sums.values(), squared_norm])
+        stage.bridge.wait_for_device("the step's losses and gradients")
+        *totals, squared = on_device.tolist()
+        if stage.world.coordinate.leads_replica:
+            for action, total in zip(runner.sums, totals, strict=True):
+                sums[action.task][stage.layout.sequence_number(stage.world.coordinate, action.index)] = total
+        flat = [total for task in sums for total in sums[task]]
         *flat, squared = stage.bridge.sum(*flat, squared, waits_for="the step's losses and gradient norm")
     numbers = iter(flat)
     return {task: [next(numbers) for _ in sums[task]] for task in sums}, math.sqrt(squared)

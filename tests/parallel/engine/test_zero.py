@@ -1,10 +1,20 @@
-"""DeepSpeed's configuration: keys that ufork sets, and keys of `train.deepspeed`."""
+"""The ZeRO-3 engine: its configuration, the norm of its gradients, and what it asks of DeepSpeed."""
 
+import deepspeed
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.ranks import run_on_ranks
+from tests.stages import open_stage
+from tests.tiny import packed_sequence, shallow_config
 from ufork.errors import ConfigError
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
 from ufork.parallel.engine.zero import OWNED_KEYS, engine_config
+from ufork.parallel.rank_environment import RankEnvironment
+from ufork.parallel.transport.stage_world import join_world
+from ufork.train.config import GlobalBatchSize, TrainConfig
+from ufork.vocabulary import Task
 
 
 def test_keys_of_train_deepspeed_are_merged():
@@ -43,3 +53,52 @@ def test_every_key_that_ufork_sets_is_owned_or_can_be_overridden():
 def test_the_bucket_of_gradients_is_never_larger_than_the_stage(num_parameters, bucket):
     config = engine_config("fp32", max_grad_norm=1.0, num_parameters=num_parameters, extra={})
     assert config["zero_optimization"]["reduce_bucket_size"] == bucket
+
+
+class Operations(TorchDispatchMode):
+    """Records the operations that run, and the entries of what they return."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.numel.append(max(t.numel() for t in (result if isinstance(result, list | tuple) else [result])))
+        return result
+
+
+def gradients_of_one_step(rank_env: RankEnvironment, precision: str):
+    """Returns the squared norm, with and without one parameter; the same by hand; and the operations it took."""
+    torch.set_num_threads(1)
+    with join_world(rank_env, timeout_seconds=60) as world:
+        config = TrainConfig(global_batch_size=GlobalBatchSize(understanding=2, generation=2), precision=precision)
+        stage = open_stage(world, config, model=shallow_config(), seq_len=16)
+        engine = stage.engine
+        with engine.accumulating():
+            for task in Task:
+                sequence = packed_sequence(task, texts=[[5, 6 + world.rank]], seq_len=16)
+                engine.backward(engine.forward(sequence, 1.0)[0], task)
+        with Operations() as operations:
+            squared = engine.squared_gradients()
+        name = "model.trunk.token_embedding.weight"
+        without = engine.squared_gradients(exclude=(name,))
+        shards = [engine._engine.optimizer.averaged_gradients[0], engine._engine.optimizer.averaged_gradients[1]]
+        by_hand = sum(float(shard.double().square().sum()) for group in shards for shard in group)
+        largest = max(shard.numel() for group in shards for shard in group)
+        embedding = engine.whole_gradient(name).double().square().sum()
+        engine.close()
+        probed = set(vars(deepspeed.ops).get("__compatible_ops__", ()))
+        return squared, by_hand, float(squared - without), float(embedding), operations.numel, largest, probed
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_the_squared_norm_takes_few_operations_and_copies_no_gradient(precision):
+    outcomes = run_on_ranks(gradients_of_one_step, 2, precision)
+    for squared, by_hand, _, _, numel, largest, probed in outcomes:
+        assert (squared.dtype, squared.shape) == (torch.float64, ()), "the host reads it with the losses"
+        assert float(squared) == pytest.approx(by_hand, rel=1e-5)
+        assert len(numel) < 10, "not one operation for each parameter"
+        assert max(numel) < largest / 10, "no gradient is copied"
+        assert probed == {"deepspeed_shm_comm"}, "DeepSpeed was not made to try the machine's compilers"
+    assert sum(outcome[2] for outcome in outcomes) == pytest.approx(outcomes[0][3], rel=1e-5), "the excluded parameter"

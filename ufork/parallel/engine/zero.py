@@ -168,8 +168,7 @@ class Engine:
             ConfigError: DeepSpeed refuses a value of `config`.
         """
         deepspeed_logger.setLevel(logging.WARNING)
-        # Its shared-memory collectives spin forever when a peer dies, and have to be compiled; gloo's time out.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        _disable_shared_memory_collectives()
         self.trains, self.device = optimizer is not None, world.device
         self.gradient_scale = world.dp_group.size() if self.trains else 1
         self._world, self._partition_dims = world, partition_dims or {}
@@ -219,22 +218,36 @@ class Engine:
             self._engine.optimizer.micro_step_id = 1
         self._engine.backward(loss * self.gradient_scale, scale_wrt_gas=False)
 
-    def squared_gradients(self, *, exclude: Collection[str] = ()) -> float:
+    def squared_gradients(self, *, exclude: Collection[str] = ()) -> Tensor:
         """Returns this rank's term of the squared norm of the stage's gradients, which is the sum over its ranks.
+
+        A scalar in fp64 on this rank's device, so that the host can read it together with the losses.
 
         Args:
             exclude: names of parameters that are counted elsewhere.
         """
+        counted = [gradient for name, gradient in self._gradient_shards() if self._counts(name) and name not in exclude]
+        if not counted:
+            return torch.zeros((), dtype=torch.float64, device=self.device)
+        norms = torch.stack(torch._foreach_norm(counted, 2, dtype=torch.float32))
+        return norms.double().square().sum().to(self.device)
+
+    def _gradient_shards(self) -> Iterator[tuple[str, Tensor]]:
+        """This rank's shards of the reduced gradients, uncopied and in the precision they were reduced in."""
         if not self.trains:
-            return 0.0
+            return
         optimizer = self._engine.optimizer
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for group, gradients in optimizer.get_fp32_grad_partitions().items():
-            for number, gradient in gradients.items():
-                name = self._names[id(optimizer.fp16_groups[group][number])]
-                if name not in exclude and (name in self._partition_dims or self._world.coordinate.tp_rank == 0):
-                    total += gradient.norm().double().to(self.device) ** 2
-        return float(total)
+        if optimizer.offload_optimizer:
+            groups = {group: shards.values() for group, shards in optimizer.get_fp32_grad_partitions().items()}
+        else:
+            groups = optimizer.averaged_gradients
+        for group, shards in groups.items():
+            for parameter, shard in zip(optimizer.fp16_groups[group], shards, strict=True):
+                yield self._names[id(parameter)], shard
+
+    def _counts(self, name: str) -> bool:
+        """Whether this rank counts a parameter, of which every tp rank holds a copy unless it is partitioned."""
+        return name in self._partition_dims or self._world.coordinate.tp_rank == 0
 
     def step(self, learning_rate: float, gradient_norm: float) -> None:
         """Clips by `gradient_norm`, the job's, and updates the weights; if it is not finite, nothing changes."""
@@ -243,7 +256,7 @@ class Engine:
         optimizer = self._engine.optimizer
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = torch.tensor(gradient_norm, device=self.device)
+        norm = torch.tensor(gradient_norm)  # on the host, where DeepSpeed asks whether it is finite
         optimizer._get_norm_groups = lambda: [norm]  # DeepSpeed would clip by the stage's own norm
         with counting_once(optimizer.optimizer):
             self._engine.step()
@@ -295,6 +308,15 @@ class Engine:
     def close(self) -> None:
         """Frees the engine's memory, so that the process can open another one; it cannot be used any more."""
         release(self._engine)
+
+
+def _disable_shared_memory_collectives() -> None:
+    """Makes DeepSpeed use gloo on CPUs: its own collectives spin for ever when a peer dies, and have to be compiled.
+
+    It asks a dict which of its operators can be compiled. Nobody else reads that dict, whose values DeepSpeed (0.19.8)
+    finds on the first access by trying the machine's compilers and GPUs for every operator.
+    """
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
 
 
 def _join_backward(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
