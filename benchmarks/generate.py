@@ -1,7 +1,8 @@
 """Measures the speed of drawing on this machine: `python -m benchmarks.generate`.
 
-Reports image positions drawn per second, with guidance, by batch size; all codes of a position count as one. The last
-line is one JSON object.
+Reports image positions drawn per second, with guidance, by batch size (all codes of a position count as one), and what
+the host launches per position, by the way in which steps are run (`ufork/infer/steps.py`). On a CPU these are the
+operators that would be kernels on a GPU. The last line is one JSON object.
 """
 
 import argparse
@@ -11,30 +12,69 @@ import time
 
 import torch
 
+from benchmarks.gpu_check.launches import count_launches
 from benchmarks.train_step import DIMENSIONS, MODEL
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.config import DrawConfig
+from ufork.infer.device import choose_device, choose_dtype
 from ufork.infer.draw import draw_codes
-from ufork.infer.steps import Steps
+from ufork.infer.steps import FEWEST_REPLAYS, WARM_UP_STEPS, EagerSteps, GraphSteps, Steps
 from ufork.model.initialization import initialize
+from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
 
-BATCHES = (1, 8)
+BATCHES, CUDA_BATCHES = (1, 8), (1, 16, 64)
 NUM_POSITIONS = 64
 REPEATS = 5
 PROMPT = "a red dog left of a cat"
+COUNTED_POSITIONS = 8
+"""Positions by which two drawings differ, to count the launches of the later ones without prompts and captures."""
 
 
 def main() -> None:
     """Measures each batch size several times and reports the median."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
-    model = UniFork(MODEL, DIMENSIONS).eval()
+    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = choose_device(arguments.device)
+    dtype = choose_dtype(device)
+    model = UniFork(MODEL, DIMENSIONS, choose_attention_kernel(device, dtype)).eval()
     initialize(model, 0)
+    model = model.to(device, dtype)
     tokenizer = TextTokenizer.train([PROMPT], vocab_size=300)
-    rates = {str(batch): round(positions_per_second(model, tokenizer, batch), 1) for batch in BATCHES}
-    print(json.dumps({"positions_per_s": rates, "guidance": DrawConfig().guidance}))
+    batches = CUDA_BATCHES if device.type == "cuda" else BATCHES
+    rates = {
+        name: {str(batch): round(positions_per_second(model, tokenizer, batch, steps=steps), 1) for batch in batches}
+        for name, steps in ways_on(device).items()
+    }
+    launches = {
+        name: launches_per_position(model, tokenizer, batches[-1], steps) for name, steps in ways_on(device).items()
+    }
+    figures = {"positions_per_s": rates, "launches_per_position": launches, "guidance": DrawConfig().guidance}
+    print(json.dumps({"device": str(device), "precision": str(dtype)} | figures))
+
+
+def ways_on(device: torch.device) -> dict[str, Steps]:
+    """Returns the ways in which steps can be run on `device`."""
+    graph: dict[str, Steps] = {"graph": GraphSteps(device)} if device.type == "cuda" else {}
+    return {"growing": EagerSteps(), "static": EagerSteps(is_static=True), **graph}
+
+
+def launches_per_position(model: UniFork, tokenizer: TextTokenizer, batch: int, steps: Steps) -> float:
+    """Returns the launches of one more position of a drawing of `batch` prompts (`count_launches`)."""
+    device = model.trunk.token_embedding.weight.device
+    fewest = 1 + WARM_UP_STEPS + FEWEST_REPLAYS
+
+    def draw(num_positions: int) -> None:
+        prompts, config = [PROMPT] * batch, DrawConfig()
+        draw_codes(model, tokenizer, prompts, config, num_positions=num_positions, seeds=range(batch), steps=steps)
+
+    draw(fewest)  # whose launches include what libraries do once
+    few = count_launches(lambda: draw(fewest), device)
+    many = count_launches(lambda: draw(fewest + COUNTED_POSITIONS), device)
+    return (many - few) / COUNTED_POSITIONS
 
 
 def positions_per_second(

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.generate import PROMPT, positions_per_second
+from benchmarks.generate import PROMPT, launches_per_position, positions_per_second
 from benchmarks.gpu_check.measuring import device_of, half_precision
 from benchmarks.gpu_check.plain_training import DIMENSIONS, TINY
 from benchmarks.gpu_check.profiling import profiled
@@ -64,7 +64,7 @@ def run(report: Report, *, cpu: bool) -> None:
         }
         codes[name] = draw(steps)
         found = profiled(lambda steps=steps: draw(steps), device)
-        launches[name] = (found["launches"] + found["graph_launches"]) / num_positions
+        launches[name] = launches_per_position(model, tokenizer, batch, steps)
         report.figure(name, {"positions_per_s": rates, "launches_per_position": launches[name], "profile": found})
         report.headline(f"{name}: {rates[str(batch)]:,.0f} positions/s at {batch}")
     for name, found_BNC in codes.items():
