@@ -21,8 +21,9 @@ def profiled(action: Callable[[], Any], device: torch.device) -> dict[str, Any]:
         if is_cuda:
             torch.cuda.synchronize(device)
     averages = recorded.key_averages()
-    if is_cuda:
-        kernels = [(event.self_device_time_total, event) for event in averages if event.device_type == DeviceType.CUDA]
+    if is_cuda:  # annotations are spans over kernels, which would be counted twice
+        on_device = [event for event in averages if event.device_type == DeviceType.CUDA]
+        kernels = [(event.self_device_time_total, event) for event in on_device if not event.is_user_annotation]
     else:
         kernels = [(event.self_cpu_time_total, event) for event in averages]
     total = sum(microseconds for microseconds, _ in kernels)

@@ -13,13 +13,23 @@ import pytest
 from benchmarks.gpu_check.__main__ import run_parts
 from benchmarks.gpu_check.part_list import PARTS, Part, choose_parts
 from benchmarks.gpu_check.part_process import DUMP_SECONDS, run_part
-from benchmarks.gpu_check.report import PartResult
+from benchmarks.gpu_check.parts.environment import ask_nvidia_smi
+from benchmarks.gpu_check.report import PartResult, Report
 from benchmarks.gpu_check.results import Results
 from pipelines.launch.ranks import PRELOADED_MODULES, process_context
 from ufork.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 NOT_NEEDED = ("wandb", "simplejpeg", "webdataset", "flash_attn", "liger_kernel", "apex", "triton", "pytest")
+
+NVIDIA_SMI = """#!/bin/sh
+case "$1" in
+*compute-apps*) ;;
+*driver_version*) echo 'NVIDIA H100 80GB HBM3, 81559, 580.0' ;;
+*uuid*) echo 'GPU-1, 0, NVIDIA H100 80GB HBM3, 4, 0' ;;
+*) echo '1980, 1980, 120.0, 700.0, Enabled, Disabled' ;;
+esac
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +127,20 @@ def test_part_without_time_left_fails_unless_it_is_optional(tmp_path, monkeypatc
     parts = [FaultyPart(name="raises"), FaultyPart(name="aborts", is_optional=True)]
     results = run_parts(parts, tmp_path / "results.json", cpu=True)
     assert [part.status for part in results.parts.values()] == ["failed", "skipped"]
+
+
+def test_answers_of_nvidia_smi_are_reported_raw_and_as_read(tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(NVIDIA_SMI)
+    program.chmod(0o755)
+    result = PartResult()
+    ask_nvidia_smi(Report(result.take, deadline=0.0), {"PATH": f"{tmp_path}:/bin:/usr/bin"}, num_gpus=1)
+    assert not result.failed_checks
+    assert result.figures["node health"]["names"] == ["NVIDIA H100 80GB HBM3"]
+    assert result.figures["doctor"] == "1 x NVIDIA H100 80GB HBM3, 80 GB; driver 580.0"
+    program.write_text("#!/bin/sh\nexit 9\n")
+    ask_nvidia_smi(Report(result.take, deadline=0.0), {"PATH": f"{tmp_path}:/bin:/usr/bin"}, num_gpus=1)
+    assert len(result.failed_checks) == 2
 
 
 def test_unknown_part_is_refused_with_the_known_ones():

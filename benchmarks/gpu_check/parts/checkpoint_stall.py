@@ -12,7 +12,7 @@ from benchmarks.stages import initial_model
 from pipelines.launch.local_ranks import free_port
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
@@ -20,8 +20,8 @@ from ufork.run_folder import RunFolder
 from ufork.train.config import GlobalBatchSize
 from ufork.train.session import Phase, open_session
 
-MODEL = ModelConfig(trunk_layers=4, understanding_layers=2, generation_layers=2)
-"""A third of the released size's weights, so that a save takes seconds; the widths are its own."""
+MODEL = ModelConfig(trunk_layers=4, understanding_layers=2, generation_layers=2, rq_head=RqHeadConfig(num_blocks=2))
+"""A quarter of the released size's weights, so that a save takes seconds; the widths are its own."""
 MODEL_DIMENSIONS = Dimensions(vocab_size=32_768, codebook_size=16_384, code_width=256, codes_per_position=4)
 SEQ_LEN, CPU_SEQ_LEN = 4096, 128
 NUM_STEPS, REPEATS = 12, 2

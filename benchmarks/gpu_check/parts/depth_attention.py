@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.gpu_check.measuring import attempt, device_of, forward_and_backward, half_precision, with_gradients
+from benchmarks.gpu_check.measuring import (
+    attempt,
+    described,
+    device_of,
+    forward_and_backward,
+    half_precision,
+    with_gradients,
+)
 from benchmarks.gpu_check.report import Report
 from ufork.model.layers.causal import causal_attention, explicit_attention
 
@@ -44,8 +51,8 @@ def run(report: Report, *, cpu: bool) -> None:
         if name == "chosen":
             error = found.get("error", float("inf"))
             report.check("chosen kernel", error < MOST_ERROR, f"{found}, expected an error below {MOST_ERROR}")
-        if "ms" in found and name in ("chosen", "flash"):
-            report.headline(f"{name} {found['ms']:.2f} ms, {found['peak_gb']} GB")
+        if name in ("chosen", "flash"):
+            report.headline(f"{name} {described(found)}")
 
 
 def _on(backend: SDPBackend) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

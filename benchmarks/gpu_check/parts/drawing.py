@@ -1,5 +1,7 @@
 """Speed of drawing at the released size in bf16, with guidance: steps launched kernel by kernel, or as one graph."""
 
+from functools import partial
+
 import torch
 
 from benchmarks.generate import PROMPT, launches_per_position, positions_per_second
@@ -63,7 +65,7 @@ def run(report: Report, *, cpu: bool) -> None:
             for each in (CPU_BATCHES if cpu else BATCHES)
         }
         codes[name] = draw(steps)
-        found = profiled(lambda steps=steps: draw(steps), device)
+        found = profiled(partial(draw, steps), device)
         launches[name] = launches_per_position(model, tokenizer, batch, steps)
         report.figure(name, {"positions_per_s": rates, "launches_per_position": launches[name], "profile": found})
         report.headline(f"{name}: {rates[str(batch)]:,.0f} positions/s at {batch}")

@@ -1,11 +1,21 @@
 """Versions, imports with their seconds, what nvidia-smi prints and what is read from it, and the choices made here."""
 
 import importlib
+import os
 import platform
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 
 from benchmarks.gpu_check.report import Report
+from pipelines.cluster import node_health
+from pipelines.commands import NoAnswer
+from pipelines.doctor import machine
+from pipelines.doctor.finding import Mark
+from pipelines.doctor.surroundings import Surroundings
+from pipelines.nvidia_smi import table_command
 
 REQUIRED = (
     "torch",
@@ -17,6 +27,16 @@ REQUIRED = (
 )
 """Imports that training, drawing and planning need, in this order: later ones find the earlier ones loaded."""
 OPTIONAL = ("triton", "transformers", "flash_attn", "flash_attn_interface", "liger_kernel", "apex", "pytest")
+
+STATE_FIELDS = ("clocks.sm", "clocks.max.sm", "power.draw", "power.limit", "persistence_mode", "mig.mode.current")
+QUERIES = {
+    "node health": ("gpu", node_health.GPU_FIELDS),
+    "processes": ("compute-apps", node_health.PROCESS_FIELDS),
+    "doctor": ("gpu", machine.GPU_FIELDS),
+    "state": ("gpu", STATE_FIELDS),
+}
+"""Tables and fields of nvidia-smi that are reported as they are printed."""
+DRIVER_SECONDS = 15.0
 
 
 def run(report: Report, *, cpu: bool) -> None:
@@ -38,7 +58,7 @@ def run(report: Report, *, cpu: bool) -> None:
     report.headline(f"torch {probed['version']}")
     _deepspeed_ops(report)
     if not cpu:
-        _gpu(report)
+        _gpus(report)
     _choices(report, cpu=cpu)
 
 
@@ -73,34 +93,9 @@ def _deepspeed_ops(report: Report) -> None:
     )
 
 
-def _gpu(report: Report) -> None:
-    import os
-    from pathlib import Path
-
+def _gpus(report: Report) -> None:
     import torch
 
-    from pipelines.cluster import node_health
-    from pipelines.commands import NoAnswer, ask
-    from pipelines.doctor.machine import gpus
-    from pipelines.doctor.surroundings import Surroundings
-
-    for name, query in (
-        ("node_health", ",".join(node_health.GPU_QUERY)),
-        ("doctor", "name,memory.total,driver_version"),
-        ("clocks", "clocks.sm,clocks.max.sm,power.draw,power.limit,persistence_mode,compute_mode,mig.mode.current"),
-    ):
-        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
-        try:
-            raw = ask(command, environment=os.environ, timeout_seconds=15)
-        except NoAnswer as reason:
-            raw = f"no answer: {reason}"
-        report.figure(f"nvidia_smi_{name}", raw)
-    names, faults = node_health.gpu_faults(torch.cuda.device_count(), os.environ)
-    report.figure("node_health", {"gpus": names, "faults": faults})
-    report.check("nvidia-smi is read", bool(names), "; ".join(faults) or "no GPU in its list")
-    around = Surroundings(environment=os.environ, folder=Path(), home=Path.home(), has_gpu=True, timeout_seconds=15)
-    found = gpus(around)
-    report.figure("doctor", found.found)
     properties = torch.cuda.get_device_properties(0)
     report.figure(
         "device",
@@ -113,6 +108,26 @@ def _gpu(report: Report) -> None:
         },
     )
     report.headline(f"{torch.cuda.device_count()} x {properties.name}")
+    ask_nvidia_smi(report, os.environ, num_gpus=torch.cuda.device_count())
+
+
+def ask_nvidia_smi(report: Report, environment: Mapping[str, str], *, num_gpus: int) -> None:
+    """Reports what nvidia-smi prints, and what the node check and the doctor read from it."""
+    around = Surroundings(
+        environment=environment, folder=Path(), home=Path.home(), has_gpu=True, timeout_seconds=DRIVER_SECONDS
+    )
+    for name, (kind, fields) in QUERIES.items():
+        try:
+            printed = around.ask(*table_command(kind, fields))
+        except NoAnswer as reason:
+            printed = f"no answer: {reason}"
+        report.figure(f"nvidia-smi, {name}", printed)
+    health = node_health.check_gpus(num_gpus, environment)
+    report.figure("node health", asdict(health))
+    report.check("node health reads nvidia-smi", len(health.names) >= num_gpus, "; ".join(health.faults))
+    finding = machine.gpus(around)
+    report.figure("doctor", finding.found)
+    report.check("doctor reads nvidia-smi", finding.mark is Mark.OK, finding.found)
 
 
 def _choices(report: Report, *, cpu: bool) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.gpu_check.measuring import (
     attempt,
+    described,
     device_of,
     forward_and_backward,
     half_precision,
@@ -67,7 +68,7 @@ def _norms(report: Report, num_tokens: int, hidden_size: int, device: torch.devi
         report.figure(f"RMSNorm, {name}", found)
         if name == "chosen":
             _require_small(report, "RMSNorm", found)
-            report.headline(f"RMSNorm {found.get('ms', float('nan')):.3f} ms")
+            report.headline(f"RMSNorm {described(found)}")
 
 
 def _norm_formula(hidden_TD: Tensor, weight_D: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ def _losses(report: Report, counts: tuple[int, ...], vocab_size: int, hidden_siz
             report.figure(f"loss of {count} targets, {name}", found)
             if name == "chosen":
                 _require_small(report, f"loss of {count} targets", found)
-                report.headline(f"loss of {count}: {found.get('ms', float('nan')):.1f} ms, {found.get('peak_gb')} GB")
+                report.headline(f"loss of {count}: {described(found)}")
 
 
 def _chosen_loss(hidden_RD: Tensor, weight_VD: Tensor, *, targets: Tensor) -> Tensor:

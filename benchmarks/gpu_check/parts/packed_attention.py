@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu_check.measuring import (
     attempt,
+    described,
     device_of,
     forward_and_backward,
     half_precision,
@@ -63,7 +64,7 @@ def run(report: Report, *, cpu: bool) -> None:
             if kernel_name == "chosen":
                 error = found.get("error", float("inf"))
                 report.check(f"{name}, chosen", error < MOST_ERROR, f"{found}, expected an error below {MOST_ERROR}")
-                report.headline(f"{name} {found.get('ms', float('nan')):.2f} ms")
+                report.headline(f"{name} {described(found)}")
     for kernel_name, kernel in kernels.items():
         seconds = attempt(partial(_first_calls, kernel, halves, device))
         report.figure(f"first calls of new shapes, {kernel_name}", seconds)
