@@ -159,3 +159,14 @@ def test_parts_import_without_optional_packages():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_all_parts_pass_on_the_cpu(tmp_path):
+    output = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--cpu", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=540)
+    assert done.returncode == 0, done.stdout + output.read_text()
+    parts = json.loads(output.read_text())["parts"]
+    assert parts.keys() == {part.name for part in PARTS}
+    assert {name for name in parts if parts[name]["status"] == "skipped"} == {p.name for p in PARTS if p.needs_cuda}

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.gpu_check.report import Report
 from pipelines.cluster import node_health
 from pipelines.commands import NoAnswer
-from pipelines.doctor import machine
+from pipelines.doctor import gpus
 from pipelines.doctor.finding import Mark
 from pipelines.doctor.surroundings import Surroundings
 from pipelines.nvidia_smi import table_command
@@ -32,7 +32,7 @@ STATE_FIELDS = ("clocks.sm", "clocks.max.sm", "power.draw", "power.limit", "pers
 QUERIES = {
     "node health": ("gpu", node_health.GPU_FIELDS),
     "processes": ("compute-apps", node_health.PROCESS_FIELDS),
-    "doctor": ("gpu", machine.GPU_FIELDS),
+    "doctor": ("gpu", gpus.GPU_FIELDS),
     "state": ("gpu", STATE_FIELDS),
 }
 """Tables and fields of nvidia-smi that are reported as they are printed."""
@@ -125,7 +125,7 @@ def ask_nvidia_smi(report: Report, environment: Mapping[str, str], *, num_gpus: 
     health = node_health.check_gpus(num_gpus, environment)
     report.figure("node health", asdict(health))
     report.check("node health reads nvidia-smi", len(health.names) >= num_gpus, "; ".join(health.faults))
-    finding = machine.gpus(around)
+    finding = gpus.gpus(around)
     report.figure("doctor", finding.found)
     report.check("doctor reads nvidia-smi", finding.mark is Mark.OK, finding.found)
 

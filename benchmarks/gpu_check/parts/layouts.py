@@ -50,7 +50,9 @@ def run(report: Report, *, cpu: bool) -> None:
         trained, facts = by_rank[0]
         report.figure(name, facts)
         compare(report, name, trained, expected)
-        report.headline(f"{name} equal" if facts["trunk_tp"] == 1 or cpu else f"{name} ({facts['parallelism']}) equal")
+        if not cpu and layout.trunk.tp > 1:
+            report.check(f"{name}, sequence parallelism", facts["sequence_parallel"], "is off")
+        report.headline(name)
 
 
 def _train(rank_env: RankEnvironment, layout: LayoutConfig, cpu: bool) -> tuple[Any, dict[str, Any]]:
@@ -83,9 +85,8 @@ def _train(rank_env: RankEnvironment, layout: LayoutConfig, cpu: bool) -> tuple[
             own = {task: every[task][world.coordinate.dp_rank :: replicas] for task in numbers}
         results = [run_step(stage, own, RATES["sgd"]) for _ in range(STEPS)]
         weights = stage.whole_weights(collected_shapes(TINY, DIMENSIONS, stage.layout))
-        parallelism = "sequence-parallel" if uses_sequence_parallel(layout, world) else "not sequence-parallel"
+        facts = {"device": str(world.device), "sequence_parallel": uses_sequence_parallel(layout, world)}
         stage.engine.close()
-        facts = {"device": str(world.device), "trunk_tp": layout.trunk.tp, "parallelism": parallelism}
         return trained_of(results, weights), facts
 
 
