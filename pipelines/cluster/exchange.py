@@ -5,6 +5,7 @@ group, store -> python -m pipelines.cluster.exchange -> gloo or NCCL: clocks, al
 """
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -70,7 +71,7 @@ def exchange(group: ExchangeGroup, environment: Mapping[str, str]) -> Measuremen
 
 
 def _run(group: ExchangeGroup) -> Measurements:
-    """Runs in the process of the exchange."""
+    """Runs in the process of the exchange; returns when all nodes have finished, since sockets are shared."""
     import torch
     import torch.distributed as dist
 
@@ -79,14 +80,18 @@ def _run(group: ExchangeGroup) -> Measurements:
     device = torch.device("cuda", 0) if group.on_gpu else torch.device("cpu")
     if group.on_gpu:
         torch.cuda.set_device(device)
+    in_group = dist.PrefixStore(group.prefix, store)
     dist.init_process_group(
         "nccl" if group.on_gpu else "gloo",
-        store=dist.PrefixStore(group.prefix, store),
+        store=in_group,
         rank=group.rank,
         world_size=group.size,
         timeout=timeout,
     )
-    return Measurements(clock_offset_seconds=_clock_offset(device), all_reduce_seconds=_all_reduce_seconds(device))
+    measured = Measurements(clock_offset_seconds=_clock_offset(device), all_reduce_seconds=_all_reduce_seconds(device))
+    in_group.set(f"finished/{group.rank}", "")
+    in_group.wait([f"finished/{rank}" for rank in range(group.size)], timeout)
+    return measured
 
 
 def _clock_offset(device: "torch.device") -> float:
@@ -116,4 +121,5 @@ def _all_reduce_seconds(device: "torch.device") -> float:
 
 
 if __name__ == "__main__":
-    print(_run(ExchangeGroup(**json.loads(sys.argv[1]))).model_dump_json())
+    print(_run(ExchangeGroup(**json.loads(sys.argv[1]))).model_dump_json(), flush=True)
+    os._exit(0)  # destructors of process groups wait for peers, or abort when one has left

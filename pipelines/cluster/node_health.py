@@ -48,7 +48,7 @@ class NodeReport(Config):
     missed: str = ""
     """Why it did not exchange data with all others, where nothing shows that this node is at fault."""
     unreached: list[str] = []
-    """Nodes that it did not reach."""
+    """Nodes that it did not reach, or that were found to be at fault."""
     remarks: list[str] = []
     """What nvidia-smi said besides the GPUs; no fault."""
 

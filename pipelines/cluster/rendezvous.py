@@ -38,7 +38,7 @@ class Rendezvous:
     missed: str = ""
     """Why it did not exchange data with all others, where nothing shows that this node is at fault."""
     unreached: tuple[str, ...] = ()
-    """Nodes that did not arrive."""
+    """Nodes that did not arrive or are at fault, which they may be unable to report."""
 
 
 def rendezvous(
@@ -153,7 +153,8 @@ class _Node:
             except (RuntimeError, dist.DistError) as error:
                 first, reason = self.nodes[0], str(error).splitlines()[0]
                 return Rendezvous(measured=self.measured, missed=f"lost {first} ({reason})", unreached=(first,))
-            seconds, number = self._round_seconds(), number + 1
+            # Rank 0 waits for its own exchange, and then for others; if it is gone, the wait ends at once.
+            seconds, number = 10 + 3 * self._exchange_seconds, number + 1
 
     def wait_until_read(self, arrived: Sequence[int]) -> None:
         """Serves the store until the others have read what was found."""
@@ -187,25 +188,27 @@ class _Node:
 
     def _has_succeeded(self, number: int, group: Group) -> bool:
         """Whether all nodes of the group say so, after the time that they may take."""
-        deadline = time.monotonic() + self._round_seconds()
+        deadline = time.monotonic() + 1.5 * self._exchange_seconds
         keys = [f"done/{number}/{rank}" for rank in group]
         while not all(self.store.check([key]) for key in keys) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         return all(self.store.check([f"succeeded/{number}/{rank}"]) for rank in group)
 
-    def _round_seconds(self) -> float:
-        """Returns the longest time that a round may take, with some to spare."""
-        return 1.5 * (START_SECONDS + self.timeout_seconds)
+    @property
+    def _exchange_seconds(self) -> float:
+        """The longest time that an exchange may take, with its process's start."""
+        return START_SECONDS + self.timeout_seconds
 
     def _read_found(self) -> Rendezvous:
         found = json.loads(self.store.get("found"))
-        unreached = tuple(name for rank, name in enumerate(self.nodes) if rank not in found["arrived"])
+        absent = [name for rank, name in enumerate(self.nodes) if rank not in found["arrived"]]
+        faulty = [self.nodes[rank] for rank in found["faulty"] if rank != self.rank]
         fault = missed = ""
         if self.rank in found["faulty"]:
             fit = ", ".join(self.nodes[rank] for rank in found["fit"][:3])
             fault = f"cannot exchange data {self.failure}; others can, among them {fit}"
-        elif unreached:
-            missed = f"did not reach {', '.join(unreached)}"
+        elif absent:
+            missed = f"did not reach {', '.join(absent)}"
         elif self.rank in found["taking_part"] and not (found["all_together"] or found["faulty"]):
             missed = f"cannot exchange data {self.failure or 'with all nodes together'}"
-        return Rendezvous(measured=self.measured, fault=fault, missed=missed, unreached=unreached)
+        return Rendezvous(measured=self.measured, fault=fault, missed=missed, unreached=(*absent, *faulty))

@@ -66,7 +66,7 @@ def gpu_links(around: Surroundings) -> Finding:
     """Reports how the GPUs of the machine are linked: by NVLink (NV and a number), or by PCIe and the host."""
     name = "GPU links"
     if not around.has_program(PROGRAM):
-        return Finding(name=name, mark=Mark.ABSENT, found=f"no {PROGRAM} on the PATH")
+        return Finding(name=name, found="no GPUs")
     try:
         kinds = _links_in(around.ask(PROGRAM, "topo", "-m"))
     except NoAnswer as reason:
@@ -93,7 +93,7 @@ def gpu_kernels(around: Surroundings) -> Finding:
     """Runs a kernel on each GPU, and reports the precision and the kernels that training chooses."""
     name = "kernels"
     if not around.has_gpu:
-        return Finding(name=name, mark=Mark.ABSENT, found="no GPU that ufork may use", instead="computes on the CPU")
+        return Finding(name=name, found="those of the CPU")
     try:
         return kernels_finding(around.ask_python("kernels"))
     except NoAnswer as reason:

@@ -8,6 +8,7 @@ import pytest
 import torch.distributed as dist
 
 from pipelines.cluster import exchange as exchange_module
+from pipelines.cluster import rendezvous as rendezvous_module
 from pipelines.cluster.exchange import ExchangeGroup, Measurements, exchange
 from pipelines.cluster.rendezvous import rendezvous
 from pipelines.launch.ranks import free_port
@@ -18,30 +19,32 @@ MEASURED = Measurements(clock_offset_seconds=0.0, all_reduce_seconds=0.001)
 
 
 class Network:
-    """Stands in for NCCL: a group that has a faulty node fails on all its nodes."""
+    """Stands in for NCCL: a group that has a faulty or dead node fails on all its nodes."""
 
-    def __init__(self, faulty):
-        self.faulty = faulty
+    def __init__(self, faulty, dies=frozenset()):
+        self.faulty, self.dies = faulty, dies
         self.groups = {}
         self.lock = threading.Condition()
 
     def exchange_of(self, rank):
         def run(group: ExchangeGroup) -> Measurements:
+            if rank in self.dies:
+                raise SystemExit  # ends the thread
             with self.lock:
                 members = self.groups.setdefault(group.prefix, set())
                 members.add(rank)
                 self.lock.notify_all()
-                assert self.lock.wait_for(lambda: len(members) == group.size, timeout=30)
-            if members & self.faulty:
+                complete = self.lock.wait_for(lambda: len(members) == group.size, timeout=group.timeout_seconds)
+            if members & self.faulty or not complete:
                 raise PeerError("NCCL hangs", timed_out=True)
             return MEASURED
 
         return run
 
 
-def met(num_nodes, *, faulty=frozenset(), unfit=frozenset(), absent=frozenset()):
+def met(num_nodes, *, faulty=frozenset(), unfit=frozenset(), absent=frozenset(), dies=frozenset(), timeout_seconds=5):
     """Returns what each node has found out; None for absent ones."""
-    port, network, found = free_port(), Network(faulty), [None] * num_nodes
+    port, network, found = free_port(), Network(faulty, dies), [None] * num_nodes
     nodes = [f"n{rank}" for rank in range(num_nodes)]
 
     def run(rank):
@@ -54,7 +57,7 @@ def met(num_nodes, *, faulty=frozenset(), unfit=frozenset(), absent=frozenset())
             network.exchange_of(rank),
             fit=rank not in unfit,
             on_gpu=False,
-            timeout_seconds=5,
+            timeout_seconds=timeout_seconds,
             arrival_seconds=2 if absent else 30,
         )
 
@@ -90,6 +93,16 @@ def test_an_unfit_node_takes_no_part_and_hinders_nobody():
     found = met(3, unfit={1})
     assert [each.measured for each in found] == [MEASURED, None, MEASURED]
     assert not any(each.fault or each.missed for each in found)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_node_that_dies_during_an_exchange_is_named_by_the_others(monkeypatch):
+    monkeypatch.setattr(rendezvous_module, "START_SECONDS", 0.0)
+    found = met(3, dies={1}, timeout_seconds=1)
+    assert found[1] is None
+    for each in (found[0], found[2]):
+        assert (each.measured, each.fault, each.missed, each.unreached) == (MEASURED, "", "", ("n1",))
 
 
 def test_a_node_that_does_not_arrive_is_named_and_the_others_exchange_data():
