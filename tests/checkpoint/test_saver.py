@@ -1,5 +1,7 @@
 """Saving on one rank: what cannot be copied or written costs one checkpoint, not the run."""
 
+import time
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -84,6 +86,14 @@ def test_a_copy_that_fails_costs_one_checkpoint(make_saver, caplog, error):
     verify(saver.folder.at(2), deep=True)
 
 
+def test_a_closed_saver_holds_no_copy(make_saver):
+    saver = make_saver(Shards())
+    save(saver, 1)
+    memory = weakref.ref(saver._image.memory)
+    saver.close()
+    assert memory() is None
+
+
 def test_copies_that_fail_too_often_end_the_run(make_saver):
     saver = make_saver(Shards(*[RuntimeError("CUDA error")] * 2), max_failed=1)
     save(saver, 1)
@@ -107,3 +117,19 @@ def test_a_device_that_does_not_copy_in_time_costs_one_checkpoint_and_finish_ret
     save(saver, 1)
     assert saver.folder.steps() == []
     assert "dp0-tp0.safetensors: the device did not copy the weights" in caplog.text
+
+
+class Slow(HostSnapshot):
+    def complete(self):
+        time.sleep(0.3)
+        super().complete()
+
+
+def test_a_rank_that_waits_for_its_own_file_names_it(make_saver, caplog, monkeypatch):
+    monkeypatch.setattr(savers, "snapshot_of", lambda image, timeout_seconds: Slow())
+    monkeypatch.setattr(savers, "REPORT_SECONDS", 0.1)
+    saver = make_saver(Shards())
+    saver.save(TrainState(step=1), STREAM_OF_DATA)
+    saver.finish()
+    assert "unfinished/colocated/dp0-tp0.safetensors to be written, for 0 s so far" in caplog.text
+    assert saver.folder.steps() == [1]

@@ -7,6 +7,7 @@ events allow, as drawn by a test.
 import random
 import threading
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ufork.checkpoint import snapshot
-from ufork.checkpoint.snapshot import HostSnapshot, StreamSnapshot, snapshot_of
+from ufork.checkpoint.snapshot import CudaStreams, HostSnapshot, StreamSnapshot, snapshot_of
 from ufork.errors import StorageError
 from ufork.parallel.engine.state_files import WEIGHT, RankState
 
@@ -261,6 +262,24 @@ def test_a_host_snapshot_that_fails_releases_the_update_and_the_end():
 
 def test_shards_in_host_memory_are_copied_by_the_host():
     assert isinstance(snapshot_of(shards()[1].image(), timeout_seconds=1), HostSnapshot)
+
+
+def test_cuda_locks_exactly_the_memory_of_the_image_and_its_refusal_is_cleared(monkeypatch):
+    """torch raises CUDA's last error at the next launch of a kernel, unless something has asked for it."""
+    calls, answers = [], [0, 2]
+    cudart = SimpleNamespace(
+        cudaHostRegister=lambda *arguments: calls.append(arguments) or answers.pop(0),
+        cudaGetErrorString=lambda error: "out of memory",
+    )
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    streams = CudaStreams(torch.device("cuda", 0))
+    monkeypatch.setattr(streams, "_clear_error", lambda: calls.append("cleared"))
+    memory = shards()[1].image().memory
+    assert memory.data_ptr() % 4096 == 0, "CUDA locks whole pages"
+    assert streams.lock_pages(memory) == ""
+    assert streams.lock_pages(memory) == "out of memory"
+    assert calls == [(memory.data_ptr(), memory.nbytes, 1)] * 2 + ["cleared"]
 
 
 @pytest.mark.gpu

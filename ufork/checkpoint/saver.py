@@ -12,6 +12,7 @@ import logging
 import math
 import statistics
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 RETENTION = {"keep", "keep_every_steps", "keep_best", "best_by"}
 """Fields of CheckpointConfig that `CheckpointFolder.prune` takes."""
+
+REPORT_SECONDS = 60.0
+"""Interval at which a rank that waits for its own file reports it."""
 
 
 @dataclass
@@ -147,11 +151,12 @@ class Saver:
     def _write(self, writing: _Writing) -> None:
         """Runs in a thread of its own."""
         try:
-            if self._snapshot is None or self._image is None or writing.fault:  # it has nothing to write
+            snapshot, image = self._snapshot, self._image
+            if snapshot is None or image is None or writing.fault:  # it has nothing to write
                 return
-            self._snapshot.complete()
+            snapshot.complete()
             writing.path.parent.mkdir(parents=True, exist_ok=True)
-            checksum = self._image.write(writing.path)
+            checksum = image.write(writing.path)
             writing.record = FileRecord(bytes=writing.path.stat().st_size, checksum=checksum)
         except Exception as error:  # of any kind: the other ranks wait for this rank's result
             writing.fault = f"{writing.path}: {error}"
@@ -172,15 +177,26 @@ class Saver:
     def finish(self) -> None:
         """Waits for a save in progress and finishes it, and waits for the removal of old ones. Raises as `save`."""
         if self._writing is not None:
-            self._writing.thread.join()
+            self._wait_for_thread(self._writing)
             self._conclude(self._writing)
         if self._pruning:
             self._pruning.join()
 
+    @staticmethod
+    def _wait_for_thread(writing: _Writing) -> None:
+        """Waits as long as the disk takes; a device that does not copy has a time limit (`Snapshot.complete`)."""
+        began = time.monotonic()
+        writing.thread.join(REPORT_SECONDS)
+        while writing.thread.is_alive():
+            log.warning("waiting for %s to be written, for %.0f s so far", writing.path, time.monotonic() - began)
+            writing.thread.join(REPORT_SECONDS)
+
     def close(self) -> None:
-        """Ends the use of the engine's memory; a save in progress, of a phase that failed, is left unfinished."""
+        """Ends the use of the engine's memory; frees the copy's unless a save that was cut off still uses it."""
         if self._snapshot:
             self._snapshot.close()
+        if self._writing is None:
+            self._snapshot = self._image = None
 
     def _conclude(self, writing: _Writing) -> None:
         self._writing = None

@@ -110,7 +110,10 @@ class GraphSteps:
     def _capture(self, step: Step) -> torch.cuda.CUDAGraph:
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
+            # thread_local: other threads ask for events meanwhile, as that of a checkpoint and NCCL's watchdog do
+            with torch.cuda.graph(
+                graph, pool=pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+            ):
                 step()
         except RuntimeError:
             # torch's capture_end raises before it ends the allocator's use of the pool, and empty_cache then asserts
