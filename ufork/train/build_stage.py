@@ -15,10 +15,11 @@ from ufork.model.rq_head import DepthBlock
 from ufork.model.unifork import UniFork
 from ufork.model.weights import MODEL_PREFIX
 from ufork.parallel.config import LayoutConfig
+from ufork.parallel.engine.deepspeed_config import Precision, engine_config, naming_keys
 from ufork.parallel.engine.stage_modules import stage_flops
 from ufork.parallel.engine.tied_embedding import NAMES as TIED_STAGES
 from ufork.parallel.engine.tied_embedding import TiedEmbedding
-from ufork.parallel.engine.zero import Engine, Precision, engine_config
+from ufork.parallel.engine.zero import Engine
 from ufork.parallel.layout import TASK_OF, Layout, Stage
 from ufork.parallel.schedule.actions import Action, Pass, StageTimes
 from ufork.parallel.schedule.in_flight import sequences_in_flight
@@ -172,17 +173,20 @@ def _build_engine(
         module.add_anchor()
     model.set_recompute(config.activation_checkpointing)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    return Engine(
-        module,
-        build_optimizer(module, config, world.device) if num_trained or passes_gradients else None,
-        engine_config(
-            precision, max_grad_norm=config.max_grad_norm, num_parameters=num_parameters, extra=config.deepspeed
-        ),
-        world,
-        gathered_whole=(DecoderLayer, DepthBlock),
-        partition_dims=partition_dims,
-        backward_at_once=world.coordinate.stage is not Stage.TRUNK,
+    optimizer = build_optimizer(module, config, world.device) if num_trained or passes_gradients else None
+    deepspeed_config = engine_config(
+        precision, max_grad_norm=config.max_grad_norm, num_parameters=num_parameters, extra=config.deepspeed
     )
+    with naming_keys(config.deepspeed):
+        return Engine(
+            module,
+            optimizer,
+            deepspeed_config,
+            world,
+            gathered_whole=(DecoderLayer, DepthBlock),
+            partition_dims=partition_dims,
+            backward_at_once=world.coordinate.stage is not Stage.TRUNK,
+        )
 
 
 def _tie(engine: Engine, model: UniFork, config: TrainConfig, bridge: Bridge, world: World) -> TiedEmbedding | None:

@@ -9,12 +9,11 @@ accumulation steps nor average over ranks; and gradients are clipped by the norm
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -23,8 +22,6 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from ufork.errors import ConfigError
-from ufork.parallel.config import REDUCE_BUCKET_NUMBERS
 from ufork.parallel.engine.gather_traces import GatherTraces
 from ufork.parallel.engine.optimizer_state import counting_once
 from ufork.parallel.engine.rank_state import EngineShards
@@ -33,65 +30,6 @@ from ufork.parallel.schedule.actions import Pass
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.stage_world import World
 from ufork.vocabulary import PackedSequence, Task
-
-Precision = Literal["fp32", "bf16"]
-
-OWNED_KEYS = frozenset(
-    {
-        "train_batch_size",
-        "train_micro_batch_size_per_gpu",
-        "gradient_accumulation_steps",
-        "gradient_clipping",
-        "optimizer",
-        "scheduler",
-        "fp16",
-        "bf16",
-        "zero_allow_untested_optimizer",
-        "zero_optimization.stage",
-    }
-)
-"""Keys of DeepSpeed's configuration that ufork derives from the recipe; setting them is refused."""
-
-
-def engine_config(
-    precision: Precision, *, max_grad_norm: float, num_parameters: int, extra: dict[str, Any]
-) -> dict[str, Any]:
-    """Returns DeepSpeed's configuration: the keys that ufork owns, merged with the user's `extra` keys.
-
-    Args:
-        precision: precision of the passes.
-        max_grad_norm: norm to which the job's gradients are clipped; 0: they are not.
-        num_parameters: parameters of the stage on this rank.
-        extra: `train.deepspeed` of the recipe.
-
-    Raises:
-        ConfigError: `extra` sets a key of OWNED_KEYS, or its `zero_optimization` is no mapping.
-    """
-    zero = extra.get("zero_optimization", {})
-    if not isinstance(zero, dict):
-        raise ConfigError(f"train.deepspeed.zero_optimization: {zero!r}: expected keys and values of DeepSpeed's")
-    owned = sorted(OWNED_KEYS & {*extra, *(f"zero_optimization.{key}" for key in zero)})
-    if owned:
-        raise ConfigError(
-            f"train.deepspeed: {', '.join(owned)} cannot be set here, since ufork derives them from other values of the"
-            " recipe; remove them and set those"
-        )
-    return {
-        "steps_per_print": 1 << 62,
-        **extra,
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": max_grad_norm,
-        "bf16": {"enabled": precision == "bf16"},
-        "zero_optimization": {
-            # DeepSpeed's own linear function saves memory that is not scarce and costs a tenth of a step on a CPU
-            "memory_efficient_linear": False,
-            "reduce_bucket_size": min(REDUCE_BUCKET_NUMBERS, num_parameters),
-            **zero,
-            "stage": 3,
-        },
-        "zero_allow_untested_optimizer": True,
-    }
 
 
 class Grid:
@@ -164,8 +102,6 @@ class Engine:
             backward_at_once: whether each backward pass directly follows its forward pass, between which the weights
                 then stay gathered; else passes come in any order.
 
-        Raises:
-            ConfigError: DeepSpeed refuses a value of `config`.
         """
         deepspeed_logger.setLevel(logging.WARNING)
         _disable_shared_memory_collectives()
@@ -173,12 +109,9 @@ class Engine:
         self.gradient_scale = world.dp_group.size() if self.trains else 1
         self._world, self._partition_dims = world, partition_dims or {}
         self._gather_together(model, gathered_whole)
-        try:
-            self._engine, *_ = deepspeed.initialize(
-                model=model, optimizer=optimizer, config=config, mpu=Grid(world), dist_init_required=False
-            )
-        except (ValueError, DeepSpeedConfigError) as error:
-            raise ConfigError(f"train.deepspeed: DeepSpeed refuses it: {error}") from None
+        self._engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=config, mpu=Grid(world), dist_init_required=False
+        )
         self._adds_partitions = False
         self.shards = EngineShards(self._engine, world, self._partition_dims) if self.trains else None
         self._backward_at_once = backward_at_once
