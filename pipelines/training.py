@@ -48,7 +48,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
     log_to_terminal()
     logging.getLogger().setLevel(logging.INFO if rank_env.rank == 0 else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of DeepSpeed's calls
-    warnings.filterwarnings("ignore", message=".*CUDA_DEVICE_MAX_CONNECTIONS")  # megatron-core; see stage_world.py
+    warnings.filterwarnings("ignore", message=".*CUDA_DEVICE_MAX_CONNECTIONS")  # megatron-core; see CUDA_QUEUES
     run = recipe.run_folder
     if rank_env.rank == 0:
         run.record(recipe.model_dump(mode="json"), ("text", "model", "data", "layout", "train", "phases"))

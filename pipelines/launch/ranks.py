@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.launch.local_ranks import free_port, start_local_ranks
 from ufork.errors import ConfigError
-from ufork.parallel.nvidia_devices import uses_cuda
+from ufork.parallel.nvidia_devices import CUDA_QUEUES, uses_cuda
 from ufork.parallel.rank_environment import RankEnvironment
 
 SLURM_FIRST_PORT, SLURM_NUM_PORTS = 15_000, 15_000
@@ -64,9 +64,12 @@ def run_ranks(function: Callable[..., Any], num_ranks: int | None, *args: Any) -
 def prepare_environment(environment: MutableMapping[str, str], *, num_local_ranks: int) -> None:
     """Sets variables that torch and DeepSpeed read when they are imported, unless the user has set them.
 
-    DeepSpeed uses the CPU only if DS_ACCELERATOR says so; several ranks on one machine share its cores.
+    DeepSpeed uses the CPU only if DS_ACCELERATOR says so; several ranks on one machine share its cores. CUDA reads the
+    number of its queues when it is first used, which DeepSpeed does when it is imported.
     """
-    if not uses_cuda(environment):
+    if uses_cuda(environment):
+        environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", CUDA_QUEUES)
+    else:
         environment.setdefault("DS_ACCELERATOR", "cpu")
     if num_local_ranks > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_local_ranks)))

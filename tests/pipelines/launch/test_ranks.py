@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.launch import ranks as launch
-from pipelines.launch.ranks import joined_environment, prepare_environment, run_ranks
+from pipelines.launch.ranks import joined_environment, prepare_environment, process_context, run_ranks
 from ufork.errors import ConfigError
+from ufork.parallel import nvidia_devices
 from ufork.parallel.rank_environment import RankEnvironment
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
@@ -147,6 +148,24 @@ def test_cores_are_shared_unless_the_user_says_otherwise():
     environment = {}
     prepare_environment(environment, num_local_ranks=4096)
     assert environment["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(("has_device", "hidden"), [(True, False), (True, True), (False, False)])
+def test_deepspeed_is_told_to_use_the_cpu_exactly_where_ranks_do(monkeypatch, has_device, hidden):
+    monkeypatch.setattr(nvidia_devices, "has_cuda_device", lambda: has_device)
+    environment = {"CUDA_VISIBLE_DEVICES": ""} if hidden else {}
+    prepare_environment(environment, num_local_ranks=1)
+    on_cuda = has_device and not hidden
+    assert environment.get("DS_ACCELERATOR") == (None if on_cuda else "cpu")
+    assert environment.get("CUDA_DEVICE_MAX_CONNECTIONS") == ("32" if on_cuda else None)
+
+
+@pytest.mark.parametrize(("has_device", "method"), [(True, "spawn"), (False, "forkserver")])
+def test_processes_that_use_cuda_are_not_forked(monkeypatch, has_device, method):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.delenv("DS_ACCELERATOR")
+    monkeypatch.setattr(nvidia_devices, "has_cuda_device", lambda: has_device)
+    assert process_context().get_start_method() == method
 
 
 @pytest.fixture

@@ -38,13 +38,6 @@ POLL_SECONDS = 5.0
 """Interval at which a rank without work checks whether the others have finished."""
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """Backends of a stage's groups, by the kind of its devices."""
-CUDA_QUEUES = "32"
-"""Hardware queues of a CUDA device (CUDA_DEVICE_MAX_CONNECTIONS, 8 by default, at most 32).
-
-Every pair of ranks, every group and ZeRO's gathers have a stream of their own. Streams that share a queue wait for
-each other, so with few queues a transfer that waits for its peer holds up gathers that could run. megatron-core
-recommends 1, which makes a collective start before the product that it overlaps with; it needs that for speed only.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +151,6 @@ def join_world(
     layout = layout or LayoutConfig()
     coordinates = place_ranks(layout, rank_env.world_size)
     coordinate = coordinates[rank_env.rank]
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", CUDA_QUEUES)  # read when CUDA is first used
     timeout = timedelta(seconds=timeout_seconds)
     _export(rank_env, rank=rank_env.rank, size=rank_env.world_size)
     where = f"{rank_env.master_address}:{rank_env.master_port}"
