@@ -127,7 +127,8 @@ def test_replayed_steps_answer_what_growing_ones_do(model, tokenizer, max_tokens
         length = len(whole.split())
         assert answer.split()[:length] == whole.split()
         assert set(answer.split()[length:]) <= {str(end)}
-    assert steps.num_replays == (max_tokens - 1 - WARM_UP_STEPS if max_tokens == 30 and not ends else steps.num_replays)
+    if not ends:
+        assert steps.num_replays == (max_tokens - 1 - WARM_UP_STEPS if max_tokens == 30 else 0)
 
 
 def test_replays_stop_within_a_few_steps_of_the_end():
@@ -203,14 +204,16 @@ def test_cuda_draws_without_waiting_for_the_device(model, tokenizer):
 def test_cuda_graphs_draw_what_their_steps_do(model, tokenizer, guidance, caplog):
     on_cuda = tiny_model().to("cuda")
     on_cuda.load_state_dict(model.state_dict())
-    graphs, before = GraphSteps(torch.device("cuda")), torch.cuda.memory_allocated()
-    for prompts in (PROMPTS, PROMPTS[:1]):
+    graphs, allocated = GraphSteps(torch.device("cuda")), []
+    for prompts in (PROMPTS, PROMPTS[:1], PROMPTS):
         options = dict(prompts=prompts, guidance=guidance, top_k=1)
         eager = draw(on_cuda, tokenizer, EagerSteps(is_static=True), **options)
         assert draw(on_cuda, tokenizer, graphs, **options).equal(eager)
         assert eager.cpu().equal(draw(model, tokenizer, EagerSteps(), **options)), "fp32 on both devices"
+        del eager
+        allocated.append(torch.cuda.memory_allocated())
     assert graphs.can_capture and not caplog.records
-    assert torch.cuda.memory_allocated() <= before + 2**20, "the graphs' memory is returned"
+    assert allocated[0] == allocated[1] == allocated[2], "each graph's memory is returned"
 
 
 @pytest.mark.gpu

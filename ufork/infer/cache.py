@@ -10,9 +10,12 @@ Shapes: B sequences, L capacity in tokens, T tokens of the packed prompts, G key
 features of a head.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ufork.model.layers.attention import PackedAttention
 from ufork.model.layers.attention_kernels import AttentionKernel
@@ -81,6 +84,9 @@ class Extend:
 MASK_ALIGNMENT_TOKENS = 16
 """The capacity that `StaticExtend` attends to is a multiple of it: CUDA kernels copy a mask of another length first."""
 
+MASKED_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""torch's CUDA kernels that take any mask; cuDNN's, which torch may prefer, plans anew for each shape."""
+
 
 class StaticExtend:
     """`Extend` over the whole capacity: no shape, address or number of its kernels depends on the position.
@@ -104,7 +110,9 @@ class StaticExtend:
         num_groups = key_BGW.shape[1]
         query_BGQW = query_BHW.unflatten(1, (num_groups, -1))
         mask_B1QL = self.mask_B11L.expand(-1, -1, query_BGQW.shape[2], -1)
-        return F.scaled_dot_product_attention(query_BGQW, keys_BGLW, values_BGLW, attn_mask=mask_B1QL).flatten(1, 2)
+        with sdpa_kernel(MASKED_KERNELS) if query_BHW.is_cuda else nullcontext():
+            out_BGQW = F.scaled_dot_product_attention(query_BGQW, keys_BGLW, values_BGLW, attn_mask=mask_B1QL)
+        return out_BGQW.flatten(1, 2)
 
 
 def _seen(positions_B: Tensor, num_tokens: int) -> Tensor:

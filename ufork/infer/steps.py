@@ -71,6 +71,8 @@ class GraphSteps:
     def __init__(self, device: torch.device):
         self.device = device
         self.can_capture = True
+        self._stream: torch.cuda.Stream | None = None
+        """One for all batches: cuBLAS keeps tens of megabytes of workspace for each stream that it has seen."""
 
     def run(self, step: Step, num_steps: int, has_ended: Callable[[], bool] = never) -> None:
         """Calls `step` a few times, then replays it; `has_ended` is looked at every STEPS_PER_CHECK replays."""
@@ -110,10 +112,9 @@ class GraphSteps:
     def _capture(self, step: Step) -> torch.cuda.CUDAGraph:
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
-            # thread_local: other threads ask for events meanwhile, as that of a checkpoint and NCCL's watchdog do
-            with torch.cuda.graph(
-                graph, pool=pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
-            ):
+            stream = torch.cuda.current_stream()
+            # thread_local: other threads of the program may use CUDA meanwhile
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 step()
         except RuntimeError:
             # torch's capture_end raises before it ends the allocator's use of the pool, and empty_cache then asserts
@@ -130,13 +131,13 @@ class GraphSteps:
     def _side_stream(self) -> Iterator[None]:
         """Runs on a stream of its own, since the default stream cannot be captured."""
         with torch.cuda.device(self.device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
+            self._stream = self._stream or torch.cuda.Stream()
+            self._stream.wait_stream(torch.cuda.current_stream())
             try:
-                with torch.cuda.stream(stream):
+                with torch.cuda.stream(self._stream):
                     yield
             finally:
-                torch.cuda.current_stream().wait_stream(stream)
+                torch.cuda.current_stream().wait_stream(self._stream)
 
 
 def steps_on(device: torch.device) -> Steps:
