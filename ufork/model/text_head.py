@@ -6,7 +6,7 @@ Shapes: T tokens, R labelled tokens, D hidden size, V vocabulary.
 import torch
 from torch import Tensor, nn
 
-from ufork.model.layers.cross_entropy import WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
+from ufork.model.layers.cross_entropy import PLAIN_CHUNKS, WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
 from ufork.vocabulary import IGNORED_LABEL
 
 
@@ -17,6 +17,7 @@ class TextHead(nn.Module):
         super().__init__()
         self.weight = weight_VD
         self.vocabulary: Vocabulary = WHOLE_VOCABULARY
+        self.chunk_kernels = PLAIN_CHUNKS
 
     def forward(self, hidden_TD: Tensor, labels_T: Tensor, num_labelled: int) -> Tensor:
         """Returns the sum of cross-entropies over the labelled positions, a scalar in fp32.
@@ -25,7 +26,7 @@ class TextHead(nn.Module):
         """
         labelled_R = torch.nonzero_static(labels_T != IGNORED_LABEL, size=num_labelled).squeeze(1)
         states_RD, targets_R = hidden_TD.index_select(0, labelled_R), labels_T.index_select(0, labelled_R)
-        return sum_cross_entropy(states_RD, self.weight, None, targets_R, self.vocabulary)
+        return sum_cross_entropy(states_RD, self.weight, None, targets_R, self.vocabulary, self.chunk_kernels)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Returns logits TV."""

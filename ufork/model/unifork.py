@@ -19,7 +19,7 @@ from ufork.model.image_embedding import BEGIN_MARK, END_MARK, CodeEmbedding, Ima
 from ufork.model.layers.attention import Attend, PackedAttention
 from ufork.model.layers.attention_kernels import AttentionKernel, sdpa_attention
 from ufork.model.layers.normalization import RMSNorm
-from ufork.model.layers.rotary import Rotary
+from ufork.model.layers.rotary import Rotary, RotaryKernel, rotate
 from ufork.model.rq_head import RqHead
 from ufork.model.text_head import TextHead
 from ufork.vocabulary import PackedSequence, Task
@@ -37,10 +37,17 @@ class DecoderStack(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, first_layer + i) for i in range(num_layers))
         self.recompute = False
         """Whether the backward pass recomputes each layer's activations (activation checkpointing)."""
+        self.rotary_kernel: RotaryKernel = rotate
 
     def forward(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """Maps TD to TD."""
-        rotary = Rotary(positions_T, head_dim=self.config.head_dim, theta=self.config.rope_theta, dtype=hidden_TD.dtype)
+        rotary = Rotary(
+            positions_T,
+            head_dim=self.config.head_dim,
+            theta=self.config.rope_theta,
+            dtype=hidden_TD.dtype,
+            kernel=self.rotary_kernel,
+        )
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
                 hidden_TD = checkpoint(

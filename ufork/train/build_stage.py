@@ -10,6 +10,7 @@ import torch
 from ufork.errors import ConfigError
 from ufork.model.cost import BACKWARD_OVER_FORWARD, nominal_cost
 from ufork.model.decoder import DecoderLayer
+from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.layers.linear import default_linear, use_linear
 from ufork.model.rq_head import DepthBlock
 from ufork.model.unifork import UniFork
@@ -78,6 +79,7 @@ def build_stage(
     linear = default_linear(world.device, dtype) if config.linear == "auto" else config.linear
     log.info("linear layers: %s (train.linear is %s)", linear, config.linear)
     use_linear(model, linear)
+    use_kernels(model, choose_kernels(world.device, config.kernels))
     engine = _build_engine(model, config, precision, world, partition_dims)
     engine.trace_gathers(tracer)
     return TrainingStage(

@@ -96,6 +96,9 @@ class TrainConfig(Config):
     linear: Literal["auto", "torch", "onednn"] = "auto"
     """Library for fp32 matrix products on CPUs. `auto` is oneDNN with AVX-512, torch's own (MKL) otherwise. Their
     results differ by rounding: name one to resume bit for bit on another kind of CPU."""
+    kernels: Literal["auto", "torch"] = "auto"
+    """`auto` uses fused kernels on CUDA: those of NVIDIA apex, liger-kernel and torch.compile that run there. `torch`
+    uses plain torch. Attention is chosen apart."""
     activation_checkpointing: bool = False
     """Keep only the input of each decoder layer for the backward pass and compute the layer again: less memory, about a
     third more operations."""

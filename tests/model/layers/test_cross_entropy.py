@@ -1,5 +1,6 @@
 """The loss computed in chunks of the vocabulary against torch's over the whole vocabulary."""
 
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -9,9 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ufork.model.layers import cross_entropy
-from ufork.model.layers.cross_entropy import sum_cross_entropy
+from ufork.model.layers.cross_entropy import (
+    PLAIN_CHUNKS,
+    ChunkKernels,
+    add_chunk,
+    elementwise_chunk_error,
+    sum_cross_entropy,
+)
 from ufork.model.text_head import TextHead
 from ufork.vocabulary import IGNORED_LABEL
+
+ELEMENTWISE_CHUNKS = ChunkKernels(add=add_chunk, error=elementwise_chunk_error)
 
 
 def inputs_of(num_rows, width, vocab_size, with_bias, seed, dtype=torch.float32):
@@ -41,13 +50,14 @@ def whole(hidden, weight, bias, targets):
     chunk_logits=st.integers(1, 300),
     scale=st.floats(-2, 2),
     seed=st.integers(0, 99),
+    kernels=st.sampled_from([PLAIN_CHUNKS, ELEMENTWISE_CHUNKS]),
 )
 def test_loss_and_gradients_equal_torchs_for_any_chunk_size(
-    num_rows, width, vocab_size, with_bias, chunk_logits, scale, seed
+    num_rows, width, vocab_size, with_bias, chunk_logits, scale, seed, kernels
 ):
     tensors, targets = inputs_of(num_rows, width, vocab_size, with_bias, seed)
     with mock.patch.object(cross_entropy, "CHUNK_LOGITS", chunk_logits):
-        found = loss_and_gradients(sum_cross_entropy, tensors, targets, scale)
+        found = loss_and_gradients(partial(sum_cross_entropy, kernels=kernels), tensors, targets, scale)
     for ours, torchs in zip(found, loss_and_gradients(whole, tensors, targets, scale), strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
 

@@ -1,13 +1,9 @@
-"""Statistics in fp32, and NVIDIA apex where it is the genuine one."""
-
-import logging
-import sys
-from types import ModuleType
+"""RMSNorm by its formula, with statistics in fp32."""
 
 import pytest
 import torch
 
-from ufork.model.layers.normalization import find_apex_rms_norm, rms_norm
+from ufork.model.layers.normalization import fused_rms_norm, rms_norm
 
 
 def by_formula(hidden, weight, eps):
@@ -39,61 +35,15 @@ def test_eps_bounds_the_scale_of_tiny_inputs():
     torch.testing.assert_close(rms_norm(hidden, torch.ones(4), 1e-6), hidden / (1e-8 + 1e-6) ** 0.5)
 
 
-class ClaimsCuda(torch.Tensor):
-    """A tensor of the CPU that says it is on a CUDA device."""
-
-    is_cuda = True
-
-
-@pytest.fixture(autouse=True)
-def forget_what_was_found():
-    find_apex_rms_norm.cache_clear()
-    yield
-    find_apex_rms_norm.cache_clear()
-
-
-def pretend_apex(monkeypatch, **kernels):
-    for name in ("fused_layer_norm_cuda", "apex", "apex.normalization", "apex.normalization.fused_layer_norm"):
-        module = ModuleType(name)
-        module.__path__ = []
-        monkeypatch.setitem(sys.modules, name, module)
-    vars(module).update(kernels)
-
-
-def test_apex_is_called_with_valid_arguments_and_only_on_cuda(monkeypatch, caplog):
-    calls = []
-
-    def fused_rms_norm_affine(input, weight, normalized_shape, eps=1e-6, memory_efficient=False):
-        assert input.dtype == weight.dtype
-        assert tuple(normalized_shape) == tuple(weight.shape) == tuple(input.shape[-1:])
-        calls.append(eps)
-        return by_formula(input.as_subclass(torch.Tensor), weight, eps).to(input.dtype)
-
-    pretend_apex(monkeypatch, fused_rms_norm_affine=fused_rms_norm_affine)
-    hidden, weight = torch.randn(3, 8), torch.rand(8)
-    expected = rms_norm(hidden, weight, 1e-5)
-    assert not calls
-    with caplog.at_level(logging.INFO):
-        for _ in range(2):
-            found = rms_norm(hidden.as_subclass(ClaimsCuda), weight, 1e-5)
-    torch.testing.assert_close(found, expected)
-    assert calls == [1e-5] * 2
-    assert [record.message for record in caplog.records] == ["RMSNorm: NVIDIA apex's fused kernel"]
-
-
-def test_other_packages_named_apex_are_not_used(monkeypatch):
-    hidden, weight = torch.randn(3, 8), torch.rand(8)
-    monkeypatch.setitem(sys.modules, "apex", ModuleType("apex"))  # PyPI's: no `normalization` in it
-    assert find_apex_rms_norm() is None
-    find_apex_rms_norm.cache_clear()
-    pretend_apex(monkeypatch)
-    assert find_apex_rms_norm() is None
-    found = rms_norm(hidden.as_subclass(ClaimsCuda), weight, 1e-5)
-    torch.testing.assert_close(found.as_subclass(torch.Tensor), rms_norm(hidden, weight, 1e-5))
-
-
-def test_apex_without_its_compiled_extensions_is_not_used(monkeypatch):
-    """The Python package without extensions can be imported, but raises at the first call."""
-    pretend_apex(monkeypatch, fused_rms_norm_affine=lambda *_: pytest.fail("called"))
-    monkeypatch.setitem(sys.modules, "fused_layer_norm_cuda", None)
-    assert find_apex_rms_norm() is None
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-7)])
+def test_torchs_kernel_is_the_same_function(dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(7, 64, generator=generator).to(dtype).requires_grad_()
+    weight = torch.rand(64, generator=generator).to(dtype).requires_grad_()
+    direction = torch.randn(7, 64, generator=generator).to(dtype)
+    plain, fused = rms_norm(hidden, weight, 1e-6), fused_rms_norm(hidden, weight, 1e-6)
+    torch.testing.assert_close(fused, plain, rtol=tolerance, atol=tolerance)
+    for found, expected in zip(
+        *(torch.autograd.grad(normed, (hidden, weight), direction) for normed in (fused, plain)), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=2 * tolerance, atol=4 * tolerance)

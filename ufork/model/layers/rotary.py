@@ -1,7 +1,12 @@
 """Rotary position embedding (arXiv 2104.09864) in the half-rotated form of Llama and Qwen2."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+RotaryKernel = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(query THW, key TGW, cosines TW, sines TW) -> rotated queries and keys."""
 
 
 def rotary_angles(positions_T: Tensor, head_dim: int, theta: float) -> Tensor:
@@ -11,15 +16,26 @@ def rotary_angles(positions_T: Tensor, head_dim: int, theta: float) -> Tensor:
     return torch.cat((angles, angles), dim=-1)
 
 
+def rotate(query_THW: Tensor, key_TGW: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns rotated queries and keys, of the same shapes."""
+    return _rotated(query_THW, cos_TW[:, None], sin_TW[:, None]), _rotated(key_TGW, cos_TW[:, None], sin_TW[:, None])
+
+
+def _rotated(x_THW: Tensor, cos_T1W: Tensor, sin_T1W: Tensor) -> Tensor:
+    first, second = x_THW.chunk(2, dim=-1)
+    return x_THW * cos_T1W + torch.cat((-second, first), dim=-1) * sin_T1W
+
+
 class Rotary:
     """Cosines and sines of a packed sequence's positions, computed once and used by every layer."""
 
-    def __init__(self, positions_T: Tensor, *, head_dim: int, theta: float, dtype: torch.dtype):
+    def __init__(
+        self, positions_T: Tensor, *, head_dim: int, theta: float, dtype: torch.dtype, kernel: RotaryKernel = rotate
+    ):
         angles_TW = rotary_angles(positions_T, head_dim, theta)
-        self.cos_T1W = angles_TW.cos().to(dtype)[:, None]
-        self.sin_T1W = angles_TW.sin().to(dtype)[:, None]
+        self.cos_TW, self.sin_TW = angles_TW.cos().to(dtype), angles_TW.sin().to(dtype)
+        self.kernel = kernel
 
-    def __call__(self, x_THW: Tensor) -> Tensor:
-        """Rotates queries or keys; returns the same shape."""
-        first, second = x_THW.chunk(2, dim=-1)
-        return x_THW * self.cos_T1W + torch.cat((-second, first), dim=-1) * self.sin_T1W
+    def __call__(self, query_THW: Tensor, key_TGW: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns rotated queries and keys; they may take the place of the arguments."""
+        return self.kernel(query_THW, key_TGW, self.cos_TW, self.sin_TW)
