@@ -23,6 +23,7 @@ from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import draw_codes
 from ufork.infer.steps import Steps, steps_on
 from ufork.model.config import Dimensions
+from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.layers.attention_kernels import AttentionKernel
 from ufork.model.unifork import UniFork
@@ -68,7 +69,7 @@ class TrainedModel:
         tokenizer = TextTokenizer.load(folder / TEXT_FOLDER)
         _check_fit(config.dimensions, tokenizer, codec, folder)
         device = torch.device(device)
-        return cls.of_weights(
+        trained = cls.of_weights(
             weights,
             config,
             tokenizer,
@@ -78,6 +79,8 @@ class TrainedModel:
             dtype=dtype,
             origin=str(folder),
         )
+        use_kernels(trained.model, choose_kernels(device))
+        return trained
 
     @classmethod
     def of_weights(
