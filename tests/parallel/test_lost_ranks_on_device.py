@@ -45,11 +45,11 @@ def train(rank_env: RankEnvironment, fault: str, sees_lost_peers: bool, folder: 
                 group.device.patience_seconds = PATIENCE_SECONDS
             backward, backwards = stage.engine.backward, []
 
-            def count(loss):
+            def count(loss, task):
                 backwards.append(1)
                 if world.rank == GENERATION_RANK and len(backwards) == 2:
                     fail(fault)
-                backward(loss)
+                backward(loss, task)
 
             stage.engine.backward = count
             began = time.monotonic()

@@ -61,3 +61,23 @@ def test_the_squared_norm_takes_few_operations_and_copies_no_gradient(precision)
         assert max(numel) < largest / 10, "no gradient is copied"
         assert probed == {"deepspeed_shm_comm"}, "DeepSpeed was not made to try the machine's compilers"
     assert sum(outcome[2] for outcome in outcomes) == pytest.approx(outcomes[0][3], rel=1e-5), "the excluded parameter"
+
+
+def leave_passes_by_an_error(rank_env: RankEnvironment):
+    """Rank 1 leaves its passes first; rank 0 does not reduce anything until then, or ever."""
+    torch.set_num_threads(1)
+    with join_world(rank_env, timeout_seconds=20) as world:
+        config = TrainConfig(global_batch_size=GlobalBatchSize(understanding=2, generation=2), precision="fp32")
+        stage = open_stage(world, config, model=shallow_config(), seq_len=24)
+        with pytest.raises(ValueError, match="bad luck"), stage.engine.accumulating():
+            loss, _ = stage.engine.forward(packed_sequence(Task.GENERATION, texts=[[5, 6, 7]], seq_len=24), 1.0)
+            stage.engine.backward(loss, Task.GENERATION)
+            if world.rank == 0:
+                world.store.wait(["rank 1 has left"])
+            raise ValueError("bad luck")
+        world.store.set("rank 1 has left", "")
+        return True
+
+
+def test_an_error_in_the_passes_is_raised_without_waiting_for_the_other_ranks():
+    assert run_on_ranks(leave_passes_by_an_error, 2) == [True, True]

@@ -129,12 +129,20 @@ class Engine:
 
     @contextmanager
     def accumulating(self, *, once: bool = True) -> Iterator[None]:
-        """Encloses the passes of a step: gradients are reduced at its end or, unless `once`, at every backward."""
+        """Encloses the passes of a step: gradients are reduced at its end or, unless `once`, at every backward.
+
+        After an error in it nothing is reduced, and the engine is of no further use.
+        """
         self._adds_partitions = self.trains and not once
         if self._adds_partitions:
             self._engine.optimizer.grad_partitions_flat_buffer.zero_()
         with self._engine.coalesce_grad_reduction() if self.trains and once else nullcontext():
-            yield
+            try:
+                yield
+            except BaseException:
+                # DeepSpeed reduces on the way out of an error, too, and would wait for ranks that may be lost
+                self._engine._flush_coalesced_reduction_zero3 = lambda optimizer: None
+                raise
 
     def forward(self, sequence: PackedSequence, *args: Any) -> Any:
         """Returns the model's output for `sequence`; all replicas run the same passes of the same tasks in lockstep."""
