@@ -186,9 +186,8 @@ def test_losses_norms_and_weights_are_those_of_one_process(name, one_process):
     assert_equal(case, one_process(case), with_nccl_rules=False)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES_WITH_NCCL_RULES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES_WITH_NCCL_RULES)
 def test_transfers_by_the_rules_of_nccl_change_nothing(name, one_process):
     case = CASES[name]
     assert_equal(case, one_process(case), with_nccl_rules=True)

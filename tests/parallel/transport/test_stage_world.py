@@ -151,7 +151,6 @@ def test_a_peer_that_does_not_answer_is_an_error_within_the_timeout(fault):
     assert seconds < 2 * TIMEOUT_SECONDS
 
 
-@pytest.mark.slow
 def run_alone(rank_env: RankEnvironment):
     began = time.monotonic()
     where = f"rendezvous with the other ranks at 127.0.0.1:{rank_env.master_port} failed"
@@ -161,12 +160,12 @@ def run_alone(rank_env: RankEnvironment):
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_a_rank_that_no_other_joins_times_out():
     (seconds,) = run_on_ranks(run_alone, 1)
     assert seconds < 10
 
 
-@pytest.mark.slow
 def run_idle_rank(rank_env: RankEnvironment):
     """The understanding rank has no work, and waits longer than any time-out until the leader has finished."""
     with join_world(rank_env, LayoutConfig(kind="forked"), timeout_seconds=1) as world:
@@ -185,5 +184,6 @@ def run_idle_rank(rank_env: RankEnvironment):
         return True
 
 
+@pytest.mark.slow
 def test_a_rank_without_work_waits_for_the_others():
     assert run_on_ranks(run_idle_rank, 3) == [True] * 3

@@ -10,7 +10,7 @@ one: they hang at the first optimizer step (seen in DeepSpeed 0.19.8).
 On CUDA the groups of a stage are both gloo, for what is on the host, and NCCL, for what is on the device.
 
 This is the only module below the entry programs that writes environment variables: DeepSpeed reads RANK, LOCAL_RANK and
-WORLD_SIZE, which must be the stage's, and CUDA its own.
+WORLD_SIZE, which must be the stage's.
 """
 
 import contextlib
