@@ -65,7 +65,9 @@ def exchange(group: ExchangeGroup, environment: Mapping[str, str]) -> Measuremen
     except NoAnswer as answer:
         kind = "NCCL" if group.on_gpu else "gloo"
         hangs = answer.reason is Reason.TIMED_OUT
-        words = f"{kind} hangs" if hangs else f"{kind} failed: {answer}"
+        last = next((line.strip() for line in reversed(answer.output.splitlines()) if line.strip()), "")
+        details = f" ({last})" if last not in str(answer) else ""  # a process that was killed says why in its output
+        words = f"{kind} hangs" if hangs else f"{kind} failed: {answer}{details}"
         raise PeerError(words, timed_out=hangs, cause=words) from None
     return Measurements(**json.loads(printed.splitlines()[-1]))
 

@@ -142,3 +142,13 @@ def test_a_node_that_hinders_all_exchanges_is_excluded_alone(start):
     start.jobs.wait("exclusion of node1", lambda: "unfit nodes: node1" in str(why(start.jobs)), seconds=400)
     log = (start.jobs.run / "slurm" / "logs" / f"{job}.log").read_text()
     assert "node node1: cannot exchange data with" in log and "node node2: fit" in log and "node node3: fit" in log
+
+
+@pytest.mark.slow
+def test_a_job_of_two_nodes_that_cannot_exchange_data_ends_and_excludes_neither(start):
+    (start.jobs.run / "python").write_text(WITHOUT_NETWORK)
+    job = start("", "--nodelist=node1,node2", checks_nodes=True)
+    start.jobs.wait_for_state(job, "FAILED")
+    assert why(start.jobs)[-1][2].startswith("the health check of the nodes failed")
+    log = (start.jobs.run / "slurm" / "logs" / f"{job}.log").read_text()
+    assert "node1, node2 did not exchange data with all nodes, and nothing shows which node is at fault" in log
