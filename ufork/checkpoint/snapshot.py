@@ -161,9 +161,9 @@ class Streams(Protocol):
 class StreamSnapshot:
     """Copies from a CUDA device to page-locked host memory, on a stream of its own.
 
-    The image's memory, as many bytes as the rank's weights and optimizer state, is locked once and kept for the phase:
-    locking takes seconds for 10 GB, and the device may stop meanwhile. Where the system refuses to lock it (limits of a
-    container), the copies still are right, but each save holds up training for as long as they take.
+    The image's memory, as many bytes as the rank's weights and optimizer state, is locked at the first save and kept
+    for the phase; locking takes a while and may stop the device. Where the system refuses it (limits of a container),
+    the copies still are right, but each save holds up training for as long as they take.
     """
 
     def __init__(self, streams: Streams, *, timeout_seconds: float) -> None:
@@ -254,8 +254,8 @@ class CudaStreams:
 
     def unlock_pages(self, memory: Tensor) -> None:
         """Does nothing where locking had failed."""
-        if memory.is_pinned():
-            torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+        if memory.is_pinned() and int(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())):
+            self._clear_error()
 
     def _clear_error(self) -> None:
         """CUDA keeps the last error until it is asked for, which torch does at the next launch of a kernel."""
