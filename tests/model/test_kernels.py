@@ -149,3 +149,19 @@ def test_the_reason_why_a_kernel_does_not_run_is_one_line():
 
     assert kernels._fault_of(broken, CPU) == "RuntimeError: no driver"
     assert kernels._fault_of(lambda gate, up: gate * up, CPU) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", Task)
+def test_a_model_of_a_gpus_kernels_equals_a_plain_one(task):
+    chosen = choose_kernels(torch.device("cuda"))
+    sequence = packed_sequence(task, texts=[[5, 6, 7], [8, 9, 10]])
+    results = []
+    for layer_kernels in (LayerKernels(), chosen):
+        model = tiny_model().to("cuda")
+        use_kernels(model, layer_kernels)
+        loss = model(sequence.to("cuda"))
+        loss.backward()
+        results.append([loss, *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

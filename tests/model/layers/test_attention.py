@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -266,3 +267,65 @@ def test_torchs_kernels_are_not_chosen_from_a_torch_built_without_them(packages,
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: A100)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
     assert choose_attention_kernel(torch.device("cuda"), torch.bfloat16) is sdpa_attention
+
+
+class ClaimsCuda(torch.Tensor):
+    """A tensor of the CPU that says it is on a CUDA device."""
+
+    is_cuda, is_cpu = True, False
+
+
+@pytest.mark.parametrize(("dtype", "shared"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_padded_attention_on_cuda_avoids_the_kernel_that_keeps_scores(monkeypatch, dtype, shared):
+    """torch's fused fp32 kernel needs equal heads; a plain call with shared heads keeps S x H x L x L scores."""
+    tensors = [torch.randn(2, heads, 6, 8).to(dtype) for heads in (6, 2, 2)]
+    expected = causal_attention(*tensors)
+    backends, torchs = [], F.scaled_dot_product_attention
+
+    def attention(query, key, value, *, is_causal, enable_gqa):
+        backends.append(torch.backends.cuda.cudnn_sdp_enabled())
+        assert enable_gqa == shared == (query.shape[1] != key.shape[1])
+        return torchs(query, key, value, is_causal=is_causal, enable_gqa=enable_gqa)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
+    found = causal_attention(*(x.as_subclass(ClaimsCuda) for x in tensors)).as_subclass(torch.Tensor)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    assert backends == [False]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "package"),
+    [
+        (flash_attention, torch.bfloat16, FLASH),
+        (flash_attention_3, torch.bfloat16, FLASH_3),
+        (varlen_attention, torch.bfloat16, VARLEN),
+        (sdpa_attention, torch.bfloat16, "torch"),
+        (sdpa_attention, torch.float32, "torch"),
+    ],
+)
+def test_kernels_equal_the_formula_on_a_gpu(kernel, dtype, package):
+    pytest.importorskip(package)
+    if kernel is flash_attention_3 and torch.cuda.get_device_capability()[0] != H100[0]:
+        pytest.skip("FlashAttention-3 needs a Hopper GPU")
+    lengths = [300, 1, 77, 128]
+    generator = torch.Generator().manual_seed(0)
+    plain = [torch.randn(sum(lengths), heads, 64, generator=generator).requires_grad_() for heads in (14, 2, 2)]
+    starts = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    packed = SimpleNamespace(
+        segment_starts_S1=starts.cuda(), longest_segment=max(lengths), positions_T=positions.cuda()
+    )
+    tensors = [x.detach().to("cuda", dtype).requires_grad_() for x in plain]
+    found, expected = kernel(*tensors, Segments(packed)), written_out(*plain, starts)
+    pairs = [(found, expected), *zip(gradients_of(found.cpu(), tensors), gradients_of(expected, plain), strict=True)]
+    for ours, reference in pairs:
+        error = (ours.cpu().float() - reference).norm() / reference.norm()
+        assert error < (0.02 if dtype == torch.bfloat16 else 1e-3)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gets_a_kernel_for_its_capability():
+    newer = torch.cuda.get_device_capability()[0] >= A100[0]
+    kernel = choose_attention_kernel(torch.device("cuda"), torch.bfloat16)
+    assert (kernel is not sdpa_attention) == newer

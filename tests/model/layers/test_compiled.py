@@ -67,3 +67,19 @@ def test_a_model_of_compiled_kernels_equals_a_plain_one(recompute):
                 if parameter.grad is not None:
                     found = compiled.get_parameter(name).grad
                     torch.testing.assert_close(found, parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_depth_attention_keeps_nothing_wide_on_a_gpu():
+    compiled = compiled_kernels().depth_attention
+    shape = (729, 4, 32, 112)
+    plain = [torch.randn(shape, generator=torch.Generator().manual_seed(i)).requires_grad_() for i in range(3)]
+    inputs = [x.detach().to("cuda", torch.bfloat16).requires_grad_() for x in plain]
+    gradients_of(compiled, inputs)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    found = gradients_of(compiled, inputs)
+    width = inputs[0].numel() * 2
+    assert torch.cuda.max_memory_allocated() - before < 8 * width, "output, its gradient, three gradients, and weights"
+    for ours, reference in zip(found, gradients_of(depth_attention, plain), strict=True):
+        assert (ours.cpu().float() - reference).norm() / reference.norm() < 0.02
