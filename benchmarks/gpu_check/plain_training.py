@@ -14,6 +14,7 @@ from benchmarks.gpu_check.report import Report
 from benchmarks.random_sequences import RandomSequences
 from benchmarks.stages import initial_model
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
+from ufork.model.kernels import KernelChoice
 from ufork.parallel.layout import Stage
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
 from ufork.train.optimization.optimizer import build_optimizer
@@ -57,13 +58,14 @@ class Trained:
     """The model's parameters at the end; fp32, on the CPU."""
 
 
-def train_config(optimizer: str) -> TrainConfig:
+def train_config(optimizer: str, *, kernels: KernelChoice = "auto") -> TrainConfig:
     """Returns the configuration of tiny trainings in fp32."""
     return TrainConfig(
         optimizer=optimizer,
         learning_rate=RATES[optimizer],
         weight_decay=0.01,
         precision="fp32",
+        kernels=kernels,
         global_batch_size=SEQUENCES,
         wandb=WandbConfig(mode="disabled"),
     )

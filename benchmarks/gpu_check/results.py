@@ -1,6 +1,7 @@
 """The results of all parts: one JSON file, written whole after every message, and a table for people."""
 
 import json
+import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 from benchmarks.gpu_check.report import PartResult
 from ufork.files import write_whole
 
-WIDTH = 120
-"""Characters of a line of the table."""
+WIDTH, MARGIN = 120, 38
+"""Characters of a line of the table, and before its figures."""
 
 
 @dataclass(kw_only=True)
@@ -43,15 +44,13 @@ class Results:
         write_whole(self.path, json.dumps(content, indent=1, default=str))
 
     def table(self) -> str:
-        """Returns a line per part: its seconds, how it ended, its main figures or its fault."""
-        lines = [f"{'part':18}{'seconds':>8}  {'':8}"]
+        """Returns, per part, its seconds, how it ended, its main figures, its fault and the goals that it missed."""
+        lines = [f"{'part':18}{'seconds':>8}"]
         for name, part in self.parts.items():
-            told = "; ".join([*part.headlines, *([part.error.splitlines()[0]] if part.error else [])])
-            lines.append(f"{name:18}{part.seconds:8.1f}  {part.status:8}  {told}"[:WIDTH].rstrip())
-            lines += [
-                f"{'':38}goal missed: {goal['name']} {goal['value']:.3g} ({goal['wanted']})"[:WIDTH]
-                for goal in part.goals
-                if not goal["met"]
-            ]
+            faults = part.error.splitlines()[:1]
+            goals = [f"goal missed: {g['name']}: {g['value']:.3g} ({g['wanted']})" for g in part.goals if not g["met"]]
+            told = [*textwrap.wrap("; ".join([*part.headlines, *faults]), WIDTH - MARGIN), *goals] or [""]
+            lines.append(f"{name:18}{part.seconds:8.1f}  {part.status:8}  {told[0]}".rstrip())
+            lines += [" " * MARGIN + line for line in told[1:]]
         count = {s: sum(part.status == s for part in self.parts.values()) for s in ("passed", "failed", "skipped")}
         return "\n".join([*lines, ", ".join(f"{number} {status}" for status, number in count.items())])

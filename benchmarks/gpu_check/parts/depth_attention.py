@@ -1,9 +1,8 @@
-"""Attention over the depths of image positions, [7290, 32, 4, 112] at the released size, by each of torch's kernels.
+"""Attention over the depths of image positions, [7290, 4, 32, 112] at the released size, by each kernel there is.
 
 Sequences of four tokens make kernels for long ones waste most of their work and memory.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -20,10 +19,11 @@ from benchmarks.gpu_check.measuring import (
     with_gradients,
 )
 from benchmarks.gpu_check.report import Report
-from ufork.model.layers.causal import causal_attention, explicit_attention
+from ufork.model.kernels import choose_kernels
+from ufork.model.layers.depth_attention import DepthKernel, depth_attention
 
-SHAPE, CPU_SHAPE = (7290, 32, 4, 112), (30, 4, 4, 16)
-"""Image positions of a packed sequence, heads, depths, features."""
+SHAPE, CPU_SHAPE = (7290, 4, 32, 112), (30, 4, 4, 16)
+"""Image positions of a packed sequence, depths, heads, features."""
 MOST_ERROR = 0.02
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -38,11 +38,11 @@ def run(report: Report, *, cpu: bool) -> None:
     device = device_of(cpu=cpu)
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(CPU_SHAPE if cpu else SHAPE, generator=generator).to(device) for _ in range(4)]
-    expected = with_gradients(explicit_attention, inputs[:3], inputs[3])
+    expected = with_gradients(depth_attention, inputs[:3], inputs[3])
     *halves, gradient = (tensor.to(half_precision(device)) for tensor in inputs)
-    kernels: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-        "chosen": causal_attention,
-        "explicit": explicit_attention,
+    kernels: dict[str, DepthKernel] = {
+        "chosen": choose_kernels(device).depth_attention,
+        "products": depth_attention,
         **{name: _on(backend) for name, backend in BACKENDS.items()},
     }
     for name, kernel in kernels.items():
@@ -55,9 +55,10 @@ def run(report: Report, *, cpu: bool) -> None:
             report.headline(f"{name} {described(found)}")
 
 
-def _on(backend: SDPBackend) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _on(backend: SDPBackend) -> DepthKernel:
+    def attention(query_ICHW: Tensor, key_ICHW: Tensor, value_ICHW: Tensor) -> Tensor:
+        query, key, value = (x.transpose(1, 2) for x in (query_ICHW, key_ICHW, value_ICHW))
         with sdpa_kernel(backend):
-            return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2)
 
     return attention

@@ -14,6 +14,7 @@ from ufork.infer.config import DrawConfig
 from ufork.infer.draw import draw_codes
 from ufork.infer.steps import Steps
 from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
 from ufork.vocabulary import Task
@@ -90,4 +91,5 @@ def _random_model(device: torch.device, *, cpu: bool) -> UniFork:
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=STANDARD_DEVIATION)
         model.set_codebook(torch.randn(dimensions.codebook_size, dimensions.code_width))
+    use_kernels(model, choose_kernels(device))
     return model.to(dtype).eval()

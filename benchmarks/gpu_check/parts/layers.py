@@ -18,14 +18,16 @@ from benchmarks.gpu_check.measuring import (
     memory_gb,
     with_gradients,
 )
+from benchmarks.gpu_check.plain_training import ROUNDING_ONLY
 from benchmarks.gpu_check.report import Report
 from benchmarks.random_sequences import RandomSequences
 from ufork.model.config import Dimensions, ModelConfig
-from ufork.model.decoder import DecoderLayer
+from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.layers.attention import PackedAttention, choose_attention_kernel
-from ufork.model.layers.cross_entropy import sum_cross_entropy
-from ufork.model.layers.normalization import find_apex_rms_norm, rms_norm
-from ufork.model.layers.rotary import Rotary
+from ufork.model.layers.cross_entropy import PLAIN_CHUNKS, ChunkKernels, sum_cross_entropy
+from ufork.model.layers.liger import liger_rms_norm
+from ufork.model.layers.normalization import fused_rms_norm, rms_norm
+from ufork.model.unifork import DecoderStack
 from ufork.vocabulary import Task
 
 EPS = 1e-6
@@ -53,35 +55,20 @@ def _norms(report: Report, num_tokens: int, hidden_size: int, device: torch.devi
     generator = torch.Generator().manual_seed(0)
     hidden, gradient = (torch.randn(num_tokens, hidden_size, generator=generator).to(device) for _ in range(2))
     weight = torch.rand(hidden_size, generator=generator).to(device) + 0.5
-    expected = with_gradients(_norm_formula, (hidden, weight), gradient)
+    expected = with_gradients(partial(rms_norm, eps=EPS), (hidden, weight), gradient)
     halves = [tensor.to(half_precision(device)) for tensor in (hidden, weight)]
     functions: dict[str, Callable[..., Tensor]] = {
-        "chosen": partial(rms_norm, eps=EPS),
-        "torch": lambda x, w: F.rms_norm(x, w.shape, w, EPS),
-        "formula": _norm_formula,
-        "liger": _liger_norm,
+        "chosen": partial(choose_kernels(device).rms_norm, eps=EPS),
+        "plain": partial(rms_norm, eps=EPS),
+        "torch": partial(fused_rms_norm, eps=EPS),
+        "liger": partial(liger_rms_norm, eps=EPS),
     }
-    if apex := find_apex_rms_norm():
-        functions["apex"] = lambda x, w: apex(x, w, w.shape, EPS)
     for name, function in functions.items():
         found = attempt(partial(forward_and_backward, function, halves, gradient.to(halves[0]), expected))
         report.figure(f"RMSNorm, {name}", found)
         if name == "chosen":
             _require_small(report, "RMSNorm", found)
             report.headline(f"RMSNorm {described(found)}")
-
-
-def _norm_formula(hidden_TD: Tensor, weight_D: Tensor) -> Tensor:
-    wide_TD = hidden_TD.float()
-    return (wide_TD * torch.rsqrt(wide_TD.square().mean(-1, keepdim=True) + EPS)).to(hidden_TD.dtype) * weight_D
-
-
-def _liger_norm(hidden_TD: Tensor, weight_D: Tensor) -> Tensor:
-    from liger_kernel.ops.rms_norm import LigerRMSNormFunction
-
-    if not hidden_TD.is_cuda:
-        raise RuntimeError("needs CUDA")
-    return LigerRMSNormFunction.apply(hidden_TD, weight_D, EPS, 0.0, "llama", False)
 
 
 def _losses(report: Report, counts: tuple[int, ...], vocab_size: int, hidden_size: int, device: torch.device) -> None:
@@ -94,7 +81,8 @@ def _losses(report: Report, counts: tuple[int, ...], vocab_size: int, hidden_siz
         expected = with_gradients(partial(_whole_logits, targets=targets), (hidden, weight), one)
         halves = [tensor.to(half_precision(device)) for tensor in (hidden, weight)]
         functions: dict[str, Callable[..., Tensor]] = {
-            "chosen": partial(_chosen_loss, targets=targets),
+            "chosen": partial(_summed_loss, targets=targets, kernels=choose_kernels(device).chunks),
+            "plain": partial(_summed_loss, targets=targets, kernels=PLAIN_CHUNKS),
             "whole logits": partial(_whole_logits, targets=targets),
             "liger": partial(_liger_loss, targets=targets),
         }
@@ -106,8 +94,8 @@ def _losses(report: Report, counts: tuple[int, ...], vocab_size: int, hidden_siz
                 report.headline(f"loss of {count}: {described(found)}")
 
 
-def _chosen_loss(hidden_RD: Tensor, weight_VD: Tensor, *, targets: Tensor) -> Tensor:
-    return sum_cross_entropy(hidden_RD, weight_VD, None, targets)
+def _summed_loss(hidden_RD: Tensor, weight_VD: Tensor, *, targets: Tensor, kernels: ChunkKernels) -> Tensor:
+    return sum_cross_entropy(hidden_RD, weight_VD, None, targets, kernels=kernels)
 
 
 def _whole_logits(hidden_RD: Tensor, weight_VD: Tensor, *, targets: Tensor) -> Tensor:
@@ -128,17 +116,17 @@ def _decoder_layer(report: Report, config: ModelConfig, num_tokens: int, device:
     random = RandomSequences(dimensions=dimensions, seq_len=num_tokens, image_positions=32)
     packed = random.sequence(Task.GENERATION, np.random.default_rng(0))
     torch.manual_seed(0)
-    layer = DecoderLayer(config, 0)
+    layer = DecoderStack(config, first_layer=0, num_layers=1)
     hidden, gradient = (torch.randn(num_tokens, config.hidden_size) for _ in range(2))
 
     def passes(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         moved = layer.to(device, dtype)
+        use_kernels(moved, choose_kernels(device))
         there = packed.to(str(device))
         attend = PackedAttention(there, choose_attention_kernel(device, dtype))
-        rotary = Rotary(there.positions_T, head_dim=config.head_dim, theta=config.rope_theta, dtype=dtype)
         leaf = hidden.to(device, dtype).requires_grad_()
-        output = moved(leaf, rotary, attend)
-        weights = [weight for name, weight in moved.named_parameters() if name != "attention.key.bias"]  # only rounding
+        output = moved(leaf, there.positions_T, attend)
+        weights = [weight for name, weight in moved.named_parameters() if not name.endswith(ROUNDING_ONLY)]
         return [output.detach(), *torch.autograd.grad(output, [leaf, *weights], gradient.to(device, dtype))]
 
     expected = [tensor.clone() for tensor in passes(torch.device("cpu"), torch.float32)]

@@ -76,8 +76,9 @@ def _train(rank_env: RankEnvironment, layout: LayoutConfig, cpu: bool) -> tuple[
     from ufork.train.step import run_step
 
     device_of(cpu=cpu)
+    config = train_config("sgd", kernels="torch")  # every rank would compile others, which takes longer than the steps
     with join_world(rank_env, layout, timeout_seconds=STEP_SECONDS) as world:
-        stage = open_stage(world, TINY, DIMENSIONS, train_config("sgd"), seq_len=SEQ_LEN, layout=layout)
+        stage = open_stage(world, TINY, DIMENSIONS, config, seq_len=SEQ_LEN, layout=layout)
         numbers = stage.layout.num_micro_batches(world.coordinate.stage)
         own = {}
         if stage.reads_data:

@@ -21,6 +21,7 @@ from benchmarks.stages import build_modules, open_stage_of
 from pipelines.launch.local_ranks import free_port
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.model.cost import sequence_cost
+from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.rq_head import RqHead
 from ufork.model.unifork import UniFork
 from ufork.parallel.config import LayoutConfig, StageShape
@@ -268,6 +269,7 @@ def _head(report: Report, sizes: _Sizes, packed: PackedSequence, device: torch.d
     dtype = half_precision(device)
     torch.manual_seed(0)
     head = RqHead(sizes.model.rq_head, sizes.dimensions, sizes.model.hidden_size).to(device, dtype)
+    use_kernels(head, choose_kernels(device))
     codes_IC = packed.codes_IC.to(device)
     hidden = torch.randn(len(codes_IC), sizes.model.hidden_size, device=device, dtype=dtype, requires_grad=True)
     code_sums = torch.randn(*codes_IC.shape, sizes.dimensions.code_width, device=device)
