@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ufork.config import Config
 from ufork.errors import CheckpointError, ConfigError
@@ -66,13 +68,27 @@ def allocate_model(
 
     `put_weights` and `UniFork.set_codebook` then copy straight to `device`; nothing is initialised at random before.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialization():
         model = UniFork(config.model, config.dimensions, kernel)
-    for parameter in model.parameters():  # swapped in place, so that tied weights stay one parameter
-        torch.utils.swap_tensors(parameter, nn.Parameter(torch.empty_like(parameter, device=device, dtype=dtype)))
-    for buffer in model.buffers():
-        torch.utils.swap_tensors(buffer, torch.empty_like(buffer, device=device))
+    made: dict[Tensor, nn.Parameter] = {}  # by the parameter that each replaces, so that tied weights stay one
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter not in made:
+                made[parameter] = nn.Parameter(torch.empty_like(parameter, device=device, dtype=dtype))
+            setattr(module, name, made[parameter])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty_like(buffer, device=device))
     return model
+
+
+class _WithoutInitialization(TorchFunctionMode):
+    """Skips `torch.nn.init`: on meta tensors it does nothing, and imports torch._dynamo, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def select_weights(weights: dict[str, Tensor], model: UniFork) -> dict[str, Tensor]:
