@@ -4,6 +4,7 @@ modules -> tp shards -> ZeRO-3 engine;  layout -> schedule -> the stage's list o
 """
 
 import logging
+from dataclasses import replace
 
 import torch
 
@@ -121,10 +122,11 @@ def nominal_times(layout: Layout, model: UniFork, seq_len: int, *, recompute: bo
     seconds = {}
     for task in layout.global_batch_size:
         cost = nominal_cost(model.config, model.dimensions, task, seq_len=seq_len)
+        again = replace(cost, head=0)  # only decoder layers are recomputed
         for stage, shape in layout.shapes.items():
-            forward = stage_flops(cost, stage, task) / shape.tp
+            forward, recomputed = (stage_flops(each, stage, task) / shape.tp for each in (cost, again))
             seconds[stage, task, Pass.FORWARD] = forward
-            seconds[stage, task, Pass.BACKWARD] = forward * (BACKWARD_OVER_FORWARD + recompute)
+            seconds[stage, task, Pass.BACKWARD] = forward * BACKWARD_OVER_FORWARD + recomputed * recompute
     return StageTimes(seconds=seconds)
 
 
