@@ -1,17 +1,18 @@
 """Measures the rates of this machine, on two ranks that work at the same time.
 
-two ranks -> products, a model's passes, copies, transfers -> MachineProfile of one rank
+two ranks, or one where there is one GPU -> rates of the device, transfers -> MachineProfile of one rank
 
-Each rank is assumed to have its own core; a profile does not model ranks that share cores.
+Each rank is assumed to have its own core or GPU; a profile does not model ranks that share cores.
 """
 
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipelines.launch.local_ranks import start_local_ranks
 from pipelines.launch.ranks import process_context
+from ufork.parallel.nvidia_devices import uses_cuda
 from ufork.parallel.rank_environment import RankEnvironment
 
 if TYPE_CHECKING:
@@ -20,24 +21,35 @@ if TYPE_CHECKING:
     from ufork.planning.machine import MachineProfile
     from ufork.planning.workload import Workload
 
-PRODUCT = (2048, 512, 1024)
-"""Number of tokens, inputs and outputs of the matrix product that is timed."""
-COPIED_BYTES = 1 << 26
 SENT_BYTES = 1 << 22
 SUMMED_BYTES, NUM_SUMS = 1 << 20, 20
-REPEATS = 5
+CUDA_BYTES = 1 << 28
+"""Sent and summed on CUDA."""
 
 
 def measure_machine(workload: "Workload") -> "MachineProfile":
-    """Measures the rates of one rank, which takes some seconds.
+    """Measures the rates of one rank, which takes some seconds: on CUDA where there is a device, else on the CPU.
 
     Raises:
         PeerError: a rank failed.
     """
+    if not uses_cuda(os.environ):
+        return _cpu_profile(_measure(2, workload)[1])
+    import torch
+
+    return cuda_profile(*_measure(min(2, torch.cuda.device_count()), workload))
+
+
+def _measure(num_ranks: int, workload: "Workload") -> tuple[str, dict[str, float]]:
+    """Returns the device's name and the rates, averaged over ranks that work at the same time."""
+    by_rank = start_local_ranks(_rates_on_rank, num_ranks, workload, context=process_context())
+    _, first = by_rank[0]
+    return by_rank[0][0], {rate: sum(rates[rate] for _, rates in by_rank) / num_ranks for rate in first}
+
+
+def _cpu_profile(rates: Mapping[str, float]) -> "MachineProfile":
     from ufork.planning.machine import MachineProfile
 
-    by_rank = start_local_ranks(_rates_on_rank, 2, workload, context=process_context())
-    rates = {name: sum(rates[name] for rates in by_rank) / len(by_rank) for name in by_rank[0]}
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return MachineProfile(
         name="measured",
@@ -46,101 +58,106 @@ def measure_machine(workload: "Workload") -> "MachineProfile":
         memory_gb=memory_bytes / len(os.sched_getaffinity(0)) / 1e9,
         memory_gb_per_s=rates["copied"] / 1e9,
         devices_per_node=1 << 20,
-        node_gb_per_s=rates["sent"] / 1e9,
         network_gb_per_s=rates["sent"] / 1e9,
-        latency_us=rates["transfer_seconds"] * 1e6,
-        collective_gb_per_s=rates["summed"] / 1e9,
-        collective_latency_us=rates["sum_seconds"] * 1e6,
         hides_gathers=False,
+        **_links(rates),
     )
 
 
-def _rates_on_rank(rank_env: RankEnvironment, workload: "Workload") -> dict[str, float]:
-    """Returns operations per second, bytes per second, and the seconds of the smallest transfer and all-reduce."""
+def cuda_profile(name: str, rates: Mapping[str, float]) -> "MachineProfile":
+    """Returns the profile of a GPU: what `rates` has, and the datasheet of the card `name`, or an H100's, for the rest.
+
+    Rates between devices need two of them, and those between nodes are not measured.
+    """
+    from ufork.planning.machine import PROFILES, KernelRates
+
+    known = next((profile for key, profile in PROFILES.items() if key.upper() in name.upper()), PROFILES["h100"])
+    peak = max(rates["peak"], rates["product"])
+    attention = rates["attention"] / 1e9 if "attention" in rates else None
+    measured = {
+        "name": name,
+        "gflops": peak / 1e9,
+        "fp32_gflops": None,
+        "native_bf16": rates["native_bf16"] == 1,
+        "efficiency": rates["product"] / peak,
+        "kernels": KernelRates(
+            attention_gflops=attention, memory_efficiency=1.0, launch_us=rates["launch_seconds"] * 1e6
+        ),
+        "memory_gb": rates["memory_bytes"] / 1e9,
+        "memory_gb_per_s": rates["copied"] / 1e9,
+        "devices_per_node": int(rates["devices"]),
+    }
+    return known.model_copy(update=measured | (_links(rates) if "sent" in rates else {}))
+
+
+def _links(rates: Mapping[str, float]) -> dict[str, float]:
+    return {
+        "node_gb_per_s": rates["sent"] / 1e9,
+        "latency_us": rates["transfer_seconds"] * 1e6,
+        "collective_gb_per_s": rates["summed"] / 1e9,
+        "collective_latency_us": rates["sum_seconds"] * 1e6,
+    }
+
+
+def _rates_on_rank(rank_env: RankEnvironment, workload: "Workload") -> tuple[str, dict[str, float]]:
+    """Returns the device's name, and operations and bytes per second; seconds of the smallest transfer and sum."""
     import torch
 
+    from pipelines.doctor.device_rates import device_rates
     from ufork.parallel.transport.stage_world import join_world
 
     torch.set_num_threads(1)
-    with join_world(rank_env, timeout_seconds=120):
-        product, passes = _product_rate(workload), _pass_rate(workload)
-        block = torch.ones(COPIED_BYTES, dtype=torch.uint8)
-        copied = 2 * COPIED_BYTES / _seconds(block.clone)
-        return {
-            "product": product,
-            "passes": passes,
-            "copied": copied,
-            "sent": SENT_BYTES / _exchange_seconds(rank_env.rank, SENT_BYTES),
-            "transfer_seconds": _exchange_seconds(rank_env.rank, 1),
-            "summed": SUMMED_BYTES / _sum_seconds(SUMMED_BYTES),  # a ring of two moves each byte once
-            "sum_seconds": _sum_seconds(4),
-        }
+    with join_world(rank_env, timeout_seconds=120) as world:
+        on_cuda = world.device.type == "cuda"
+        if on_cuda and not world.native_bf16:
+            workload = replace(workload, precision="fp32")
+        rates = device_rates(workload, world.device)
+        if rank_env.world_size > 1:
+            rates |= _link_rates(rank_env.rank, world.device)
+        if not on_cuda:
+            return "cpu", rates
+        card = torch.cuda.get_device_properties(world.device)
+        facts = {"memory_bytes": card.total_memory, "devices": torch.cuda.device_count()}
+        return card.name, rates | facts | {"native_bf16": float(world.native_bf16)}
 
 
-def _product_rate(workload: "Workload") -> float:
-    import torch
-
-    tokens, inputs, outputs = PRODUCT
-    x, w = torch.randn(tokens, inputs, dtype=_dtype(workload)), torch.randn(outputs, inputs, dtype=_dtype(workload))
-    return 2 * tokens * inputs * outputs / _seconds(lambda: torch.nn.functional.linear(x, w))
-
-
-def _pass_rate(workload: "Workload") -> float:
-    """Returns the operations per second of forward and backward passes, over one packed sequence of each task."""
-    from ufork.model.initialization import initialize
-    from ufork.model.unifork import UniFork
-
-    model = UniFork(workload.model, workload.dimensions)
-    initialize(model, 0)
-    model = model.to(_dtype(workload))
-    sequences = [workload.sequence(task) for task in workload.tasks]
-
-    def passes() -> None:
-        for sequence in sequences:
-            model(sequence).backward()
-
-    return sum(workload.cost(task).training for task in workload.tasks) / _seconds(passes)
+def _link_rates(rank: int, device: "torch.device") -> dict[str, float]:
+    sent_bytes, summed_bytes = (CUDA_BYTES, CUDA_BYTES) if device.type == "cuda" else (SENT_BYTES, SUMMED_BYTES)
+    return {
+        "sent": sent_bytes / _exchange_seconds(rank, sent_bytes, device),
+        "transfer_seconds": _exchange_seconds(rank, 1, device),
+        "summed": summed_bytes / _sum_seconds(summed_bytes, device),  # a ring of two moves each byte once
+        "sum_seconds": _sum_seconds(4, device),
+    }
 
 
-def _exchange_seconds(rank: int, num_bytes: int) -> float:
+def _exchange_seconds(rank: int, num_bytes: int, device: "torch.device") -> float:
     """Returns the time of one transfer from one rank to the other."""
     import torch
     import torch.distributed as dist
 
-    buffer = torch.zeros(num_bytes, dtype=torch.uint8)
+    from pipelines.doctor.device_rates import seconds_of
+
+    buffer = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
 
     def there_and_back() -> None:
         for sender in (0, 1):
             dist.send(buffer, 1 - rank) if rank == sender else dist.recv(buffer, 1 - rank)
 
-    return _seconds(there_and_back) / 2
+    return seconds_of(there_and_back, device) / 2
 
 
-def _sum_seconds(num_bytes: int) -> float:
+def _sum_seconds(num_bytes: int, device: "torch.device") -> float:
     """Returns the time of one all-reduce of fp32 numbers over both ranks, averaged over many as in a pass."""
     import torch
     import torch.distributed as dist
 
-    buffer = torch.zeros(num_bytes // 4)
+    from pipelines.doctor.device_rates import seconds_of
+
+    buffer = torch.zeros(num_bytes // 4, device=device)
 
     def sums() -> None:
         for _ in range(NUM_SUMS):
             dist.all_reduce(buffer)
 
-    return _seconds(sums) / NUM_SUMS
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    action()
-    taken = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        action()
-        taken.append(time.perf_counter() - start)
-    return sorted(taken)[len(taken) // 2]
-
-
-def _dtype(workload: "Workload") -> "torch.dtype":
-    import torch
-
-    return torch.bfloat16 if workload.precision == "bf16" else torch.float32
+    return seconds_of(sums, device) / NUM_SUMS

@@ -5,6 +5,7 @@ first and writes them to machine.yaml, for use with --gpu machine.yaml later.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pipelines.recipe import Recipe
     from ufork.parallel.config import LayoutConfig
     from ufork.planning.machine import MachineProfile
-    from ufork.planning.planner import Plan
+    from ufork.planning.planner import Candidate, Plan
     from ufork.planning.workload import Workload
 
 SHOWN = 8
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu",
         default="h100",
-        help="kind of device: h100, a100, or a file that --measure wrote (default: %(default)s)",
+        help="kind of device: h100, h200, a100, v100, t4, or a file that --measure wrote (default: %(default)s)",
     )
     parser.add_argument(
         "--phase", metavar="NAME", help="recipe phase to plan for (default: the first that trains both tasks)"
@@ -56,19 +57,21 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.gpus < 1:
         raise ConfigError(f"--gpus {arguments.gpus}: a job has at least one device")
-    workload = workload_of(recipe, arguments.phase)
     if arguments.measure:
         from pipelines.doctor.machine_rates import measure_machine
 
-        machine = measure_machine(workload)
+        machine = measure_machine(workload_of(recipe, arguments.phase))
         write_whole(Path("machine.yaml"), machine.to_yaml())
         print("machine.yaml: the rates of this machine")
     else:
         machine = profile_of(arguments.gpu)
+    workload = workload_of(recipe, arguments.phase, machine)
     if refusal := _refusal_of_own_layout(recipe, arguments.gpus):
         print(f"the recipe's own layout ({recipe.layout.describe()}) is refused: {refusal}")
     plan = plan_for(recipe, workload, machine, num_devices=arguments.gpus)
     print(_table(plan, workload))
+    print(_details(plan.recommended, workload, machine))
+    print(_recommendation(plan))
     if arguments.scaling:
         from ufork.planning.weak_scaling import draw_scaling, weak_scaling
 
@@ -91,14 +94,17 @@ def plan_for(recipe: "Recipe", workload: "Workload", machine: "MachineProfile", 
     return make_plan(workload, machine, num_devices=num_devices, check=check)
 
 
-def workload_of(recipe: "Recipe", phase: str | None) -> "Workload":
+def workload_of(recipe: "Recipe", phase: str | None, machine: "MachineProfile | None" = None) -> "Workload":
     """Returns what a phase of `recipe` computes; sizes that tokenizers decide are those that the recipe asks for.
 
+    Without a `machine`, `train.precision=auto` is bf16.
+
     Raises:
-        ConfigError: the recipe has no such phase.
+        ConfigError: the recipe has no such phase, or asks for a precision that the machine does not have.
     """
     from pipelines.check_recipe import nominal_dimensions
     from ufork.errors import ConfigError
+    from ufork.planning.fused_kernels import FUSED, UNFUSED
     from ufork.planning.workload import Workload
     from ufork.vocabulary import Task
 
@@ -114,10 +120,25 @@ def workload_of(recipe: "Recipe", phase: str | None) -> "Workload":
         global_batch_size=chosen.train.global_batch_size.by_task,
         seq_len=chosen.data.seq_len,
         num_lanes=chosen.data.num_lanes,
-        precision="fp32" if chosen.train.precision == "fp32" else "bf16",
+        precision=_precision(chosen.train.precision, machine),
         recompute=chosen.train.activation_checkpointing,
+        fused=FUSED if machine and machine.kernels and chosen.train.kernels == "auto" else UNFUSED,
+        segment_tokens=min((recipe.vision.image_px // recipe.vision.patch_px) ** 2, chosen.data.seq_len),
         moments=2 if chosen.train.optimizer == "adamw" else 0,
     )
+
+
+def _precision(asked_for: str, machine: "MachineProfile | None") -> str:
+    from ufork.errors import ConfigError
+
+    emulates = machine is not None and not machine.native_bf16
+    if asked_for == "bf16" and emulates:
+        assert machine
+        raise ConfigError(
+            f"train.precision=bf16: {machine.name} does not compute bf16 natively, which takes compute capability 8.0"
+            " (Ampere) or newer; set train.precision=auto to use fp32"
+        )
+    return "fp32" if asked_for == "fp32" or emulates else "bf16"
 
 
 def _refusal_of_own_layout(recipe: "Recipe", num_devices: int) -> str:
@@ -131,9 +152,48 @@ def _refusal_of_own_layout(recipe: "Recipe", num_devices: int) -> str:
     return ""
 
 
-def _table(plan: "Plan", workload: "Workload") -> str:
-    import yaml
+def _details(chosen: "Candidate", workload: "Workload", machine: "MachineProfile") -> str:
+    """What the fullest rank's memory and the busiest stage's time of the recommended layout consist of."""
+    from ufork.planning.planner import without_recompute
+    from ufork.planning.step_time import step_terms
 
+    fullest, memory = max(chosen.memory.items(), key=lambda item: item[1].total)
+    busiest = min(chosen.step.bubble, key=lambda stage: chosen.step.bubble[stage])
+    terms = step_terms(workload, machine, chosen.layout, busiest)
+    operations = sum(workload.cost(task).training * number for task, number in workload.global_batch_size.items())
+    peak = machine.peak_gflops(workload.precision) * 1e9 * chosen.num_ranks
+    gb = 1e9
+    outside = f"; {memory.outside / gb:.1f} outside torch's allocator" if machine.kernels else ""
+    pinned = f"; {memory.pinned_host / gb:.1f} of the host's, page-locked, for checkpoints" if machine.kernels else ""
+    keeping = without_recompute(chosen, workload, machine)
+    hint = keeping and (
+        f"train.activation_checkpointing=false fits, too ({keeping.fullest / gb:.1f} GB), and takes"
+        f" {1 - keeping.step.seconds / chosen.step.seconds:.0%} less time"
+    )
+    return "\n".join(
+        [
+            "",
+            f"step ({busiest}): {_largest_first(terms, 1e-3, 'ms')}",
+            f"memory in GB ({fullest}): {_largest_first(memory.at_peak, gb)}{outside}{pinned}",
+            f"model FLOPs utilization: {operations / chosen.step.seconds / peak:.2f}",
+            *([hint] if hint else []),
+        ]
+    )
+
+
+def _largest_first(parts: Mapping[str, float], unit: float, name: str = "") -> str:
+    """Returns the values that round to something, with their share of the sum where they are of one unit `name`."""
+    ordered = sorted(parts.items(), key=lambda item: -item[1])
+    total = sum(parts.values())
+    shown = [
+        f"{part.replace('_', ' ')} {value / unit:.1f}{f' {name} ({value / total:.0%})' if name else ''}"
+        for part, value in ordered
+        if value / unit >= 0.05
+    ]
+    return ", ".join(shown)
+
+
+def _table(plan: "Plan", workload: "Workload") -> str:
     tokens = sum(workload.global_batch_size.values()) * workload.seq_len
     lines = [f"{'layout (tp x dp)':62} ranks  step ms  tokens/s   GB/rank  sent GB  bubble"]
     for candidate in plan.candidates[:SHOWN]:
@@ -143,7 +203,13 @@ def _table(plan: "Plan", workload: "Workload") -> str:
             f"{candidate.config.describe():62} {candidate.num_ranks:5}  {step.seconds * 1e3:7.1f}"
             f" {tokens / step.seconds:9,.0f}  {candidate.fullest / 1e9:8.2f} {step.p2p_bytes / 1e9:8.2f}  {bubble}"
         )
+    return "\n".join(lines)
+
+
+def _recommendation(plan: "Plan") -> str:
+    import yaml
+
     chosen = plan.recommended
     layout = {"kind": chosen.config.kind} | chosen.config.model_dump(mode="json", exclude_defaults=True)
     for_the_recipe = yaml.safe_dump({"layout": layout}, default_flow_style=None, sort_keys=False)
-    return "\n".join([*lines, "", f"recommended: {chosen.config.describe()}: {plan.reason}", for_the_recipe.strip()])
+    return f"\nrecommended: {chosen.config.describe()}: {plan.reason}\n{for_the_recipe.strip()}"

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.meta_trace import meta_model, meta_passes, meta_sequence
 from tests.tiny import DIMENSIONS, packed_sequence, tiny_config, tiny_model
-from ufork.model.cost import attention_flops, sequence_cost
+from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.cost import attention_flops, nominal_cost, sequence_cost
+from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
 
 PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm)
@@ -41,3 +44,34 @@ def test_forward_operations(task):
 def test_a_backward_pass_costs_about_twice_as_much(task):
     counted, expected = counted_products(task, backward=True)
     assert counted == pytest.approx(expected, rel=0.1)  # the loss computes its logits again; inputs ask for no gradient
+
+
+RELEASED = Dimensions(vocab_size=151_680, codebook_size=16_384, code_width=1024, codes_per_position=4)
+
+
+@pytest.mark.parametrize("task", Task)
+def test_operations_of_a_training_pass_at_the_released_size(task):
+    """The loss computes its logits again in the backward pass, and the inputs of the embeddings need no gradient."""
+    config, seq_len = ModelConfig(), 2048
+    workload = Workload(
+        model=config,
+        dimensions=RELEASED,
+        global_batch_size={task: 1},
+        seq_len=seq_len,
+        num_lanes=1,
+        precision="bf16",
+        recompute=False,
+    )
+    model, sequence = meta_model(workload), meta_sequence(workload, task)
+    with meta_passes(workload.sequence(task).num_targets), FlopCounterMode(display=False) as counter:
+        model(sequence).backward()
+    counts = counter.get_flop_counts()["Global"]
+    rows, entries = (
+        (seq_len // 2, RELEASED.vocab_size)
+        if task is Task.UNDERSTANDING
+        else (4 * (seq_len - 1), RELEASED.codebook_size)
+    )
+    again = 2 * rows * config.hidden_size * entries
+    projector_inputs = 2 * len(sequence.image_positions_I) * RELEASED.code_width * config.hidden_size
+    expected = nominal_cost(config, RELEASED, task, seq_len=seq_len).training + again - projector_inputs
+    assert sum(counts.get(product, 0) for product in PRODUCTS) == pytest.approx(expected, rel=0.002)

@@ -16,6 +16,7 @@ from ufork.errors import ConfigError
 from ufork.model.cost import sequence_cost
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Stage, make_layout
+from ufork.parallel.schedule.actions import Pass
 from ufork.planning.machine import PROFILES, MachineProfile, profile_of
 from ufork.planning.memory import rank_memory
 from ufork.planning.planner import make_plan
@@ -76,9 +77,9 @@ def test_parameter_bytes_per_rank_fall_as_one_over_dp_times_tp(released):
 
 def test_gradients_are_whole_until_the_flush_unless_reduced_each_time(released):
     shape = StageShape(dp=8)
-    whole = rank_memory(released, Stage.TRUNK, shape).gradients
-    sharded = rank_memory(released, Stage.TRUNK, shape, reduce_each_backward=True).gradients
-    assert whole == pytest.approx(9 * sharded, rel=1e-6)
+    whole, sharded = (rank_memory(released, Stage.TRUNK, shape, reduce_each_backward=each) for each in (False, True))
+    assert whole.unreduced == pytest.approx(8 * whole.gradients, rel=1e-6)
+    assert sharded.unreduced == 0 and sharded.gradients == whole.gradients
 
 
 def test_only_the_trunk_keeps_every_sequence_in_flight(released):
@@ -106,12 +107,18 @@ def test_equal_ranks_waste_half_at_the_released_size(released):
     assert forked[0].config.generation.size > forked[0].config.understanding.size
 
 
-def test_backward_takes_twice_as_long_and_once_more_when_recomputed():
+def test_backward_takes_twice_as_long_and_once_more_for_what_is_recomputed():
+    """Without rates of other kernels only operations count; the head is not recomputed."""
+    machine = H100.model_copy(update={"kernels": None})
     layout = make_layout(LayoutConfig(), num_ranks=1, global_batch_size=tiny_workload().global_batch_size)
-    for recompute, factor in ((False, 2), (True, 3)):
-        seconds = stage_times(tiny_workload(recompute=recompute), H100, layout).seconds
-        forward, backward = (seconds[Stage.COLOCATED, Task.GENERATION, p] for p in ("forward", "backward"))
-        assert backward == pytest.approx(factor * forward)
+    times = [stage_times(tiny_workload(recompute=recompute), machine, layout).seconds for recompute in (False, True)]
+    forward = times[0][Stage.COLOCATED, Task.GENERATION, Pass.FORWARD]
+    kept, recomputed = (seconds[Stage.COLOCATED, Task.GENERATION, Pass.BACKWARD] for seconds in times)
+    assert kept == pytest.approx(2 * forward)
+    again = tiny_workload(recompute=True).recomputed_flops(Stage.COLOCATED, Task.GENERATION)
+    cost = tiny_workload().cost(Task.GENERATION)
+    assert 0.5 * (cost.trunk + cost.branch) < again < cost.trunk + cost.branch
+    assert recomputed == pytest.approx((2 + again / cost.forward) * forward)
 
 
 def test_gathers_add_to_a_pass_where_nothing_hides_them():
@@ -145,11 +152,9 @@ def test_more_devices_than_sequences_are_refused():
 
 @pytest.mark.slow
 def test_only_layouts_that_the_recipe_allows_are_recommended():
-    """The released recipe has 240 lanes, which 64 replicas cannot share."""
+    """64 replicas cannot share 240 lanes."""
     sequences = {Task.UNDERSTANDING: 192, Task.GENERATION: 192}
-    recipe = read_recipe(RELEASED_RECIPE)
-    workload = replace(workload_of(recipe, "joint"), global_batch_size=sequences)
-    assert workload.num_lanes == recipe.phases["joint"].data.num_lanes == 240
+    workload = replace(workload_of(read_recipe(RELEASED_RECIPE), "joint"), global_batch_size=sequences, num_lanes=240)
     plan = make_plan(workload, H100, num_devices=64)
     for candidate in plan.candidates:
         assert workload.num_lanes % candidate.layout.shapes[candidate.layout.reader].dp == 0
@@ -159,6 +164,10 @@ def test_only_layouts_that_the_recipe_allows_are_recommended():
     fitting = make_plan(replace(workload, num_lanes=256), H100, num_devices=64)
     assert fitting.recommended.config == LayoutConfig() and fitting.recommended.num_ranks == 64
     assert "num_lanes" not in fitting.reason
+
+
+def test_64_replicas_can_share_the_lanes_of_the_released_recipe():
+    assert all(phase.data.num_lanes % 64 == 0 for phase in read_recipe(RELEASED_RECIPE).phases.values())
 
 
 def test_lanes_that_no_layout_can_share_are_refused():
@@ -174,9 +183,19 @@ def test_a_measured_profile_is_read_from_its_file(tmp_path):
     measured = H100.model_copy(update={"name": "measured", "gflops": 123.5})
     (tmp_path / "machine.yaml").write_text(measured.to_yaml())
     assert profile_of(str(tmp_path / "machine.yaml")) == measured
-    with pytest.raises(ConfigError, match="expected one of h100, a100"):
+    with pytest.raises(ConfigError, match="expected one of h100, h200, a100"):
         profile_of("h1000")
     assert isinstance(profile_of("a100"), MachineProfile)
+
+
+@pytest.mark.parametrize("gpu", ["v100", "t4"])
+def test_bf16_is_refused_on_a_gpu_that_emulates_it(gpu):
+    recipe = read_recipe(RELEASED_RECIPE)
+    with pytest.raises(ConfigError, match=rf"{gpu} does not compute bf16 natively.* set train\.precision=auto"):
+        workload_of(recipe, "joint", profile_of(gpu))
+    automatic = read_recipe(RELEASED_RECIPE, ["train.precision=auto"])
+    assert workload_of(automatic, "joint", profile_of(gpu)).precision == "fp32"
+    assert workload_of(automatic, "joint", H100).precision == "bf16"
 
 
 def test_scaling_doubles_up_to_the_number_and_is_drawn(tmp_path):

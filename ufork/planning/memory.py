@@ -3,10 +3,11 @@
     workload, stage, shape -> bytes of weights, optimizer, gradients, gathered weights, activations, head -> RankMemory
 
 Weights, optimizer and reduced gradients are sharded over dp x tp; gathered weights, unreduced gradients and the
-activations of sequences in flight are partitioned over tp only.
+activations of sequences in flight are partitioned over tp only. The peak is that of tensors, as
+`torch.cuda.max_memory_allocated` reports it: fragmentation of the allocator's blocks comes on top of it.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ufork.model.layers.cross_entropy import CHUNK_LOGITS
 from ufork.parallel.config import REDUCE_BUCKET_NUMBERS, StageShape
@@ -15,10 +16,18 @@ from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
 
 FP32_BYTES = 4
-LOGITS_BYTES = 2 * CHUNK_LOGITS * FP32_BYTES
-"""The chunk of logits held at once, twice in the backward pass."""
 LIVE_PARAMETERS = 10**9
 """Gathered parameters that ZeRO-3 keeps for the backward pass (DeepSpeed's stage3_max_reuse_distance)."""
+PREFETCHED_PARAMETERS = 5 * 10**7
+"""Parameters that ZeRO-3 gathers ahead, which exist twice while they are put together (stage3_prefetch_bucket_size)."""
+UPDATED_PARAMETERS = 10**9
+"""Parameters of a shard that ZeRO-3 updates at a time (DeepSpeed's sub_group_size)."""
+CONTEXT_BYTES = 500_000_000
+"""Of CUDA's context with the loaded kernels, which torch's allocator does not know; assumed."""
+NCCL_CONNECTION_BYTES = (1 << 22) + (1 << 19) + 120 * 640 * 8 * 8
+"""Buffers of one NCCL connection, for its three protocols (nccl's src/init.cc, defaults)."""
+NCCL_CONNECTIONS = 32
+"""Connections of a group's communicator: 16 channels, in a ring and a tree; assumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +39,44 @@ class RankMemory:
     optimizer: int
     """Shard of fp32 weights and moments."""
     gradients: int
-    """Unreduced until the step's end, and the reduced shard."""
+    """Reduced shard."""
     bucket: int
     """Buffer of gradients that are being reduced."""
+    unreduced: int
+    """Gradients of the whole stage until the step's end."""
     gathered: int
     """Weights gathered from other replicas for the passes."""
     activations: int
     """Activations of the sequences between their forward and backward pass."""
     head: int
     """Logits of the loss, and the head's activations."""
+    reduction: int
+    """Copies of the gradients in the bucket, while they are reduced."""
+    update: int
+    """Copies of gradients in fp32, while the optimizer updates the weights."""
+    outside: int
+    """What CUDA and NCCL take beside torch's allocator."""
+
+    @property
+    def at_peak(self) -> dict[str, int]:
+        """The purposes for which most bytes are held at a time: in a step's passes, its reduction or its update."""
+        times = (
+            ("unreduced", "gathered", "activations", "head"),
+            ("unreduced", "reduction"),
+            ("update",),
+        )
+        fullest = max(times, key=lambda names: sum(getattr(self, name) for name in names))
+        return {name: getattr(self, name) for name in ("weights", "optimizer", "gradients", "bucket", *fullest)}
 
     @property
     def total(self) -> int:
-        """Sum of all."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        """Most bytes of tensors at any time of a step."""
+        return sum(self.at_peak.values())
+
+    @property
+    def pinned_host(self) -> int:
+        """Page-locked memory of the host that the rank's checkpoints pass through."""
+        return self.weights + self.optimizer
 
 
 def rank_memory(
@@ -62,27 +95,51 @@ def rank_memory(
     shard = -(-parameters // (shape.tp * shape.dp))
     whole = -(-parameters // shape.tp)
     sequences = in_flight if stage is Stage.TRUNK else 1
-    tasks = [task for task in workload.tasks if workload.forward_flops(stage, task)]
+    activations, head = max(
+        (
+            _in_passes(workload, stage, task, shape.tp, sequences)
+            for task in workload.tasks
+            if workload.forward_flops(stage, task)
+        ),
+        key=sum,
+    )
+    bucket = min(whole, REDUCE_BUCKET_NUMBERS) * value
+    joined = value if value < FP32_BYTES else 0  # gradients are joined in their own precision first
+    groups = (shape.dp > 1) + (shape.tp > 1)
     return RankMemory(
         weights=shard * value,
         optimizer=shard * FP32_BYTES * (1 + workload.moments),
-        gradients=shard * value + (0 if reduce_each_backward else whole * value),
-        bucket=min(whole, REDUCE_BUCKET_NUMBERS) * value,
-        gathered=min(whole, LIVE_PARAMETERS) * value if shape.dp > 1 else 0,
-        activations=max(_activations(workload, stage, task, shape.tp, sequences) for task in tasks),
-        head=max(_head(workload, stage, task, shape.tp) for task in tasks),
+        gradients=shard * value,
+        bucket=bucket,
+        unreduced=0 if reduce_each_backward else whole * value,
+        gathered=(min(whole, LIVE_PARAMETERS) + min(whole, PREFETCHED_PARAMETERS)) * value if shape.dp > 1 else 0,
+        activations=activations,
+        head=head,
+        reduction=bucket,
+        update=min(shard, UPDATED_PARAMETERS) * (FP32_BYTES + joined),
+        outside=CONTEXT_BYTES + groups * NCCL_CONNECTIONS * NCCL_CONNECTION_BYTES,
     )
 
 
-def _activations(workload: Workload, stage: Stage, task: Task, tp: int, sequences: int) -> int:
-    """Bytes that `sequences` keep below the head for their backward passes, and of the layer being recomputed."""
+def _in_passes(workload: Workload, stage: Stage, task: Task, tp: int, sequences: int) -> tuple[int, int]:
+    """Bytes of activations and of the head when most are held: in the backward pass of loss, layer or embedding."""
     layers, layer = workload.num_layers(stage, task), _layer(workload, tp)
     stages = (Stage.TRUNK, BRANCHES[task]) if stage is Stage.COLOCATED else (stage,)
     ends = sum(_ends(workload, stage, task) for stage in stages)
-    if not workload.recompute:
-        return sequences * (ends + layers * layer)
-    inputs = layers * workload.seq_len * workload.model.hidden_size * workload.value_bytes
-    return sequences * (ends + inputs) + min(layers, 1) * layer
+    inputs = workload.seq_len * workload.model.hidden_size * workload.value_bytes
+    kept = sequences * (ends + layers * (inputs if workload.recompute else layer))
+    recomputed = layer if workload.recompute and layers else 0
+    in_layer = (kept + recomputed + _layer_gradients(workload, tp), _weight_gradient(workload, stage, task, tp))
+    in_embedding = (kept - kept // sequences, _embedding_gradients(workload, stage, task))
+    return max((kept, _head(workload, stage, task, tp)), in_layer, in_embedding, key=sum)
+
+
+def _embedding_gradients(workload: Workload, stage: Stage, task: Task) -> int:
+    """Bytes of the token embedding's gradient; with a tied head there are the gradients of both, and their sum."""
+    if stage not in (Stage.COLOCATED, Stage.TRUNK):
+        return 0
+    tied = stage is Stage.COLOCATED and task is Task.UNDERSTANDING and workload.model.tie_word_embeddings
+    return (3 if tied else 1) * workload.dimensions.vocab_size * workload.model.hidden_size * workload.value_bytes
 
 
 def _ends(workload: Workload, stage: Stage, task: Task) -> int:
@@ -93,28 +150,59 @@ def _ends(workload: Workload, stage: Stage, task: Task) -> int:
     rotary = workload.seq_len * 2 * workload.model.head_dim * value
     if stage is Stage.TRUNK:
         return rotary + features + positions * 2 * hidden_size * value  # the last are the projector's
-    last_norm = workload.seq_len * hidden_size * (FP32_BYTES + value)
+    last_norm = workload.seq_len * hidden_size * (_norm(workload) + value)
     return rotary + last_norm + (features if task is Task.GENERATION else 0)
+
+
+def _norm(workload: Workload) -> int:
+    """Bytes that a norm keeps for each entry: its input, or that in fp32 and the normalised values."""
+    return workload.value_bytes if workload.fused.norms else FP32_BYTES + workload.value_bytes
 
 
 def _layer(workload: Workload, tp: int) -> int:
     """Bytes that a decoder layer keeps of one sequence."""
     config, value = workload.model, workload.value_bytes
-    norms = 2 * config.hidden_size * (FP32_BYTES + value)  # of each, its input in fp32 and the normalised values
+    norms = 2 * config.hidden_size * _norm(workload)
     inputs = 2 * config.hidden_size * value  # of the first products of attention and MLP
-    attention = (3 * config.hidden_size + 2 * config.num_key_value_heads * config.head_dim) * value
-    mlp = 4 * config.intermediate_size * value
+    log_sums = config.num_attention_heads * FP32_BYTES
+    attention = 2 * (config.hidden_size + config.num_key_value_heads * config.head_dim) * value + log_sums
+    mlp = (3 if workload.fused.mlp else 4) * config.intermediate_size * value
     return workload.seq_len * (norms + inputs + (attention + mlp) // tp)
+
+
+def _layer_gradients(workload: Workload, tp: int) -> int:
+    """Bytes of gradients inside a layer's MLP, the most that its backward pass holds at once."""
+    config = workload.model
+    return workload.seq_len * (config.hidden_size + 2 * config.intermediate_size // tp) * workload.value_bytes
 
 
 def _head(workload: Workload, stage: Stage, task: Task, tp: int) -> int:
     """Bytes of the logits held at once, and of what the RQ head's blocks keep."""
     if stage is Stage.TRUNK:
         return 0
+    value, gradient = workload.value_bytes, _weight_gradient(workload, stage, task, tp)
     if task is Task.UNDERSTANDING:
-        entries = workload.seq_len // 2 * workload.dimensions.vocab_size * FP32_BYTES // tp
-        return min(LOGITS_BYTES, 2 * entries)
+        return gradient + _logits(workload, workload.seq_len // 2 * workload.dimensions.vocab_size // tp)
     head, predictions = workload.model.rq_head, workload.seq_len * workload.dimensions.codes_per_position
-    block = 4 * head.hidden_size + (6 * head.attention_size + 8 * head.hidden_size) // tp
-    kept = predictions * (head.num_blocks * block + 2 * head.hidden_size) * workload.value_bytes
-    return kept + min(LOGITS_BYTES, 2 * predictions * workload.dimensions.codebook_size * FP32_BYTES // tp)
+    masks = 2 if head.dropout else 0
+    block = (4 * value + masks) * head.hidden_size + (6 * head.attention_size + 8 * head.hidden_size) * value // tp
+    kept = predictions * (head.num_blocks * block + 2 * head.hidden_size * value)
+    in_loss = gradient + _logits(workload, predictions * workload.dimensions.codebook_size // tp)
+    in_block = predictions * 6 * head.hidden_size * value
+    return kept + max(in_loss, in_block)
+
+
+def _logits(workload: Workload, entries: int) -> int:
+    """Bytes of a chunk of logits and their errors, of those of the chunk before, and of steps between them in fp32."""
+    value = workload.value_bytes
+    return min(CHUNK_LOGITS, entries) * (3 * value if workload.fused.loss else 2 * value + 2 * FP32_BYTES)
+
+
+def _weight_gradient(workload: Workload, stage: Stage, task: Task, tp: int) -> int:
+    """Bytes of the gradient of the logits' weight; a tied one is kept until the embedding's backward pass."""
+    if stage is Stage.TRUNK or task not in workload.tasks:
+        return 0
+    text = task is Task.UNDERSTANDING
+    rows = workload.dimensions.vocab_size if text else workload.dimensions.codebook_size
+    width = workload.model.hidden_size if text else workload.model.rq_head.hidden_size
+    return rows * width * workload.value_bytes // tp

@@ -6,7 +6,7 @@ workload, machine, number of devices -> layouts that the recipe's checks allow -
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, gcd
 
@@ -50,8 +50,13 @@ class Candidate:
 
     @property
     def fullest(self) -> int:
-        """Bytes of the rank that takes the most."""
+        """Bytes of tensors on the rank that has the most."""
         return max(memory.total for memory in self.memory.values())
+
+    def fits(self, machine: MachineProfile) -> bool:
+        """Whether every rank fits its device, with what CUDA and NCCL take beside the tensors."""
+        room = USABLE_SHARE * machine.memory_gb * 1e9
+        return all(memory.total + (memory.outside if machine.kernels else 0) <= room for memory in self.memory.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +88,7 @@ def make_plan(
             f"{num_devices} devices: no layout gives every replica equally many packed sequences of a step"
             f" ({_sequences(workload)}); raise train.global_batch_size, or use fewer devices"
         )
-    room = USABLE_SHARE * machine.memory_gb * 1e9
-    fitting = sorted((c for c in estimated if c.fullest <= room), key=lambda c: c.step.seconds)
+    fitting = sorted((c for c in estimated if c.fits(machine)), key=lambda c: c.step.seconds)
     if not fitting:
         least = min(estimated, key=lambda c: c.fullest)
         raise ConfigError(
@@ -101,6 +105,14 @@ def make_plan(
         gain = recommended.step.seconds / fitting[0].step.seconds - 1
         reason += f". {fitting[0].config.describe()} would be {gain:.0%} faster, but {refusals[0]}"
     return Plan(candidates=allowed, recommended=recommended, reason=reason)
+
+
+def without_recompute(chosen: Candidate, workload: Workload, machine: MachineProfile) -> Candidate | None:
+    """Returns `chosen` without activation checkpointing, if `workload` has it and the devices can do without."""
+    if not workload.recompute:
+        return None
+    keeping = _estimate(replace(workload, recompute=False), machine, chosen.config, chosen.layout)
+    return keeping if keeping.fits(machine) else None
 
 
 def _recommend(fitting: list[Candidate]) -> tuple[Candidate, str]:

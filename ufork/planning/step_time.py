@@ -1,10 +1,12 @@
 """Estimates how long a step takes in a layout: seconds of each pass from operations and bytes, then a simulation.
 
-workload, machine, layout -> StageTimes -> make_schedule -> simulate -> StepEstimate: seconds, bubbles, bytes sent
+workload, machine, layout -> PassTerms -> StageTimes -> make_schedule -> simulate -> StepEstimate
+
+A pass takes as long as its kernels one after the other, or as the host needs to start them, whichever is longer.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ufork.model.cost import BACKWARD_OVER_FORWARD
 from ufork.parallel.config import LayoutConfig, StageShape
@@ -13,6 +15,7 @@ from ufork.parallel.schedule.actions import Pass, StageTimes
 from ufork.parallel.schedule.in_flight import sequences_in_flight
 from ufork.parallel.schedule.schedule import make_schedule
 from ufork.parallel.schedule.simulation import simulate
+from ufork.planning.element_wise import element_wise
 from ufork.planning.machine import MachineProfile
 from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
@@ -20,6 +23,36 @@ from ufork.vocabulary import Task
 GB = 1e9
 GATHERS_PER_LAYER = 3
 """Collectives by which ZeRO-3 gathers a decoder layer's weights (counted with torch's profiler)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassTerms:
+    """Seconds of one pass of a packed sequence through a stage, by what takes them."""
+
+    products: float
+    """Matrix products."""
+    attention: float
+    """Attention between tokens."""
+    element_wise: float
+    """Everything else that the device computes: norms, activations, dropout, losses."""
+    sums: float
+    """Sums of hidden states over tensor-parallel ranks."""
+    launches: float
+    """The host's time to start all of these."""
+    gathers: float
+    """Gathers of ZeRO's weights."""
+    hides_gathers: bool
+
+    @property
+    def device(self) -> float:
+        """All kernels, one after the other."""
+        return self.products + self.attention + self.element_wise + self.sums
+
+    @property
+    def seconds(self) -> float:
+        """The whole pass."""
+        busy = max(self.device, self.launches)
+        return max(busy, self.gathers) if self.hides_gathers else busy + self.gathers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +83,14 @@ def estimate_step(workload: Workload, machine: MachineProfile, config: LayoutCon
 
 
 def stage_times(workload: Workload, machine: MachineProfile, layout: Layout) -> StageTimes:
-    """Returns seconds of every pass: products, tensor parallelism's sums, and ZeRO's gathers, overlapped or not."""
+    """Returns the seconds of every pass and of a transfer between stages."""
     seconds = {}
     for stage, shape in layout.shapes.items():
-        gather = _gather_seconds(workload, machine, stage, shape)
         for task in layout.global_batch_size:
-            if products := workload.forward_flops(stage, task) / shape.tp / machine.flops_per_s:
-                sums = _sums_seconds(workload, machine, stage, shape, task)
-                forward = products + sums
-                backward = products * (BACKWARD_OVER_FORWARD + workload.recompute) + sums * (1 + workload.recompute)
-                seconds[stage, task, Pass.FORWARD] = _with_gather(forward, gather, machine)
-                seconds[stage, task, Pass.BACKWARD] = _with_gather(backward, gather, machine)
+            if workload.forward_flops(stage, task):
+                for direction in Pass:
+                    terms = pass_terms(workload, machine, stage, shape, task, direction)
+                    seconds[stage, task, direction] = terms.seconds
     bandwidth = (
         machine.network_gb_per_s if len(layout.coordinates) > machine.devices_per_node else machine.node_gb_per_s
     )
@@ -68,8 +98,48 @@ def stage_times(workload: Workload, machine: MachineProfile, layout: Layout) -> 
     return StageTimes(seconds=seconds, transfer_seconds=transfer)
 
 
-def _with_gather(compute: float, gather: float, machine: MachineProfile) -> float:
-    return max(compute, gather) if machine.hides_gathers else compute + gather
+def step_terms(workload: Workload, machine: MachineProfile, layout: Layout, stage: Stage) -> dict[str, float]:
+    """Returns the seconds of a step that each rank of `stage` is busy, by what takes them.
+
+    Gathers count as far as nothing hides them, and launches as far as they take longer than the kernels.
+    """
+    shape, total = layout.shapes[stage], dict.fromkeys((*(f.name for f in fields(PassTerms)), "update"), 0.0)
+    del total["hides_gathers"]
+    for task, sequences in layout.global_batch_size.items():
+        for direction in Pass:
+            if not workload.forward_flops(stage, task):
+                continue
+            terms = pass_terms(workload, machine, stage, shape, task, direction)
+            for name in ("products", "attention", "element_wise", "sums"):
+                total[name] += getattr(terms, name) * sequences / shape.dp
+            total["launches"] += max(0, terms.launches - terms.device) * sequences / shape.dp
+            total["gathers"] += (terms.seconds - max(terms.device, terms.launches)) * sequences / shape.dp
+    return total | {"update": _update_seconds(workload, machine, stage, shape)}
+
+
+def pass_terms(
+    workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape, task: Task, direction: Pass
+) -> PassTerms:
+    """Returns the seconds of one pass of a packed sequence of `task` through a replica of `stage`."""
+    is_forward = direction is Pass.FORWARD
+    times, again = (1, 0) if is_forward else (BACKWARD_OVER_FORWARD, int(workload.recompute))
+    attention = workload.attention_flops(stage, task)
+    operations = times * workload.forward_flops(stage, task) + again * workload.recomputed_flops(stage, task)
+    attention *= times + again
+    rate, kernels = machine.flops_per_s(workload.precision), machine.kernels
+    if kernels and not is_forward:
+        operations += workload.logits_flops(stage, task)
+    attention_rate = kernels.attention_gflops * 1e9 if kernels and kernels.attention_gflops else rate
+    work = element_wise(workload, stage, task, direction, tp=shape.tp)
+    return PassTerms(
+        products=(operations - attention) / shape.tp / rate,
+        attention=attention / shape.tp / attention_rate,
+        element_wise=work.num_bytes / machine.element_bytes_per_s if kernels else 0.0,
+        sums=_sums_seconds(workload, machine, stage, shape, task) * (1 + again),
+        launches=work.num_operations * kernels.launch_us / 1e6 if kernels else 0.0,
+        gathers=_gather_seconds(workload, machine, stage, shape),
+        hides_gathers=machine.hides_gathers,
+    )
 
 
 def _sums_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape, task: Task) -> float:
@@ -93,9 +163,15 @@ def _gather_seconds(workload: Workload, machine: MachineProfile, stage: Stage, s
 
 
 def _update_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
-    shard = workload.num_parameters(stage) / (shape.tp * shape.dp)
-    touched = shard * 2 * 4 * (1 + workload.moments) + shard * 2 * workload.value_bytes
-    return _gather_seconds(workload, machine, stage, shape) + touched / (machine.memory_gb_per_s * GB)
+    """Seconds between the last backward pass and the next step."""
+    whole, value = workload.num_parameters(stage) / shape.tp, workload.value_bytes
+    reduced = whole * 6 * value  # read and written by the bucket, by the buffer that is reduced, and by the shard
+    fp32 = 4
+    updated = (2 + workload.moments) * fp32 + (1 + workload.moments) * fp32  # with the gradient, which is only read
+    converted = 2 * value + (value + fp32) + 2 * fp32 + (fp32 + value)  # gradient joined, in fp32, clipped; weights
+    norm = value + fp32
+    touched = reduced + whole / shape.dp * (updated + converted + norm)
+    return _gather_seconds(workload, machine, stage, shape) + touched / machine.element_bytes_per_s
 
 
 def _bandwidth(machine: MachineProfile, num_ranks: int) -> float:

@@ -7,9 +7,10 @@ from functools import lru_cache
 import torch
 
 from ufork.model.config import Dimensions, ModelConfig
-from ufork.model.cost import SequenceCost, nominal_cost
+from ufork.model.cost import SequenceCost, attention_flops, layer_flops_per_token, nominal_cost
 from ufork.parallel.engine.stage_modules import build_stage_modules, stage_flops
 from ufork.parallel.layout import BRANCHES, Stage
+from ufork.planning.fused_kernels import UNFUSED, FusedKernels
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 BYTES = {"fp32": 4, "bf16": 2}
@@ -31,6 +32,10 @@ class Workload:
     """fp32 or bf16."""
     recompute: bool
     """Whether activations are checkpointed."""
+    fused: FusedKernels = UNFUSED
+    """Operations that are one kernel."""
+    segment_tokens: int = 0
+    """Tokens of a typical segment, for the attention; 0: the attention is not counted."""
     moments: int = 2
     """Values that the optimizer keeps per parameter."""
 
@@ -68,11 +73,38 @@ class Workload:
 
     def cost(self, task: Task) -> SequenceCost:
         """Operations of a packed sequence's forward pass."""
-        return nominal_cost(self.model, self.dimensions, task, seq_len=self.seq_len)
+        return nominal_cost(self.model, self.dimensions, task, seq_len=self.seq_len, segment_tokens=self.segment_tokens)
 
     def forward_flops(self, stage: Stage, task: Task) -> int:
         """Operations of that pass in one stage; 0 if the task does not run through it."""
         return stage_flops(self.cost(task), stage, task)
+
+    def attention_flops(self, stage: Stage, task: Task) -> int:
+        """Operations of the attention between tokens in that pass, which `forward_flops` includes."""
+        if not self.segment_tokens:
+            return 0
+        lengths = [self.segment_tokens] * (self.seq_len // self.segment_tokens)
+        return self.num_layers(stage, task) * attention_flops(self.model.hidden_size, lengths)
+
+    def recomputed_flops(self, stage: Stage, task: Task) -> int:
+        """Operations that a backward pass runs again if activations are checkpointed.
+
+        They are the decoder layers' without each layer's last product, whose result no backward pass needs.
+        """
+        if not self.recompute:
+            return 0
+        last = 2 * self.model.hidden_size * self.model.intermediate_size
+        per_token = layer_flops_per_token(self.model) - last
+        return self.num_layers(stage, task) * self.seq_len * per_token + self.attention_flops(stage, task)
+
+    def logits_flops(self, stage: Stage, task: Task) -> int:
+        """Operations of the logits' product, which the loss's backward pass runs again."""
+        if not self.forward_flops(stage, task) or stage is Stage.TRUNK:
+            return 0
+        if task is Task.UNDERSTANDING:
+            return self.cost(task).head
+        rows = self.seq_len * self.dimensions.codes_per_position
+        return 2 * rows * self.model.rq_head.hidden_size * self.dimensions.codebook_size
 
     def num_layers(self, stage: Stage, task: Task) -> int:
         """Decoder layers that a packed sequence runs through in one stage."""
@@ -82,6 +114,14 @@ class Workload:
     def num_parameters(self, stage: Stage) -> int:
         """Parameters of a stage."""
         return _num_parameters(self.model, self.dimensions, stage)
+
+    def num_path_parameters(self, stage: Stage, task: Task) -> int:
+        """Parameters of a stage that get gradients from a sequence of `task`."""
+        if stage is not Stage.COLOCATED:
+            return self.num_parameters(stage)
+        tied = task is Task.UNDERSTANDING and self.model.tie_word_embeddings  # apart, both stages hold that weight
+        twice = self.dimensions.vocab_size * self.model.hidden_size if tied else 0
+        return self.num_parameters(Stage.TRUNK) + self.num_parameters(BRANCHES[task]) - twice
 
 
 @lru_cache(maxsize=64)

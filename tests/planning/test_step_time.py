@@ -1,0 +1,63 @@
+"""Seconds of a pass by what takes them, on a GPU."""
+
+from dataclasses import replace
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.meta_trace import meta_model, meta_passes, meta_sequence
+from tests.planning.test_memory_on_meta import workload_of_size
+from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.layout import Stage, make_layout
+from ufork.parallel.schedule.actions import Pass
+from ufork.planning.fused_kernels import FUSED
+from ufork.planning.machine import PROFILES
+from ufork.planning.step_time import PassTerms, estimate_step, pass_terms, step_terms
+from ufork.planning.workload import Workload
+from ufork.vocabulary import Task
+
+H100 = PROFILES["h100"]
+PRODUCTS = ("aten.mm", "aten.addmm", "aten.bmm")
+
+
+def terms_of(workload: Workload, task: Task, direction: Pass, machine=H100) -> PassTerms:
+    return pass_terms(workload, machine, Stage.COLOCATED, StageShape(), task, direction)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("task", Task)
+def test_products_are_those_that_the_model_runs(task, recompute):
+    """Also those that a backward pass runs again: the logits', and the decoder layers'."""
+    workload = workload_of_size("short", task, recompute=recompute, fused=FUSED)
+    model, sequence = meta_model(workload), meta_sequence(workload, task)
+    with meta_passes(workload.sequence(task).num_targets), FlopCounterMode(display=False) as counter:
+        model(sequence).backward()
+    counts = {str(name): number for name, number in counter.get_flop_counts()["Global"].items()}
+    seconds = sum(terms_of(workload, task, direction).products for direction in Pass)
+    ran = sum(counts.get(name, 0) for name in PRODUCTS)
+    assert seconds * H100.flops_per_s("bf16") == pytest.approx(ran, rel=0.01)
+
+
+def test_the_host_bounds_a_pass_of_small_kernels():
+    workload = workload_of_size("small codebook", Task.UNDERSTANDING, recompute=False, fused=FUSED)
+    short = terms_of(replace(workload, seq_len=16), Task.UNDERSTANDING, Pass.FORWARD)
+    assert short.seconds == short.launches > short.device
+    long = terms_of(replace(workload, seq_len=65536), Task.UNDERSTANDING, Pass.FORWARD)
+    assert long.seconds == long.device > long.launches
+
+
+def test_fused_kernels_move_fewer_bytes():
+    fused = workload_of_size("released", Task.GENERATION, recompute=False, fused=FUSED)
+    unfused = replace(fused, fused=replace(FUSED, norms=False))
+    assert (
+        terms_of(fused, Task.GENERATION, Pass.BACKWARD).element_wise
+        < terms_of(unfused, Task.GENERATION, Pass.BACKWARD).element_wise
+    )
+
+
+def test_terms_of_a_step_add_up_to_it():
+    workload = workload_of_size("released", Task.GENERATION, recompute=True, fused=FUSED)
+    workload = replace(workload, segment_tokens=576, global_batch_size={Task.GENERATION: 4})
+    layout = make_layout(LayoutConfig(), num_ranks=2, global_batch_size=workload.global_batch_size)
+    step = estimate_step(workload, H100, LayoutConfig(), layout)
+    assert sum(step_terms(workload, H100, layout, Stage.COLOCATED).values()) == pytest.approx(step.seconds, rel=1e-6)
