@@ -99,6 +99,9 @@ CASES_WITH_NCCL_RULES = (
     "frozen branches",
     "one in flight",
     "colocated tp 2 dp 2",
+    "sequence parallel",
+    "wider branch than trunk",
+    "reduced at every backward",
 )
 """Cases that also run with a data plane that blocks as NCCL does."""
 

@@ -6,8 +6,9 @@
 
 Chunk s is on trunk rank s div (n/t) and on branch rank s div (n/b). The packed sequence itself (boundaries, labels,
 codes: small) comes from the trunk replica's rank 0, and stays on the host until it has arrived. On CPUs, receives are
-posted some micro-batches ahead, in the order of the schedule. On CUDA they are posted when they are needed: the host is
-ahead of the device anyway, a waiting receive is a spinning kernel, and CUDA may load a kernel only while none runs.
+posted some micro-batches ahead, in the order of the schedule. On CUDA they are posted when they are needed. The host is
+ahead of the device anyway, and a waiting receive is a spinning kernel, while CUDA may wait for all running kernels when
+it loads a new one or allocates memory: a receive must not need anything that this rank has still to launch.
 
 Shapes: T tokens, D hidden size.
 """

@@ -235,7 +235,7 @@ def _connect_stage(world: World, *groups: Any) -> None:
         PeerError: a rank did not answer.
     """
     if world.device_groups:
-        for group in groups:
+        for group in {id(group): group for group in groups if group.size() > 1}.values():
             dist.all_reduce(torch.zeros(1, device=world.device), group=group)
         world.wait_for_device("the first sum")
 
