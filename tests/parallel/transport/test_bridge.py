@@ -1,5 +1,6 @@
 """The bridge's host group and its data plane: what travels where, and who is a member of what."""
 
+import dataclasses
 import threading
 from types import SimpleNamespace
 
@@ -131,3 +132,13 @@ def test_pairs_are_connected_in_both_directions_of_both_groups_and_once(bridges)
         assert [call for call in group.calls if call[0] != "wait"] == [("send", 1, "meta"), ("recv", 1, "meta")]
     for group in generation.device_groups:
         assert [call for call in group.calls if call[0] != "wait"] == [("recv", 0, "meta"), ("send", 0, "meta")]
+
+
+def test_a_failure_of_the_device_that_a_wait_shows_is_no_lost_peer(bridges):
+    def fail():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    bridge = bridges[0]
+    transfer = bridge.receive(torch.zeros(1, device="meta"), 2, Channel.GRADIENTS, "the gradient")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        dataclasses.replace(transfer, work=SimpleNamespace(wait=fail)).wait()

@@ -60,7 +60,9 @@ class Transfer:
         """
         try:
             self.work.wait(self.timeout) if self.timeout else self.work.wait()
-        except (dist.DistError, RuntimeError) as error:
+        except RuntimeError as error:  # of gloo, too
+            if self.timeout is None and not isinstance(error, dist.DistError):
+                raise  # the device has failed, in whatever it was running
             raise lost_peer(self.who, self.waits_for, str(error)) from error
 
 
