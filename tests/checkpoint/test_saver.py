@@ -21,7 +21,11 @@ from ufork.parallel.layout import MeshCoordinate, Stage
 
 COORDINATE = MeshCoordinate(rank=0, stage=Stage.COLOCATED, shape=StageShape(), dp_rank=0, tp_rank=0)
 BRIDGE = SimpleNamespace(
-    size=1, is_leader=True, gather=lambda value: [value], sum=lambda *values, waits_for="": list(values)
+    size=1,
+    is_leader=True,
+    gather=lambda value: [value],
+    sum=lambda *values, waits_for="": list(values),
+    wait_for_device=lambda waits_for: None,
 )
 STREAM_OF_DATA = SimpleNamespace(state=lambda: STREAM)
 STATE = RankState(

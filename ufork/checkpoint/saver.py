@@ -134,6 +134,7 @@ class Saver:
         path = state_path(self.folder.unfinished(train_state.step), self.coordinate)
         self._writing = _Writing(train_state, join_states(states), _means(self._losses), path)
         self._losses = []
+        self.bridge.wait_for_device("the update before the checkpoint")  # the count of updates is read from there
         self._begin_copy(self._writing)
         self._writing.thread = threading.Thread(target=self._write, args=(self._writing,), name="checkpoint")
         self._writing.thread.start()

@@ -79,6 +79,8 @@ def train_phase(session: Session, hooks: Hooks | None = None) -> Weights:
         sequences = stream.next_step() if stream else {}
         with session.device_errors(f"step {counters.step}"), stage.tracer.recording(on=is_traced):
             result = run_step(stage, sequences, rate, before_update=saver.before_update if saver else None)
+            if is_traced:
+                stage.bridge.wait_for_device("the traced step")
         if not result.is_finite:
             _count_skipped_step(result, counters, config, stage.bridge)
         session.telemetry.record(counters.step, result, rate)
