@@ -11,6 +11,7 @@ from tests.parallel.engine.fused_adam import FusedAdam
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage
 from tests.tiny import packed_sequence, shallow_config
+from ufork.model.layers.apex import FUSED_ADAM, find_apex_kernel
 from ufork.parallel.engine.optimizer_state import make_state
 from ufork.parallel.engine.state_files import WEIGHT
 from ufork.parallel.rank_environment import RankEnvironment
@@ -79,6 +80,25 @@ def test_counts_are_the_updates_on_the_device_that_a_fused_kernel_reads():
         optimizer, flat_tensors = empty_optimizer(OPTIMIZERS["adamw"], "cuda")
         make_state(optimizer, flat_tensors, updates=7)
         assert all(value.is_cuda for flat in flat_tensors for value in optimizer.state[flat].values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["adamw", "apex itself"])
+def test_a_fused_kernel_continues_from_made_state_to_the_last_bit(name):
+    make = OPTIMIZERS["adamw"] if name == "adamw" else find_apex_kernel(FUSED_ADAM)
+    if make is None:
+        pytest.skip("NVIDIA apex is not installed with its CUDA extensions")
+    undisturbed, flat_tensors = empty_optimizer(make, "cuda")
+    step_as_deepspeed(undisturbed, flat_tensors)
+    resumed, other_tensors = empty_optimizer(make, "cuda")
+    make_state(resumed, other_tensors, updates=1)
+    for flat, other in zip(flat_tensors, other_tensors, strict=True):
+        other.data.copy_(flat.data)
+        for kind in ("exp_avg", "exp_avg_sq"):
+            resumed.state[other][kind].copy_(undisturbed.state[flat][kind])
+    step_as_deepspeed(undisturbed, flat_tensors)
+    step_as_deepspeed(resumed, other_tensors)
+    assert all(torch.equal(flat, other) for flat, other in zip(flat_tensors, other_tensors, strict=True))
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,12 @@ def test_closed_engines_free_their_tensors_even_if_referenced(name):
         assert after - before < LEFT * (opened[0] - before)
 
 
+@pytest.mark.gpu
+def test_closed_engines_free_their_tensors_on_a_gpu():
+    ((before, opened, after),) = run_on_ranks(train_phases, 1, Case(precision="bf16"))
+    assert after - before < LEFT * (opened[0] - before)
+
+
 def train_sessions(rank_env: RankEnvironment, folder: Path):
     """Returns the bytes while each of the sessions is open, and after all."""
     torch.set_num_threads(1)

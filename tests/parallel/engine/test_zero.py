@@ -38,8 +38,12 @@ def gradients_of_one_step(rank_env: RankEnvironment, precision: str):
             for task in Task:
                 sequence = packed_sequence(task, texts=[[5, 6 + world.rank]], seq_len=16)
                 engine.backward(engine.forward(sequence, 1.0)[0], task)
+        if engine.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
         with Operations() as operations:
             squared = engine.squared_gradients()
+        if engine.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
         name = "model.trunk.token_embedding.weight"
         without = engine.squared_gradients(exclude=(name,))
         shards = [engine._engine.optimizer.averaged_gradients[0], engine._engine.optimizer.averaged_gradients[1]]
@@ -81,3 +85,9 @@ def leave_passes_by_an_error(rank_env: RankEnvironment):
 
 def test_an_error_in_the_passes_is_raised_without_waiting_for_the_other_ranks():
     assert run_on_ranks(leave_passes_by_an_error, 2) == [True, True]
+
+
+@pytest.mark.gpu
+def test_the_squared_norm_does_not_wait_for_the_gpu():
+    ((squared, by_hand, *_),) = run_on_ranks(gradients_of_one_step, 1, "bf16")
+    assert float(squared) == pytest.approx(by_hand, rel=1e-5)
