@@ -53,6 +53,12 @@ def build_modules(world: World, model: ModelConfig, dimensions: Dimensions, conf
     return initial_model(model, dimensions).build(world.coordinate.stage, kernel)
 
 
+def close_stage(stage: TrainingStage) -> None:
+    """Closes a stage after its last step, as a session does; all ranks with work must call."""
+    stage.bridge.close()
+    stage.engine.close()
+
+
 def initial_model(model: ModelConfig, dimensions: Dimensions) -> InitialModel:
     """Weights of seed 0, and a codebook of zeros: speed does not depend on it."""
     return InitialModel(

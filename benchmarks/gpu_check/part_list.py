@@ -34,7 +34,7 @@ class Part:
 
 
 PARTS = (
-    Part(name="environment", limit_seconds=45),
+    Part(name="environment", limit_seconds=70),
     Part(name="depth_attention", limit_seconds=60),
     Part(name="packed_attention", limit_seconds=40),
     Part(name="layers", limit_seconds=75),

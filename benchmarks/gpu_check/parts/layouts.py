@@ -69,7 +69,7 @@ def _train(rank_env: RankEnvironment, layout: LayoutConfig, cpu: bool) -> tuple[
         train_config,
         trained_of,
     )
-    from benchmarks.stages import open_stage
+    from benchmarks.stages import close_stage, open_stage
     from ufork.parallel.engine.stage_modules import collected_shapes
     from ufork.parallel.transport.stage_world import join_world
     from ufork.train.build_stage import uses_sequence_parallel
@@ -87,7 +87,7 @@ def _train(rank_env: RankEnvironment, layout: LayoutConfig, cpu: bool) -> tuple[
         results = [run_step(stage, own, RATES["sgd"]) for _ in range(STEPS)]
         weights = stage.whole_weights(collected_shapes(TINY, DIMENSIONS, stage.layout))
         facts = {"device": str(world.device), "sequence_parallel": uses_sequence_parallel(layout, world)}
-        stage.engine.close()
+        close_stage(stage)
         return trained_of(results, weights), facts
 
 

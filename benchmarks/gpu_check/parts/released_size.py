@@ -17,7 +17,7 @@ from benchmarks.gpu_check.profiling import host_waits, profiled
 from benchmarks.gpu_check.qwen2_peer import PACKED, Qwen2Peer
 from benchmarks.gpu_check.report import Report
 from benchmarks.random_sequences import RandomSequences
-from benchmarks.stages import build_modules, open_stage_of
+from benchmarks.stages import build_modules, close_stage, open_stage_of
 from pipelines.launch.local_ranks import free_port
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.model.cost import sequence_cost
@@ -163,7 +163,7 @@ def _whole_model(report: Report, world: World, sizes: _Sizes, most: Sequences, r
         if world.device.type == "cuda":
             report.goal(f"MFU, {name}", share, f"at least {GOAL_MFU}", met=share >= GOAL_MFU)
         report.headline(f"{number}+{number}{'' if recompute else ' kept'}: MFU {share:.2f}")
-    stage.engine.close()
+    close_stage(stage)
 
 
 def _train_config(understanding: int, generation: int, device: torch.device) -> TrainConfig:
@@ -253,7 +253,8 @@ def _planned_machine() -> MachineProfile | None:
 
 def _profile(report: Report, stage: TrainingStage, sequences: Sequences, device: torch.device) -> None:
     step = partial(run_step, stage, sequences, RATE)
-    step()
+    for _ in range(WARMUPS):
+        step()
     report.figure("profile of a step, 1+1", profiled(step, device))
     if device.type != "cuda":
         report.skip("host waits", "needs CUDA")
@@ -294,7 +295,7 @@ def _understanding(report: Report, world: World, sizes: _Sizes, packed: PackedSe
         report.skip("understanding alone", f"out of memory: {str(error).splitlines()[0]}")
         return
     finally:
-        stage.engine.close()
+        close_stage(stage)
     report.figure("understanding alone", figures)
     report.headline(f"understanding {figures['tokens_per_s']:,} tokens/s, MFU {figures['mfu_of_measured']:.2f}")
 

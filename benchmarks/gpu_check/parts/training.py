@@ -17,7 +17,7 @@ from benchmarks.gpu_check.plain_training import (
     trained_of,
 )
 from benchmarks.gpu_check.report import Report
-from benchmarks.stages import open_stage
+from benchmarks.stages import close_stage, open_stage
 from pipelines.launch.local_ranks import free_port
 from ufork.parallel.engine.stage_modules import collected_shapes
 from ufork.parallel.rank_environment import RankEnvironment
@@ -41,7 +41,7 @@ def run(report: Report, *, cpu: bool) -> None:
             stage = open_stage(world, TINY, DIMENSIONS, train_config(optimizer), seq_len=SEQ_LEN, name=optimizer)
             results = [run_step(stage, step_sequences(), RATES[optimizer]) for _ in range(STEPS)]
             weights = stage.whole_weights(collected_shapes(TINY, DIMENSIONS, stage.layout))
-            stage.engine.close()
+            close_stage(stage)
             compare(report, optimizer, trained_of(results, weights), expected)
             del stage
         _phases(report, world)
@@ -54,7 +54,7 @@ def _phases(report: Report, world: World) -> None:
         stage = open_stage(world, TINY, DIMENSIONS, train_config("adamw"), seq_len=SEQ_LEN, name=f"phase {number}")
         run_step(stage, step_sequences(), RATES["adamw"])
         held = max(held, _tensor_bytes(world.device) - left[-1])
-        stage.engine.close()
+        close_stage(stage)
         del stage
         left.append(_tensor_bytes(world.device))
     added = max(after - before for before, after in zip(left[1:], left[2:], strict=False))
