@@ -7,7 +7,7 @@ given over it and over the datasheet's rate. transformers' Qwen2 of the same bod
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.schedule.in_flight import sequences_in_flight
 from ufork.parallel.schedule.schedule import make_schedule
 from ufork.parallel.transport.stage_world import World, join_world
+from ufork.planning.fused_kernels import FUSED, UNFUSED
 from ufork.planning.machine import PROFILES, MachineProfile
 from ufork.planning.memory import rank_memory
 from ufork.planning.step_time import estimate_step
@@ -42,10 +43,6 @@ from ufork.vocabulary import PackedSequence, Task
 
 Sequences = dict[Task, list[PackedSequence]]
 
-DATASHEET_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
-"""Dense bf16, by a word of the device's name."""
-PROFILE_NAMES = {"H100": "h100", "H200": "h100", "A100": "a100"}
-"""The planner's machines, by the same words."""
 GOAL_MFU = 0.40
 """Share of the measured product rate."""
 MOST_MEMORY_ERROR, MOST_TIME_ERROR = 0.10, 0.15
@@ -128,8 +125,8 @@ def run(report: Report, *, cpu: bool) -> None:
 def _product_rates(report: Report, side: int, device: torch.device) -> _Rates:
     left, right = (torch.randn(side, side, device=device, dtype=half_precision(device)) for _ in range(2))
     measured = 2 * side**3 / seconds_of(lambda: left @ right, device, repeats=10, warmups=3) / 1e12
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    datasheet = next((rate for word, rate in DATASHEET_TFLOPS.items() if word in name), None)
+    machine = _known_machine()
+    datasheet = machine and machine.peak_gflops(_precision(device)) / 1e3
     report.figure("product", {"side": side, "tflops": measured, "datasheet_tflops": datasheet})
     report.headline(f"products {measured:.3g} TFLOP/s")
     return _Rates(measured, datasheet)
@@ -156,7 +153,7 @@ def _whole_model(report: Report, world: World, sizes: _Sizes, most: Sequences, r
             report.skip(name, f"out of memory: {str(error).splitlines()[0]}")
             torch.cuda.empty_cache()
             continue
-        figures |= _against_plan(report, name, figures, sequences, sizes, recompute=recompute)
+        figures |= _against_plan(report, name, figures, sequences, sizes, world.device, recompute=recompute)
         report.figure(name, figures)
         report.check(name, figures["is_finite"], "loss or gradients are not finite")
         share = figures["mfu_of_measured"]
@@ -169,7 +166,7 @@ def _whole_model(report: Report, world: World, sizes: _Sizes, most: Sequences, r
 def _train_config(understanding: int, generation: int, device: torch.device) -> TrainConfig:
     return TrainConfig(
         learning_rate=RATE,
-        precision="bf16" if half_precision(device) == torch.bfloat16 else "fp32",
+        precision=_precision(device),
         activation_checkpointing=True,
         global_batch_size=GlobalBatchSize(understanding=understanding, generation=generation),
         wandb=WandbConfig(mode="disabled"),
@@ -219,7 +216,14 @@ def _measure(stage: TrainingStage, sequences: Sequences, sizes: _Sizes, rates: _
 
 
 def _against_plan(
-    report: Report, name: str, figures: dict[str, Any], sequences: Sequences, sizes: _Sizes, *, recompute: bool
+    report: Report,
+    name: str,
+    figures: dict[str, Any],
+    sequences: Sequences,
+    sizes: _Sizes,
+    device: torch.device,
+    *,
+    recompute: bool,
 ) -> dict[str, Any]:
     """Returns the planner's figures of the same step, and compares them with what was measured."""
     batch = {task: len(of_task) for task, of_task in sequences.items()}
@@ -229,15 +233,17 @@ def _against_plan(
         global_batch_size=batch,
         seq_len=sizes.random.seq_len,
         num_lanes=sum(batch.values()),
-        precision="bf16",
+        precision=_precision(device),
         recompute=recompute,
+        fused=FUSED if torch.cuda.is_available() else UNFUSED,
+        segment_tokens=sum(sizes.random.text_tokens) // 2 + sizes.random.image_positions,
     )
     planned = {"planned_gb": round(rank_memory(workload, Stage.COLOCATED, StageShape()).total / GB, 3)}
     if "allocated_gb" in figures:
         error = planned["planned_gb"] / figures["allocated_gb"] - 1
         wanted = f"within {MOST_MEMORY_ERROR}"
         report.goal(f"planned memory, {name}", error, wanted, met=abs(error) <= MOST_MEMORY_ERROR)
-    if machine := _planned_machine():
+    if machine := _known_machine():
         layout = make_layout(LayoutConfig(), num_ranks=1, global_batch_size=batch)
         planned["planned_seconds"] = round(estimate_step(workload, machine, LayoutConfig(), layout).seconds, 4)
         error = planned["planned_seconds"] / figures["step_seconds"] - 1
@@ -246,9 +252,14 @@ def _against_plan(
     return planned
 
 
-def _planned_machine() -> MachineProfile | None:
+def _precision(device: torch.device) -> Literal["bf16", "fp32"]:
+    return "bf16" if half_precision(device) == torch.bfloat16 else "fp32"
+
+
+def _known_machine() -> MachineProfile | None:
+    """Returns the datasheet of this GPU, if the planner has it."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return next((PROFILES[profile] for word, profile in PROFILE_NAMES.items() if word in name), None)
+    return next((PROFILES[profile] for profile in PROFILES if profile.upper() in name.split("-")[0].split()), None)
 
 
 def _profile(report: Report, stage: TrainingStage, sequences: Sequences, device: torch.device) -> None:
