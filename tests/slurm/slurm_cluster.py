@@ -24,6 +24,8 @@ SKIP_EXIT_CODE = 77
 START_SECONDS = 60
 CPUS_PER_NODE = 8
 """Number of CPUs that Slurm is given, independent of the machine."""
+GPUS_PER_NODE = 4
+"""Number of GPUs that Slurm is given; they are empty files."""
 LOST_AFTER_SECONDS = 10
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
@@ -63,6 +65,7 @@ SlurmdTimeout={lost_after}
 KillWait={kill_wait}
 MessageTimeout=5
 TCPTimeout=2
+GresTypes=gpu
 PartitionName=train Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF
 """
@@ -142,8 +145,12 @@ class Cluster:
             port=first, folder=self.folder, lost_after=LOST_AFTER_SECONDS, kill_wait=KILL_WAIT_SECONDS
         )
         for node, port in zip(self.nodes, ports, strict=True):
-            config += f"NodeName={node} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE} RealMemory=1000\n"
+            config += f"NodeName={node} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE} RealMemory=1000"
+            config += f" Gres=gpu:{GPUS_PER_NODE}\n"
         (self.folder / "slurm.conf").write_text(config)
+        for number in range(GPUS_PER_NODE):
+            (self.folder / f"gpu{number}").touch()
+        (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-{GPUS_PER_NODE - 1}]\n")
 
     def _start_munged(self) -> None:
         munge = self.folder / "munge"

@@ -125,6 +125,20 @@ def test_a_rank_gets_its_share_of_the_cores_of_its_node(start, options, threads)
         assert log.splitlines()[-1] == f"{threads} {threads}"
 
 
+COUNTS_GPUS = """#!/bin/bash
+[[ $3 != health || $* == *--summarize* ]] || echo "$SLURM_GPUS_ON_NODE" "${@: -1}" >"$UFORK_RUN/gpus-$SLURM_PROCID"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--gpus-per-node=4", "--gpus-per-task=2"])
+def test_the_check_of_a_node_gets_all_gpus_of_the_job_there(start, option):
+    (start.jobs.run / "python").write_text(COUNTS_GPUS)
+    job = start("", "--ntasks-per-node=2", option, checks_nodes=True)
+    start.jobs.wait_for_state(job, "COMPLETED")
+    assert [(start.jobs.run / f"gpus-{node}").read_text() for node in range(2)] == ["4 4\n"] * 2
+
+
 WITHOUT_NETWORK = f"""#!/bin/bash
 [[ $3 != train ]] || exit 0
 [[ $SLURMD_NODENAME != node1 ]] || export GLOO_SOCKET_IFNAME=none
