@@ -22,7 +22,7 @@ WAITS = ("receive", "gather")
 
 @dataclass(frozen=True, kw_only=True)
 class StepTrace:
-    """Spans of one step by rank, on one clock."""
+    """Spans of one step by rank, each by the clock of its machine."""
 
     layout: Layout
     spans: Mapping[int, Sequence[Span]]
