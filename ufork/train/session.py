@@ -171,10 +171,10 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
                 shapes=collected_shapes(phase.initial.config.model, phase.initial.config.dimensions, bridge.layout),
                 absent_weights=absent_weights,
             )
+            bridge.close()
         except BaseException:
             world.abort()  # the engine's end waits for the device, which may wait for a lost rank
             raise
-        bridge.close()
 
 
 def open_stage(phase: Phase, world: World, bridge: Bridge) -> TrainingStage:

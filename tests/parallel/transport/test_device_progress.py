@@ -1,6 +1,7 @@
 """The host's wait for a device: a time-out, and the name of what did not finish."""
 
 import time
+import weakref
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -90,6 +91,16 @@ def test_an_error_that_a_group_has_seen_is_noticed_between_two_passes(device, pr
     device.error = "REMOTE_ERROR"
     with pytest.raises(PeerError, match="remote_error of a nccl group; during .*: forward of generation micro-batch 3"):
         progress.mark("forward of generation micro-batch 3")
+
+
+def test_transfers_that_are_done_are_let_go_with_their_tensors(progress):
+    work = transfer(done=True)
+    work.tensor = torch.zeros(1)
+    let_go = weakref.ref(work.tensor)
+    progress.add(work, "hidden states from rank 1")
+    del work
+    progress.wait("the losses")
+    assert let_go() is None
 
 
 def test_a_failure_of_the_device_itself_is_no_lost_peer(progress, device):

@@ -39,8 +39,7 @@ class DeviceProgress:
 
     def add(self, work: Any, waits_for: str) -> None:
         """Adds a transfer, in the order of launches; `waits_for` names it and the other rank."""
-        while self._transfers and self._transfers[0][0].is_completed():
-            self._transfers.popleft()
+        self._drop_completed()
         self._transfers.append((work, waits_for))
 
     def mark(self, doing: str = "") -> None:
@@ -70,6 +69,12 @@ class DeviceProgress:
                     raise self._lost(waits_for, doing, f"no answer for {self._timeout.total_seconds():g} s")
                 time.sleep(POLL_SECONDS)
             self._marks.popleft()
+        self._drop_completed()
+
+    def _drop_completed(self) -> None:
+        """Lets go of transfers that are done, and thereby of their tensors."""
+        while self._transfers and self._transfers[0][0].is_completed():
+            self._transfers.popleft()
 
     def _raise_errors(self, waits_for: str, doing: str) -> None:
         for group in self._groups():
