@@ -7,8 +7,8 @@ vocabulary suit vocabulary parallelism: a rank that holds some rows of the weigh
 combines the results of all ranks. Liger also waits for the GPU in both passes, to count targets and to look at the
 gradient, and adds to the weight's whole gradient once per chunk of tokens: up to V / D times 4 V D bytes in bf16, which
 for a vocabulary of 151,936 entries are 92 GB. DeepSpeed's `runtime/chunked_cross_entropy.py` starts from existing
-logits: forward and backward of 2,048 bf16 tokens over 151,936 entries took 1,521 MB with it and 357 MB here (peak
-resident memory).
+logits: forward and backward of 2,048 bf16 tokens over 151,936 entries took 1,521 MB with it and at most 357 MB here
+(peak resident memory).
 
 Shapes: R tokens to predict, D hidden size, V rows of the weight on this rank, N vocabulary entries in a chunk.
 """
@@ -63,23 +63,24 @@ class ChunkKernels:
     add: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     """(logits RN, targets R as columns of the chunk, log-sum-exps R, targets' logits R) -> both sums with the chunk."""
     error: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    """(logits RN, targets R as columns of the chunk, log-sum-exps R, factor) -> gradient RN, in the logits' dtype."""
+    """(logits RN, targets R as columns of the chunk, log-sum-exps R, factor) -> gradient RN, in the logits' dtype; may
+    overwrite the logits."""
 
 
 def add_chunk(logits_RN: Tensor, columns_R: Tensor, log_sum_R: Tensor, picked_R: Tensor) -> tuple[Tensor, Tensor]:
     """`ChunkKernels.add` in plain torch."""
-    wide_RN = logits_RN.float()
-    column_R, inside_R = _columns(columns_R, wide_RN.shape[1])
-    picked_R = picked_R + wide_RN.gather(1, column_R[:, None]).squeeze(1) * inside_R
-    return torch.logaddexp(log_sum_R, wide_RN.logsumexp(-1)), picked_R
+    logits_RN = logits_RN.float()  # under the same name, so that the memory of the narrow ones is free
+    column_R, inside_R = _columns(columns_R, logits_RN.shape[1])
+    picked_R = picked_R + logits_RN.gather(1, column_R[:, None]).squeeze(1) * inside_R
+    return torch.logaddexp(log_sum_R, logits_RN.logsumexp(-1)), picked_R
 
 
 def chunk_error(logits_RN: Tensor, columns_R: Tensor, log_sum_R: Tensor, factor: Tensor) -> Tensor:
-    """`ChunkKernels.error` in plain torch, with one chunk in fp32 beside the logits."""
-    error_RN = (logits_RN.float() - log_sum_R[:, None]).exp_()
-    column_R, inside_R = _columns(columns_R, error_RN.shape[1])
-    error_RN.scatter_add_(1, column_R[:, None], -inside_R[:, None].to(error_RN))
-    return error_RN.mul_(factor).to(logits_RN.dtype)
+    """`ChunkKernels.error` in plain torch."""
+    dtype, column_R, inside_R = logits_RN.dtype, *_columns(columns_R, logits_RN.shape[1])
+    logits_RN = logits_RN.float().sub_(log_sum_R[:, None]).exp_()  # now probabilities
+    logits_RN.scatter_add_(1, column_R[:, None], -inside_R[:, None].to(logits_RN))
+    return logits_RN.mul_(factor).to(dtype)
 
 
 def elementwise_chunk_error(logits_RN: Tensor, columns_R: Tensor, log_sum_R: Tensor, factor: Tensor) -> Tensor:
@@ -130,8 +131,10 @@ class _SumCrossEntropy(torch.autograd.Function):
         log_sum_R = torch.full(targets_R.shape, -torch.inf, device=hidden_RD.device)
         picked_R = torch.zeros_like(log_sum_R)
         for chunk in _chunks(len(targets_R), len(weight_VD)):
-            logits_RN = _logits(hidden_RD, weight_VD, bias_V, chunk)
-            log_sum_R, picked_R = kernels.add(logits_RN, targets_R - chunk.start, log_sum_R, picked_R)
+            columns_R = targets_R - chunk.start
+            log_sum_R, picked_R = kernels.add(
+                _logits(hidden_RD, weight_VD, bias_V, chunk), columns_R, log_sum_R, picked_R
+            )
         log_sum_R, picked_R = vocabulary.log_add(log_sum_R), vocabulary.add(picked_R)
         ctx.save_for_backward(hidden_RD, weight_VD, bias_V, targets_R, log_sum_R)
         ctx.vocabulary, ctx.kernels = vocabulary, kernels
@@ -145,8 +148,10 @@ class _SumCrossEntropy(torch.autograd.Function):
         weight_gradient_VD = torch.empty_like(weight_VD)
         bias_gradient_V = None if bias_V is None else torch.empty_like(bias_V)
         for chunk in _chunks(len(targets_R), len(weight_VD)):
-            logits_RN = _logits(hidden_RD, weight_VD, bias_V, chunk)
-            error_RN = ctx.kernels.error(logits_RN, targets_R - chunk.start, log_sum_R, gradients[0])
+            columns_R = targets_R - chunk.start
+            error_RN = ctx.kernels.error(
+                _logits(hidden_RD, weight_VD, bias_V, chunk), columns_R, log_sum_R, gradients[0]
+            )
             hidden_gradient_RD += error_RN @ weight_VD[chunk]
             weight_gradient_VD[chunk] = error_RN.T @ hidden_RD
             if bias_gradient_V is not None:
