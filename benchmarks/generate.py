@@ -1,8 +1,9 @@
 """Measures the speed of drawing on this machine: `python -m benchmarks.generate`.
 
 Reports image positions drawn per second, with guidance, by batch size (all codes of a position count as one), and what
-the host launches per position, by the way in which steps are run (`ufork/infer/steps.py`). On a CPU these are the
-operators that would be kernels on a GPU. The last line is one JSON object.
+the host launches per position at the released model's depth, by the way in which steps are run
+(`ufork/infer/steps.py`). On a CPU these are the operators that would be kernels on a GPU. The last line is one JSON
+object.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from ufork.infer.config import DrawConfig
 from ufork.infer.device import choose_device, choose_dtype
 from ufork.infer.draw import draw_codes
 from ufork.infer.steps import FEWEST_REPLAYS, WARM_UP_STEPS, EagerSteps, GraphSteps, Steps
+from ufork.model.config import ModelConfig, RqHeadConfig
 from ufork.model.initialization import initialize
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
@@ -30,6 +32,10 @@ PROMPT = "a red dog left of a cat"
 COUNTED_POSITIONS = 8
 """Positions by which two drawings differ, to count the launches of the later ones without prompts and captures."""
 
+_NARROW_HEAD = RqHeadConfig(hidden_size=32, attention_size=32, num_attention_heads=4)
+RELEASED_DEPTH = ModelConfig(hidden_size=112, intermediate_size=112, rq_head=_NARROW_HEAD)
+"""As many layers and blocks as the released model, and narrow: the number of launches depends on these alone."""
+
 
 def main() -> None:
     """Measures each batch size several times and reports the median."""
@@ -40,9 +46,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
     dtype = choose_dtype(device)
-    model = UniFork(MODEL, DIMENSIONS, choose_attention_kernel(device, dtype)).eval()
-    initialize(model, 0)
-    model = model.to(device, dtype)
+    model, deep = (_random_model(config, device, dtype) for config in (MODEL, RELEASED_DEPTH))
     tokenizer = TextTokenizer.train([PROMPT], vocab_size=300)
     batches = CUDA_BATCHES if device.type == "cuda" else BATCHES
     rates = {
@@ -50,10 +54,16 @@ def main() -> None:
         for name, steps in ways_on(device).items()
     }
     launches = {
-        name: launches_per_position(model, tokenizer, batches[-1], steps) for name, steps in ways_on(device).items()
+        name: launches_per_position(deep, tokenizer, batches[-1], steps) for name, steps in ways_on(device).items()
     }
     figures = {"positions_per_s": rates, "launches_per_position": launches, "guidance": DrawConfig().guidance}
     print(json.dumps({"device": str(device), "precision": str(dtype)} | figures))
+
+
+def _random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> UniFork:
+    model = UniFork(config, DIMENSIONS, choose_attention_kernel(device, dtype)).eval()
+    initialize(model, 0)
+    return model.to(device, dtype)
 
 
 def ways_on(device: torch.device) -> dict[str, Steps]:

@@ -117,7 +117,7 @@ class GraphSteps:
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 step()
         except RuntimeError:
-            # torch's capture_end raises before it ends the allocator's use of the pool, and empty_cache then asserts
+            # before torch 2.13 capture_end raises first, and empty_cache then asserts (pytorch#180395)
             with contextlib.suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
             raise
