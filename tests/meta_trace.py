@@ -58,11 +58,11 @@ class Trace:
 
 
 class MetaTracker(TorchDispatchMode):
-    """Counts the storages alive, the kernels and the bytes they move."""
+    """Counts the storages alive on a kind of device, the kernels and the bytes they move."""
 
-    def __init__(self):
+    def __init__(self, device_type: str = "meta"):
         super().__init__()
-        self.now, self.trace = 0, Trace()
+        self.now, self.trace, self.device_type = 0, Trace(), device_type
         self._sizes: dict[int, int] = {}
 
     def restart(self) -> Trace:
@@ -94,7 +94,7 @@ class MetaTracker(TorchDispatchMode):
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if tensor.device.type == "meta" and storage._cdata not in self._sizes:
+        if tensor.device.type == self.device_type and storage._cdata not in self._sizes:
             size = -(-storage.nbytes() // ALLOCATOR_BYTES) * ALLOCATOR_BYTES
             self._sizes[storage._cdata] = size
             self.now += size

@@ -1,8 +1,11 @@
 """The planner's memory of a rank, verified against the tensors that a real ZeRO-3 engine keeps."""
 
+import gc
+
 import pytest
 import torch
 
+from tests.meta_trace import MetaTracker
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage
 from tests.tiny import DIMENSIONS, packed_sequence, tiny_config
@@ -24,7 +27,7 @@ LAYOUTS = {
     ),
 }
 SEQUENCES = {Task.UNDERSTANDING: 2, Task.GENERATION: 2}
-CLOSE = 0.15
+CLOSE, CLOSE_PEAK = 0.15, 0.1
 
 
 def bytes_of(tensors) -> int:
@@ -52,12 +55,8 @@ def run_held_bytes(rank_env: RankEnvironment, layout: LayoutConfig, precision: s
         }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_shards_of_a_rank_are_as_large_as_planned(name, precision):
-    layout = LAYOUTS[name]
-    workload = Workload(
+def workload_of(precision: str) -> Workload:
+    return Workload(
         model=MODEL,
         dimensions=DIMENSIONS,
         global_batch_size=SEQUENCES,
@@ -66,9 +65,45 @@ def test_shards_of_a_rank_are_as_large_as_planned(name, precision):
         precision=precision,
         recompute=False,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_shards_of_a_rank_are_as_large_as_planned(name, precision):
+    layout, workload = LAYOUTS[name], workload_of(precision)
     for stage, held in run_on_ranks(run_held_bytes, num_ranks_of(layout), layout, precision):
         shape = getattr(layout, stage)
         planned = rank_memory(workload, Stage(stage), shape, reduce_each_backward=True)
         assert held["weights"] == pytest.approx(planned.weights, rel=CLOSE), stage
         assert held["optimizer"] == pytest.approx(planned.optimizer, rel=CLOSE), stage
         assert held["reduced gradients"] == pytest.approx(planned.gradients, rel=CLOSE), stage
+
+
+def run_peak_bytes(rank_env: RankEnvironment, layout: LayoutConfig, precision: str) -> int:
+    """Most bytes of tensors held at once in the third step, when every kind of pass has run."""
+    torch.set_num_threads(1)
+    config = TrainConfig(precision=precision, global_batch_size=GlobalBatchSize(understanding=2, generation=2))
+    num_here = 2 // rank_env.world_size
+    sequences = {
+        task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=32, seed=n) for n in range(num_here)] for task in Task
+    }
+    tracker = MetaTracker("cpu")
+    with join_world(rank_env, layout, timeout_seconds=60) as world, tracker:
+        stage = open_stage(world, config, model=MODEL, layout=layout, seq_len=32)
+        for _ in range(3):
+            gc.collect()
+            tracker.restart()
+            run_step(stage, sequences, 1e-3)
+        return tracker.trace.peak
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_peak_of_a_step_is_as_planned(num_ranks, precision):
+    """Of a model whose weights take more than its activations, so that reduction and update matter."""
+    workload = workload_of(precision)
+    planned = rank_memory(workload, Stage.COLOCATED, StageShape(dp=num_ranks))
+    for peak in run_on_ranks(run_peak_bytes, num_ranks, LayoutConfig(), precision):
+        assert planned.total == pytest.approx(peak, rel=CLOSE_PEAK)

@@ -41,19 +41,14 @@ def sequence_cost(config: ModelConfig, dimensions: Dimensions, sequence: PackedS
     )
 
 
-def nominal_cost(
-    config: ModelConfig, dimensions: Dimensions, task: Task, *, seq_len: int, segment_tokens: int = 0
-) -> SequenceCost:
-    """Estimates a packed sequence's operations: all of it images (generation), or half of it answers (else).
-
-    Attention is counted for segments of `segment_tokens`, or not at all if that is 0.
-    """
+def nominal_cost(config: ModelConfig, dimensions: Dimensions, task: Task, *, seq_len: int) -> SequenceCost:
+    """Estimates a packed sequence's operations: all of it images (generation), or half of it answers (else)."""
     generates = task is Task.GENERATION
     return path_cost(
         config,
         dimensions,
         task,
-        lengths=[segment_tokens] * (seq_len // segment_tokens) if segment_tokens else [],
+        lengths=[],
         num_tokens=seq_len,
         num_positions=seq_len if generates else seq_len // 2,
         num_predictions=seq_len if generates else seq_len // 2,

@@ -152,11 +152,12 @@ def _layers(workload: Workload, stage: Stage, task: Task, direction: Pass) -> li
 
 
 def _head(workload: Workload, task: Task) -> list[tuple[Mapping[Pass, _Work], _Sizes]]:
+    rows = workload.content(task).num_targets
     losses = [LOSS] if workload.fused.loss else [LOSS, LOSS_STEPS]
     if task is Task.UNDERSTANDING:
-        logits = _logits(workload.seq_len // 2, workload.dimensions.vocab_size)
+        logits = _logits(rows, workload.dimensions.vocab_size)
         return [(loss, logits) for loss in losses]
-    head, rows = workload.model.rq_head, workload.seq_len * workload.dimensions.codes_per_position
+    head = workload.model.rq_head
     blocks = _Sizes(count=head.num_blocks, hidden=rows * head.hidden_size, inner=rows * head.attention_size)
     attention = [] if workload.fused.depth_attention else [(DEPTH_ATTENTION, blocks)]
     logits = _logits(rows, workload.dimensions.codebook_size)

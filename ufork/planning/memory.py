@@ -19,7 +19,7 @@ FP32_BYTES = 4
 LIVE_PARAMETERS = 10**9
 """Gathered parameters that ZeRO-3 keeps for the backward pass (DeepSpeed's stage3_max_reuse_distance)."""
 PREFETCHED_PARAMETERS = 5 * 10**7
-"""Parameters that ZeRO-3 gathers ahead, which exist twice while they are put together (stage3_prefetch_bucket_size)."""
+"""Parameters that ZeRO-3 gathers ahead of their use, if it could not keep all (stage3_prefetch_bucket_size)."""
 UPDATED_PARAMETERS = 10**9
 """Parameters of a shard that ZeRO-3 updates at a time (DeepSpeed's sub_group_size)."""
 CONTEXT_BYTES = 500_000_000
@@ -112,7 +112,7 @@ def rank_memory(
         gradients=shard * value,
         bucket=bucket,
         unreduced=0 if reduce_each_backward else whole * value,
-        gathered=(min(whole, LIVE_PARAMETERS) + min(whole, PREFETCHED_PARAMETERS)) * value if shape.dp > 1 else 0,
+        gathered=min(whole, LIVE_PARAMETERS + PREFETCHED_PARAMETERS) * value if shape.dp > 1 else 0,
         activations=activations,
         head=head,
         reduction=bucket,
@@ -145,7 +145,7 @@ def _embedding_gradients(workload: Workload, stage: Stage, task: Task) -> int:
 def _ends(workload: Workload, stage: Stage, task: Task) -> int:
     """Bytes that trunk or branch keeps of one sequence outside its layers."""
     hidden_size, value, dimensions = workload.model.hidden_size, workload.value_bytes, workload.dimensions
-    positions = workload.seq_len if task is Task.GENERATION else workload.seq_len // 2
+    positions = workload.content(task).num_positions
     features = positions * dimensions.codes_per_position * dimensions.code_width * FP32_BYTES
     rotary = workload.seq_len * 2 * workload.model.head_dim * value
     if stage is Stage.TRUNK:
@@ -181,9 +181,10 @@ def _head(workload: Workload, stage: Stage, task: Task, tp: int) -> int:
     if stage is Stage.TRUNK:
         return 0
     value, gradient = workload.value_bytes, _weight_gradient(workload, stage, task, tp)
+    predictions = workload.content(task).num_targets
     if task is Task.UNDERSTANDING:
-        return gradient + _logits(workload, workload.seq_len // 2 * workload.dimensions.vocab_size // tp)
-    head, predictions = workload.model.rq_head, workload.seq_len * workload.dimensions.codes_per_position
+        return gradient + _logits(workload, predictions * workload.dimensions.vocab_size // tp)
+    head = workload.model.rq_head
     masks = 2 if head.dropout else 0
     block = (4 * value + masks) * head.hidden_size + (6 * head.attention_size + 8 * head.hidden_size) * value // tp
     kept = predictions * (head.num_blocks * block + 2 * head.hidden_size * value)

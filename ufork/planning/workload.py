@@ -1,19 +1,29 @@
 """Numbers that a plan is made from: the model, the packed sequences of a step, and the cost of one in each stage."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 
 from ufork.model.config import Dimensions, ModelConfig
-from ufork.model.cost import SequenceCost, attention_flops, layer_flops_per_token, nominal_cost
+from ufork.model.cost import SequenceCost, attention_flops, layer_flops_per_token, path_cost
 from ufork.parallel.engine.stage_modules import build_stage_modules, stage_flops
 from ufork.parallel.layout import BRANCHES, Stage
 from ufork.planning.fused_kernels import UNFUSED, FusedKernels
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 BYTES = {"fp32": 4, "bf16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a packed sequence holds, counted as in `PackedSequence`."""
+
+    num_positions: int
+    """Image positions."""
+    num_targets: int
+    """Text tokens or codes to predict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,8 @@ class Workload:
     """Operations that are one kernel."""
     segment_tokens: int = 0
     """Tokens of a typical segment, for the attention; 0: the attention is not counted."""
+    contents: Mapping[Task, Contents] = field(default_factory=dict)
+    """Of a typical packed sequence; by default images end to end, or half image and half answer."""
     moments: int = 2
     """Values that the optimizer keeps per parameter."""
 
@@ -73,7 +85,28 @@ class Workload:
 
     def cost(self, task: Task) -> SequenceCost:
         """Operations of a packed sequence's forward pass."""
-        return nominal_cost(self.model, self.dimensions, task, seq_len=self.seq_len, segment_tokens=self.segment_tokens)
+        content = self.content(task)
+        return path_cost(
+            self.model,
+            self.dimensions,
+            task,
+            lengths=self._segments,
+            num_tokens=self.seq_len,
+            num_positions=content.num_positions,
+            num_predictions=content.num_targets if task is Task.UNDERSTANDING else content.num_positions,
+        )
+
+    def content(self, task: Task) -> Contents:
+        """What a packed sequence of `task` holds."""
+        if task in self.contents:
+            return self.contents[task]
+        if task is Task.UNDERSTANDING:
+            return Contents(num_positions=self.seq_len // 2, num_targets=self.seq_len // 2)
+        return Contents(num_positions=self.seq_len, num_targets=self.seq_len * self.dimensions.codes_per_position)
+
+    @property
+    def _segments(self) -> list[int]:
+        return [self.segment_tokens] * (self.seq_len // self.segment_tokens) if self.segment_tokens else []
 
     def forward_flops(self, stage: Stage, task: Task) -> int:
         """Operations of that pass in one stage; 0 if the task does not run through it."""
@@ -81,10 +114,7 @@ class Workload:
 
     def attention_flops(self, stage: Stage, task: Task) -> int:
         """Operations of the attention between tokens in that pass, which `forward_flops` includes."""
-        if not self.segment_tokens:
-            return 0
-        lengths = [self.segment_tokens] * (self.seq_len // self.segment_tokens)
-        return self.num_layers(stage, task) * attention_flops(self.model.hidden_size, lengths)
+        return self.num_layers(stage, task) * attention_flops(self.model.hidden_size, self._segments)
 
     def recomputed_flops(self, stage: Stage, task: Task) -> int:
         """Operations that a backward pass runs again if activations are checkpointed.
@@ -103,7 +133,7 @@ class Workload:
             return 0
         if task is Task.UNDERSTANDING:
             return self.cost(task).head
-        rows = self.seq_len * self.dimensions.codes_per_position
+        rows = self.content(task).num_targets
         return 2 * rows * self.model.rq_head.hidden_size * self.dimensions.codebook_size
 
     def num_layers(self, stage: Stage, task: Task) -> int:

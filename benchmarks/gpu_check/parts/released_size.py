@@ -34,7 +34,7 @@ from ufork.planning.fused_kernels import FUSED, UNFUSED
 from ufork.planning.machine import PROFILES, MachineProfile
 from ufork.planning.memory import rank_memory
 from ufork.planning.step_time import estimate_step
-from ufork.planning.workload import Workload
+from ufork.planning.workload import Contents, Workload
 from ufork.train.build_stage import nominal_times
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
 from ufork.train.stage import TrainingStage
@@ -81,7 +81,7 @@ def _sizes(*, cpu: bool) -> _Sizes:
         dimensions = Dimensions(vocab_size=512, codebook_size=64, code_width=16, codes_per_position=4)
         random = RandomSequences(dimensions=dimensions, seq_len=128, image_positions=16)
         return _Sizes(model, dimensions, random, product=128)
-    dimensions = Dimensions(vocab_size=151_936, codebook_size=16_384, code_width=256, codes_per_position=4)
+    dimensions = Dimensions(vocab_size=151_936, codebook_size=16_384, code_width=1024, codes_per_position=4)
     random = RandomSequences(dimensions=dimensions, seq_len=8192, image_positions=729, text_tokens=(30, 90))
     return _Sizes(ModelConfig(), dimensions, random, product=8192)
 
@@ -237,6 +237,7 @@ def _against_plan(
         recompute=recompute,
         fused=FUSED if torch.cuda.is_available() else UNFUSED,
         segment_tokens=sum(sizes.random.text_tokens) // 2 + sizes.random.image_positions,
+        contents={task: _contents(of_task) for task, of_task in sequences.items()},
     )
     planned = {"planned_gb": round(rank_memory(workload, Stage.COLOCATED, StageShape()).total / GB, 3)}
     if "allocated_gb" in figures:
@@ -250,6 +251,14 @@ def _against_plan(
         wanted = f"within {MOST_TIME_ERROR}"
         report.goal(f"planned time, {name}", error, wanted, met=abs(error) <= MOST_TIME_ERROR)
     return planned
+
+
+def _contents(sequences: list[PackedSequence]) -> Contents:
+    """Returns what the sequences hold on average."""
+    return Contents(
+        num_positions=sum(len(sequence.image_positions_I) for sequence in sequences) // len(sequences),
+        num_targets=sum(sequence.num_targets for sequence in sequences) // len(sequences),
+    )
 
 
 def _precision(device: torch.device) -> Literal["bf16", "fp32"]:
