@@ -126,8 +126,48 @@ def test_another_deepspeed_trains_the_same_with_one_record(losses_of_one_process
 
 def test_a_coordinator_that_cannot_be_copied_is_reported(caplog):
     shared = SimpleNamespace()
-    offload = SimpleNamespace(param_coordinator=shared)
+    offload = SimpleNamespace(param_coordinator=shared, module=torch.nn.Linear(1, 1))
     traces = gather_traces.GatherTraces(offload)
     assert "ZeRO-3 prefetches few weights" in caplog.text and deepspeed.__version__ in caplog.text
-    traces.begin("backward")
+    traces.begin_backward("backward")
     assert traces.select("forward") is offload.param_coordinator is shared
+
+
+def gathered_in_backward_passes(rank_env: RankEnvironment):
+    """Returns the most parameters that each backward pass of the trunk held at once, gathered without prefetching."""
+    torch.set_num_threads(1)
+    layout, _ = LAYOUTS["trunk dp 2"]
+    coordinator, most = deepspeed_coordinator.PartitionedParameterCoordinator, []
+    release, begin = coordinator.release_sub_module, gather_traces.GatherTraces.begin_backward
+    with join_world(rank_env, layout, timeout_seconds=60) as world:
+        zero = {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0}
+        config = CONFIG.model_copy(update={"deepspeed": {"zero_optimization": zero}})
+        stage = open_stage(world, config, model=shallow_config(), layout=layout, seq_len=16)
+        parameters = list(stage.engine._engine.module.parameters())
+
+        def counted_release(self, module, forward=False):
+            if most:
+                most[-1] = max(most[-1], sum(p.ds_status is ZeroParamStatus.AVAILABLE for p in parameters))
+            release(self, module, forward)
+
+        def counted_begin(self, kind):
+            most.append(0)
+            begin(self, kind)
+
+        coordinator.release_sub_module = counted_release
+        gather_traces.GatherTraces.begin_backward = counted_begin
+        own = range(world.coordinate.dp_rank, SEQUENCES, world.dp_group.size())
+        for step in range(2):
+            most.clear()
+            run_step(stage, {t: sequences_of(t, step, own) for t in Task} if stage.reads_data else {}, 0.1)
+        backwards = [action for action in stage.actions if action.direction == "backward"]
+        consecutive = backwards[-2:] == list(stage.actions[-2:])
+        stage.engine.close()
+        return most, len(parameters), consecutive
+
+
+@pytest.mark.slow
+def test_consecutive_backward_passes_of_the_trunk_each_free_weights_as_they_go():
+    most, num_parameters, consecutive = run_on_ranks(gathered_in_backward_passes, 5)[0]
+    assert consecutive, "the schedule ends with two backward passes"
+    assert len(set(most)) == 1 and most[0] < num_parameters

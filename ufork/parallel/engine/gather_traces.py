@@ -32,6 +32,7 @@ class GatherTraces:
         self._offload, self._own = offload, offload.param_coordinator
         self._coordinators: dict[Hashable, Any] = {}
         self._tracer: Tracer | None = None
+        self._expected_gradients: dict[nn.Module, int] = {}
         try:
             _like(self._own)
         except (AttributeError, TypeError) as error:
@@ -55,8 +56,19 @@ class GatherTraces:
         self._offload.param_coordinator = self._coordinators[kind]
         return self._coordinators[kind]
 
-    def begin(self, kind: Hashable) -> None:
-        """Selects `kind` for a pass that DeepSpeed does not regard as the beginning of a record: a backward pass."""
+    def end_forward(self) -> None:
+        """Remembers how many gradients each module's backward pass expects, for backward passes that come later."""
+        modules = self._offload.module.modules()
+        self._expected_gradients = {m: m.ds_grads_remaining for m in modules if "ds_grads_remaining" in vars(m)}
+
+    def begin_backward(self, kind: Hashable) -> None:
+        """Selects `kind` for a backward pass that does not directly follow its forward pass.
+
+        DeepSpeed regards only a forward pass as the beginning of a record; and it counts a module's gradients down from
+        its last forward pass, so that a second backward pass after it would free no weights before its end.
+        """
+        for module, number in self._expected_gradients.items():
+            module.ds_grads_remaining = number  # type: ignore[assignment]
         if not self._one_for_all:
             self.select(kind).reset_step()
 

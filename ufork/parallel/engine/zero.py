@@ -101,7 +101,6 @@ class Engine:
             partition_dims: by name, the dimension along which a parameter is partitioned over the tp ranks.
             backward_at_once: whether each backward pass directly follows its forward pass, between which the weights
                 then stay gathered; else passes come in any order.
-
         """
         deepspeed_logger.setLevel(logging.WARNING)
         _disable_shared_memory_collectives()
@@ -147,12 +146,15 @@ class Engine:
     def forward(self, sequence: PackedSequence, *args: Any) -> Any:
         """Returns the model's output for `sequence`; all replicas run the same passes of the same tasks in lockstep."""
         self._traces.select((sequence.task, Pass.FORWARD))
-        return self._engine(sequence, *args)
+        output = self._engine(sequence, *args)
+        if not self._backward_at_once:
+            self._traces.end_forward()
+        return output
 
     def backward(self, loss: Tensor, task: Task) -> None:
         """Adds the gradients of `loss`, this replica's term of a sum over all replicas, for a sequence of `task`."""
         if not self._backward_at_once:
-            self._traces.begin((task, Pass.BACKWARD))
+            self._traces.begin_backward((task, Pass.BACKWARD))
         if self._adds_partitions:
             # ZeRO overwrites its partitions in a step's first backward, which it detects by counting forwards; here
             # several forwards may precede it
