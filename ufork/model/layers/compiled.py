@@ -12,8 +12,11 @@ from torch import Tensor
 
 
 def compiled(function: Callable[..., Any], *, variable_dims: int = 1) -> Callable[..., Any]:
-    """Returns `function` compiled for tensors whose first `variable_dims` dimensions vary from call to call."""
-    fast = torch.compile(function, fullgraph=True)
+    """Returns `function` compiled for tensors whose first `variable_dims` dimensions vary from call to call.
+
+    Other dtypes, or other needs of gradients, compile it anew; after eight times torch runs it uncompiled.
+    """
+    fast = torch.compile(function)
 
     def call(*tensors: Tensor) -> Any:
         for tensor in tensors:
