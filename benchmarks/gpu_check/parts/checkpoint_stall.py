@@ -6,13 +6,14 @@ from pathlib import Path
 from benchmarks.checkpoint import SavingSteps, measure_stall
 from benchmarks.gpu_check.measuring import GB, device_of
 from benchmarks.gpu_check.plain_training import DIMENSIONS, TINY, train_config
+from benchmarks.gpu_check.released_model import released_sizes
 from benchmarks.gpu_check.report import Report
 from benchmarks.random_source import PROMPT, write_random_source
 from benchmarks.stages import initial_model
 from pipelines.launch.local_ranks import free_port
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
+from ufork.model.config import ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
@@ -22,7 +23,7 @@ from ufork.train.session import Phase, open_session
 
 MODEL = ModelConfig(trunk_layers=4, understanding_layers=2, generation_layers=2, rq_head=RqHeadConfig(num_blocks=2))
 """A quarter of the released size's weights, so that a save takes seconds; the widths are its own."""
-MODEL_DIMENSIONS = Dimensions(vocab_size=32_768, codebook_size=16_384, code_width=256, codes_per_position=4)
+MODEL_DIMENSIONS = released_sizes(cpu=False).dimensions.model_copy(update={"vocab_size": 32_768})
 SEQ_LEN, CPU_SEQ_LEN = 4096, 128
 NUM_STEPS, REPEATS = 12, 2
 GOAL_SHARE = 0.05

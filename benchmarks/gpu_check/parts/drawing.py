@@ -6,14 +6,13 @@ import torch
 
 from benchmarks.generate import PROMPT, launches_per_position, positions_per_second, ways_on
 from benchmarks.gpu_check.measuring import device_of, half_precision
-from benchmarks.gpu_check.plain_training import DIMENSIONS, TINY
 from benchmarks.gpu_check.profiling import profiled
+from benchmarks.gpu_check.released_model import released_sizes
 from benchmarks.gpu_check.report import Report
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.config import DrawConfig
 from ufork.infer.draw import draw_codes
 from ufork.infer.steps import Steps
-from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
@@ -22,7 +21,6 @@ from ufork.vocabulary import Task
 BATCHES, CPU_BATCHES = (1, 16, 64), (1, 2)
 PROFILED_BATCH = {False: 16, True: 2}
 NUM_POSITIONS, CPU_NUM_POSITIONS = 64, 4
-VOCABULARY = 151_936
 STANDARD_DEVIATION = 0.02
 GOAL_FEWER_LAUNCHES = 10.0
 LEAST_EQUAL_IMAGES = 0.5
@@ -80,16 +78,15 @@ def run(report: Report, *, cpu: bool) -> None:
 
 def _random_model(device: torch.device, *, cpu: bool) -> UniFork:
     """Returns a model with the generation branch alone; its weights are made on the device, which takes no time."""
-    dimensions = Dimensions(vocab_size=VOCABULARY, codebook_size=16_384, code_width=256, codes_per_position=4)
-    config, dimensions = (TINY, DIMENSIONS) if cpu else (ModelConfig(), dimensions)
+    sizes = released_sizes(cpu=cpu)
     dtype = half_precision(device)
     torch.manual_seed(0)
     with device:
-        generation = config.model_copy(update={"tasks": (Task.GENERATION,)})
-        model = UniFork(generation, dimensions, choose_attention_kernel(device, dtype))
+        generation = sizes.model.model_copy(update={"tasks": (Task.GENERATION,)})
+        model = UniFork(generation, sizes.dimensions, choose_attention_kernel(device, dtype))
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=STANDARD_DEVIATION)
-        model.set_codebook(torch.randn(dimensions.codebook_size, dimensions.code_width))
+        model.set_codebook(torch.randn(sizes.dimensions.codebook_size, sizes.dimensions.code_width))
     use_kernels(model, choose_kernels(device))
     return model.to(dtype).eval()

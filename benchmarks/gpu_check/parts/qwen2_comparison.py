@@ -26,8 +26,8 @@ from ufork.vocabulary import PackedSequence, Task
 NUM_SEQUENCES = 4
 """Packed sequences of a step; all are the same one."""
 LEAST_MEMORY_GB = 30.0
-"""The planner expects 18 to 22 GB of ufork's model: weights and moments of half a billion parameters, and the activations
-of 8192 tokens in 24 layers. Qwen2's plain layers keep more."""
+"""The planner expects 18 to 22 GB of ufork's model: weights and moments of half a billion parameters, and what 24
+layers keep of 8192 tokens. Qwen2's plain layers keep more."""
 SECONDS_FOR_MORE = 25.0
 """Time that another setting may take; with less left, it is skipped."""
 

@@ -77,9 +77,7 @@ def run(report: Report, *, cpu: bool) -> None:
         _head(report, sizes, most[Task.GENERATION][0], device)
 
 
-def _whole_model(
-    report: Report, world: World, sizes: Sizes, one: Sequences, most: Sequences, rates: Rates
-) -> None:
+def _whole_model(report: Report, world: World, sizes: Sizes, one: Sequences, most: Sequences, rates: Rates) -> None:
     config = train_config(1, 1, world.device)
     modules = build_modules(world, sizes.model, sizes.dimensions, config)
     report.figure("parameters", sum(parameter.numel() for parameter in modules.parameters()))
