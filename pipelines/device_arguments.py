@@ -1,6 +1,8 @@
 """The arguments of verbs that compute with a trained model. Imports nothing heavy, so that help is quick."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,27 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="precision of the model (default: bf16 on GPUs of compute capability 8.0 or newer, otherwise fp32)",
     )
+
+
+@contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """Raises CUDA's lack of memory inside the block as an error for people; `remedy` says how to need less.
+
+    Raises:
+        DeviceMemoryError: the GPU has too little memory for the model and its batch.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        import torch
+
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
+        from ufork.errors import DeviceMemoryError
+
+        raise DeviceMemoryError(
+            f"the GPU has too little memory: {str(error).splitlines()[0]} {remedy}, or use --device cpu"
+        ) from error
 
 
 def load_model(checkpoint: Path, arguments: argparse.Namespace) -> "TrainedModel":

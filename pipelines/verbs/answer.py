@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pipelines.device_arguments import add_device_arguments, load_model
+from pipelines.device_arguments import add_device_arguments, load_model, memory_errors
 from pipelines.terminal import printable
 from pipelines.text_arguments import utf8_text
 
@@ -44,10 +44,12 @@ def run(arguments: argparse.Namespace) -> None:
     from ufork.vision.images import decode_image
     from ufork.vocabulary import Task
 
-    model = load_model(arguments.checkpoint, arguments)
-    try:
-        image = decode_image(data, size_px=model.image_px, purpose=Task.UNDERSTANDING)
-    except SampleError as error:
-        raise SampleError(f"{arguments.image}: {error}") from None
-    for answer in model.answer(np.stack([image] * len(arguments.question)), arguments.question):
+    with memory_errors("Ask fewer questions at a time"):
+        model = load_model(arguments.checkpoint, arguments)
+        try:
+            image = decode_image(data, size_px=model.image_px, purpose=Task.UNDERSTANDING)
+        except SampleError as error:
+            raise SampleError(f"{arguments.image}: {error}") from None
+        answers = model.answer(np.stack([image] * len(arguments.question)), arguments.question)
+    for answer in answers:
         print(printable(answer))

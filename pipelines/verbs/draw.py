@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pipelines.device_arguments import add_device_arguments, load_model
+from pipelines.device_arguments import add_device_arguments, load_model, memory_errors
 from pipelines.text_arguments import utf8_text
 
 SAMPLING = {
@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = DrawConfig.from_mapping(chosen, origin="options")
     picture_format(arguments.out)
 
-    images = load_model(arguments.checkpoint, arguments).draw(arguments.prompt, config)
+    with memory_errors("Give fewer prompts at a time"):
+        images = load_model(arguments.checkpoint, arguments).draw(arguments.prompt, config)
     write_grid(images, arguments.out)
     print(arguments.out)

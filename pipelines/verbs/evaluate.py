@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.device_arguments import add_device_arguments, load_model
+from pipelines.device_arguments import add_device_arguments, load_model, memory_errors
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
 from pipelines.terminal import printable
 
@@ -50,16 +50,17 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ufork.eval.evaluate import evaluate
 
-    model = load_model(checkpoint, arguments)
-    folder.record(recipe.model_dump(mode="json"), ("evaluate",))
-    evaluation = evaluate(
-        model,
-        benchmarks_of(recipe, model.tasks),
-        recipe.evaluate,
-        folder=folder.examples,
-        checkpoint=str(checkpoint),
-        weights_id=_weights_id(checkpoint) + ("" if model.precision == "fp32" else f" in {model.precision}"),
-    )
+    with memory_errors("Lower evaluate.draw.batch_prompts or evaluate.answer.batch_questions"):
+        model = load_model(checkpoint, arguments)
+        folder.record(recipe.model_dump(mode="json"), ("evaluate",))
+        evaluation = evaluate(
+            model,
+            benchmarks_of(recipe, model.tasks),
+            recipe.evaluate,
+            folder=folder.examples,
+            checkpoint=str(checkpoint),
+            weights_id=_weights_id(checkpoint) + ("" if model.precision == "fp32" else f" in {model.precision}"),
+        )
     evaluation.save(folder.evaluation)
     print(printable(evaluation.summary(), keep="\n"))
 

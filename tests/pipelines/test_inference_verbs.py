@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipelines import cli
@@ -111,3 +112,14 @@ def test_the_model_computes_in_the_precision_asked_for(weights, tmp_path, precis
     )
     assert draw(weights, tmp_path / "x.png", "--device", "cpu", "--precision", precision) == 0
     assert loaded == [precision]
+
+
+def test_a_gpu_with_too_little_memory_is_an_error_with_a_remedy(weights, tmp_path, monkeypatch, capsys):
+    def draw_too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more")
+
+    monkeypatch.setattr(TrainedModel, "draw", draw_too_much)
+    assert draw(weights, tmp_path / "x.png", "--device", "cpu") == 1
+    message = capsys.readouterr().err
+    assert "Tried to allocate 2.00 GiB. Give fewer prompts at a time, or use --device cpu" in message
+    assert "and more" not in message

@@ -96,18 +96,23 @@ class GraphSteps:
     @contextlib.contextmanager
     def _captured(self, step: Step) -> Iterator[Step]:
         """Yields what replays `step`, or `step` itself where it cannot be captured; frees the graph's memory."""
-        try:
-            graph = self._capture(step)
-        except RuntimeError as error:  # nothing of the step has run, so it can still be called
-            self.can_capture = False
-            reason = str(error.__context__ or error).splitlines()[0]  # what broke the capture, before its end did
-            log.warning("CUDA graph: a step cannot be captured (%s); steps are launched kernel by kernel", reason)
+        graph = self._try_to_capture(step)
+        if graph is None:  # nothing of the step has run, so it can still be called
             yield step
             return
         try:
             yield graph.replay
         finally:
             self._free(graph)
+
+    def _try_to_capture(self, step: Step) -> torch.cuda.CUDAGraph | None:
+        try:
+            return self._capture(step)
+        except RuntimeError as error:
+            self.can_capture = False
+            reason = str(error.__context__ or error).splitlines()[0]  # what broke the capture, before its end did
+            log.warning("CUDA graph: a step cannot be captured (%s); steps are launched kernel by kernel", reason)
+            return None
 
     def _capture(self, step: Step) -> torch.cuda.CUDAGraph:
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
