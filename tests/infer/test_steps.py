@@ -155,7 +155,10 @@ def test_cpus_run_growing_steps_and_gpus_graphs():
 
 @torch.inference_mode()
 def test_a_step_reads_nothing_back_from_its_device(tokenizer, monkeypatch):
-    """Meta tensors have no data: what makes Python, or a shape, depend on data raises; so does a tensor on the CPU."""
+    """Meta tensors have no data: what makes Python, or a shape, depend on data raises; so does a tensor on the CPU.
+
+    `torch.tensor` would copy from the host, which waits for a CUDA device, too.
+    """
 
     def start(sequences, prompts, **_):  # prompts are run once per batch, and their kernel may wait for the device
         sequences.cache = KeyValueCache(num_sequences=len(prompts), capacity_tokens=32)
@@ -167,7 +170,9 @@ def test_a_step_reads_nothing_back_from_its_device(tokenizer, monkeypatch):
         model = UniFork(tiny_config(), DIMENSIONS).eval()
     steps = EagerSteps(is_static=True)
     drawing = Drawing(model, tokenizer, PROMPTS, DrawConfig(), num_positions=9, seeds=range(4), steps=steps)
-    drawing.step()
+    with monkeypatch.context() as forbidding:
+        forbidding.delattr(torch, "tensor")
+        drawing.step()
     assert drawing.codes_BNC.is_meta and drawing.entering_RD.is_meta
     with pytest.raises(RuntimeError):
         bool(drawing.codes_BNC.sum())
