@@ -23,13 +23,14 @@ from ufork.vocabulary import PackedSequence, Task
 
 ALLOCATOR_BYTES = 512
 """Sizes are rounded up to this, as torch's CUDA allocator does."""
+FLASH_BACKWARD = "torch_attn::_varlen_attn_backward"
 PRODUCTS = {
     "aten::mm",
     "aten::addmm",
     "aten::bmm",
     "aten::baddbmm",
     "torch_attn::_varlen_attn",
-    "torch_attn::_varlen_attn_backward",
+    FLASH_BACKWARD,
 }
 GATHERS = {"aten::gather", "aten::index_select", "aten::embedding", "aten::index"}
 SCATTERS = {"aten::scatter_add_", "aten::index_add_", "aten::index_copy"}
@@ -81,14 +82,15 @@ class MetaTracker(TorchDispatchMode):
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         for output in outputs:
             self._note(output)
+        workspace = _flash_workspace(args) if name == FLASH_BACKWARD else 0
         is_view = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
         if not is_view and name not in NO_KERNEL:
             self.trace.kernels[name] += 1
             if name not in PRODUCTS:
                 inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
                 self.trace.moved[name] += _bytes_moved(name, inputs, outputs)
-        if self.now > self.trace.peak:
-            self.trace.peak = self.now
+        if self.now + workspace > self.trace.peak:
+            self.trace.peak = self.now + workspace
             self.trace.peak_operation = f"{name} {[tuple(output.shape) for output in outputs]}"
         return result
 
@@ -116,6 +118,17 @@ class _KnownNumbers(TorchDispatchMode):
         if name == "aten::nonzero":
             return args[0].new_empty((self.num_labels, args[0].dim()), dtype=torch.long)
         return 0 if name == "aten::_local_scalar_dense" else func(*args, **(kwargs or {}))
+
+
+def _flash_workspace(args: Any) -> int:
+    """Bytes that FlashAttention's backward pass allocates and frees: fp32 sums, and gradients of repeated keys."""
+    _, query_THW, key_TGW, *_ = tensors = [argument for argument in args if isinstance(argument, Tensor)]
+    starts = next(tensor for tensor in tensors if tensor.dtype == torch.int32)
+    tokens, heads, features = query_THW.shape
+    rows = tokens + 128 * (len(starts) - 1)
+    sums = rows * heads * (-(-features // 32) * 32 + 1) * 4
+    repeated = 2 * query_THW.numel() * query_THW.element_size() if key_TGW.shape[1] != heads else 0
+    return sums + repeated
 
 
 def _bytes_moved(name: str, inputs: list[Tensor], outputs: list[Tensor]) -> int:

@@ -50,6 +50,22 @@ class _Work:
     num_operations: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sizes:
+    """How many modules there are, and the entries of their tensors."""
+
+    count: int = 1
+    hidden: int = 0
+    inner: int = 0
+    key: int = 0
+    chunks: int = 1
+    """Of the vocabulary; each has its own operations."""
+
+    @property
+    def launches(self) -> int:
+        return self.count * self.chunks
+
+
 _FORWARD, _BACKWARD = Pass.FORWARD, Pass.BACKWARD
 LAYER = {
     _FORWARD: _Work(hidden=_Moved(values=12), inner=_Moved(values=3), key=_Moved(values=2), num_operations=14),
@@ -65,12 +81,18 @@ MLP = {
     _FORWARD: _Work(inner=_Moved(values=2), num_operations=1),
     _BACKWARD: _Work(inner=_Moved(values=4), num_operations=2),
 }
+"""What its MLP adds: the activation is written, read and kept."""
 ROTARY = dict.fromkeys(Pass, _Work(hidden=_Moved(values=8), key=_Moved(values=8), num_operations=9))
+"""What its rotary embedding adds, in each direction."""
 DEPTH_BLOCK = {
-    _FORWARD: _Work(hidden=_Moved(always=20, values=26), inner=_Moved(values=4), num_operations=22),
-    _BACKWARD: _Work(hidden=_Moved(always=2, values=38), inner=_Moved(values=18), num_operations=57),
+    _FORWARD: _Work(hidden=_Moved(values=18), inner=_Moved(values=4), num_operations=14),
+    _BACKWARD: _Work(hidden=_Moved(values=30), inner=_Moved(values=18), num_operations=53),
 }
-"""A block of the RQ head whose attention is one kernel."""
+"""A block of the RQ head whose attention is one kernel, without dropout."""
+DROPOUT = {
+    _FORWARD: _Work(hidden=_Moved(always=20, values=8), num_operations=8),
+    _BACKWARD: _Work(hidden=_Moved(always=2, values=8), num_operations=4),
+}
 DEPTH_ATTENTION = {
     _FORWARD: _Work(inner=_Moved(values=5), num_operations=9),
     _BACKWARD: _Work(inner=_Moved(values=5), num_operations=10),
@@ -117,23 +139,7 @@ def _embedding_gradients(workload: Workload, stage: Stage, task: Task) -> int:
     """Entries that are written for the token embedding's gradient, and read and written to add that of a tied head."""
     if stage not in (Stage.COLOCATED, Stage.TRUNK):
         return 0
-    tied = stage is Stage.COLOCATED and task is Task.UNDERSTANDING and workload.model.tie_word_embeddings
-    return (4 if tied else 1) * workload.dimensions.vocab_size * workload.model.hidden_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sizes:
-    """How many modules there are, and the entries of their tensors."""
-
-    count: int = 1
-    hidden: int = 0
-    inner: int = 0
-    key: int = 0
-    chunks: int = 1
-
-    @property
-    def launches(self) -> int:
-        return self.count * self.chunks
+    return (4 if workload.ties_head(stage, task) else 1) * workload.dimensions.vocab_size * workload.model.hidden_size
 
 
 def _layers(workload: Workload, stage: Stage, task: Task, direction: Pass) -> list[tuple[list[_Work], _Sizes]]:
@@ -152,6 +158,7 @@ def _layers(workload: Workload, stage: Stage, task: Task, direction: Pass) -> li
 
 
 def _head(workload: Workload, task: Task) -> list[tuple[Mapping[Pass, _Work], _Sizes]]:
+    """Work of the head's blocks and of its loss, in both directions."""
     rows = workload.content(task).num_targets
     losses = [LOSS] if workload.fused.loss else [LOSS, LOSS_STEPS]
     if task is Task.UNDERSTANDING:
@@ -159,9 +166,10 @@ def _head(workload: Workload, task: Task) -> list[tuple[Mapping[Pass, _Work], _S
         return [(loss, logits) for loss in losses]
     head = workload.model.rq_head
     blocks = _Sizes(count=head.num_blocks, hidden=rows * head.hidden_size, inner=rows * head.attention_size)
-    attention = [] if workload.fused.depth_attention else [(DEPTH_ATTENTION, blocks)]
+    steps = [(DROPOUT, head.dropout > 0), (DEPTH_ATTENTION, not workload.fused.depth_attention)]
     logits = _logits(rows, workload.dimensions.codebook_size)
-    return [(DEPTH_BLOCK, blocks), *attention, *((loss, logits) for loss in losses)]
+    tables = [DEPTH_BLOCK, *(table for table, is_run in steps if is_run)]
+    return [*((table, blocks) for table in tables), *((loss, logits) for loss in losses)]
 
 
 def _logits(rows: int, entries: int) -> _Sizes:

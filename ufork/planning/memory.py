@@ -22,6 +22,8 @@ PREFETCHED_PARAMETERS = 5 * 10**7
 """Parameters that ZeRO-3 gathers ahead of their use, if it could not keep all (stage3_prefetch_bucket_size)."""
 UPDATED_PARAMETERS = 10**9
 """Parameters of a shard that ZeRO-3 updates at a time (DeepSpeed's sub_group_size)."""
+FLASH_QUERIES = 128
+"""Queries to which FlashAttention's backward pass rounds up each segment's."""
 CONTEXT_BYTES = 500_000_000
 """Of CUDA's context with the loaded kernels, which torch's allocator does not know; assumed."""
 NCCL_CONNECTION_BYTES = (1 << 22) + (1 << 19) + 120 * 640 * 8 * 8
@@ -129,7 +131,8 @@ def _in_passes(workload: Workload, stage: Stage, task: Task, tp: int, sequences:
     inputs = workload.seq_len * workload.model.hidden_size * workload.value_bytes
     kept = sequences * (ends + layers * (inputs if workload.recompute else layer))
     recomputed = layer if workload.recompute and layers else 0
-    in_layer = (kept + recomputed + _layer_gradients(workload, tp), _weight_gradient(workload, stage, task, tp))
+    tied = _weight_gradient(workload, task, tp) if workload.ties_head(stage, task) else 0  # until the embedding's
+    in_layer = (kept + recomputed + max(_mlp_gradients(workload, tp), _attention_gradients(workload, tp)), tied)
     in_embedding = (kept - kept // sequences, _embedding_gradients(workload, stage, task))
     return max((kept, _head(workload, stage, task, tp)), in_layer, in_embedding, key=sum)
 
@@ -138,8 +141,8 @@ def _embedding_gradients(workload: Workload, stage: Stage, task: Task) -> int:
     """Bytes of the token embedding's gradient; with a tied head there are the gradients of both, and their sum."""
     if stage not in (Stage.COLOCATED, Stage.TRUNK):
         return 0
-    tied = stage is Stage.COLOCATED and task is Task.UNDERSTANDING and workload.model.tie_word_embeddings
-    return (3 if tied else 1) * workload.dimensions.vocab_size * workload.model.hidden_size * workload.value_bytes
+    copies = 3 if workload.ties_head(stage, task) else 1
+    return copies * workload.dimensions.vocab_size * workload.model.hidden_size * workload.value_bytes
 
 
 def _ends(workload: Workload, stage: Stage, task: Task) -> int:
@@ -170,17 +173,31 @@ def _layer(workload: Workload, tp: int) -> int:
     return workload.seq_len * (norms + inputs + (attention + mlp) // tp)
 
 
-def _layer_gradients(workload: Workload, tp: int) -> int:
-    """Bytes of gradients inside a layer's MLP, the most that its backward pass holds at once."""
+def _mlp_gradients(workload: Workload, tp: int) -> int:
+    """Bytes that the backward pass of a layer's MLP holds beside what is kept."""
     config = workload.model
     return workload.seq_len * (config.hidden_size + 2 * config.intermediate_size // tp) * workload.value_bytes
+
+
+def _attention_gradients(workload: Workload, tp: int) -> int:
+    """Bytes that the backward pass of FlashAttention holds beside what is kept.
+
+    It sums the queries' gradients in fp32, of each segment's queries rounded up to 128 and of heads to 32 features, and
+    has gradients of keys and values for every query head (pytorch's aten/native/transformers/cuda/flash_attn/
+    flash_api.cpp).
+    """
+    config, value = workload.model, workload.value_bytes
+    queries = workload.seq_len + FLASH_QUERIES * workload.num_segments
+    features = -(-config.head_dim // 32) * 32
+    sums = queries * config.num_attention_heads * (features + 1) * FP32_BYTES
+    return (sums + workload.seq_len * 4 * config.hidden_size * value) // tp
 
 
 def _head(workload: Workload, stage: Stage, task: Task, tp: int) -> int:
     """Bytes of the logits held at once, and of what the RQ head's blocks keep."""
     if stage is Stage.TRUNK:
         return 0
-    value, gradient = workload.value_bytes, _weight_gradient(workload, stage, task, tp)
+    value, gradient = workload.value_bytes, _weight_gradient(workload, task, tp)
     predictions = workload.content(task).num_targets
     if task is Task.UNDERSTANDING:
         return gradient + _logits(workload, predictions * workload.dimensions.vocab_size // tp)
@@ -199,10 +216,8 @@ def _logits(workload: Workload, entries: int) -> int:
     return min(CHUNK_LOGITS, entries) * (3 * value if workload.fused.loss else 2 * value + 2 * FP32_BYTES)
 
 
-def _weight_gradient(workload: Workload, stage: Stage, task: Task, tp: int) -> int:
-    """Bytes of the gradient of the logits' weight; a tied one is kept until the embedding's backward pass."""
-    if stage is Stage.TRUNK or task not in workload.tasks:
-        return 0
+def _weight_gradient(workload: Workload, task: Task, tp: int) -> int:
+    """Bytes of the gradient of the logits' weight."""
     text = task is Task.UNDERSTANDING
     rows = workload.dimensions.vocab_size if text else workload.dimensions.codebook_size
     width = workload.model.hidden_size if text else workload.model.rq_head.hidden_size

@@ -105,8 +105,13 @@ class Workload:
         return Contents(num_positions=self.seq_len, num_targets=self.seq_len * self.dimensions.codes_per_position)
 
     @property
+    def num_segments(self) -> int:
+        """Segments of a packed sequence."""
+        return self.seq_len // self.segment_tokens if self.segment_tokens else 1
+
+    @property
     def _segments(self) -> list[int]:
-        return [self.segment_tokens] * (self.seq_len // self.segment_tokens) if self.segment_tokens else []
+        return [self.segment_tokens] * self.num_segments if self.segment_tokens else []
 
     def forward_flops(self, stage: Stage, task: Task) -> int:
         """Operations of that pass in one stage; 0 if the task does not run through it."""
@@ -145,11 +150,15 @@ class Workload:
         """Parameters of a stage."""
         return _num_parameters(self.model, self.dimensions, stage)
 
+    def ties_head(self, stage: Stage, task: Task) -> bool:
+        """Whether one stage has gradients of a weight both as token embedding and as text head, and sums them."""
+        return stage is Stage.COLOCATED and task is Task.UNDERSTANDING and self.model.tie_word_embeddings
+
     def num_path_parameters(self, stage: Stage, task: Task) -> int:
         """Parameters of a stage that get gradients from a sequence of `task`."""
         if stage is not Stage.COLOCATED:
             return self.num_parameters(stage)
-        tied = task is Task.UNDERSTANDING and self.model.tie_word_embeddings  # apart, both stages hold that weight
+        tied = self.ties_head(stage, task)  # apart, both stages hold that weight
         twice = self.dimensions.vocab_size * self.model.hidden_size if tied else 0
         return self.num_parameters(Stage.TRUNK) + self.num_parameters(BRANCHES[task]) - twice
 
