@@ -182,14 +182,14 @@ def _details(chosen: "Candidate", workload: "Workload", machine: "MachineProfile
 
 
 def _largest_first(parts: Mapping[str, float], unit: float, name: str = "") -> str:
-    """Returns the values that round to something, with their share of the sum where they are of one unit `name`."""
-    ordered = sorted(parts.items(), key=lambda item: -item[1])
+    """Returns the values of at least a hundredth of their sum; with the name of a unit, also their shares."""
     total = sum(parts.values())
-    shown = [
-        f"{part.replace('_', ' ')} {value / unit:.1f}{f' {name} ({value / total:.0%})' if name else ''}"
-        for part, value in ordered
-        if value / unit >= 0.05
-    ]
+    shown = []
+    for part, value in sorted(parts.items(), key=lambda item: -item[1]):
+        if value >= total / 100:
+            share = f" {name} ({value / total:.0%})" if name else ""
+            digits = f"{value / unit:,.0f}" if value >= 100 * unit else f"{value / unit:.3g}"
+            shown.append(f"{part.replace('_', ' ')} {digits}{share}")
     return ", ".join(shown)
 
 
