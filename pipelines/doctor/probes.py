@@ -36,15 +36,17 @@ def kernels_probe() -> dict[str, Any]:
     """Runs a kernel on each GPU; returns those that fail, and what training chooses for the others."""
     import torch
 
-    from ufork.model.kernels import NATIVE_BF16_CAPABILITY, describe_kernels
+    from ufork.model.cuda_device import NATIVE_BF16_CAPABILITY, run_kernel
+    from ufork.model.kernels import describe_kernels
 
     failing, capabilities = [], []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = torch.device("cuda", index)
         try:
-            capabilities.append(torch.cuda.get_device_capability(index))
-            torch.ones(1, device=f"cuda:{index}").add_(1).item()
+            capabilities.append(torch.cuda.get_device_capability(device))
+            run_kernel(device)
         except RuntimeError as error:
-            failing.append(f"cuda:{index}: {str(error).splitlines()[0]}")
+            failing.append(f"{device}: {str(error).splitlines()[0]}")
     native = all(major >= NATIVE_BF16_CAPABILITY for major, _ in capabilities)
     dtype = torch.bfloat16 if native else torch.float32
     usable = bool(capabilities) and not failing

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from ufork.errors import ConfigError
-from ufork.infer import device as device_module
 from ufork.infer.device import choose_device, choose_dtype
 
 
@@ -20,7 +19,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device.index])
-        monkeypatch.setattr(device_module.torch, "ones", lambda *_, device: torch.zeros(1))
+        monkeypatch.setattr(torch, "ones", lambda *_, device: torch.zeros(1))
 
     return claim
 
@@ -67,7 +66,7 @@ def test_a_gpu_that_fails_is_refused_by_name_and_left_by_default(gpus, monkeypat
     def fail(*_, device):
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nand more")
 
-    monkeypatch.setattr(device_module.torch, "ones", fail)
+    monkeypatch.setattr(torch, "ones", fail)
     with pytest.raises(ConfigError, match="device cuda:0: CUDA error: no kernel image is available"):
         choose_device("cuda:0")
     assert choose_device() == torch.device("cpu")

@@ -7,17 +7,16 @@ This is for programs that use a model in one process. Ranks that train agree on 
 
 import logging
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
 from ufork.errors import ConfigError
-from ufork.model.kernels import NATIVE_BF16_CAPABILITY
+from ufork.model.cuda_device import NATIVE_BF16_CAPABILITY, computes_bf16, run_kernel
 
 log = logging.getLogger(__name__)
 
 Precision = Literal["auto", "fp32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 AUTO = "auto"
 
 
@@ -50,10 +49,11 @@ def choose_dtype(device: torch.device, precision: Precision = "auto") -> torch.d
     """
     if device.type != "cuda":
         return torch.bfloat16 if precision == "bf16" else torch.float32
-    major, minor = torch.cuda.get_device_capability(device)
+    native = computes_bf16(device)
     if precision == "auto":
-        precision = "bf16" if major >= NATIVE_BF16_CAPABILITY else "fp32"
-    if precision == "bf16" and major < NATIVE_BF16_CAPABILITY:
+        precision = "bf16" if native else "fp32"
+    if precision == "bf16" and not native:
+        major, minor = torch.cuda.get_device_capability(device)
         raise ConfigError(
             f"precision bf16: {device} has compute capability {major}.{minor} and emulates bf16, which takes"
             f" {NATIVE_BF16_CAPABILITY}.0 (Ampere) or newer; use fp32"
@@ -70,7 +70,7 @@ def _trouble_of(device: torch.device) -> str:
     if device.index >= (count := torch.cuda.device_count()):
         return f"this process sees {count} GPU(s), cuda:0 to cuda:{count - 1}"
     try:
-        torch.ones(1, device=device).add_(1).item()  # fails without a kernel for this GPU, or on a broken one
+        run_kernel(device)
     except RuntimeError as error:
         return str(error).splitlines()[0]
     return ""

@@ -23,7 +23,7 @@ from torch import nn
 
 from ufork.model.decoder import GateKernel, SwiGLU, gated
 from ufork.model.layers.apex import RMS_NORM, find_apex_kernel
-from ufork.model.layers.attention import AMPERE, find_attention_kernel
+from ufork.model.layers.attention import find_attention_kernel
 from ufork.model.layers.compiled import compiled
 from ufork.model.layers.cross_entropy import (
     PLAIN_CHUNKS,
@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 
 KernelChoice = Literal["auto", "torch"]
 """`torch`: plain torch, nothing generated and no other package."""
-NATIVE_BF16_CAPABILITY = AMPERE
-"""First major compute capability that computes bf16 natively; older devices emulate it."""
 PLAIN, LIGER, COMPILED = "plain torch", "liger-kernel", "torch.compile"
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ufork.model.cuda_device import AMPERE, HOPPER
 from ufork.model.layers.attention_kernels import (
     AttentionKernel,
     flash_attention,
@@ -26,9 +27,6 @@ from ufork.model.layers.segments import Segments
 from ufork.vocabulary import PackedSequence
 
 log = logging.getLogger(__name__)
-
-AMPERE, HOPPER = 8, 9
-"""Major compute capabilities: the oldest that FlashAttention-2 supports, and the only one FlashAttention-3 does."""
 
 
 class Attend(Protocol):

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from ufork.config import Config
 from ufork.errors import ConfigError, MachineError, PeerError, UforkError
-from ufork.model.kernels import NATIVE_BF16_CAPABILITY
+from ufork.model.cuda_device import NATIVE_BF16_CAPABILITY, run_kernel
 from ufork.parallel.nvidia_devices import cpu_request, has_cuda_device
 from ufork.parallel.rank_environment import RankEnvironment
 
@@ -91,7 +91,7 @@ def report_device(rank_env: RankEnvironment, environment: Mapping[str, str]) -> 
         num_visible = torch.cuda.device_count()
         index = rank_env.local_rank % num_visible
         torch.cuda.set_device(index)
-        torch.ones(1, device="cuda").add_(1).item()  # fails without a kernel for this device, or on a broken one
+        run_kernel(torch.device("cuda", index))
         properties = torch.cuda.get_device_properties(index)
     except Exception as error:  # of many kinds: an old driver, a build without CUDA, a device that fell off the bus
         trouble = f"{str(error).splitlines()[0]} (torch {torch.__version__})" if has_cuda_device() else ""

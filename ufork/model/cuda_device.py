@@ -1,0 +1,23 @@
+"""What a CUDA device can compute: by its compute capability, and by running a kernel on it."""
+
+import torch
+
+AMPERE, HOPPER = 8, 9
+"""Major compute capabilities: the oldest that FlashAttention-2 supports, and the only one FlashAttention-3 does."""
+NATIVE_BF16_CAPABILITY = AMPERE
+"""First major compute capability that computes bf16 natively; older devices emulate it."""
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a CUDA device computes bf16 natively."""
+    major, _ = torch.cuda.get_device_capability(device)
+    return major >= NATIVE_BF16_CAPABILITY
+
+
+def run_kernel(device: torch.device) -> None:
+    """Runs a small kernel on a CUDA device and waits for it: a device that torch lists may still be of no use.
+
+    Raises:
+        RuntimeError: this torch has no kernels for the device, or the device or its driver fails.
+    """
+    torch.ones(1, device=device).add_(1).item()
