@@ -7,7 +7,6 @@ events allow, as drawn by a test.
 import random
 import threading
 from collections import deque
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ufork.checkpoint import snapshot
-from ufork.checkpoint.snapshot import CudaStreams, HostSnapshot, StreamSnapshot, snapshot_of
+from ufork.checkpoint.snapshot import HostSnapshot, StreamSnapshot, snapshot_of
 from ufork.errors import StorageError
 from ufork.parallel.engine.state_files import WEIGHT, RankState
 
@@ -48,7 +47,7 @@ class SimulatedStream:
 
 
 class SimulatedDevice:
-    """Two streams, and the calls of `Streams`; runs some of what was launched whenever an event is asked for."""
+    """Two streams, and the calls of `CudaStreams`; runs some of what was launched whenever an event is asked for."""
 
     def __init__(self, seed=0, lock_error=""):
         self.random, self.lock_error = random.Random(seed), lock_error
@@ -264,22 +263,8 @@ def test_shards_in_host_memory_are_copied_by_the_host():
     assert isinstance(snapshot_of(shards()[1].image(), timeout_seconds=1), HostSnapshot)
 
 
-def test_cuda_locks_exactly_the_memory_of_the_image_and_its_refusal_is_cleared(monkeypatch):
-    """torch raises CUDA's last error at the next launch of a kernel, unless something has asked for it."""
-    calls, answers = [], [0, 2]
-    cudart = SimpleNamespace(
-        cudaHostRegister=lambda *arguments: calls.append(arguments) or answers.pop(0),
-        cudaGetErrorString=lambda error: "out of memory",
-    )
-    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    streams = CudaStreams(torch.device("cuda", 0))
-    monkeypatch.setattr(streams, "_clear_error", lambda: calls.append("cleared"))
-    memory = shards()[1].image().memory
-    assert memory.data_ptr() % 4096 == 0, "CUDA locks whole pages"
-    assert streams.lock_pages(memory) == ""
-    assert streams.lock_pages(memory) == "out of memory"
-    assert calls == [(memory.data_ptr(), memory.nbytes, 1)] * 2 + ["cleared"]
+def test_the_image_begins_on_a_page_since_cuda_locks_whole_pages():
+    assert shards()[1].image().memory.data_ptr() % 4096 == 0
 
 
 @pytest.mark.gpu

@@ -90,11 +90,6 @@ class Saver:
         self._newest_step = start.step
         self._losses: list[Mapping[Task, float]] = []
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether a save is in progress."""
-        return self._writing is not None
-
     def after_step(
         self, train_state: TrainState, stream: TrainingStream | None, losses: Mapping[Task, float] | None = None
     ) -> None:

@@ -18,13 +18,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ufork.checkpoint.cuda_streams import CudaStreams
 from ufork.errors import StorageError
 from ufork.parallel.engine.state_files import FileImage
 
@@ -34,8 +34,6 @@ POLL_SECONDS = 0.01
 """Interval at which the writing thread asks whether a stream has copied; short beside the writing that follows."""
 LOWEST_PRIORITY = 19
 """Nice value of the writing thread (Linux has one per thread), so that it does not take a core from training."""
-_PORTABLE = 1
-"""cudaHostRegisterPortable: pages are locked for every CUDA context."""
 
 
 class Snapshot(Protocol):
@@ -108,56 +106,6 @@ class HostSnapshot:
         self._copied.wait()
 
 
-class Event(Protocol):
-    """A point in a stream, as `torch.cuda.Event`."""
-
-    def query(self) -> bool:
-        """Whether the stream has passed it."""
-        ...
-
-
-class Stream(Protocol):
-    """Work of a device in the order of its launch, as `torch.cuda.Stream`."""
-
-    def record_event(self) -> Any:
-        """Returns an Event after all work launched so far."""
-        ...
-
-    def wait_event(self, event: Any) -> None:
-        """Makes work that is launched from here on wait for `event`; the host does not wait."""
-        ...
-
-
-class Streams(Protocol):
-    """The calls of CUDA that a copy needs.
-
-    Attributes:
-        copying: stream of the copies, beside that of training.
-    """
-
-    copying: Stream
-
-    def training(self) -> Stream:
-        """Returns the stream that the calling thread launches its work on."""
-        ...
-
-    def copy(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-        """Launches copies on the stream `copying`."""
-        ...
-
-    def lock_pages(self, memory: Tensor) -> str:
-        """Makes the device write into `memory` without the host; returns why it cannot, "" if it can."""
-        ...
-
-    def unlock_pages(self, memory: Tensor) -> None:
-        """Undoes `lock_pages`."""
-        ...
-
-    def enter_thread(self) -> None:
-        """Makes a new thread use this rank's device: one that does not would open a context on GPU 0."""
-        ...
-
-
 class StreamSnapshot:
     """Copies from a CUDA device to page-locked host memory, on a stream of its own.
 
@@ -166,9 +114,9 @@ class StreamSnapshot:
     the copies still are right, but each save holds up training for as long as they take.
     """
 
-    def __init__(self, streams: Streams, *, timeout_seconds: float) -> None:
+    def __init__(self, streams: CudaStreams, *, timeout_seconds: float) -> None:
         self._streams, self._timeout_seconds = streams, timeout_seconds
-        self._copied: Event | None = None
+        self._copied: torch.cuda.Event | None = None
         self._locked: Tensor | None = None
         self._closed = threading.Event()
 
@@ -224,49 +172,6 @@ class StreamSnapshot:
         if self._locked is not None:
             self._streams.unlock_pages(self._locked)
             self._locked = None
-
-
-class CudaStreams:
-    """The calls of CUDA, for one device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.copying: Stream = torch.cuda.Stream(device)
-
-    def training(self) -> Stream:
-        """Returns torch's current stream of this thread."""
-        return torch.cuda.current_stream(self._device)
-
-    def copy(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-        """Launches one copy per pair; sources in host memory (an offloaded optimizer's) are copied at once."""
-        with torch.cuda.stream(self.copying):  # type: ignore[arg-type]
-            for target, source in zip(targets, sources, strict=True):
-                target.copy_(source, non_blocking=True)
-
-    def lock_pages(self, memory: Tensor) -> str:
-        """Registers the memory with CUDA; torch's own page-locked memory is rounded up to a power of two and kept."""
-        cudart = torch.cuda.cudart()
-        error = cudart.cudaHostRegister(memory.data_ptr(), memory.nbytes, _PORTABLE)
-        if int(error) == 0:
-            return ""
-        self._clear_error()
-        return str(cudart.cudaGetErrorString(error))
-
-    def unlock_pages(self, memory: Tensor) -> None:
-        """Does nothing where locking had failed."""
-        if memory.is_pinned() and int(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())):
-            self._clear_error()
-
-    def _clear_error(self) -> None:
-        """CUDA keeps the last error until it is asked for, which torch does at the next launch of a kernel."""
-        try:
-            torch.ones(1, device=self._device)
-        except RuntimeError as error:
-            log.debug("cleared: %s", error)
-
-    def enter_thread(self) -> None:
-        """Sets the device of the calling thread."""
-        torch.cuda.set_device(self._device)
 
 
 def lower_priority() -> None:
