@@ -3,6 +3,7 @@
 import deepspeed
 import pytest
 import torch
+from deepspeed.accelerator import get_accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.ranks import run_on_ranks
@@ -85,6 +86,31 @@ def leave_passes_by_an_error(rank_env: RankEnvironment):
 
 def test_an_error_in_the_passes_is_raised_without_waiting_for_the_other_ranks():
     assert run_on_ranks(leave_passes_by_an_error, 2) == [True, True]
+
+
+def count_waits_in_passes(rank_env: RankEnvironment):
+    """Returns how often forward and backward passes of four steps wait for all work of the device."""
+    torch.set_num_threads(1)
+    with join_world(rank_env, timeout_seconds=60) as world:
+        config = TrainConfig(global_batch_size=GlobalBatchSize(understanding=1), precision="fp32")
+        stage = open_stage(world, config, model=shallow_config(), seq_len=16)
+        accelerator, waits = get_accelerator(), []
+        wait = accelerator.synchronize
+        accelerator.synchronize = lambda *device: waits.append(wait(*device))
+        in_passes = []
+        for _ in range(4):
+            waits.clear()
+            sequence = packed_sequence(Task.UNDERSTANDING, texts=[[5, 6]], seq_len=16).to(str(world.device))
+            with stage.engine.accumulating():
+                stage.engine.backward(stage.engine.forward(sequence, 1.0)[0], Task.UNDERSTANDING)
+            in_passes.append(len(waits))
+            stage.engine.step(0.1, 1.0)
+        return in_passes
+
+
+def test_no_pass_waits_for_all_work_of_the_device():
+    """It would wait for a transfer to a rank that waits for this one."""
+    assert run_on_ranks(count_waits_in_passes, 1) == [[0, 0, 0, 0]]
 
 
 @pytest.mark.gpu

@@ -29,11 +29,12 @@ OWNED_KEYS = frozenset(
         "scheduler",
         "fp16",
         "bf16",
+        "timers",
         "zero_allow_untested_optimizer",
         "zero_optimization.stage",
     }
 )
-"""Keys of DeepSpeed's configuration that ufork derives from the recipe; setting them is refused."""
+"""Keys of DeepSpeed's configuration that ufork sets, most by the recipe; setting them is refused."""
 
 
 def engine_config(
@@ -56,8 +57,8 @@ def engine_config(
     owned = sorted(OWNED_KEYS & {*extra, *(f"zero_optimization.{key}" for key in zero)})
     if owned:
         raise ConfigError(
-            f"train.deepspeed: {', '.join(owned)} cannot be set here, since ufork derives them from other values of the"
-            " recipe; remove them and set those"
+            f"train.deepspeed: {', '.join(owned)} cannot be set here, since ufork sets them, most by other values of"
+            " the recipe; remove them and set those"
         )
     config = {
         "steps_per_print": 1 << 62,
@@ -66,6 +67,9 @@ def engine_config(
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
         "bf16": {"enabled": precision == "bf16"},
+        # on by default: from the third step on, every forward pass would wait for all that runs on the GPU, transfers
+        # to ranks that wait for this one included
+        "timers": {"throughput": {"enabled": False}},
         "zero_optimization": {
             # DeepSpeed's own linear function saves memory that is not scarce and costs a tenth of a step on a CPU
             "memory_efficient_linear": False,
