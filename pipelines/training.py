@@ -5,6 +5,7 @@ recipe, tokenizers of the run -> a Phase -> ufork.train: open_session, train_pha
 """
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ import torch
 
 from pipelines.check_recipe import check_recipe
 from pipelines.doctor.banner import log_banner
-from pipelines.launch.ranks import process_context, takes_cuda
+from pipelines.launch.ranks import process_context
 from pipelines.launch.stop_signals import StopRequest, handled
 from pipelines.recipe import Recipe
 from pipelines.terminal import log_to_terminal
@@ -24,6 +25,7 @@ from ufork.infer.steps import EagerSteps
 from ufork.model.config import Dimensions
 from ufork.model.layers.attention import find_attention_kernel
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig
+from ufork.parallel.nvidia_devices import uses_cuda
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.report.grid import grid_of
@@ -48,11 +50,11 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
     log_to_terminal()
     logging.getLogger().setLevel(logging.INFO if rank_env.rank == 0 else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of DeepSpeed's calls
-    warnings.filterwarnings("ignore", message=".*CUDA_DEVICE_MAX_CONNECTIONS")  # megatron-core; see CUDA_QUEUES
+    warnings.filterwarnings("ignore", message=".*CUDA_DEVICE_MAX_CONNECTIONS")  # megatron-core; see ranks.CUDA_QUEUES
     run = recipe.run_folder
     if rank_env.rank == 0:
         run.record(recipe.model_dump(mode="json"), ("text", "model", "data", "layout", "train", "phases"))
-        log_banner(run.path, has_gpu=takes_cuda())
+        log_banner(run.path, has_gpu=uses_cuda(os.environ))
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
     check_recipe(recipe, rank_env.world_size, _dimensions(tokenizer, codec))
     phases = [phase_of(recipe, name, tokenizer, codec) for name in names]

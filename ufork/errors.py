@@ -35,7 +35,8 @@ class UforkError(Exception):
     Args:
         message: for people.
         fields: details for programs. Known ones are `rank`; `process_exit_code`, the exit code of a process that died,
-            negative for a signal; `timed_out`, whether something took too long; `cause`, the words of another library.
+            negative for a signal; `timed_out`, whether something took too long; `cause`, the words of another library;
+            `device`, the GPU at fault.
     """
 
     exit_code = 1
@@ -115,13 +116,21 @@ class StorageError(UforkError):
 
 
 class MachineError(UforkError):
-    """This machine lacks something that ufork requires."""
+    """This machine lacks something that ufork requires, or a device of it has failed."""
 
     failure = FailureClass.NODE
 
 
+BROKEN_DEVICE = (
+    r"CUDA error: (uncorrectable|hardware|unspecified launch failure|unknown error|Invalid access of peer GPU memory"
+    r"|CUDA-capable device\(s\) is/are busy|CUDA driver version is insufficient|system has unsupported display driver"
+    r"|system not yet initialized)"
+)
+"""Pattern of CUDA's errors (cudaGetErrorString) that are due to a device or its driver, and not to a program."""
+
+
 class DeviceMemoryError(UforkError):
-    """A GPU has too little memory for what a phase computes on it; `device` in the fields names it."""
+    """A GPU has too little memory for what is computed on it."""
 
     failure = FailureClass.OUT_OF_MEMORY
 

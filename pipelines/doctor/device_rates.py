@@ -110,7 +110,7 @@ def pass_rate(workload: "Workload", device: torch.device) -> float:
     model = UniFork(workload.model, workload.dimensions)
     initialize(model, 0)
     model = model.to(device, _dtype(workload))
-    sequences = [workload.sequence(task).to(str(device)) for task in workload.tasks]
+    sequences = [workload.sequence(task).to(device) for task in workload.tasks]
 
     def passes() -> None:
         for sequence in sequences:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.launch.local_ranks import free_port, start_local_ranks
 from ufork.errors import ConfigError
-from ufork.parallel.nvidia_devices import CUDA_QUEUES, uses_cuda
+from ufork.parallel.nvidia_devices import uses_cuda
 from ufork.parallel.rank_environment import RankEnvironment
 
 SLURM_FIRST_PORT, SLURM_NUM_PORTS = 15_000, 15_000
@@ -31,6 +31,13 @@ PRELOADED_MODULES = (
 )
 """Modules imported once, by the server that this machine's ranks are forked from: ranks then start in 1.3 s instead of
 more than 20 s. The last five are what `deepspeed.initialize` imports, which takes seconds on each rank."""
+CUDA_QUEUES = "32"
+"""Hardware queues of a CUDA device (CUDA_DEVICE_MAX_CONNECTIONS, 8 by default, at most 32).
+
+Every pair of ranks, every group and ZeRO's gathers have a stream of their own. Streams that share a queue wait for
+each other, so with few queues a transfer that waits for its peer holds up gathers that could run. megatron-core
+recommends 1, which makes a collective start before the product that it overlaps with; it needs that for speed only.
+"""
 
 
 _TORCHRUN_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -75,14 +82,9 @@ def prepare_environment(environment: MutableMapping[str, str], *, num_local_rank
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_local_ranks)))
 
 
-def takes_cuda() -> bool:
-    """Whether ranks on this machine take CUDA devices, which it has and the environment does not hide."""
-    return uses_cuda(os.environ)
-
-
 def process_context(preloaded_modules: tuple[str, ...] = PRELOADED_MODULES) -> BaseContext:
     """Returns how processes are started here: forked from a warm server, or fresh where they use CUDA."""
-    if takes_cuda():
+    if uses_cuda(os.environ):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preloaded_modules))

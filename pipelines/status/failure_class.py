@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipelines.status.failure_record import FailureRecord
-from ufork.errors import ConfigError, FailureClass, StoppedError
-from ufork.parallel.nvidia_devices import BROKEN_DEVICE
+from ufork.errors import BROKEN_DEVICE, ConfigError, FailureClass, StoppedError
 
 LINE_CHARACTERS = 500
 """Longest line of a diagnosis."""

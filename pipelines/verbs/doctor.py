@@ -29,11 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
     from pipelines.doctor.examine import CHECKS, examine
     from pipelines.doctor.page import as_values, render
     from pipelines.doctor.surroundings import Surroundings
-    from pipelines.launch.ranks import takes_cuda
     from ufork import __version__
     from ufork.errors import MachineError
+    from ufork.parallel.nvidia_devices import uses_cuda
 
-    around = Surroundings(environment=os.environ, folder=arguments.folder, home=Path.home(), has_gpu=takes_cuda())
+    has_gpu = uses_cuda(os.environ)
+    around = Surroundings(environment=os.environ, folder=arguments.folder, home=Path.home(), has_gpu=has_gpu)
     findings = examine(around, CHECKS)
     if arguments.json:
         print(json.dumps(as_values(findings), indent=1))

@@ -195,7 +195,7 @@ class TrainedModel:
         codec = CodecSizes(codes_per_position=self.codec.codes_per_position, codebook_size=self.codec.codebook_size)
         encoded = encode_sample(sample, self.tokenizer, codec=codec)
         packed = pack_sequence([encoded], seq_len=len(encoded.token_ids_L), padding_id=self.tokenizer.padding_id)
-        return TargetLoss(nats=float(self.model(packed.to(str(self.device)))), num_targets=packed.num_targets)
+        return TargetLoss(nats=float(self.model(packed.to(self.device))), num_targets=packed.num_targets)
 
     def _require(self, task: Task, texts: Sequence[str], name: str) -> None:
         self._require_branch(task)

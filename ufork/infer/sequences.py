@@ -41,7 +41,7 @@ class Sequences:
         packed = pack_sequence(prompts, seq_len=sum(lengths), padding_id=0)
         if image_is_open:
             packed = dataclasses.replace(packed, image_ends_M=packed.image_ends_M[:0])
-        packed = packed.to(str(self.device))
+        packed = packed.to(self.device)
         capacity_tokens = max(lengths) + num_new_tokens
         if self.static:
             capacity_tokens = math.ceil(capacity_tokens / MASK_ALIGNMENT_TOKENS) * MASK_ALIGNMENT_TOKENS

@@ -84,7 +84,7 @@ class TrunkRunner:
     def forward(self, action: Action) -> None:
         """Runs the trunk and sends the hidden states."""
         sequence = self.sequences[action.task][action.index]
-        hidden_TD = self.engine.forward(sequence.to(str(self.link.bridge.device)))
+        hidden_TD = self.engine.forward(sequence.to(self.link.bridge.device))
         sends = self.link.send_hidden(action, hidden_TD, sequence)
         if hidden_TD.requires_grad:
             self._flying[action.task, action.index] = hidden_TD, sends
@@ -159,7 +159,7 @@ class ColocatedRunner:
 
     def forward(self, action: Action) -> None:
         """Runs the whole model forward."""
-        sequence = self.sequences[action.task][action.index].to(str(self.engine.device))
+        sequence = self.sequences[action.task][action.index].to(self.engine.device)
         self._loss, self.sums[action] = self.engine.forward(sequence, self.num_targets[action.task])
 
     def backward(self, action: Action) -> None:

@@ -9,19 +9,6 @@ from pathlib import Path
 
 DEVICE_FILES = Path("/dev")
 NVML_LIBRARY = "libnvidia-ml.so.1"
-CUDA_QUEUES = "32"
-"""Hardware queues of a CUDA device (CUDA_DEVICE_MAX_CONNECTIONS, 8 by default, at most 32).
-
-Every pair of ranks, every group and ZeRO's gathers have a stream of their own. Streams that share a queue wait for
-each other, so with few queues a transfer that waits for its peer holds up gathers that could run. megatron-core
-recommends 1, which makes a collective start before the product that it overlaps with; it needs that for speed only.
-"""
-BROKEN_DEVICE = (
-    r"CUDA error: (uncorrectable|hardware|unspecified launch failure|unknown error|Invalid access of peer GPU memory"
-    r"|CUDA-capable device\(s\) is/are busy|CUDA driver version is insufficient|system has unsupported display driver"
-    r"|system not yet initialized)"
-)
-"""Pattern of CUDA's errors (cudaGetErrorString) that are due to a device or its driver, and not to a program."""
 
 
 def has_cuda_device() -> bool:

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ufork.errors import DeviceMemoryError, MachineError
-from ufork.parallel.nvidia_devices import BROKEN_DEVICE
+from ufork.errors import BROKEN_DEVICE, DeviceMemoryError, MachineError
 from ufork.train.config import TrainConfig
 
 _TORCH_REFERS_TO_DOCS = re.compile(r"\s*See documentation for Memory Management.*", re.DOTALL)

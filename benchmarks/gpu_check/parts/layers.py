@@ -122,7 +122,7 @@ def _decoder_layer(report: Report, config: ModelConfig, num_tokens: int, device:
     def passes(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         moved = layer.to(device, dtype)
         use_kernels(moved, choose_kernels(device))
-        there = packed.to(str(device))
+        there = packed.to(device)
         attend = PackedAttention(there, choose_attention_kernel(device, dtype))
         leaf = hidden.to(device, dtype).requires_grad_()
         output = moved(leaf, there.positions_T, attend)

@@ -112,7 +112,7 @@ def _segments(lengths: Sequence[int], seq_len: int, device: torch.device) -> Seg
         )
         for length in lengths
     ]
-    return Segments(pack_sequence(samples, seq_len=seq_len, padding_id=0).to(str(device)))
+    return Segments(pack_sequence(samples, seq_len=seq_len, padding_id=0).to(device))
 
 
 def _first_calls(kernel: AttentionKernel, halves: Sequence[Tensor], device: torch.device) -> dict[str, Any]:

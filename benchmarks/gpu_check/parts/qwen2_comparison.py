@@ -73,7 +73,7 @@ def _peer(
     except ImportError as error:
         report.skip("Qwen2", f"transformers cannot be imported: {error}")
         return
-    there = packed.to(str(device))
+    there = packed.to(device)
     for compiled in (False, True):
         if compiled and cpu:
             report.skip("Qwen2, compiled", "not with --cpu")

@@ -169,7 +169,7 @@ class Link:
         encoded, own_TD, transfers = posted
         self._wait(transfers)
         sequence = self.transfer_format.sequences.decode(encoded)
-        return self._gathered(own_TD), sequence.to(str(self.bridge.device))
+        return self._gathered(own_TD), sequence.to(self.bridge.device)
 
     def send_gradient(self, action: Action, gradient_TD: Tensor) -> list[Transfer]:
         """Starts to send this rank's chunks of the gradient of a micro-batch's hidden states back to the trunk."""
