@@ -31,7 +31,7 @@ from ufork.parallel.transport.stage_world import World, join_world
 from ufork.report.grid import grid_of
 from ufork.train.build_stage import precision_of
 from ufork.train.initial_model import InitialModel, Weights
-from ufork.train.loop import Hooks, train_phase
+from ufork.train.loop import DrawGrid, Hooks, train_phase
 from ufork.train.session import Phase, open_session
 from ufork.vision.codec import ImageCodec
 from ufork.vocabulary import Task
@@ -127,9 +127,7 @@ def _train(phase: Phase, world: World, hooks: Hooks, codec: ImageCodec) -> None:
         world.report_finished(phase.name)
 
 
-def _drawing(
-    recipe: Recipe, phase: Phase, codec: ImageCodec, world: World
-) -> Callable[[Weights, Callable[[], None]], np.ndarray] | None:
+def _drawing(recipe: Recipe, phase: Phase, codec: ImageCodec, world: World) -> DrawGrid | None:
     """Returns a function that draws the phase's prompts as one picture (uint8 [rows, columns, 3]).
 
     It draws on the rank's GPU in the phase's precision, or on the CPU in fp32, with its own copy of the weights. Steps

@@ -28,6 +28,8 @@ from ufork.train.step import StepResult, run_step
 
 log = logging.getLogger(__name__)
 
+DrawGrid = Callable[[Weights, Callable[[], None]], np.ndarray]
+"""(whole weights, sign of life to call at short intervals) -> picture, uint8 [rows, columns, 3]."""
 TRACED_STEP = 2
 """Number of the traced step, from 0; in earlier steps ZeRO-3 still learns in which order weights are needed."""
 
@@ -38,9 +40,8 @@ class Hooks:
 
     asked_to_stop: Callable[[], bool] = lambda: False
     """Whether this rank was asked to stop."""
-    draw_grid: Callable[[Weights, Callable[[], None]], np.ndarray] | None = None
-    """Draws `drawing_prompts` with whole weights; called on the leader every `draw_every_steps`, while the other ranks
-    wait. It calls its second argument at short intervals, as a sign of life."""
+    draw_grid: DrawGrid | None = None
+    """Draws `drawing_prompts`; called on the leader every `draw_every_steps`, while the other ranks wait."""
     trace_folder: Path | None = None
     """Folder for the trace of one step (`ufork.parallel.tracing.step_trace`)."""
 
@@ -106,8 +107,8 @@ def _progress(config: TrainConfig, counters: _Counters, hooks: Hooks, bridge: Br
     )
 
 
-def _draw(session: Session, step: int, draw_grid: Callable[[Weights, Callable[[], None]], np.ndarray]) -> None:
-    """Draws on the leader while the others wait; a drawing that does not fit beside the training state is left out."""
+def _draw(session: Session, step: int, draw_grid: DrawGrid) -> None:
+    """Draws on the leader while the others wait; a drawing that does not fit beside the training state is skipped."""
     weights = session.whole_weights()
     world = session.stage.world
     work = LeaderWork(world, f"the drawings of {session.telemetry.phase} after step {step}")

@@ -90,8 +90,6 @@ class Session:
     """Progress at which training starts: the phase's beginning, or the checkpoint's step."""
     shapes: Shapes = field(default_factory=dict)
     """Names and shapes of the weights that the leader collects from each stage."""
-    name: str = ""
-    """Of the phase, for messages."""
     absent_weights: Weights = field(default_factory=dict)
     """Weights of the stages that are absent from this phase and do not change; on the leader only."""
 
@@ -103,7 +101,7 @@ class Session:
         """Raises CUDA's errors during `action` as ufork's (`ufork.train.device_errors`)."""
         seq_len = self.stage.sequences.seq_len
         return device_errors(
-            f"phase {self.name}, {action}", self.config, seq_len=seq_len, device=self.stage.world.device
+            f"phase {self.telemetry.phase}, {action}", self.config, seq_len=seq_len, device=self.stage.world.device
         )
 
 
@@ -161,7 +159,6 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
         opened.callback(saver.close)
         try:
             yield Session(
-                name=phase.name,
                 config=phase.train,
                 stage=stage,
                 telemetry=telemetry,

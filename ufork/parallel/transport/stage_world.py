@@ -157,11 +157,7 @@ def join_world(
     with _peers_named(rank_env, f"rendezvous with the other ranks at {where}"):
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
-    with _peers_named(rank_env, "agreement on the ranks' devices"):
-        report = report_device(rank_env, os.environ)
-        decision = agree_on_device(store, report, rank_env.world_size, timeout)
-    device = torch.device("cuda", report.index) if report.kind == "cuda" else torch.device("cpu")
-    os.environ["DS_ACCELERATOR"] = device.type
+    device, native_bf16 = _take_device(store, rank_env, timeout)
     members = ranks_of(coordinates, coordinate.stage)
     _export(rank_env, rank=members.index(rank_env.rank), size=len(members))
     if device.type == "cuda":
@@ -179,7 +175,7 @@ def join_world(
         coordinate=coordinate,
         size=rank_env.world_size,
         device=device,
-        native_bf16=decision.native_bf16,
+        native_bf16=native_bf16,
         timeout_seconds=timeout_seconds,
         store=store,
         dp_group=dp_group,
@@ -198,6 +194,15 @@ def join_world(
         _leave_alone(world)
         raise
     dist.destroy_process_group()
+
+
+def _take_device(store: dist.Store, rank_env: RankEnvironment, timeout: timedelta) -> tuple[torch.device, bool]:
+    """Returns this rank's device, of the kind that all ranks have, and whether all of them compute bf16 natively."""
+    with _peers_named(rank_env, "agreement on the ranks' devices"):
+        report = report_device(rank_env, os.environ)
+        decision = agree_on_device(store, report, rank_env.world_size, timeout)
+    os.environ["DS_ACCELERATOR"] = report.kind
+    return torch.device("cuda", report.index) if report.kind == "cuda" else torch.device("cpu"), decision.native_bf16
 
 
 def _mesh_groups(coordinate: MeshCoordinate, timeout: timedelta) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
