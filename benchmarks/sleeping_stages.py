@@ -96,7 +96,7 @@ def _run_rank(
             bridge.sum(0.0)
             start = time.perf_counter()
             if stage is Stage.TRUNK:
-                runner: Any = TrunkRunner(engine, link, sequences, actions[stage], in_flight=len(actions[stage]))
+                runner: Any = TrunkRunner(engine, link, sequences, in_flight=len(actions[stage]))
             else:
                 targets = dict.fromkeys(Task, 1.0)
                 runner = BranchRunner(

@@ -105,6 +105,11 @@ class NcclRulesGroup:
         """Launches a sum."""
         return self._launch(self._rank, lambda: self._gloo.allreduce(tensors))
 
+    def wait_for_all(self) -> None:
+        """Makes the host wait for all transfers; raises TimeoutError if they do not end."""
+        if not all(work.done.wait(self._timeout.total_seconds()) for work in self._works):
+            raise TimeoutError("transfers that do not end")
+
     def get_error(self) -> Any:
         """Returns what the watchdog has seen."""
         return SimpleNamespace(name=self._error)

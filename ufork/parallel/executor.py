@@ -71,15 +71,17 @@ def run_actions(
 
 
 class TrunkRunner:
-    """Sends hidden states and receives their gradients; a frozen trunk keeps no graph and only sends."""
+    """Sends hidden states and receives their gradients; a frozen trunk keeps no graph and only sends.
 
-    def __init__(self, engine: Engine, link: Link, sequences: Sequences, actions: Sequence[Action], *, in_flight: int):
+    A gradient's receive is posted as soon as the hidden states are sent, so that the branch's send of it ends even
+    while this rank's host waits for its device.
+    """
+
+    def __init__(self, engine: Engine, link: Link, sequences: Sequences, *, in_flight: int):
         self.engine, self.link, self.sequences, self.in_flight = engine, link, sequences, in_flight
         self.sums: dict[Action, Tensor] = {}
-        self._flying: dict[tuple[Task, int], tuple[Tensor, list[Transfer]]] = {}
+        self._flying: dict[tuple[Task, int], tuple[Tensor, list[Transfer], tuple[Tensor, list[Transfer]]]] = {}
         self._sends = SendQueue()  # of a frozen trunk, which gets no gradient that would prove their arrival
-        backwards = [action for action in actions if action.direction is Pass.BACKWARD]
-        self._gradients = ReceiveQueue(backwards, link.post_gradient, ahead=link.receives_ahead)
 
     def forward(self, action: Action) -> None:
         """Runs the trunk and sends the hidden states."""
@@ -87,15 +89,15 @@ class TrunkRunner:
         hidden_TD = self.engine.forward(sequence.to(self.link.bridge.device))
         sends = self.link.send_hidden(action, hidden_TD, sequence)
         if hidden_TD.requires_grad:
-            self._flying[action.task, action.index] = hidden_TD, sends
+            self._flying[action.task, action.index] = hidden_TD, sends, self.link.post_gradient(action)
         else:
             self._sends.add(sends)
             self._sends.finish(leave=self.in_flight)
 
     def backward(self, action: Action) -> None:
         """Waits for the gradient and runs the trunk backward."""
-        gradient_TD = self.link.wait_for_gradient(self._gradients.take(action))
-        hidden_TD, sends = self._flying.pop((action.task, action.index))
+        hidden_TD, sends, posted = self._flying.pop((action.task, action.index))
+        gradient_TD = self.link.wait_for_gradient(posted)
         for send in sends:  # they have arrived, since the gradient has
             send.wait()
         self.engine.backward((hidden_TD * gradient_TD.to(hidden_TD.dtype)).sum(), action.task)

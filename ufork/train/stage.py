@@ -86,7 +86,7 @@ class TrainingStage:
         if self.link is None:
             return ColocatedRunner(self.engine, sequences, num_targets)
         if self.world.coordinate.stage is Stage.TRUNK:
-            return TrunkRunner(self.engine, self.link, sequences, self.actions, in_flight=self.in_flight)
+            return TrunkRunner(self.engine, self.link, sequences, in_flight=self.in_flight)
         return BranchRunner(
             self.engine,
             self.link,

@@ -11,6 +11,7 @@ from tests.stages import open_stage
 from tests.tiny import packed_sequence, shallow_config
 from ufork.errors import PeerError
 from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.layout import num_ranks_of
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.stage_world import join_world
@@ -18,7 +19,8 @@ from ufork.train.config import GlobalBatchSize, TrainConfig
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
-LAYOUT = LayoutConfig(kind="forked", trunk=StageShape(dp=2))
+LAYOUT = LayoutConfig(kind="forked", generation=StageShape(dp=2))
+"""The replicas of generation start together, after the trunk has sent to both."""
 CONFIG = TrainConfig(global_batch_size=GlobalBatchSize(understanding=4, generation=4), precision="fp32")
 TIMEOUT_SECONDS = 8.0
 
@@ -30,7 +32,7 @@ def step(rank_env: RankEnvironment, connects: bool) -> str:
         Bridge.connect_pairs = lambda bridge, pairs: None
     groups = []
     sequences = {
-        task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=24, seed=n) for n in range(2)] for task in Task
+        task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=24, seed=n) for n in range(4)] for task in Task
     }
     try:
         with join_world(rank_env, LAYOUT, timeout_seconds=TIMEOUT_SECONDS) as world:
@@ -44,13 +46,55 @@ def step(rank_env: RankEnvironment, connects: bool) -> str:
 
 
 def test_a_step_whose_pairs_were_connected_before_runs_and_its_groups_are_shut_down():
-    trunk, understanding = ", ".join(["shut down"] * 3), ", ".join(["shut down"] * 3)
-    assert run_on_ranks(step, 4, True) == [trunk, trunk, understanding, "shut down, shut down"]
+    with_tied_embedding, without = (", ".join(["shut down"] * number) for number in (3, 2))
+    assert run_on_ranks(step, 4, True) == [with_tied_embedding, with_tied_embedding, without, without]
+
+
+def step_of_hosts_that_wait(rank_env: RankEnvironment, layout: LayoutConfig) -> float:
+    """Runs a step in which the host waits for all that runs on its device, at the beginning of every pass."""
+    torch.set_num_threads(1)
+    groups = []
+
+    def waiting(run):
+        def run_after_wait(*args):
+            for group in groups:
+                group.wait_for_all()
+            return run(*args)
+
+        return run_after_wait
+
+    sequences = {
+        task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=24, seed=n) for n in range(4 // layout.trunk.dp)]
+        for task in Task
+    }
+    with join_world(rank_env, layout, timeout_seconds=TIMEOUT_SECONDS) as world:
+        world = dataclasses.replace(world, data_plane=nccl_rules(made=groups))
+        stage = open_stage(world, CONFIG, model=shallow_config(), layout=layout, seq_len=24)
+        stage.engine.forward, stage.engine.backward = waiting(stage.engine.forward), waiting(stage.engine.backward)
+        result = run_step(stage, sequences if stage.reads_data else {}, 0.1)
+        stage.engine.close()
+    return result.gradient_norm
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layout",
+    [
+        LayoutConfig(kind="forked"),
+        LayoutConfig(kind="forked", in_flight=8),
+        LayoutConfig(kind="forked", trunk=StageShape(dp=2), generation=StageShape(dp=2)),
+    ],
+    ids=["4 in flight", "8 in flight", "dp 2"],
+)
+def test_hosts_that_wait_for_their_devices_before_each_pass_do_not_deadlock(layout):
+    """CUDA makes them wait when it loads a kernel or frees memory, and sends end only when they are received."""
+    norms = run_on_ranks(step_of_hosts_that_wait, num_ranks_of(layout), layout)
+    assert norms == [pytest.approx(norms[0])] * len(norms)
 
 
 @pytest.mark.slow
 def test_a_step_whose_pairs_connect_at_their_first_transfer_hangs():
     outcomes = run_on_ranks(step, 4, False)
     assert all(outcome.startswith("aborted: ") for outcome in outcomes), outcomes
-    assert any("sending hidden states" in outcome for outcome in outcomes)
-    assert any("sending the gradient" in outcome for outcome in outcomes)
+    assert any("receiving the gradient" in outcome for outcome in outcomes), "by the trunk"
+    assert any("receiving hidden states" in outcome for outcome in outcomes), "by a branch"

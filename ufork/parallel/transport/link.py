@@ -5,10 +5,13 @@
     gradient   <-- the same chunks, in reverse ---------
 
 Chunk s is on trunk rank s div (n/t) and on branch rank s div (n/b). The packed sequence itself (boundaries, labels,
-codes: small) comes from the trunk replica's rank 0, and stays on the host until it has arrived. On CPUs, receives are
-posted some micro-batches ahead, in the order of the schedule. On CUDA they are posted when they are needed. The host is
-ahead of the device anyway, and a waiting receive is a spinning kernel, while CUDA may wait for all running kernels when
-it loads a new one or allocates memory: a receive must not need anything that this rank has still to launch.
+codes: small) comes from the trunk replica's rank 0, and stays on the host until it has arrived.
+
+A gradient's receive is posted when its hidden states are sent. Receives of hidden states are posted, on CPUs, some
+micro-batches ahead, in the order of the schedule; on CUDA, where the host is ahead of the device anyway, when they are
+needed. There a transfer is a kernel that runs until the peer has launched its side, and CUDA may make the host wait for
+all running kernels when it loads a new one or allocates memory. So what a rank has launched must never need anything
+that this rank has still to launch: neither directly, nor because the peer waits for what it has sent to this rank.
 
 Shapes: T tokens, D hidden size.
 """
@@ -31,7 +34,7 @@ from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
 from ufork.vocabulary import PackedSequence
 
 RECEIVES_AHEAD = 2
-"""Micro-batches whose receives are posted before they are needed, on CPUs."""
+"""Micro-batches whose hidden states' receives are posted before they are needed, on CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +127,7 @@ class Link:
 
     @property
     def receives_ahead(self) -> int:
-        """Micro-batches whose receives are posted before they are needed."""
+        """Micro-batches whose hidden states' receives are posted before they are needed."""
         return 0 if self.bridge.has_data_plane else RECEIVES_AHEAD
 
     @property
