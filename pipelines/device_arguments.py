@@ -35,12 +35,14 @@ def memory_errors(remedy: str) -> Iterator[None]:
     except RuntimeError as error:
         import torch
 
+        from ufork.errors import DeviceMemoryError
+        from ufork.model.cuda_device import memory_figures
+
         if not isinstance(error, torch.OutOfMemoryError):
             raise
-        from ufork.errors import DeviceMemoryError
 
         raise DeviceMemoryError(
-            f"the GPU has too little memory: {str(error).splitlines()[0]} {remedy}, or use --device cpu"
+            f"the GPU has too little memory. {memory_figures(error)} {remedy}, or use --device cpu"
         ) from error
 
 

@@ -5,6 +5,7 @@ On CUDA every time is that of many repetitions between two synchronisations.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,17 +68,19 @@ def model_product_rate(workload: "Workload", device: torch.device) -> float:
 
 def attention_rate(workload: "Workload", device: torch.device) -> float:
     """Returns the operations per second of attention over segments of the workload, forward and backward."""
-    from types import SimpleNamespace
-
-    from ufork.model.cost import ATTENTION_BACKWARD_OVER_FORWARD, attention_flops
+    from ufork.model.cost import BACKWARD_OVER_FORWARD, attention_flops
     from ufork.model.layers.attention import choose_attention_kernel
     from ufork.model.layers.segments import Segments
 
     config, length = workload.model, workload.segment_tokens
     count = max(workload.seq_len // length, 1)
-    starts = torch.arange(0, count * length + 1, length, dtype=torch.int32, device=device)
-    positions = torch.arange(length, device=device).repeat(count)
-    segments = Segments(SimpleNamespace(segment_starts_S1=starts, longest_segment=length, positions_T=positions))  # type: ignore[arg-type]
+    packed = replace(
+        workload.sequence(workload.tasks[0]),
+        segment_starts_S1=torch.arange(0, count * length + 1, length, dtype=torch.int32),
+        longest_segment=length,
+        positions_T=torch.arange(length).repeat(count),
+    )
+    segments = Segments(packed.to(device))
     heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
     query, key, value = (
         torch.randn(count * length, n, config.head_dim, dtype=_dtype(workload), device=device, requires_grad=True)
@@ -85,7 +88,7 @@ def attention_rate(workload: "Workload", device: torch.device) -> float:
     )
     kernel = choose_attention_kernel(device, _dtype(workload))
     gradient = torch.randn_like(query)
-    operations = (1 + ATTENTION_BACKWARD_OVER_FORWARD) * attention_flops(config.hidden_size, [length] * count)
+    operations = (1 + BACKWARD_OVER_FORWARD) * attention_flops(config.hidden_size, [length] * count)
     return operations / seconds_of(lambda: kernel(query, key, value, segments).backward(gradient), device)
 
 

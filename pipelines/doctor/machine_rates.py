@@ -117,8 +117,11 @@ def _rates_on_rank(rank_env: RankEnvironment, workload: "Workload") -> tuple[str
         if not on_cuda:
             return "cpu", rates
         card = torch.cuda.get_device_properties(world.device)
-        facts = {"memory_bytes": card.total_memory, "devices": torch.cuda.device_count()}
-        return card.name, rates | facts | {"native_bf16": float(world.native_bf16)}
+        return card.name, rates | {
+            "memory_bytes": card.total_memory,
+            "devices": torch.cuda.device_count(),
+            "native_bf16": float(world.native_bf16),
+        }
 
 
 def _link_rates(rank: int, device: "torch.device") -> dict[str, float]:

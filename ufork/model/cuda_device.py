@@ -1,4 +1,6 @@
-"""What a CUDA device can compute: by its compute capability, and by running a kernel on it."""
+"""What a CUDA device can do: by its compute capability, by running a kernel on it, by what torch says of its memory."""
+
+import re
 
 import torch
 
@@ -6,6 +8,7 @@ AMPERE, HOPPER = 8, 9
 """Major compute capabilities: the oldest that FlashAttention-2 supports, and the only one FlashAttention-3 does."""
 NATIVE_BF16_CAPABILITY = AMPERE
 """First major compute capability that computes bf16 natively; older devices emulate it."""
+_LINK = re.compile(r"\s*See documentation for Memory Management.*")
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -21,3 +24,9 @@ def run_kernel(device: torch.device) -> None:
         RuntimeError: this torch has no kernels for the device, or the device or its driver fails.
     """
     torch.ones(1, device=device).add_(1).item()
+
+
+def memory_figures(error: torch.OutOfMemoryError) -> str:
+    """Returns how much memory was asked for, is free and is in use, in torch's words."""
+    first, *_ = str(error).splitlines()
+    return _LINK.sub("", first).removeprefix("CUDA out of memory. ")

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 import torch
 
 from ufork.errors import BROKEN_DEVICE, DeviceMemoryError, MachineError
+from ufork.model.cuda_device import memory_figures
 from ufork.train.config import TrainConfig
-
-_TORCH_REFERS_TO_DOCS = re.compile(r"\s*See documentation for Memory Management.*", re.DOTALL)
 
 
 @contextmanager
@@ -33,11 +32,10 @@ def device_errors(action: str, config: TrainConfig, *, seq_len: int, device: tor
     try:
         yield
     except torch.OutOfMemoryError as error:
-        figures = _TORCH_REFERS_TO_DOCS.sub("", str(error)).removeprefix("CUDA out of memory. ")
         recompute = "" if config.activation_checkpointing else "set train.activation_checkpointing=true (is false), "
         raise DeviceMemoryError(
-            f"{action}: {device} on {socket.gethostname()} has too little memory. {figures} To use less, {recompute}"
-            f"lower data.seq_len (is {seq_len}), or change layout: more ranks hold less each."
+            f"{action}: {device} on {socket.gethostname()} has too little memory. {memory_figures(error)}"
+            f" To use less, {recompute}lower data.seq_len (is {seq_len}), or change layout: more ranks hold less each."
             " `ufork plan RECIPE --gpus N` estimates the memory of layouts",
             device=str(device),
         ) from error

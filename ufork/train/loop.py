@@ -15,6 +15,7 @@ import torch
 
 from ufork.checkpoint.state import TrainState
 from ufork.errors import NonFiniteError, StoppedError, StorageError
+from ufork.model.cuda_device import memory_figures
 from ufork.parallel.tracing.step_trace import PICTURE_FILE, StepTrace, as_json
 from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.leader_work import LeaderWork
@@ -120,10 +121,10 @@ def _draw(session: Session, step: int, draw_grid: DrawGrid) -> None:
             session.telemetry.show(step, draw_grid(weights, work.show_alive))
         except torch.OutOfMemoryError as error:
             log.warning(
-                "no drawings after step %d: %s; give fewer train.drawing_prompts, lower evaluate.draw.batch_prompts, or"
-                " set train.draw_every_steps=0",
+                "no drawings after step %d: the GPU has too little memory. %s Give fewer train.drawing_prompts, lower"
+                " evaluate.draw.batch_prompts, or set train.draw_every_steps=0",
                 step,
-                str(error).splitlines()[0],
+                memory_figures(error),
             )
         if world.device.type == "cuda":
             torch.cuda.empty_cache()  # what drawing has freed, for the next step's larger blocks

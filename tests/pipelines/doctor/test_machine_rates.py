@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipelines.doctor.device_rates import launch_seconds, model_product_rate
+from pipelines.doctor.device_rates import attention_rate, launch_seconds, model_product_rate
 from pipelines.doctor.machine_rates import cuda_profile
 from tests.planning.test_planner import tiny_workload
 from ufork.planning.machine import PROFILES
@@ -35,7 +35,14 @@ def test_links_between_two_gpus_are_measured():
     assert profile.network_gb_per_s == PROFILES["h100"].network_gb_per_s
 
 
-@pytest.mark.parametrize("measure", [lambda device: model_product_rate(tiny_workload(), device), launch_seconds])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda device: model_product_rate(tiny_workload(), device),
+        lambda device: attention_rate(tiny_workload(segment_tokens=16), device),
+        launch_seconds,
+    ],
+)
 def test_rates_of_a_device_are_positive(measure):
     assert measure(torch.device("cpu")) > 0
 
