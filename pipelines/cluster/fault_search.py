@@ -53,7 +53,8 @@ class FaultSearch:
 
     def _pairs(self) -> list[Group]:
         """Pairs each unknown node with a fit one, or with another unknown one as long as none is fit."""
-        pairs, taken = [], set()
+        pairs: list[Group] = []
+        taken: set[int] = set()
         for node in sorted(self.unknown):
             partners = self.fit or self.unknown - {node}
             free = (each for each in sorted(partners - taken) if frozenset((node, each)) not in self._failed_pairs)
