@@ -171,3 +171,39 @@ def test_consecutive_backward_passes_of_the_trunk_each_free_weights_as_they_go()
     most, num_parameters, consecutive = run_on_ranks(gathered_in_backward_passes, 5)[0]
     assert consecutive, "the schedule ends with two backward passes"
     assert len(set(most)) == 1 and most[0] < num_parameters
+
+
+class GatherStream:
+    """Stands in for the stream of gathers that ZeRO-3 has on CUDA."""
+
+    def __init__(self, events: list[str]):
+        self.events = events
+
+    def wait_stream(self, other: object) -> None:
+        self.events.append("wait")
+
+
+def order_of_gathers_and_updates(rank_env: RankEnvironment):
+    """Returns what happens in two steps, consecutive gathers as one."""
+    torch.set_num_threads(1)
+    events: list[str] = []
+    coordinator = deepspeed_coordinator.PartitionedParameterCoordinator
+    fetch = coordinator._fetch_sub_module_impl
+
+    def recorded_fetch(self, *args):
+        events.extend(["gather"] if events[-1:] != ["gather"] else [])
+        fetch(self, *args)
+
+    coordinator._fetch_sub_module_impl = recorded_fetch
+    with join_world(rank_env, timeout_seconds=60) as world:
+        config = CONFIG.model_copy(update={"global_batch_size": GlobalBatchSize(understanding=1, generation=1)})
+        stage = open_stage(world, config, model=shallow_config(), seq_len=16)
+        stage.engine._traces._own._PartitionedParameterCoordinator__allgather_stream = GatherStream(events)
+        for step in range(2):
+            sequences = {task: sequences_of(task, step, [0]) for task in Task}
+            run_step(stage, sequences, 0.1, before_update=lambda: events.append("update"))
+        return events
+
+
+def test_the_stream_of_gathers_waits_for_an_update_before_it_reads_the_weights():
+    assert run_on_ranks(order_of_gathers_and_updates, 1) == [["wait", "gather", "update"] * 2]

@@ -17,6 +17,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import deepspeed
+from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 from ufork.parallel.tracing.trace import Tracer
@@ -45,6 +46,16 @@ class GatherTraces:
             )
         else:
             self._one_for_all = False
+
+    def follow_updates(self) -> None:
+        """Makes later gathers read the weights as all that the current stream was given leaves them.
+
+        They run on a stream of their own. DeepSpeed orders it after an update only where there are small weights that
+        stay gathered, for which it waits for the device.
+        """
+        stream = getattr(self._own, f"_{type(self._own).__name__}__allgather_stream", None)
+        if stream is not None:  # on CUDA
+            stream.wait_stream(get_accelerator().current_stream())
 
     def select(self, kind: Hashable) -> Any:
         """Makes the following pass, which must be of `kind`, use the record of its kind; returns its coordinator.

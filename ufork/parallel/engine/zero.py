@@ -132,6 +132,7 @@ class Engine:
 
         After an error in it nothing is reduced, and the engine is of no further use.
         """
+        self._traces.follow_updates()
         self._adds_partitions = self.trains and not once
         if self._adds_partitions:
             self._engine.optimizer.grad_partitions_flat_buffer.zero_()
