@@ -11,16 +11,14 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
+import torch
+import torch.distributed as dist
 from pydantic import NonNegativeFloat
 
 from pipelines.commands import NoAnswer, Reason, ask
 from ufork.config import Config
 from ufork.errors import PeerError
-
-if TYPE_CHECKING:
-    import torch
 
 ALL_REDUCE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 REPEATS = 5
@@ -74,9 +72,6 @@ def exchange(group: ExchangeGroup, environment: Mapping[str, str]) -> Measuremen
 
 def _run(group: ExchangeGroup) -> Measurements:
     """Runs in the process of the exchange; returns when all nodes have finished, since sockets are shared."""
-    import torch
-    import torch.distributed as dist
-
     timeout = timedelta(seconds=group.timeout_seconds)
     store = dist.TCPStore(group.host, group.port, is_master=False, timeout=timeout, wait_for_workers=False)
     device = torch.device("cuda", 0) if group.on_gpu else torch.device("cpu")
@@ -96,10 +91,7 @@ def _run(group: ExchangeGroup) -> Measurements:
     return measured
 
 
-def _clock_offset(device: "torch.device") -> float:
-    import torch
-    import torch.distributed as dist
-
+def _clock_offset(device: torch.device) -> float:
     dist.barrier()
     clocks = [torch.zeros(1, dtype=torch.float64, device=device) for _ in range(dist.get_world_size())]
     dist.all_gather(clocks, torch.tensor([time.time()], dtype=torch.float64, device=device))
@@ -107,11 +99,8 @@ def _clock_offset(device: "torch.device") -> float:
     return seconds[dist.get_rank()] - statistics.median_low(seconds)
 
 
-def _all_reduce_seconds(device: "torch.device") -> float:
+def _all_reduce_seconds(device: torch.device) -> float:
     """Returns the shortest of several times: what the network can do."""
-    import torch
-    import torch.distributed as dist
-
     numbers = torch.zeros(ALL_REDUCE_BYTES[device.type] // 4, device=device)
     seconds = []
     for _ in range(REPEATS):

@@ -1,17 +1,21 @@
 """Measures the rates of one device: products, a model's passes, copies, and on CUDA attention and the cost of a launch.
 
-On CUDA every time is that of many repetitions between two synchronisations.
+On CUDA every repetition runs between two synchronisations.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from ufork.planning.workload import Workload
+from ufork.model.cost import BACKWARD_OVER_FORWARD, attention_flops
+from ufork.model.decoder import SwiGLU
+from ufork.model.initialization import initialize
+from ufork.model.layers.attention import choose_attention_kernel
+from ufork.model.layers.segments import Segments
+from ufork.model.unifork import UniFork
+from ufork.planning.workload import Workload
 
 CPU_PRODUCT = (2048, 512, 1024)
 """Number of tokens, inputs and outputs of the matrix product that is timed on a CPU."""
@@ -22,7 +26,7 @@ NUM_LAUNCHES = 200
 REPEATS = 5
 
 
-def device_rates(workload: "Workload", device: torch.device) -> dict[str, float]:
+def device_rates(workload: Workload, device: torch.device) -> dict[str, float]:
     """Returns operations and bytes per second of `device`, and on CUDA the seconds of a launch."""
     copied_bytes = CUDA_COPIED_BYTES if device.type == "cuda" else CPU_COPIED_BYTES
     block = torch.ones(copied_bytes, dtype=torch.uint8, device=device)
@@ -41,17 +45,15 @@ def device_rates(workload: "Workload", device: torch.device) -> dict[str, float]
     return rates
 
 
-def product_rate(sizes: tuple[int, int, int], workload: "Workload", device: torch.device) -> float:
+def product_rate(sizes: tuple[int, int, int], workload: Workload, device: torch.device) -> float:
     """Returns the operations per second of one matrix product of `sizes`: tokens, inputs, outputs."""
     tokens, inputs, outputs = sizes
     x, weight = (torch.randn(rows, inputs, dtype=_dtype(workload), device=device) for rows in (tokens, outputs))
     return 2 * tokens * inputs * outputs / seconds_of(lambda: torch.nn.functional.linear(x, weight), device)
 
 
-def model_product_rate(workload: "Workload", device: torch.device) -> float:
+def model_product_rate(workload: Workload, device: torch.device) -> float:
     """Returns the operations per second of the products of a decoder layer's MLP, forward and backward."""
-    from ufork.model.decoder import SwiGLU
-
     config = workload.model
     mlp = SwiGLU(config.hidden_size, config.intermediate_size)
     products = [module.to(device, _dtype(workload)) for module in (mlp.up, mlp.down)]
@@ -66,12 +68,8 @@ def model_product_rate(workload: "Workload", device: torch.device) -> float:
     return operations / seconds_of(passes, device)
 
 
-def attention_rate(workload: "Workload", device: torch.device) -> float:
+def attention_rate(workload: Workload, device: torch.device) -> float:
     """Returns the operations per second of attention over segments of the workload, forward and backward."""
-    from ufork.model.cost import BACKWARD_OVER_FORWARD, attention_flops
-    from ufork.model.layers.attention import choose_attention_kernel
-    from ufork.model.layers.segments import Segments
-
     config, length = workload.model, workload.segment_tokens
     count = max(workload.seq_len // length, 1)
     packed = replace(
@@ -105,11 +103,8 @@ def launch_seconds(device: torch.device) -> float:
     return seconds_of(passes, device) / (2 * NUM_LAUNCHES)
 
 
-def pass_rate(workload: "Workload", device: torch.device) -> float:
+def pass_rate(workload: Workload, device: torch.device) -> float:
     """Returns the operations per second of forward and backward passes, over one packed sequence of each task."""
-    from ufork.model.initialization import initialize
-    from ufork.model.unifork import UniFork
-
     model = UniFork(workload.model, workload.dimensions)
     initialize(model, 0)
     model = model.to(device, _dtype(workload))
@@ -140,5 +135,5 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _dtype(workload: "Workload") -> torch.dtype:
+def _dtype(workload: Workload) -> torch.dtype:
     return torch.bfloat16 if workload.precision == "bf16" else torch.float32

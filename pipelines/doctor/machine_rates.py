@@ -16,15 +16,8 @@ from ufork.parallel.nvidia_devices import uses_cuda
 from ufork.parallel.rank_environment import RankEnvironment
 
 if TYPE_CHECKING:
-    import torch
-
     from ufork.planning.machine import MachineProfile
     from ufork.planning.workload import Workload
-
-SENT_BYTES = 1 << 22
-SUMMED_BYTES, NUM_SUMS = 1 << 20, 20
-CUDA_BYTES = 1 << 28
-"""Sent and summed on CUDA."""
 
 
 def measure_machine(workload: "Workload") -> "MachineProfile":
@@ -104,6 +97,7 @@ def _rates_on_rank(rank_env: RankEnvironment, workload: "Workload") -> tuple[str
     import torch
 
     from pipelines.doctor.device_rates import device_rates
+    from pipelines.doctor.link_rates import link_rates
     from ufork.parallel.transport.stage_world import join_world
 
     torch.set_num_threads(1)
@@ -113,7 +107,7 @@ def _rates_on_rank(rank_env: RankEnvironment, workload: "Workload") -> tuple[str
             workload = replace(workload, precision="fp32")
         rates = device_rates(workload, world.device)
         if rank_env.world_size > 1:
-            rates |= _link_rates(rank_env.rank, world.device)
+            rates |= link_rates(rank_env.rank, world.device)
         if not on_cuda:
             return "cpu", rates
         card = torch.cuda.get_device_properties(world.device)
@@ -122,45 +116,3 @@ def _rates_on_rank(rank_env: RankEnvironment, workload: "Workload") -> tuple[str
             "devices": torch.cuda.device_count(),
             "native_bf16": float(world.native_bf16),
         }
-
-
-def _link_rates(rank: int, device: "torch.device") -> dict[str, float]:
-    sent_bytes, summed_bytes = (CUDA_BYTES, CUDA_BYTES) if device.type == "cuda" else (SENT_BYTES, SUMMED_BYTES)
-    return {
-        "sent": sent_bytes / _exchange_seconds(rank, sent_bytes, device),
-        "transfer_seconds": _exchange_seconds(rank, 1, device),
-        "summed": summed_bytes / _sum_seconds(summed_bytes, device),  # a ring of two moves each byte once
-        "sum_seconds": _sum_seconds(4, device),
-    }
-
-
-def _exchange_seconds(rank: int, num_bytes: int, device: "torch.device") -> float:
-    """Returns the time of one transfer from one rank to the other."""
-    import torch
-    import torch.distributed as dist
-
-    from pipelines.doctor.device_rates import seconds_of
-
-    buffer = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-
-    def there_and_back() -> None:
-        for sender in (0, 1):
-            dist.send(buffer, 1 - rank) if rank == sender else dist.recv(buffer, 1 - rank)
-
-    return seconds_of(there_and_back, device) / 2
-
-
-def _sum_seconds(num_bytes: int, device: "torch.device") -> float:
-    """Returns the time of one all-reduce of fp32 numbers over both ranks, averaged over many as in a pass."""
-    import torch
-    import torch.distributed as dist
-
-    from pipelines.doctor.device_rates import seconds_of
-
-    buffer = torch.zeros(num_bytes // 4, device=device)
-
-    def sums() -> None:
-        for _ in range(NUM_SUMS):
-            dist.all_reduce(buffer)
-
-    return seconds_of(sums, device) / NUM_SUMS
