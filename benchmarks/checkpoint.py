@@ -48,6 +48,8 @@ MODEL = ModelConfig(
 DIMENSIONS = Dimensions(vocab_size=8192, codebook_size=512, code_width=64, codes_per_position=4)
 SEQ_LEN = 256
 STEPS, REPEATS = 4, 7
+SMALLEST_SHARE = 0.5
+"""Spread of the steps' seconds, as a share of a save, from which on the stall is noise."""
 
 
 def main() -> None:
@@ -117,6 +119,8 @@ class Stall:
     saving_step_seconds: float
     """Mean time of as many steps during which a save runs."""
     num_steps: int
+    spread_seconds: float
+    """By how much equal measurements of the steps differ: a stall below it is not measurable."""
 
     @property
     def stall_seconds(self) -> float:
@@ -128,6 +132,11 @@ class Stall:
         """The stall, of a blocking save."""
         return self.stall_seconds / self.blocking_seconds
 
+    @property
+    def is_measurable(self) -> bool:
+        """Whether a save takes long enough for its share to mean something."""
+        return self.spread_seconds < SMALLEST_SHARE * self.blocking_seconds
+
 
 def measure_stall(saving: SavingSteps, *, repeats: int, blocking_repeats: int = 3) -> Stall:
     """Returns medians of alternating measurements; the first save of the session must have been made before."""
@@ -138,6 +147,7 @@ def measure_stall(saving: SavingSteps, *, repeats: int, blocking_repeats: int = 
         step_seconds=statistics.median(quiet) / saving.num_steps,
         saving_step_seconds=statistics.median(busy) / saving.num_steps,
         num_steps=saving.num_steps,
+        spread_seconds=max(max(each) - min(each) for each in (quiet, busy)),
     )
 
 

@@ -2,9 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,9 +79,14 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
+def largest(numbers: Iterable[float]) -> float:
+    """Returns the largest number, and NaN if there is one, which Python's `max` may overlook."""
+    return float(np.max(list(numbers)))
+
+
 def largest_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Returns the largest `relative_error` of several tensors."""
-    return max(relative_error(*pair) for pair in zip(found, expected, strict=True))
+    return largest(relative_error(*pair) for pair in zip(found, expected, strict=True))
 
 
 def with_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor]:

@@ -34,7 +34,7 @@ class Part:
 
 
 PARTS = (
-    Part(name="environment", limit_seconds=70),
+    Part(name="environment", limit_seconds=100),
     Part(name="depth_attention", limit_seconds=60),
     Part(name="packed_attention", limit_seconds=40),
     Part(name="layers", limit_seconds=75),
@@ -44,7 +44,7 @@ PARTS = (
     Part(name="released_size", limit_seconds=120),
     Part(name="qwen2_comparison", limit_seconds=110),
     Part(name="checkpoint_stall", limit_seconds=75),
-    Part(name="drawing", limit_seconds=60),
+    Part(name="drawing", limit_seconds=90),
     Part(name="streams", limit_seconds=25, needs_cuda=True),
     Part(name="device_tests", limit_seconds=60, needs_cuda=True, is_optional=True),
 )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_check.measuring import largest
 from benchmarks.gpu_check.report import Report
 from benchmarks.random_sequences import RandomSequences
 from benchmarks.stages import initial_model
@@ -39,8 +40,10 @@ SEQUENCES = GlobalBatchSize(understanding=2, generation=2)
 RATES = {"sgd": 0.1, "adamw": 1e-3}
 """Learning rates by optimizer. SGD is here since AdamW hides a wrong scale of the gradients."""
 TOLERANCE = 1e-4
-"""Largest relative difference of losses and norms, and of the norm of the weights' differences to that of their change:
-products on a GPU sum in another order than on a CPU."""
+"""Largest relative difference of losses and norms: products on a GPU sum in another order than on a CPU."""
+WEIGHTS_TOLERANCE = {"sgd": TOLERANCE, "adamw": 1e-3}
+"""Largest norm of the weights' differences relative to that of their change, by optimizer. AdamW steps as far by a
+gradient that is nearly zero as by any other: rounding of 1e-6 in every product, put in on a CPU, made 1e-4 of it."""
 ROUNDING_ONLY = "key.bias"
 """A shift of all keys changes no attention weight, so this gradient is nothing but rounding, and AdamW steps as far by
 it as by any other."""
@@ -111,19 +114,23 @@ def trained_of(results: Sequence[StepResult], weights: Mapping[str, Tensor]) -> 
     )
 
 
-def compare(report: Report, name: str, found: Trained, expected: Trained) -> None:
+def compare(
+    report: Report, name: str, found: Trained, expected: Trained, *, weights_tolerance: float = TOLERANCE
+) -> None:
     """Reports how far a training is from what it has to arrive at."""
-    losses = max(
+    losses = largest(
         abs(mine[task] / theirs[task] - 1)
         for mine, theirs in zip(found.losses, expected.losses, strict=True)
         for task in theirs
     )
-    norms = max(abs(mine / theirs - 1) for mine, theirs in zip(found.norms, expected.norms, strict=True))
+    norms = largest(abs(mine / theirs - 1) for mine, theirs in zip(found.norms, expected.norms, strict=True))
     weights = _weight_difference(found.weights, expected.weights)
     figures = {"losses": losses, "gradient_norms": norms, "weights": weights}
     report.figure(f"difference, {name}", figures)
     told = ", ".join(f"{key} {value:.2g}" for key, value in figures.items())
-    report.check(name, max(figures.values()) < TOLERANCE, f"differs from the CPU's by {told}; at most {TOLERANCE}")
+    passed = losses < TOLERANCE and norms < TOLERANCE and weights < weights_tolerance
+    most = f"at most {TOLERANCE}, weights {weights_tolerance}"
+    report.check(name, passed, f"differs from the CPU's by {told}; {most}")
 
 
 def _weight_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:

@@ -1,23 +1,32 @@
 """The GPU check: its parts on the CPU, and what it makes of a part that hangs, crashes, raises or finds a fault."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks.checkpoint import Stall
+from benchmarks.gpu_check import plain_training
 from benchmarks.gpu_check.__main__ import run_parts
+from benchmarks.gpu_check.measuring import largest_error
 from benchmarks.gpu_check.part_list import PARTS, Part, choose_parts
 from benchmarks.gpu_check.part_process import DUMP_SECONDS, run_part
+from benchmarks.gpu_check.parts.checkpoint_stall import report_stall
+from benchmarks.gpu_check.parts.device_tests import report_outcome
 from benchmarks.gpu_check.parts.environment import ask_nvidia_smi
+from benchmarks.gpu_check.plain_training import Trained
 from benchmarks.gpu_check.report import PartResult, Report
 from benchmarks.gpu_check.results import Results
 from pipelines.launch.ranks import PRELOADED_MODULES, process_context
 from ufork.errors import ConfigError
+from ufork.vocabulary import Task
 
 ROOT = Path(__file__).parents[2]
 NOT_NEEDED = ("wandb", "simplejpeg", "webdataset", "flash_attn", "liger_kernel", "apex", "triton", "pytest")
@@ -141,6 +150,48 @@ def test_answers_of_nvidia_smi_are_reported_raw_and_as_read(tmp_path):
     program.write_text("#!/bin/sh\nexit 9\n")
     ask_nvidia_smi(Report(result.take, deadline=0.0), {"PATH": f"{tmp_path}:/bin:/usr/bin"}, num_gpus=1)
     assert len(result.failed_checks) == 2
+
+
+@pytest.mark.parametrize(
+    ("printed", "passes"),
+    [
+        ("ERROR tests/test_jpeg.py - ModuleNotFoundError\n3 passed, 1 skipped, 1 error in 9.00s", True),
+        ("FAILED tests/test_a.py::test_b\n1 failed, 3 passed in 9.00s", False),
+        ("ERROR tests/test_a.py::test_b - RuntimeError\n3 passed, 1 error in 9.00s", False),
+        ("ERROR tests/test_a.py\n1 error in 9.00s", False),
+        ("Fatal Python error: Segmentation fault", False),
+        ("", False),
+    ],
+)
+def test_device_tests_fail_unless_some_passed_and_none_failed(printed, passes):
+    result = PartResult()
+    report_outcome(Report(result.take, deadline=0.0), printed, returncode=1)
+    assert bool(result.failed_checks) != passes
+
+
+def test_stall_of_a_save_shorter_than_the_noise_is_no_share():
+    stall = Stall(blocking_seconds=0.08, step_seconds=0.1, saving_step_seconds=0.05, num_steps=12, spread_seconds=0.3)
+    noise, measured = PartResult(), PartResult()
+    report_stall(Report(noise.take, deadline=0.0), stall, 10**6, cpu=False)
+    assert not noise.goals and "%" not in noise.headlines[0] and "stall" in noise.skipped
+    report_stall(Report(measured.take, deadline=0.0), replace(stall, spread_seconds=0.01), 10**6, cpu=False)
+    assert measured.goals and "%" in measured.headlines[0]
+
+
+def test_a_training_with_one_loss_that_is_nan_differs():
+    good = Trained(losses=[{Task.GENERATION: 1.0}] * 3, norms=[1.0] * 3, weights={})
+    bad = replace(good, losses=[*good.losses[:2], {Task.GENERATION: float("nan")}])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(plain_training, "_weight_difference", lambda *_: 0.0)
+        for found, num_faults in ((good, 0), (bad, 1)):
+            result = PartResult()
+            plain_training.compare(Report(result.take, deadline=0.0), "sgd", found, good)
+            assert len(result.failed_checks) == num_faults
+
+
+def test_largest_error_shows_a_nan_behind_a_good_tensor():
+    good, bad = torch.ones(2), torch.full((2,), torch.nan)
+    assert math.isnan(largest_error([good, bad], [good, good]))
 
 
 def test_unknown_part_is_refused_with_the_known_ones():

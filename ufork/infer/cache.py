@@ -73,27 +73,18 @@ class Extend:
     def __call__(self, layer: int, query_BHW: Tensor, key_BGW: Tensor, value_BGW: Tensor) -> Tensor:
         """Returns the attention output BHW."""
         self.cache.store(layer, self.sequences_B, self.positions_B, key_BGW, value_BGW)
-        keys_BGLW, values_BGLW = self.cache.read(layer, self.num_tokens)
-        grouped = query_BHW.shape[1] != key_BGW.shape[1]
-        out_BH1W = F.scaled_dot_product_attention(
-            query_BHW[:, :, None], keys_BGLW, values_BGLW, attn_mask=self.seen_B11L, enable_gqa=grouped
-        )
-        return out_BH1W[:, :, 0]
+        return _attend_to_cache(query_BHW, *self.cache.read(layer, self.num_tokens), self.seen_B11L)
 
 
 MASK_ALIGNMENT_TOKENS = 16
 """The capacity that `StaticExtend` attends to is a multiple of it: CUDA kernels copy a mask of another length first."""
 
-MASKED_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""torch's CUDA kernels that take any mask; cuDNN's, which torch may prefer, plans anew for each shape."""
+CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""torch's CUDA kernels without cuDNN's, which torch prefers on Hopper and which plans anew for each length."""
 
 
 class StaticExtend:
-    """`Extend` over the whole capacity: no shape, address or number of its kernels depends on the position.
-
-    The query heads that share a key and value head are laid out as that many queries of it. Otherwise CUDA's fused
-    kernels, which take a mask or grouped heads but not both, would leave the work to one that repeats the cache.
-    """
+    """`Extend` over the whole capacity: no shape, address or number of its kernels depends on the position."""
 
     def __init__(self, cache: KeyValueCache, positions_B: Tensor, dtype: torch.dtype):
         """Prepares the mask for queries of `dtype`."""
@@ -106,13 +97,20 @@ class StaticExtend:
     def __call__(self, layer: int, query_BHW: Tensor, key_BGW: Tensor, value_BGW: Tensor) -> Tensor:
         """Returns the attention output BHW."""
         self.cache.store(layer, self.sequences_B, self.positions_B, key_BGW, value_BGW)
-        keys_BGLW, values_BGLW = self.cache.read(layer, self.cache.capacity_tokens)
-        num_groups = key_BGW.shape[1]
-        query_BGQW = query_BHW.unflatten(1, (num_groups, -1))
-        mask_B1QL = self.mask_B11L.expand(-1, -1, query_BGQW.shape[2], -1)
-        with sdpa_kernel(MASKED_KERNELS) if query_BHW.is_cuda else nullcontext():
-            out_BGQW = F.scaled_dot_product_attention(query_BGQW, keys_BGLW, values_BGLW, attn_mask=mask_B1QL)
-        return out_BGQW.flatten(1, 2)
+        return _attend_to_cache(query_BHW, *self.cache.read(layer, self.cache.capacity_tokens), self.mask_B11L)
+
+
+def _attend_to_cache(query_BHW: Tensor, keys_BGLW: Tensor, values_BGLW: Tensor, mask_B11L: Tensor | None) -> Tensor:
+    """Returns BHW.
+
+    The query heads that share a key and value head are laid out as that many queries of it. Otherwise CUDA's fused
+    kernels, which take a mask or grouped heads but not both, would leave the work to one that repeats the cache.
+    """
+    query_BGQW = query_BHW.unflatten(1, (keys_BGLW.shape[1], -1))
+    mask_B1QL = None if mask_B11L is None else mask_B11L.expand(-1, -1, query_BGQW.shape[2], -1)
+    with sdpa_kernel(CUDA_KERNELS) if query_BHW.is_cuda else nullcontext():
+        out_BGQW = F.scaled_dot_product_attention(query_BGQW, keys_BGLW, values_BGLW, attn_mask=mask_B1QL)
+    return out_BGQW.flatten(1, 2)
 
 
 def _seen(positions_B: Tensor, num_tokens: int) -> Tensor:

@@ -12,6 +12,8 @@ from benchmarks.gpu_check.report import Report
 NEEDED = ("pytest", "hypothesis")
 ROOT = Path(__file__).parents[3]
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
+BROKEN_TEST = re.compile(r"^ERROR (\S+::\S+)", re.MULTILINE)
+"""A line of pytest's summary on a test whose fixture raised; a file that cannot be imported has no `::`."""
 SECONDS_TO_REPORT = 5.0
 
 
@@ -27,8 +29,15 @@ def run(report: Report, *, cpu: bool) -> None:
     limit = report.seconds_left - SECONDS_TO_REPORT
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=limit, check=False)
     print(done.stdout, done.stderr)
-    last = (done.stdout.strip().splitlines() or [""])[-1]
+    report_outcome(report, done.stdout, done.returncode)
+
+
+def report_outcome(report: Report, printed: str, returncode: int) -> None:
+    """Reports the counts of pytest's last line; a run without a passed test, or with a failed one, is a fault."""
+    last = (printed.strip().splitlines() or ["nothing was printed"])[-1]
     counts = {kind: int(number) for number, kind in COUNT.findall(last)}
     report.figure("tests", counts)
     report.headline(", ".join(f"{number} {kind}" for kind, number in counts.items()) or last)
-    report.check("tests", not counts.get("failed"), last)
+    broken = BROKEN_TEST.findall(printed)
+    passed = counts.get("passed", 0) > 0 and not counts.get("failed") and not broken
+    report.check("tests", passed, f"{last}; errors in: {', '.join(broken) or 'no test'}; exit code {returncode}")

@@ -12,7 +12,7 @@ from benchmarks.gpu_check.report import Report
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.config import DrawConfig
 from ufork.infer.draw import draw_codes
-from ufork.infer.steps import Steps
+from ufork.infer.steps import FEWEST_REPLAYS, WARM_UP_STEPS, GraphSteps, Steps
 from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
@@ -21,6 +21,10 @@ from ufork.vocabulary import Task
 BATCHES, CPU_BATCHES = (1, 16, 64), (1, 2)
 PROFILED_BATCH = {False: 16, True: 2}
 NUM_POSITIONS, CPU_NUM_POSITIONS = 64, 4
+PROFILED_POSITIONS = 1 + WARM_UP_STEPS + FEWEST_REPLAYS
+"""The fewest that are replayed as a graph: a profile of more takes longer to read than to record."""
+REPEATS = {"growing": 1, "static": 1, "graph": 3}
+"""Measured drawings; those whose kernels are launched one by one take seconds each."""
 STANDARD_DEVIATION = 0.02
 GOAL_FEWER_LAUNCHES = 10.0
 LEAST_EQUAL_IMAGES = 0.5
@@ -39,7 +43,7 @@ def run(report: Report, *, cpu: bool) -> None:
     batch = PROFILED_BATCH[cpu]
     codes, launches = {}, {}
 
-    def draw(steps: Steps) -> torch.Tensor:
+    def draw(steps: Steps, num_positions: int) -> torch.Tensor:
         return draw_codes(
             model,
             tokenizer,
@@ -54,17 +58,19 @@ def run(report: Report, *, cpu: bool) -> None:
         rates = {
             str(each): round(
                 positions_per_second(
-                    model, tokenizer, each, num_positions=num_positions, repeats=1 if cpu else 3, steps=steps
+                    model, tokenizer, each, num_positions=num_positions, repeats=REPEATS[name], steps=steps
                 ),
                 1,
             )
             for each in (CPU_BATCHES if cpu else BATCHES)
         }
-        codes[name] = draw(steps)
-        found = profiled(partial(draw, steps), device)
+        codes[name] = draw(steps, num_positions)
+        found = profiled(partial(draw, steps, min(num_positions, PROFILED_POSITIONS)), device)
         launches[name] = launches_per_position(model, tokenizer, batch, steps)
         report.figure(name, {"positions_per_s": rates, "launches_per_position": launches[name], "profile": found})
         report.headline(f"{name}: {rates[str(batch)]:,.0f} positions/s at {batch}")
+        if isinstance(steps, GraphSteps):
+            report.check("capture", steps.can_capture, "a step could not be captured; the part's output says why")
     for name, found_BNC in codes.items():
         equal = float((found_BNC == codes["static"]).flatten(1).all(1).float().mean())
         detail = f"{equal:.0%} of the images equal those of static steps, at least {LEAST_EQUAL_IMAGES:.0%} expected"

@@ -134,8 +134,12 @@ def _choices(report: Report, *, cpu: bool) -> None:
     """Reports which kernels a model uses on this device."""
     import torch
 
-    from ufork.model.kernels import describe_kernels
+    from ufork.model.kernels import PLAIN, describe_kernels
 
     device = torch.device("cpu" if cpu else "cuda")
     for dtype in (torch.float32, torch.bfloat16):
-        report.figure(f"kernels, {dtype}", describe_kernels(device, dtype))
+        kernels = describe_kernels(device, dtype)
+        report.figure(f"kernels, {dtype}", kernels)
+    for operation, name in kernels.items():
+        if not cpu and name.startswith(PLAIN):
+            report.headline(f"{operation}: {name}")

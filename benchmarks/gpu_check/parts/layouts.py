@@ -49,6 +49,7 @@ def run(report: Report, *, cpu: bool) -> None:
             continue
         trained, facts = by_rank[0]
         report.figure(name, facts)
+        report.check(f"{name}, device", facts["device"].startswith("cpu" if cpu else "cuda"), f"is {facts['device']}")
         compare(report, name, trained, expected)
         if not cpu and layout.trunk.tp > 1:
             report.check(f"{name}, sequence parallelism", facts["sequence_parallel"], "is off")

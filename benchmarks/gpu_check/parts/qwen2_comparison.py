@@ -28,8 +28,8 @@ NUM_SEQUENCES = 4
 LEAST_MEMORY_GB = 30.0
 """The planner expects 18 to 22 GB of ufork's model: weights and moments of half a billion parameters, and what 24
 layers keep of 8192 tokens. Qwen2's plain layers keep more."""
-SECONDS_FOR_MORE = 25.0
-"""Time that another setting may take; with less left, it is skipped."""
+SECONDS_FOR_MORE = {False: 25.0, True: 45.0}
+"""Time that another setting may take, not compiled or compiled; with less left, it is skipped."""
 
 
 def run(report: Report, *, cpu: bool) -> None:
@@ -61,6 +61,7 @@ def _understanding(report: Report, world: World, sizes: Sizes, packed: PackedSeq
     finally:
         close_stage(stage)
     report.figure("understanding alone", figures)
+    report.check("understanding alone", figures["is_finite"], "loss or gradients are not finite")
     report.headline(f"understanding {figures['tokens_per_s']:,} tokens/s, MFU {figures['mfu_of_measured']:.2f}")
 
 
@@ -80,7 +81,7 @@ def _peer(
             return
         for attention in (PACKED, "sdpa"):
             name = f"Qwen2, {attention}{', compiled' if compiled else ''}"
-            if report.seconds_left < SECONDS_FOR_MORE:
+            if report.seconds_left < SECONDS_FOR_MORE[compiled]:
                 report.skip(name, "too little time left")
                 continue
             try:

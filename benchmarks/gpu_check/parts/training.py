@@ -10,6 +10,7 @@ from benchmarks.gpu_check.plain_training import (
     RATES,
     SEQ_LEN,
     TINY,
+    WEIGHTS_TOLERANCE,
     compare,
     step_sequences,
     train_config,
@@ -42,7 +43,13 @@ def run(report: Report, *, cpu: bool) -> None:
             results = [run_step(stage, step_sequences(), RATES[optimizer]) for _ in range(STEPS)]
             weights = stage.whole_weights(collected_shapes(TINY, DIMENSIONS, stage.layout))
             close_stage(stage)
-            compare(report, optimizer, trained_of(results, weights), expected)
+            compare(
+                report,
+                optimizer,
+                trained_of(results, weights),
+                expected,
+                weights_tolerance=WEIGHTS_TOLERANCE[optimizer],
+            )
             del stage
         _phases(report, world)
 

@@ -224,7 +224,8 @@ def test_the_padded_form_is_not_made_for_kernels_of_variable_lengths(packages, k
 
 def test_the_stand_ins_have_the_signatures_of_the_packages():
     genuine = inspect.signature(importlib.import_module("torch.nn.attention.varlen").varlen_attn).parameters
-    assert inspect.signature(varlen_attn).parameters.keys() <= genuine.keys()
+    newer = {"enable_gqa"}  # torch 2.12
+    assert inspect.signature(varlen_attn).parameters.keys() - newer <= genuine.keys()
     flash = pytest.importorskip("flash_attn")
     genuine = list(inspect.signature(flash.flash_attn_varlen_func).parameters)
     assert genuine[:14] == list(inspect.signature(flash_attn_varlen_func).parameters)

@@ -48,12 +48,12 @@ def liger(monkeypatch):
     monkeypatch.setitem(sys.modules, "liger_kernel.ops", operations)
 
 
-def inputs_of(dtype, seed=0):
+def inputs_of(dtype, seed=0, device="cpu"):
     """Arguments of the three kernels; a prime number of tokens, and widths that are no powers of two."""
     generator = torch.Generator().manual_seed(seed)
     tensors = [torch.randn(shape, generator=generator) for shape in [(7, 48), (48,), (7, 48), (7, 4, 12), (7, 2, 12)]]
-    hidden, weight, up, query, key = (x.to(dtype).requires_grad_() for x in tensors)
-    rotary = Rotary(torch.arange(7), head_dim=12, theta=1e4, dtype=dtype)
+    hidden, weight, up, query, key = (x.to(device, dtype).requires_grad_() for x in tensors)
+    rotary = Rotary(torch.arange(7, device=device), head_dim=12, theta=1e4, dtype=dtype)
     return {
         (liger_rms_norm, rms_norm): ((hidden, weight), (1e-6,)),
         (liger_gated, gated): ((hidden, up), ()),
@@ -61,13 +61,13 @@ def inputs_of(dtype, seed=0):
     }
 
 
-def require_equal(tolerance, dtype):
-    for (ours, plain), (tensors, constants) in inputs_of(dtype).items():
+def require_equal(tolerance, dtype, device="cpu"):
+    for (ours, plain), (tensors, constants) in inputs_of(dtype, device=device).items():
         results = []
         for function in (ours, plain):
             out = function(*(x * 1 for x in tensors), *constants)  # liger's write over their arguments
             outs = out if isinstance(out, tuple) else (out,)
-            directions = [torch.linspace(-1, 1, x.numel()).view(x.shape).to(x.dtype) for x in outs]
+            directions = [torch.linspace(-1, 1, x.numel()).view(x.shape).to(x) for x in outs]
             results.append([*outs, *torch.autograd.grad(outs, tensors, directions)])
         for found, expected in zip(*results, strict=True):
             torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
@@ -115,5 +115,4 @@ def test_ligers_kernels_equal_plain_torch_in_tritons_interpreter():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
 def test_ligers_kernels_equal_plain_torch_on_a_gpu(dtype, tolerance):
     pytest.importorskip("liger_kernel")
-    with torch.device("cuda"):
-        require_equal(tolerance, dtype)
+    require_equal(tolerance, dtype, "cuda")
