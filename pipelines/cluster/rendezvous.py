@@ -107,12 +107,8 @@ class _Node:
 
     def wait_for_all(self, seconds: float) -> list[int]:
         """Returns the ranks that have arrived, all of them or those in time."""
-        deadline = time.monotonic() + seconds
-        while True:
-            arrived = [rank for rank in range(len(self.nodes)) if self.store.check([f"here/{rank}"])]
-            if len(arrived) == len(self.nodes) or time.monotonic() > deadline:
-                return arrived
-            time.sleep(POLL_SECONDS)
+        ranks = {f"here/{rank}": rank for rank in range(len(self.nodes))}
+        return [ranks[key] for key in self._set_within(seconds, list(ranks))]
 
     def lead(self, arrived: Sequence[int]) -> Rendezvous:
         """Publishes groups until the search ends, and then what was found; returns that for this node."""
@@ -158,10 +154,7 @@ class _Node:
 
     def wait_until_read(self, arrived: Sequence[int]) -> None:
         """Serves the store until the others have read what was found."""
-        deadline = time.monotonic() + self.timeout_seconds
-        keys = [f"read/{rank}" for rank in arrived if rank]
-        while not all(self.store.check([key]) for key in keys) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+        self._set_within(self.timeout_seconds, [f"read/{rank}" for rank in arrived if rank])
 
     def _take_part(self, number: int, groups: Sequence[Group]) -> None:
         group = next((group for group in groups if self.rank in group), None)
@@ -188,11 +181,17 @@ class _Node:
 
     def _has_succeeded(self, number: int, group: Group) -> bool:
         """Whether all nodes of the group say so, after the time that they may take."""
-        deadline = time.monotonic() + 1.5 * self._exchange_seconds
-        keys = [f"done/{number}/{rank}" for rank in group]
-        while not all(self.store.check([key]) for key in keys) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+        self._set_within(1.5 * self._exchange_seconds, [f"done/{number}/{rank}" for rank in group])
         return all(self.store.check([f"succeeded/{number}/{rank}"]) for rank in group)
+
+    def _set_within(self, seconds: float, keys: Sequence[str]) -> list[str]:
+        """Returns those of `keys` that are set in the store, as soon as all are, at the latest after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            present = [key for key in keys if self.store.check([key])]
+            if len(present) == len(keys) or time.monotonic() > deadline:
+                return present
+            time.sleep(POLL_SECONDS)
 
     @property
     def _exchange_seconds(self) -> float:
