@@ -6,6 +6,7 @@ The runner implements the passes of its stage: the trunk sends hidden states and
 reverse, a colocated stage does neither.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -73,14 +74,16 @@ def run_actions(
 class TrunkRunner:
     """Sends hidden states and receives their gradients; a frozen trunk keeps no graph and only sends.
 
-    A gradient's receive is posted as soon as the hidden states are sent, so that the branch's send of it ends even
-    while this rank's host waits for its device.
+    A gradient's receive is posted as soon as all is sent that the gradient needs, so that the branch's send of it ends
+    even while this rank's host waits for its device.
     """
 
     def __init__(self, engine: Engine, link: Link, sequences: Sequences, *, in_flight: int):
         self.engine, self.link, self.sequences, self.in_flight = engine, link, sequences, in_flight
         self.sums: dict[Action, Tensor] = {}
-        self._flying: dict[tuple[Task, int], tuple[Tensor, list[Transfer], tuple[Tensor, list[Transfer]]]] = {}
+        self._flying: dict[tuple[Task, int], tuple[Tensor, list[Transfer]]] = {}
+        self._unposted: dict[Task, deque[Action]] = defaultdict(deque)
+        self._gradients: dict[tuple[Task, int], tuple[Tensor, list[Transfer]]] = {}
         self._sends = SendQueue()  # of a frozen trunk, which gets no gradient that would prove their arrival
 
     def forward(self, action: Action) -> None:
@@ -89,18 +92,27 @@ class TrunkRunner:
         hidden_TD = self.engine.forward(sequence.to(self.link.bridge.device))
         sends = self.link.send_hidden(action, hidden_TD, sequence)
         if hidden_TD.requires_grad:
-            self._flying[action.task, action.index] = hidden_TD, sends, self.link.post_gradient(action)
+            self._flying[action.task, action.index] = hidden_TD, sends
+            self._post_gradients(action)
         else:
             self._sends.add(sends)
             self._sends.finish(leave=self.in_flight)
 
     def backward(self, action: Action) -> None:
         """Waits for the gradient and runs the trunk backward."""
-        hidden_TD, sends, posted = self._flying.pop((action.task, action.index))
-        gradient_TD = self.link.wait_for_gradient(posted)
+        gradient_TD = self.link.wait_for_gradient(self._gradients.pop((action.task, action.index)))
+        hidden_TD, sends = self._flying.pop((action.task, action.index))
         for send in sends:  # they have arrived, since the gradient has
             send.wait()
         self.engine.backward((hidden_TD * gradient_TD.to(hidden_TD.dtype)).sum(), action.task)
+
+    def _post_gradients(self, sent: Action) -> None:
+        """Posts the receives of the gradients that need nothing more than what is sent up to `sent`."""
+        unposted = self._unposted[sent.task]
+        unposted.append(sent)
+        while unposted and self.link.last_needed(unposted[0]) <= sent.index:
+            action = unposted.popleft()
+            self._gradients[action.task, action.index] = self.link.post_gradient(action)
 
     def finish(self) -> None:
         """Waits for the sends of a frozen trunk."""

@@ -83,8 +83,10 @@ def step_of_hosts_that_wait(rank_env: RankEnvironment, layout: LayoutConfig) -> 
         LayoutConfig(kind="forked"),
         LayoutConfig(kind="forked", in_flight=8),
         LayoutConfig(kind="forked", trunk=StageShape(dp=2), generation=StageShape(dp=2)),
+        LayoutConfig(kind="forked", generation=StageShape(dp=2)),
+        LayoutConfig(kind="forked", understanding=StageShape(dp=4), trunk=StageShape(dp=2)),
     ],
-    ids=["4 in flight", "8 in flight", "dp 2"],
+    ids=["4 in flight", "8 in flight", "dp 2", "branch dp 2", "branch dp 4, trunk dp 2"],
 )
 def test_hosts_that_wait_for_their_devices_before_each_pass_do_not_deadlock(layout):
     """CUDA makes them wait when it loads a kernel or frees memory, and sends end only when they are received."""

@@ -7,7 +7,8 @@
 Chunk s is on trunk rank s div (n/t) and on branch rank s div (n/b). The packed sequence itself (boundaries, labels,
 codes: small) comes from the trunk replica's rank 0, and stays on the host until it has arrived.
 
-A gradient's receive is posted when its hidden states are sent. Receives of hidden states are posted, on CPUs, some
+A gradient's receive is posted when all is sent that the gradient needs: the sequences of all replicas of the branch's
+micro-batch, which run together. Receives of hidden states are posted, on CPUs, some
 micro-batches ahead, in the order of the schedule; on CUDA, where the host is ahead of the device anyway, when they are
 needed. There a transfer is a kernel that runs until the peer has launched its side, and CUDA may make the host wait for
 all running kernels when it loads a new one or allocates memory. So what a rank has launched must never need anything
@@ -180,6 +181,16 @@ class Link:
         return self._send_chunks(
             gradient_TD, stage, replica, Channel.GRADIENTS, f"the gradient of {action.micro_batch}"
         )
+
+    def last_needed(self, action: Action) -> int:
+        """Returns the last of this replica's micro-batches of the task that the gradient of `action` needs.
+
+        The replicas of a branch run together, so the sequences of all of them have to arrive first.
+        """
+        trunk_dp, branch_dp = self.dp, self.layout.shapes[BRANCHES[action.task]].dp
+        sequence = self.layout.sequence_number(self.coordinate, action.index)
+        end = (sequence // branch_dp + 1) * branch_dp
+        return (end - 1 - self.coordinate.dp_rank) // trunk_dp
 
     def post_gradient(self, action: Action) -> tuple[Tensor, list[Transfer]]:
         """Returns a buffer for this rank's chunks of a gradient, and the transfers that fill it."""
