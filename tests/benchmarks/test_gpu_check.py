@@ -60,6 +60,14 @@ def result_of(name: str, *, limit_seconds: float = 60) -> PartResult:
     return result
 
 
+def ends(pid: int) -> bool:
+    """Whether a process is gone, or goes within a time that is long enough for a busy machine."""
+    deadline = time.monotonic() + 30
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not is_running(pid)
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -73,8 +81,7 @@ def test_part_that_hangs_is_stopped_with_its_children_and_shows_its_stack():
     result = result_of("hangs", limit_seconds=DUMP_SECONDS + 3)
     assert result.status == "failed" and result.error.startswith("stopped at its limit")
     assert "faulty_parts/hangs.py" in result.output and "in run" in result.output
-    time.sleep(0.2)
-    assert not is_running(result.figures["child"])
+    assert ends(result.figures["child"])
 
 
 @pytest.mark.parametrize(("name", "number"), [("segfaults", signal.SIGSEGV), ("aborts", signal.SIGABRT)])
@@ -127,8 +134,7 @@ def test_results_so_far_survive_the_death_of_the_check(tmp_path):
     parts = json.loads(output.read_text())["parts"]
     assert parts["finds_a_fault"]["status"] == "failed"
     assert parts["waits"]["status"] == "running"
-    time.sleep(1)
-    assert not is_running(parts["waits"]["figures"]["process"])
+    assert ends(parts["waits"]["figures"]["process"])
 
 
 def test_part_without_time_left_fails_unless_it_is_optional(tmp_path, monkeypatch):

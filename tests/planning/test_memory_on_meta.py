@@ -1,5 +1,7 @@
 """The planner's peak of the passes on CUDA, verified against the real model on the meta device."""
 
+import itertools
+
 import pytest
 
 from tests.meta_trace import trace_second_pass
@@ -37,15 +39,15 @@ SIZES = {
 }
 
 
+QUICK = [("released", False, FUSED), ("small codebook", True, UNFUSED)]
+"""Cases of the fast tests."""
 CASES = [
-    pytest.param("released", False, FUSED, id="released"),
-    pytest.param("small codebook", True, UNFUSED, id="small, recomputed, unfused"),
-    *(
-        pytest.param(size, recompute, fused, id=f"{size}, {recompute}, {fused.norms}", marks=pytest.mark.slow)
-        for size in SIZES
-        for recompute in (False, True)
-        for fused in (FUSED, UNFUSED)
-    ),
+    pytest.param(
+        *case,
+        id=f"{case[0]}{', recomputed' * case[1]}{', unfused' * (case[2] is UNFUSED)}",
+        marks=() if case in QUICK else pytest.mark.slow,
+    )
+    for case in itertools.product(SIZES, (False, True), (FUSED, UNFUSED))
 ]
 """Size, whether activations are recomputed, and kernels."""
 

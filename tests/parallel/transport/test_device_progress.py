@@ -58,7 +58,7 @@ def test_a_device_that_stands_still_is_an_error_that_names_the_oldest_unfinished
     began = time.monotonic()
     with pytest.raises(PeerError) as raised:
         progress.wait("the losses")
-    assert TIMEOUT_SECONDS < time.monotonic() - began < 5 * TIMEOUT_SECONDS
+    assert time.monotonic() - began > TIMEOUT_SECONDS
     message = str(raised.value)
     assert message.startswith(f"{WHO} waited for hidden states from rank 2; a rank died, hung or raised")
     assert f"no answer for 0.2 s; during {WHO}: forward of generation micro-batch 1" in message
@@ -79,12 +79,11 @@ def test_slow_progress_is_no_error_however_long_the_step_takes(device, progress)
     assert time.monotonic() - began > 2 * TIMEOUT_SECONDS
 
 
-def test_an_error_that_a_group_has_seen_ends_the_wait_at_once(device, progress):
+def test_an_error_that_a_group_has_seen_ends_the_wait_at_once(device):
     device.seconds, device.error = None, "COMM_ERROR"
-    began = time.monotonic()
+    patient = DeviceProgress(device.record_event, lambda: [device.group], WHO, timedelta(hours=1))
     with pytest.raises(PeerError, match="comm_error of a nccl group"):
-        progress.wait("the losses")
-    assert time.monotonic() - began < TIMEOUT_SECONDS
+        patient.wait("the losses")
 
 
 def test_an_error_that_a_group_has_seen_is_noticed_between_two_passes(device, progress):

@@ -22,10 +22,9 @@ from ufork.vocabulary import Task
 LAYOUT = LayoutConfig(kind="forked", generation=StageShape(dp=2))
 """The replicas of generation start together, after the trunk has sent to both."""
 CONFIG = TrainConfig(global_batch_size=GlobalBatchSize(understanding=4, generation=4), precision="fp32")
-TIMEOUT_SECONDS = 8.0
 
 
-def step(rank_env: RankEnvironment, connects: bool) -> str:
+def step(rank_env: RankEnvironment, connects: bool, timeout_seconds: float) -> str:
     """Runs a step; returns how the groups of the data plane were left, or the error."""
     torch.set_num_threads(1)
     if not connects:
@@ -35,7 +34,7 @@ def step(rank_env: RankEnvironment, connects: bool) -> str:
         task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=24, seed=n) for n in range(4)] for task in Task
     }
     try:
-        with join_world(rank_env, LAYOUT, timeout_seconds=TIMEOUT_SECONDS) as world:
+        with join_world(rank_env, LAYOUT, timeout_seconds=timeout_seconds) as world:
             world = dataclasses.replace(world, data_plane=nccl_rules(made=groups))
             stage = open_stage(world, CONFIG, model=shallow_config(), layout=LAYOUT, seq_len=24)
             run_step(stage, sequences if stage.reads_data else {}, 0.1)
@@ -47,7 +46,7 @@ def step(rank_env: RankEnvironment, connects: bool) -> str:
 
 def test_a_step_whose_pairs_were_connected_before_runs_and_its_groups_are_shut_down():
     with_tied_embedding, without = (", ".join(["shut down"] * number) for number in (3, 2))
-    assert run_on_ranks(step, 4, True) == [with_tied_embedding, with_tied_embedding, without, without]
+    assert run_on_ranks(step, 4, True, 60.0) == [with_tied_embedding, with_tied_embedding, without, without]
 
 
 def step_of_hosts_that_wait(rank_env: RankEnvironment, layout: LayoutConfig) -> float:
@@ -67,7 +66,7 @@ def step_of_hosts_that_wait(rank_env: RankEnvironment, layout: LayoutConfig) -> 
         task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=24, seed=n) for n in range(4 // layout.trunk.dp)]
         for task in Task
     }
-    with join_world(rank_env, layout, timeout_seconds=TIMEOUT_SECONDS) as world:
+    with join_world(rank_env, layout, timeout_seconds=60) as world:
         world = dataclasses.replace(world, data_plane=nccl_rules(made=groups))
         stage = open_stage(world, CONFIG, model=shallow_config(), layout=layout, seq_len=24)
         stage.engine.forward, stage.engine.backward = waiting(stage.engine.forward), waiting(stage.engine.backward)
@@ -96,7 +95,7 @@ def test_hosts_that_wait_for_their_devices_before_each_pass_do_not_deadlock(layo
 
 @pytest.mark.slow
 def test_a_step_whose_pairs_connect_at_their_first_transfer_hangs():
-    outcomes = run_on_ranks(step, 4, False)
+    outcomes = run_on_ranks(step, 4, False, 8.0)
     assert all(outcome.startswith("aborted: ") for outcome in outcomes), outcomes
     assert any("receiving the gradient" in outcome for outcome in outcomes), "by the trunk"
     assert any("receiving hidden states" in outcome for outcome in outcomes), "by a branch"
