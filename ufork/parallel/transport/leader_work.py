@@ -10,16 +10,15 @@ where they would be otherwise, the time-out would end the job.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 import torch.distributed as dist
 
 from ufork.errors import PeerError
-from ufork.parallel.transport.stage_world import World
+from ufork.parallel.transport.stage_world import POLL_SECONDS, World
 
-POLLS_PER_TIMEOUT = 4
-"""How often the ranks look for a sign of life, and the leader may give one, within the time-out."""
-LONGEST_POLL_SECONDS = 5.0
+SIGNS_PER_TIMEOUT = 4
+"""How often the leader gives a sign of life within the time-out, but at least every LONGEST_SIGN_SECONDS."""
+LONGEST_SIGN_SECONDS = 5.0
 _DONE, _FAILED = "done", "failed"
 
 
@@ -29,7 +28,7 @@ class LeaderWork:
     def __init__(self, world: World, name: str):
         """Names the work; each name is used once in a job."""
         self.world, self.name = world, name
-        self._poll_seconds = min(LONGEST_POLL_SECONDS, world.timeout_seconds / POLLS_PER_TIMEOUT)
+        self._sign_seconds = min(LONGEST_SIGN_SECONDS, world.timeout_seconds / SIGNS_PER_TIMEOUT)
         self._shown = -float("inf")
 
     @contextmanager
@@ -45,7 +44,7 @@ class LeaderWork:
     def show_alive(self) -> None:
         """Shows the other ranks that the work proceeds; cheap enough to be called at every small step of it."""
         now = time.monotonic()
-        if now - self._shown >= self._poll_seconds:
+        if now - self._shown >= self._sign_seconds:
             self._shown = now
             self.world.store.add(self._signs, 1)
 
@@ -71,16 +70,14 @@ class LeaderWork:
     def _await_end(self) -> str | None:
         """Returns how the work ended; None if the leader is silent for the time-out."""
         store, signs, seen = self.world.store, 0, time.monotonic()
-        while True:
-            try:
-                store.wait([self._end], timedelta(seconds=self._poll_seconds))
-                return store.get(self._end).decode()
-            except dist.DistStoreError:  # not ended yet
-                newest = store.add(self._signs, 0)
+        while not store.check([self._end]):
+            newest = store.add(self._signs, 0)
             if newest != signs:
                 signs, seen = newest, time.monotonic()
             elif time.monotonic() - seen > self.world.timeout_seconds:
                 return None
+            time.sleep(min(POLL_SECONDS, self._sign_seconds))
+        return store.get(self._end).decode()
 
     @property
     def _end(self) -> str:

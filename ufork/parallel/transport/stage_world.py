@@ -15,6 +15,7 @@ WORLD_SIZE, which must be the stage's.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,8 +35,8 @@ from ufork.parallel.transport.data_plane import DataPlane, data_plane_of, nccl_t
 from ufork.parallel.transport.device import agree_on_device, report_device
 from ufork.parallel.transport.device_progress import DeviceProgress
 
-POLL_SECONDS = 5.0
-"""Interval at which a rank without work checks whether the others have finished."""
+POLL_SECONDS = 0.5
+"""Interval at which a rank asks the job's store whether the leader has finished; `wait` of the store would log each."""
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """Backends of a stage's groups, by the kind of its devices."""
 
@@ -118,16 +119,13 @@ class World:
         Raises:
             PeerError: the leader is gone.
         """
-        while True:
-            try:
-                self.store.wait([f"finished/{name}"], timedelta(seconds=POLL_SECONDS))
-            except dist.DistNetworkError as error:
-                raise PeerError(
-                    f"{self.coordinate} waited for {name} to finish, but rank 0 is gone ({error})", cause=str(error)
-                ) from error
-            except dist.DistError:
-                continue
-            return
+        try:
+            while not self.store.check([f"finished/{name}"]):
+                time.sleep(POLL_SECONDS)
+        except dist.DistNetworkError as error:
+            raise PeerError(
+                f"{self.coordinate} waited for {name} to finish, but rank 0 is gone ({error})", cause=str(error)
+            ) from error
 
 
 @contextmanager
