@@ -38,6 +38,8 @@ def choose_device(name: str = AUTO) -> torch.device:
     if name == AUTO:
         log.info("device: cpu (%s)", trouble)
         return torch.device("cpu")
+    if not torch.backends.cuda.is_built():
+        trouble += "; install a build for CUDA (https://pytorch.org)"
     raise ConfigError(f"device {name}: {trouble}; use another device or --device cpu (`ufork doctor` shows more)")
 
 
@@ -64,7 +66,7 @@ def choose_dtype(device: torch.device, precision: Precision = "auto") -> torch.d
 def _trouble_of(device: torch.device) -> str:
     """Returns why torch cannot use the CUDA device; empty if it can."""
     if not torch.backends.cuda.is_built():
-        return f"torch {torch.__version__} is a build for CPUs; install a build for CUDA (https://pytorch.org)"
+        return f"torch {torch.__version__} is a build for CPUs"
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} finds no NVIDIA GPU that it can use"
     if device.index >= (count := torch.cuda.device_count()):
