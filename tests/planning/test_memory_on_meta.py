@@ -1,10 +1,11 @@
 """The planner's peak of the passes on CUDA, verified against the real model on the meta device."""
 
+import functools
 import itertools
 
 import pytest
 
-from tests.meta_trace import trace_second_pass
+from tests.meta_trace import Trace, trace_second_pass
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.parallel.config import StageShape
 from ufork.parallel.layout import Stage
@@ -52,6 +53,12 @@ CASES = [
 """Size, whether activations are recomputed, and kernels."""
 
 
+@functools.cache
+def traces_of(size: str, task: Task, recompute: bool, fused: FusedKernels, precision: str) -> tuple[Trace, Trace]:
+    """Returns what a forward and a backward pass take; several tests look at the same."""
+    return trace_second_pass(workload_of_size(size, task, recompute=recompute, fused=fused, precision=precision), task)
+
+
 def workload_of_size(
     size: str, task: Task, *, recompute: bool, fused: FusedKernels, precision: str = "bf16"
 ) -> Workload:
@@ -74,6 +81,6 @@ def workload_of_size(
 def test_peak_of_the_passes(size, task, precision, recompute, fused):
     workload = workload_of_size(size, task, recompute=recompute, fused=fused, precision=precision)
     planned = rank_memory(workload, Stage.COLOCATED, StageShape())
-    peak = max(trace.peak for trace in trace_second_pass(workload, task))
+    peak = max(trace.peak for trace in traces_of(size, task, recompute, fused, precision))
     gradients = workload.num_path_parameters(Stage.COLOCATED, task) * workload.value_bytes
     assert planned.activations + planned.head == pytest.approx(peak - planned.weights - gradients, rel=CLOSE)
