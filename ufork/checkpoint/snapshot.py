@@ -9,8 +9,7 @@ CheckFreq, FAST '21).
 
 `StreamSnapshot`, for shards on a CUDA device: a stream of its own copies each flat group at once into page-locked
 memory, after what training has launched before. The next update waits for these copies on the device, not on the host.
-The writing thread asks for an event until it has passed: where the device waits for ever for a rank that is gone, this
-thread gives up after the time limit.
+The writing thread polls an event with a time limit, since the device may wait for ever for a rank that is gone.
 """
 
 import logging
@@ -31,7 +30,7 @@ from ufork.parallel.engine.state_files import FileImage
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.01
-"""Interval at which the writing thread asks whether a stream has copied; short beside the writing that follows."""
+"""Interval at which the writing thread polls; short compared with the writing that follows."""
 LOWEST_PRIORITY = 19
 """Nice value of the writing thread (Linux has one per thread), so that it does not take a core from training."""
 
@@ -65,7 +64,7 @@ class Snapshot(Protocol):
 
 
 def snapshot_of(image: FileImage, *, timeout_seconds: float) -> Snapshot:
-    """Returns what copies `image`, by where its sources are.
+    """Returns the snapshot for the device that the sources of `image` are on.
 
     Args:
         image: of this rank's shards, which stay where they are for the phase.
@@ -134,7 +133,7 @@ class StreamSnapshot:
             self._streams.training().wait_event(self._copied)
 
     def complete(self) -> None:
-        """Asks until the copies are done. Priority is lowered only after: calls of CUDA hold its locks."""
+        """Polls until the copies are done. Only then is the priority lowered, since CUDA's calls hold its locks."""
         assert self._copied is not None
         self._streams.enter_thread()
         deadline = time.monotonic() + self._timeout_seconds

@@ -51,7 +51,7 @@ class TrainedModel:
     """Draws images, answers questions, and computes the loss of samples."""
 
     def __init__(self, model: UniFork, tokenizer: TextTokenizer, codec: ImageCodec, *, steps: Steps | None = None):
-        """Takes the parts; `steps` is how steps of decoding are run, by default the fastest way of the device."""
+        """Sets `model` to evaluation; `steps` is how decoding steps are run, by default the device's fastest way."""
         self.model, self.tokenizer, self.codec = model.eval(), tokenizer, codec
         self.device = model.trunk.token_embedding.weight.device
         self.steps = steps or steps_on(self.device)

@@ -1,7 +1,5 @@
 """All ranks compute on one kind of device, or all raise the same error; devices are invented."""
 
-import shutil
-import subprocess
 import threading
 import types
 from datetime import timedelta
@@ -12,7 +10,6 @@ import torch.distributed as dist
 
 from tests.ranks import run_on_ranks
 from ufork.errors import ConfigError, MachineError, PeerError
-from ufork.parallel import nvidia_devices
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport import device, stage_world
 from ufork.parallel.transport.device import DeviceReport, agree_on_device, decide, report_device
@@ -142,31 +139,6 @@ def test_the_user_can_ask_for_the_cpu(gpus, variable):
     gpus(1)
     report = report_device(rank_environment(0, 0), dict([variable.split("=")]))
     assert (report.kind, report.requested, report.trouble) == ("cpu", variable, "")
-
-
-def test_devices_are_found_by_their_files_or_else_by_the_driver(tmp_path, monkeypatch):
-    monkeypatch.setattr(nvidia_devices, "DEVICE_FILES", tmp_path)
-    monkeypatch.setattr(nvidia_devices, "NVML_LIBRARY", str(tmp_path / "missing.so"))
-    assert not nvidia_devices.has_cuda_device()
-    monkeypatch.setattr(nvidia_devices, "_count_by_nvml", lambda: 1)  # WSL2: /dev/dxg only
-    assert nvidia_devices.has_cuda_device()
-    assert not nvidia_devices.uses_cuda({"CUDA_VISIBLE_DEVICES": ""})
-    assert nvidia_devices.uses_cuda({"CUDA_VISIBLE_DEVICES": "0,1"})
-    (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(nvidia_devices, "_count_by_nvml", lambda: pytest.fail("may block on a driver that hangs"))
-    assert nvidia_devices.has_cuda_device()
-
-
-@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
-@pytest.mark.parametrize(("status", "expected"), [(0, True), (9, False)])  # 9: the driver is not loaded
-def test_the_driver_is_asked_through_its_management_library(tmp_path, monkeypatch, status, expected):
-    library = tmp_path / "nvml.so"
-    source = f"int nvmlInit_v2(void) {{return {status};}} int nvmlShutdown(void) {{return 0;}}"
-    source += "int nvmlDeviceGetCount_v2(unsigned *count) {*count = 2; return 0;}"
-    subprocess.run(["cc", "-shared", "-x", "c", "-o", library, "-"], input=source, text=True, check=True)
-    monkeypatch.setattr(nvidia_devices, "DEVICE_FILES", tmp_path)
-    monkeypatch.setattr(nvidia_devices, "NVML_LIBRARY", str(library))
-    assert nvidia_devices.has_cuda_device() is expected
 
 
 def test_a_rank_that_does_not_report_is_named():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.doctor.device_rates import attention_rate, launch_seconds, model_product_rate
-from pipelines.doctor.machine_rates import cuda_profile
+from pipelines.doctor.machine_rates import cuda_profile, measure_machine
 from tests.planning.test_planner import tiny_workload
 from ufork.planning.machine import PROFILES
 
@@ -45,6 +45,13 @@ def test_links_between_two_gpus_are_measured():
 )
 def test_rates_of_a_device_are_positive(measure):
     assert measure(torch.device("cpu")) > 0
+
+
+@pytest.mark.slow
+def test_two_ranks_measure_a_cpu():
+    machine = measure_machine(tiny_workload())
+    assert machine.name == "measured" and machine.kernels is None
+    assert 0 < machine.network_gb_per_s and 0 < machine.collective_latency_us < 1e6
 
 
 @pytest.mark.gpu

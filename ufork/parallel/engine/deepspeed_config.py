@@ -107,7 +107,7 @@ def naming_keys(extra: Mapping[str, Any]) -> Iterator[None]:
     """Encloses the construction of an engine, in which DeepSpeed refuses values that its parser accepts.
 
     Raises:
-        ConfigError: DeepSpeed fails, and not for want of memory or of a peer; the message names the keys of `extra`.
+        ConfigError: DeepSpeed fails, and not because memory or a rank is missing; names the keys of `extra`.
     """
     try:
         yield
