@@ -19,7 +19,7 @@ from benchmarks.gpu_check.measuring import largest_error
 from benchmarks.gpu_check.part_list import PARTS, Part, choose_parts
 from benchmarks.gpu_check.part_process import DUMP_SECONDS, run_part
 from benchmarks.gpu_check.parts.checkpoint_stall import report_stall
-from benchmarks.gpu_check.parts.device_tests import report_outcome
+from benchmarks.gpu_check.parts.device_tests import files_with_device_tests, report_outcome
 from benchmarks.gpu_check.parts.environment import ask_nvidia_smi
 from benchmarks.gpu_check.plain_training import Trained
 from benchmarks.gpu_check.report import PartResult, Report
@@ -173,6 +173,12 @@ def test_device_tests_fail_unless_some_passed_and_none_failed(printed, passes):
     result = PartResult()
     report_outcome(Report(result.take, deadline=0.0), printed, returncode=1)
     assert bool(result.failed_checks) != passes
+
+
+def test_files_with_device_tests_are_those_that_pytest_would_find():
+    files = {Path(file).relative_to(ROOT).as_posix() for file in files_with_device_tests()}
+    assert {"tests/infer/test_steps.py", "tests/parallel/engine/test_zero.py"} <= files
+    assert "tests/test_import_floors.py" not in files
 
 
 def test_stall_of_a_save_shorter_than_the_noise_is_no_share():

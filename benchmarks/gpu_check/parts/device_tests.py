@@ -15,6 +15,7 @@ COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 BROKEN_TEST = re.compile(r"^ERROR (\S+::\S+)", re.MULTILINE)
 """A line of pytest's summary on a test whose fixture raised; a file that cannot be imported has no `::`."""
 SECONDS_TO_REPORT = 5.0
+MARKER = "pytest.mark.gpu"
 
 
 def run(report: Report, *, cpu: bool) -> None:
@@ -24,12 +25,24 @@ def run(report: Report, *, cpu: bool) -> None:
         report.skip("tests", f"not here: {', '.join(missing) or 'the folder tests'}")
         report.headline("pytest or tests not here")
         return
-    options = ["--continue-on-collection-errors", "tests"]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--no-header", "-p", "no:cacheprovider", *options]
+    options = ["-v", "-m", "gpu", "--no-header", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    command = [sys.executable, "-m", "pytest", *options, *files_with_device_tests()]
     limit = report.seconds_left - SECONDS_TO_REPORT
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=limit, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired as late:
+        print((late.stdout or b"").decode(errors="replace"))
+        report.check("tests", False, f"not done after {limit:.0f} s; the output shows which test was running")
+        return
     print(done.stdout, done.stderr)
     report_outcome(report, done.stdout, done.returncode)
+
+
+def files_with_device_tests() -> list[str]:
+    """Returns the test files that mention the marker; collecting all others would take longer than the tests."""
+    return sorted(str(path) for path in (ROOT / "tests").rglob("test_*.py") if MARKER in path.read_text("utf-8"))
 
 
 def report_outcome(report: Report, printed: str, returncode: int) -> None:
