@@ -77,7 +77,8 @@ class NcclRulesGroup:
         self.device, self._store, self._rank, self._size, self._timeout = device, store, rank, size, timeout
         self._sees_lost_peers, self._error = sees_lost_peers, "SUCCESS"
         self._gloo = dist.ProcessGroupGloo(dist.PrefixStore("gloo", store), rank, size, timedelta(hours=1))
-        self._connected: set[tuple[int, int]] = set()
+        self.connected: set[tuple[int, int]] = set()
+        """Sender and receiver of transfers that block the host no more."""
         self._streams: dict[int, queue.SimpleQueue] = {}
         self._works: list[Work] = []
         self.ended = ""
@@ -128,12 +129,12 @@ class NcclRulesGroup:
         self.ended = "aborted"
 
     def _connect(self, sender: int, receiver: int) -> None:
-        if (sender, receiver) in self._connected:
+        if (sender, receiver) in self.connected:
             return
         peer = receiver if sender == self._rank else sender
         self._store.set(f"{sender} to {receiver}/{self._rank}", "")
         self._store.wait([f"{sender} to {receiver}/{peer}"], self._timeout)
-        self._connected.add((sender, receiver))
+        self.connected.add((sender, receiver))
 
     def _launch(self, stream: int, start: Callable[[], Any]) -> Work:
         assert not self.ended, "NCCL groups cannot be used once they are left"

@@ -178,8 +178,8 @@ def _mean(values: list[float]) -> float:
 
 
 def _peak_memory_mb() -> float:
-    """Peak memory of the device on CUDA, of the process elsewhere."""
-    if torch.cuda.is_available():
+    """Peak memory of the device where this process uses CUDA, of the process elsewhere."""
+    if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

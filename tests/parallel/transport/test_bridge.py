@@ -142,3 +142,13 @@ def test_a_failure_of_the_device_that_a_wait_shows_is_no_lost_peer(bridges):
     transfer = bridge.receive(torch.zeros(1, device="meta"), 2, Channel.GRADIENTS, "the gradient")
     with pytest.raises(RuntimeError, match="illegal memory access"):
         dataclasses.replace(transfer, work=SimpleNamespace(wait=fail)).wait()
+
+
+@pytest.mark.parametrize("failure", [torch.AcceleratorError, torch.OutOfMemoryError])
+def test_a_failure_of_the_device_at_the_start_of_a_transfer_is_no_lost_peer(bridges, failure):
+    def fail(*_):
+        raise failure("CUDA error: uncorrectable ECC error encountered")
+
+    bridges[0].device_groups[0].send = fail
+    with pytest.raises(failure, match="ECC"):
+        bridges[0].send(torch.zeros(1, device="meta"), 2, Channel.HIDDEN, "hidden states")

@@ -202,8 +202,8 @@ class Bridge:
         """Connects ranks that are going to send to each other; those of each pair must call, with the same pairs.
 
         NCCL connects two ranks at their first transfer in a group and direction, and blocks the host until both have
-        begun it. Inside a schedule, where a trunk rank waits for the first gradient and a branch rank for the first
-        hidden states, that would be for ever. Here all ranks go through the pairs in one order.
+        begun it. Inside a schedule a trunk rank would stand still until a branch has run the backward pass of what it
+        was sent. Here all ranks go through the pairs in one order.
 
         Raises:
             PeerError: a rank did not call in time.
@@ -263,6 +263,8 @@ class Bridge:
     def _started(self, action: str, start: Callable[[], Any]) -> Any:
         try:
             return start()
+        except (torch.AcceleratorError, torch.OutOfMemoryError):
+            raise  # of this rank's device, in whatever it was running
         except (dist.DistError, RuntimeError) as error:
             raise lost_peer(self.coordinate, action, str(error)) from error
 
