@@ -75,4 +75,5 @@ def test_every_other_rank_reports_what_its_device_waited_for(fault, sees_lost_pe
         assert "a rank" in message and "see its log" in message
         if rank in TRUNK_RANKS:
             assert "waited for the gradient of generation micro-batch 1 from rank 3 (generation" in message
-            assert "backward of generation micro-batch 1" in message
+            if not sees_lost_peers:  # a group that sees the loss ends the rank at the pass that its host is in
+                assert "backward of generation micro-batch 1" in message
