@@ -1,5 +1,6 @@
 """Under ZeRO-3, kernels that write over their arguments, as liger-kernel's do, and compiled ones equal plain torch."""
 
+import shutil
 from unittest import mock
 
 import pytest
@@ -84,7 +85,16 @@ def run_train(rank_env: RankEnvironment, name: str, recompute: bool):
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("name", ["overwriting", "compiled"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "overwriting",
+        pytest.param(
+            "compiled",
+            marks=pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler"),
+        ),
+    ],
+)
 def test_training_is_that_of_plain_kernels(name, recompute):
     (found_losses, found), (losses, expected) = (
         run_on_ranks(run_train, 2, chosen, recompute)[0] for chosen in (name, "plain")

@@ -1,5 +1,6 @@
 """Compiled kernels equal plain torch, and one compilation serves packed sequences of all lengths."""
 
+import shutil
 from functools import partial
 
 import pytest
@@ -11,7 +12,10 @@ from ufork.model.layers.cross_entropy import sum_cross_entropy
 from ufork.model.layers.depth_attention import depth_attention
 from ufork.vocabulary import Task
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler"),
+]
 
 
 def depth_inputs(positions):

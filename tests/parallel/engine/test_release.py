@@ -79,9 +79,8 @@ def train_phases(rank_env: RankEnvironment, case: Case):
         return before, opened, live_bytes()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "sgd" else pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_closed_engines_free_their_tensors_even_if_referenced(name):
     case = CASES[name]
     for before, opened, after in run_on_ranks(train_phases, case.ranks, case):
