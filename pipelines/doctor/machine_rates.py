@@ -30,7 +30,12 @@ def measure_machine(workload: "Workload") -> "MachineProfile":
         return _cpu_profile(_measure(2, workload)[1])
     import torch
 
-    return cuda_profile(*_measure(min(2, torch.cuda.device_count()), workload))
+    return cuda_profile(*_measure(ranks_for(torch.cuda.device_count()), workload))
+
+
+def ranks_for(num_gpus: int) -> int:
+    """Returns the ranks that measure: one also where torch finds no GPU, which then raises the error of a rank."""
+    return max(1, min(2, num_gpus))
 
 
 def _measure(num_ranks: int, workload: "Workload") -> tuple[str, dict[str, float]]:

@@ -16,6 +16,7 @@ from ufork.infer.steps import FEWEST_REPLAYS, WARM_UP_STEPS, GraphSteps, Steps
 from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
+from ufork.model.weights import WeightsConfig, allocate_model
 from ufork.vocabulary import Task
 
 BATCHES, CPU_BATCHES = (1, 16, 64), (1, 2)
@@ -85,14 +86,17 @@ def run(report: Report, *, cpu: bool) -> None:
 def _random_model(device: torch.device, *, cpu: bool) -> UniFork:
     """Returns a model with the generation branch alone; its weights are made on the device, which takes no time."""
     sizes = released_sizes(cpu=cpu)
-    dtype = half_precision(device)
+    dtype = torch.float32 if cpu else half_precision(device)  # growing steps draw as static ones in fp32 alone
+    generation = sizes.model.model_copy(update={"tasks": (Task.GENERATION,)})
+    config = WeightsConfig(model=generation, dimensions=sizes.dimensions)
+    model = allocate_model(config, choose_attention_kernel(device, dtype), device=device, dtype=dtype)
     torch.manual_seed(0)
-    with device:
-        generation = sizes.model.model_copy(update={"tasks": (Task.GENERATION,)})
-        model = UniFork(generation, sizes.dimensions, choose_attention_kernel(device, dtype))
-        for parameter in model.parameters():
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                torch.nn.init.normal_(parameter, std=STANDARD_DEVIATION)
-        model.set_codebook(torch.randn(sizes.dimensions.codebook_size, sizes.dimensions.code_width))
+                parameter.normal_(std=STANDARD_DEVIATION)
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        model.set_codebook(torch.randn(sizes.dimensions.codebook_size, sizes.dimensions.code_width, device=device))
     use_kernels(model, choose_kernels(device))
-    return model.to(dtype).eval()
+    return model.eval()

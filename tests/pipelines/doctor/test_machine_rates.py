@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.doctor.device_rates import attention_rate, launch_seconds, model_product_rate
-from pipelines.doctor.machine_rates import cuda_profile, measure_machine
+from pipelines.doctor.machine_rates import cuda_profile, measure_machine, ranks_for
 from tests.planning.test_planner import tiny_workload
 from ufork.planning.machine import PROFILES
 
@@ -26,6 +26,10 @@ def test_one_gpu_takes_the_links_of_its_datasheet():
     assert profile.flops_per_s("bf16") == profile.flops_per_s("fp32") == pytest.approx(6e14)
     assert profile.element_bytes_per_s == pytest.approx(2.9e12)
     assert profile.kernels.launch_us == pytest.approx(5)
+
+
+def test_a_rank_says_why_torch_finds_no_gpu():
+    assert [ranks_for(num_gpus) for num_gpus in (0, 1, 2, 8)] == [1, 1, 2, 2]
 
 
 def test_links_between_two_gpus_are_measured():
