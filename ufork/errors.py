@@ -158,3 +158,9 @@ class StoppedError(UforkError):
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
     failure = FailureClass.STOPPED
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of another library's message, or the error's type if it has none."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from pipelines.cluster.exchange import START_SECONDS, ExchangeGroup, Measurements
 from pipelines.cluster.fault_search import FaultSearch, Group
-from ufork.errors import PeerError
+from ufork.errors import PeerError, first_line
 from ufork.parallel.rank_environment import RankEnvironment
 
 ARRIVAL_SECONDS = 300.0
@@ -65,7 +65,7 @@ def rendezvous(
     try:
         store = _open_store(rank_env, arrival_seconds)
     except (RuntimeError, dist.DistError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         return Rendezvous(missed=f"did not reach {nodes[0]} ({reason})", unreached=(nodes[0],))
     store.set(f"here/{rank_env.rank}", "fit" if fit else "unfit")
     node = _Node(rank_env, nodes, store, exchange, on_gpu, timeout_seconds)
@@ -147,7 +147,7 @@ class _Node:
                     return found
                 self._take_part(number, groups)
             except (RuntimeError, dist.DistError) as error:
-                first, reason = self.nodes[0], str(error).splitlines()[0]
+                first, reason = self.nodes[0], first_line(error)
                 return Rendezvous(measured=self.measured, missed=f"lost {first} ({reason})", unreached=(first,))
             # Rank 0 waits for its own exchange, and then for others; if it is gone, the wait ends at once.
             seconds, number = 10 + 3 * self._exchange_seconds, number + 1

@@ -11,6 +11,8 @@ from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
+from ufork.errors import first_line
+
 
 def torch_probe() -> dict[str, Any]:
     """Returns the build of torch, and the devices that it can use or why it can use none."""
@@ -20,7 +22,7 @@ def torch_probe() -> dict[str, Any]:
         torch.cuda.init()
         trouble = ""
     except Exception as error:  # of many kinds: an old driver, no device, a build without CUDA
-        trouble = str(error).splitlines()[0]
+        trouble = first_line(error)
     devices = range(torch.cuda.device_count()) if not trouble else ()
     properties = [torch.cuda.get_device_properties(device) for device in devices]
     return {
@@ -46,7 +48,7 @@ def kernels_probe() -> dict[str, Any]:
             capabilities.append(torch.cuda.get_device_capability(device))
             run_kernel(device)
         except RuntimeError as error:
-            failing.append(f"{device}: {str(error).splitlines()[0]}")
+            failing.append(f"{device}: {first_line(error)}")
     native = all(major >= NATIVE_BF16_CAPABILITY for major, _ in capabilities)
     dtype = torch.bfloat16 if native else torch.float32
     usable = bool(capabilities) and not failing

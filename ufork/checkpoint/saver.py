@@ -141,7 +141,7 @@ class Saver:
             self._image = self.shards.read().image(self._image.memory if self._image else None)
             self._snapshot = self._snapshot or snapshot_of(self._image, timeout_seconds=self._timeout_seconds)
             self._snapshot.begin(self._image)
-        except (OSError, MemoryError, RuntimeError) as error:  # no memory, or CUDA refuses: the other ranks go on
+        except (OSError, MemoryError, RuntimeError) as error:  # no memory, or CUDA refuses: the other ranks continue
             writing.fault = f"{writing.path}: the weights cannot be copied ({error})"
 
     def _write(self, writing: _Writing) -> None:

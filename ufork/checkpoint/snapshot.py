@@ -133,7 +133,11 @@ class StreamSnapshot:
             self._streams.training().wait_event(self._copied)
 
     def complete(self) -> None:
-        """Polls until the copies are done. Only then is the priority lowered, since CUDA's calls hold its locks."""
+        """Polls until the copies are done; only then lowers the priority, since CUDA's calls hold its locks.
+
+        Raises:
+            StorageError: they were not done in time, or `close` was called.
+        """
         assert self._copied is not None
         self._streams.enter_thread()
         deadline = time.monotonic() + self._timeout_seconds

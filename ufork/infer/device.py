@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from ufork.errors import ConfigError
+from ufork.errors import ConfigError, first_line
 from ufork.model.cuda_device import NATIVE_BF16_CAPABILITY, computes_bf16, run_kernel
 
 log = logging.getLogger(__name__)
@@ -74,5 +74,5 @@ def _trouble_of(device: torch.device) -> str:
     try:
         run_kernel(device)
     except RuntimeError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return ""

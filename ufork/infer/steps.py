@@ -16,6 +16,8 @@ from typing import Protocol
 
 import torch
 
+from ufork.errors import first_line
+
 log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 3
@@ -110,7 +112,7 @@ class GraphSteps:
             return self._capture(step)
         except RuntimeError as error:
             self.can_capture = False
-            reason = str(error.__context__ or error).splitlines()[0]  # what broke the capture, before its end did
+            reason = first_line(error.__context__ or error)  # what broke the capture, before its end did
             log.warning("CUDA graph: a step cannot be captured (%s); steps are launched kernel by kernel", reason)
             return None
 

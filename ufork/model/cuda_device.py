@@ -4,6 +4,8 @@ import re
 
 import torch
 
+from ufork.errors import first_line
+
 AMPERE, HOPPER = 8, 9
 """Major compute capabilities: the oldest that FlashAttention-2 supports, and the only one FlashAttention-3 does."""
 NATIVE_BF16_CAPABILITY = AMPERE
@@ -28,5 +30,4 @@ def run_kernel(device: torch.device) -> None:
 
 def memory_figures(error: torch.OutOfMemoryError) -> str:
     """Returns how much memory was asked for, is free and is in use, in torch's words."""
-    first, *_ = str(error).splitlines()
-    return _LINK.sub("", first).removeprefix("CUDA out of memory. ")
+    return _LINK.sub("", first_line(error)).removeprefix("CUDA out of memory. ")

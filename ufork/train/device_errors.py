@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ufork.errors import BROKEN_DEVICE, DeviceMemoryError, MachineError
+from ufork.errors import BROKEN_DEVICE, DeviceMemoryError, MachineError, first_line
 from ufork.model.cuda_device import memory_figures
 from ufork.train.config import TrainConfig
 
@@ -43,7 +43,7 @@ def device_errors(action: str, config: TrainConfig, *, seq_len: int, device: tor
         if not re.search(BROKEN_DEVICE, str(error)):
             raise
         raise MachineError(
-            f"{action}: {device} on {socket.gethostname()} failed: {str(error).splitlines()[0]}; look for Xid in its"
+            f"{action}: {device} on {socket.gethostname()} failed: {first_line(error)}; look for Xid in its"
             " kernel log (dmesg), exclude the node, and run the same command again to resume",
             device=str(device),
         ) from error

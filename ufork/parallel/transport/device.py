@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from ufork.config import Config
-from ufork.errors import ConfigError, MachineError, PeerError, UforkError
+from ufork.errors import ConfigError, MachineError, PeerError, UforkError, first_line
 from ufork.model.cuda_device import NATIVE_BF16_CAPABILITY, run_kernel
 from ufork.parallel.nvidia_devices import cpu_request, has_cuda_device
 from ufork.parallel.rank_environment import RankEnvironment
@@ -94,7 +94,7 @@ def report_device(rank_env: RankEnvironment, environment: Mapping[str, str]) -> 
         run_kernel(torch.device("cuda", index))
         properties = torch.cuda.get_device_properties(index)
     except Exception as error:  # of many kinds: an old driver, a build without CUDA, a device that fell off the bus
-        trouble = f"{str(error).splitlines()[0]} (torch {torch.__version__})" if has_cuda_device() else ""
+        trouble = f"{first_line(error)} (torch {torch.__version__})" if has_cuda_device() else ""
         return DeviceReport(**on_cpu, trouble=trouble)
     return DeviceReport(
         **here,
