@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_check.profiling import profiled
+from ufork.model.cuda_device import computes_bf16
 
 GB = 1e9
 
@@ -34,9 +35,8 @@ def memory_gb(device: torch.device) -> float:
 
 def half_precision(device: torch.device) -> torch.dtype:
     """Returns bf16 on devices that compute it natively, else fp32."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
-        return torch.float32
-    return torch.bfloat16
+    emulates = device.type == "cuda" and not computes_bf16(device)
+    return torch.float32 if emulates else torch.bfloat16
 
 
 def synchronize(device: torch.device) -> None:
