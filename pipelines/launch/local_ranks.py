@@ -7,8 +7,10 @@
 A rank dies with the process that started it (`ufork.processes.child`).
 """
 
+import contextlib
 import faulthandler
 import os
+import random
 import signal
 import socket
 import time
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 from pipelines.launch.stop_signals import handled
@@ -30,6 +33,8 @@ CONSEQUENCE_SECONDS = 0.3
 arrive before the death of the rank that caused them is seen."""
 EXIT_SECONDS = 3.0
 """Time in which a rank that has sent its result may exit."""
+EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST_PORT, PORTS_TRIED = 10_000, 100
 STACKS_SIGNAL = signal.SIGRTMIN
 """Makes a rank write its stacks; SIGUSR1 and SIGUSR2 ask a job to stop."""
 
@@ -159,7 +164,17 @@ def start_local_ranks(
 
 
 def free_port() -> int:
-    """A TCP port of this machine on which no process listens at the moment."""
+    """A TCP port of this machine on which no process listens at the moment.
+
+    It is below those that the system gives to outgoing connections, one of which would otherwise take it now and then
+    on a busy machine, in the seconds until rank 0 listens.
+    """
+    first_outgoing = int(EPHEMERAL_PORTS.read_text().split()[0]) if EPHEMERAL_PORTS.is_file() else 0
+    candidates = range(LOWEST_PORT, first_outgoing)
+    for port in random.SystemRandom().sample(candidates, min(PORTS_TRIED, len(candidates))):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

@@ -99,3 +99,15 @@ def test_rank_that_stops_while_sending_its_result_is_named_and_ended():
 def test_error_that_cannot_be_sent_is_described():
     with pytest.raises(PeerError, match="(?s)rank [01]: LocalError: seen only there.*in run_raises_unpicklable"):
         run_on_ranks(run_raises_unpicklable, 2)
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_could_take(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_ranks, "EPHEMERAL_PORTS", tmp_path / "range")
+    first_outgoing = local_ranks.LOWEST_PORT + 500
+    (tmp_path / "range").write_text(f"{first_outgoing}\t60999\n")
+    assert all(local_ranks.LOWEST_PORT <= local_ranks.free_port() < first_outgoing for _ in range(20))
+
+
+def test_without_ports_below_a_free_port_is_one_of_the_system(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_ranks, "EPHEMERAL_PORTS", tmp_path / "absent")
+    assert local_ranks.free_port() > 1024
