@@ -21,6 +21,7 @@ from ufork.parallel.schedule.actions import Action, Pass
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.bridge import Transfer
 from ufork.parallel.transport.link import Link, ReceiveQueue, SendQueue
+from ufork.parallel.transport.lost_peer import is_about_a_peer
 from ufork.vocabulary import PackedSequence, Task
 
 Sequences = Mapping[Task, Sequence[PackedSequence]]
@@ -191,13 +192,9 @@ def _failures_named(doing: str) -> Iterator[None]:
         yield
     except UforkError as error:
         raise type(error)(f"{error} (during {doing})", **error.fields) from error
-    except torch.distributed.DistError as error:
+    except RuntimeError as error:  # DistError is one, too
+        if not is_about_a_peer(error):
+            raise
         raise PeerError(
             f"{doing}: a rank of its stage died, hung or raised, see its log ({error})", cause=str(error)
         ) from error
-    except RuntimeError as error:
-        if "gloo" in str(error) or "NCCL" in str(error):
-            raise PeerError(
-                f"{doing}: a rank of its stage died, hung or raised, see its log ({error})", cause=str(error)
-            ) from error
-        raise

@@ -24,6 +24,7 @@ from ufork.parallel.layout import Layout, MeshCoordinate
 from ufork.parallel.transport.data_plane import DataPlane
 from ufork.parallel.transport.device_progress import DeviceProgress
 from ufork.parallel.transport.lost_peer import lost_peer
+from ufork.parallel.transport.store_calls import STORE_SECONDS, in_time
 
 Pair = tuple[int, int]
 """Two ranks of a job that send tensors to each other, the lower one first."""
@@ -189,10 +190,10 @@ class Bridge:
         keys = [f"gather/{self._num_gathers}/{member}" for member in self._members]
         self._store.set(f"gather/{self._num_gathers}/{self.coordinate.rank}", json.dumps(value))
         try:
-            self._store.wait(keys, self.timeout)
-            return [json.loads(self._store.get(key)) for key in keys]
+            values = in_time(lambda: self._await(keys), self.timeout.total_seconds() + STORE_SECONDS)
         except dist.DistError as error:
             raise lost_peer(self.coordinate, "the reports of all ranks", str(error)) from error
+        return [json.loads(value) for value in values]
 
     def connect(self, name: str, members: tuple[int, ...]) -> Any:
         """Returns a group of the ranks `members` of the job, all of which must call; for collectives after passes."""
@@ -251,6 +252,10 @@ class Bridge:
         self.add_up(torch.zeros(1), waits_for="the end of the phase", group=self._host)
         while self.device_groups:
             self.device_groups.pop().shutdown()
+
+    def _await(self, keys: list[str]) -> list[bytes]:
+        self._store.wait(keys, self.timeout)
+        return self._store.multi_get(keys)
 
     def _connect(self, name: str, members: tuple[int, ...], *, during_passes: bool) -> Any:
         store, place = dist.PrefixStore(name, self._store), members.index(self.coordinate.rank)

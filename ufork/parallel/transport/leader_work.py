@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from ufork.errors import PeerError
 from ufork.parallel.transport.stage_world import POLL_SECONDS, World
+from ufork.parallel.transport.store_calls import in_time
 
 SIGNS_PER_TIMEOUT = 4
 """How often the leader gives a sign of life within the time-out, but at least every LONGEST_SIGN_SECONDS."""
@@ -69,15 +70,23 @@ class LeaderWork:
 
     def _await_end(self) -> str | None:
         """Returns how the work ended; None if the leader is silent for the time-out."""
-        store, signs, seen = self.world.store, 0, time.monotonic()
-        while not store.check([self._end]):
-            newest = store.add(self._signs, 0)
+        signs, seen = 0, time.monotonic()
+        while True:
+            end, newest = in_time(self._look, self.world.timeout_seconds)
+            if end is not None:
+                return end
             if newest != signs:
                 signs, seen = newest, time.monotonic()
             elif time.monotonic() - seen > self.world.timeout_seconds:
                 return None
             time.sleep(min(POLL_SECONDS, self._sign_seconds))
-        return store.get(self._end).decode()
+
+    def _look(self) -> tuple[str | None, int]:
+        """Returns how the work ended, None if it has not, and the signs of life."""
+        store = self.world.store
+        if store.check([self._end]):
+            return store.get(self._end).decode(), 0
+        return None, store.add(self._signs, 0)
 
     @property
     def _end(self) -> str:

@@ -34,6 +34,8 @@ from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.data_plane import DataPlane, data_plane_of, nccl_timeout
 from ufork.parallel.transport.device import agree_on_device, report_device
 from ufork.parallel.transport.device_progress import DeviceProgress
+from ufork.parallel.transport.roll_call import answering_roll_calls
+from ufork.parallel.transport.store_calls import in_time
 
 POLL_SECONDS = 0.5
 """Interval at which a rank asks the job's store whether the leader has finished; `wait` of the store would log each."""
@@ -120,7 +122,7 @@ class World:
             PeerError: the leader is gone.
         """
         try:
-            while not self.store.check([f"finished/{name}"]):
+            while not in_time(lambda: self.store.check([f"finished/{name}"]), self.timeout_seconds):
                 time.sleep(POLL_SECONDS)
         except dist.DistNetworkError as error:
             raise PeerError(
@@ -134,7 +136,7 @@ def join_world(
 ) -> Iterator[World]:
     """Joins the other ranks of the job (with NCCL and gloo on CUDA devices, gloo on CPUs) and leaves them at the end.
 
-    After an error it leaves alone: nothing is waited for.
+    After an error it leaves alone, and waits at most `roll_call.ANSWER_SECONDS`, for the name of the rank that is lost.
 
     Args:
         rank_env: this rank, and where the ranks rendezvous.
@@ -144,23 +146,42 @@ def join_world(
     Raises:
         ConfigError: the layout does not fit the number of ranks, or the ranks the devices.
         MachineError: torch cannot use the NVIDIA devices of a machine.
-        PeerError: a rank did not join within `timeout_seconds`.
+        PeerError: a rank did not join within `timeout_seconds`, or was lost later; names the rank.
     """
-    layout = layout or LayoutConfig()
-    coordinates = place_ranks(layout, rank_env.world_size)
-    coordinate = coordinates[rank_env.rank]
+    coordinates = place_ranks(layout or LayoutConfig(), rank_env.world_size)
     timeout = timedelta(seconds=timeout_seconds)
     _export(rank_env, rank=rank_env.rank, size=rank_env.world_size)
-    where = f"{rank_env.master_address}:{rank_env.master_port}"
-    with _peers_named(rank_env, f"rendezvous with the other ranks at {where}"):
+    with _peers_named(rank_env, f"rendezvous with the other ranks at {_where(rank_env)}"):
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
+    with answering_roll_calls(store, coordinates, rank_env.rank) as roll_call:
+        world = _join_stage(store, rank_env, coordinates, timeout)
+        try:
+            with _peers_named(rank_env, f"connecting the GPUs of the {world.coordinate.stage} stage"):
+                _connect_stage(world, dist.group.WORLD, world.dp_group, world.tp_group)
+            yield world
+            for bridge in world.bridges:
+                bridge.close()
+            roll_call.end()
+            _leave_together(store, rank_env, timeout)
+        except BaseException as error:
+            roll_call.report(error)  # before other ranks notice that this one leaves
+            _leave_alone(world)
+            raise
+        dist.destroy_process_group()
+
+
+def _join_stage(
+    store: dist.Store, rank_env: RankEnvironment, coordinates: tuple[MeshCoordinate, ...], timeout: timedelta
+) -> World:
+    """Agrees on the devices and makes the groups of this rank's stage."""
+    coordinate = coordinates[rank_env.rank]
     device, native_bf16 = _take_device(store, rank_env, timeout)
     members = ranks_of(coordinates, coordinate.stage)
     _export(rank_env, rank=members.index(rank_env.rank), size=len(members))
     if device.type == "cuda":
         os.environ["LOCAL_RANK"] = str(device.index)  # of which DeepSpeed makes its device
-    with _peers_named(rank_env, f"rendezvous of the {coordinate.stage} stage at {where}"):
+    with _peers_named(rank_env, f"rendezvous of the {coordinate.stage} stage at {_where(rank_env)}"):
         dist.init_process_group(
             BACKENDS[device.type],
             store=dist.PrefixStore(f"stage/{coordinate.stage}", store),
@@ -169,29 +190,18 @@ def join_world(
             timeout=timeout,
         )
         dp_group, tp_group = _mesh_groups(coordinate, timeout)
-    world = World(
+    return World(
         coordinate=coordinate,
         size=rank_env.world_size,
         device=device,
         native_bf16=native_bf16,
-        timeout_seconds=timeout_seconds,
+        timeout_seconds=timeout.total_seconds(),
         store=store,
         dp_group=dp_group,
         tp_group=tp_group,
         data_plane=data_plane_of(device),
         device_groups=_nccl_groups(device, timeout, dist.group.WORLD, dp_group, tp_group),
     )
-    try:
-        with _peers_named(rank_env, f"connecting the GPUs of the {coordinate.stage} stage"):
-            _connect_stage(world, dist.group.WORLD, dp_group, tp_group)
-        yield world
-        for bridge in world.bridges:
-            bridge.close()
-        _leave_together(store, rank_env, timeout)
-    except BaseException:
-        _leave_alone(world)
-        raise
-    dist.destroy_process_group()
 
 
 def _take_device(store: dist.Store, rank_env: RankEnvironment, timeout: timedelta) -> tuple[torch.device, bool]:
@@ -259,6 +269,10 @@ def _leave_together(store: dist.Store, rank_env: RankEnvironment, timeout: timed
     if rank_env.rank == 0:
         with contextlib.suppress(dist.DistError):
             store.wait([f"left/{rank}" for rank in range(rank_env.world_size)], timeout)
+
+
+def _where(rank_env: RankEnvironment) -> str:
+    return f"{rank_env.master_address}:{rank_env.master_port}"
 
 
 def _export(rank_env: RankEnvironment, *, rank: int, size: int) -> None:
