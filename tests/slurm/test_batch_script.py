@@ -142,6 +142,7 @@ def test_the_check_of_a_node_gets_all_gpus_of_the_job_there(start, option):
 WITHOUT_NETWORK = f"""#!/bin/bash
 [[ $3 != train ]] || exit 0
 [[ $SLURMD_NODENAME != node1 ]] || export GLOO_SOCKET_IFNAME=none
+[[ $3 != health ]] || set -- "$@" --timeout 15
 exec {sys.executable} "$@"
 """
 
