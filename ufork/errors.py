@@ -160,7 +160,7 @@ class StoppedError(UforkError):
     failure = FailureClass.STOPPED
 
 
-def first_line(error: BaseException) -> str:
-    """Returns the first line of another library's message, or the error's type if it has none."""
+def first_line(error: BaseException | str) -> str:
+    """Returns the first line of another library's error or message; of an error without words, its type."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ufork.errors import PeerError
+from ufork.errors import PeerError, first_line
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, MeshCoordinate, place_ranks, ranks_of
 from ufork.parallel.rank_environment import RankEnvironment
@@ -293,5 +293,5 @@ def _peers_named(rank_env: RankEnvironment, action: str) -> Iterator[None]:
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(
             f"rank {rank_env.rank} of {rank_env.world_size}: {action} failed; a rank died, hung or raised, see its log"
-            f" ({str(error).splitlines()[0]})"
+            f" ({first_line(error)})"
         ) from error
