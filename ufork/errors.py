@@ -162,5 +162,5 @@ class StoppedError(UforkError):
 
 def first_line(error: BaseException | str) -> str:
     """Returns the first line of another library's error or message; of an error without words, its type."""
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    without_words = "no message" if isinstance(error, str) else type(error).__name__
+    return next(iter(str(error).splitlines()), without_words)
