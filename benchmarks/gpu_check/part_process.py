@@ -1,8 +1,8 @@
-"""Runs one part in a process of its own, which is stopped at its limit with everything that it started.
+"""One part in a process of its own, which is stopped at its limit with everything that it started.
 
-run_part -> new process and session: its output goes to a file, stacks of all threads too, shortly before the limit
-         -> messages, taken into a PartResult as they come
-         -> its end: finished, raised, died by a signal, or stopped
+PartProcess -> new process and session: its output goes to a file, stacks of all threads too, shortly before the limit
+            -> messages, taken into a PartResult as they come
+            -> its end: finished, raised, died by a signal, or stopped
 """
 
 import faulthandler
@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.gpu_check.part_list import Part
 from benchmarks.gpu_check.report import PartResult, Report
 from ufork.processes.failure import Failure
-from ufork.processes.messages import wait_for_messages
-from ufork.processes.worker import Worker, start_worker
+from ufork.processes.messages import MessageReader, wait_for_messages
+from ufork.processes.worker import start_worker
 
 DUMP_SECONDS = 2.0
 """Time before the limit at which a part writes the stacks of its threads."""
@@ -33,69 +33,88 @@ OUTPUT_BYTES = 20_000
 _FINISHED = ("finished", None)
 
 
-def run_part(
-    part: Part,
-    result: PartResult,
-    *,
-    limit_seconds: float,
-    cpu: bool,
-    context: BaseContext,
-    progress: Callable[[], None],
-) -> None:
-    """Runs `part` and fills `result`, calling `progress` whenever something was added to it.
+class PartProcess:
+    """A part that runs, until `has_ended`.
 
-    Args:
-        part: what to run.
-        result: filled while the part runs.
-        limit_seconds: after which it is stopped.
-        cpu: whether to run at tiny sizes on the CPU.
-        context: how processes are started.
-        progress: called after every message.
+    Attributes:
+        part: what runs.
+        result: filled while it runs.
+        deadline: when to call `stop_at_limit`, on the machine's monotonic clock.
+        has_ended: whether the result is complete.
     """
-    start = time.monotonic()
-    with tempfile.NamedTemporaryFile(prefix=f"gpu_check-{part.name}-") as output:
-        deadline = start + limit_seconds
-        worker = start_worker(
-            _run_in_process, part.module, output.name, deadline, cpu, context=context, name=part.name, daemon=False
-        )
-        try:
-            error = _follow(worker, result, deadline, progress)
-        finally:
-            _stop(worker)
-        result.seconds = round(time.monotonic() - start, 1)
-        result.error = error or "; ".join(result.failed_checks)
-        result.status = "failed" if result.error else "passed"
-        if result.error:
-            result.output = _end_of(output.name)
-    progress()
 
+    def __init__(self, part: Part, result: PartResult, *, limit_seconds: float, cpu: bool, context: BaseContext):
+        """Starts `part`.
 
-def _follow(worker: Worker, result: PartResult, deadline: float, progress: Callable[[], None]) -> str:
-    """Returns how the part failed; empty when it came to its end."""
-    while wait_for_messages([worker.messages], max(0.0, deadline - time.monotonic())):
+        Args:
+            part: what to run.
+            result: to fill.
+            limit_seconds: until the deadline.
+            cpu: whether to run at tiny sizes on the CPU.
+            context: how processes are started.
+        """
+        self.part, self.result, self.has_ended = part, result, False
+        self._start = time.monotonic()
+        self.deadline = self._start + limit_seconds
+        self._output = tempfile.NamedTemporaryFile(prefix=f"gpu_check-{part.name}-")
+        arguments = (part.module, self._output.name, self.deadline, cpu)
+        self._worker = start_worker(_run_in_process, *arguments, context=context, name=part.name, daemon=False)
+
+    @property
+    def messages(self) -> MessageReader:
+        """To wait for; `take_message` reads them."""
+        return self._worker.messages
+
+    def take_message(self) -> None:
+        """Takes in what the part has sent, or its end."""
         try:
-            message = worker.messages.read()
+            message = self.messages.read()
         except EOFError:
-            return worker.describe_end()
+            self._end(self._worker.describe_end())
+            return
         if isinstance(message, Failure):
-            return message.description
-        if message == _FINISHED:
-            return ""
-        if message is not None:
-            result.take(message)
-            progress()
-    return "stopped at its limit; see the stacks at the end of its output"
+            self._end(message.description)
+        elif message == _FINISHED:
+            self._end("")
+        elif message is not None:
+            self.result.take(message)
+
+    def stop_at_limit(self) -> None:
+        """Ends the part, which has failed."""
+        self._end("stopped at its limit; see the stacks at the end of its output")
+
+    def _end(self, error: str) -> None:
+        self.kill()
+        self.has_ended = True
+        self.result.seconds = round(time.monotonic() - self._start, 1)
+        self.result.error = error or "; ".join(self.result.failed_checks)
+        self.result.status = "failed" if self.result.error else "passed"
+        if self.result.error:
+            self.result.output = _end_of(self._output.name)
+        self._output.close()
+
+    def kill(self) -> None:
+        """Kills the process with all processes of its session, and does not wait for one that cannot be killed."""
+        process = self._worker.process
+        assert process.pid is not None
+        with suppress(ProcessLookupError):  # it ended, or has not got to make its own group
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join(END_SECONDS)
+        self.messages.close()
 
 
-def _stop(worker: Worker) -> None:
-    """Kills the process with all processes of its session, and does not wait for one that cannot be killed."""
-    pid = worker.process.pid
-    assert pid is not None
-    with suppress(ProcessLookupError):  # it ended, or has not got to make its own group
-        os.killpg(pid, signal.SIGKILL)
-    worker.process.kill()
-    worker.process.join(END_SECONDS)
-    worker.messages.close()
+def take_messages(running: Sequence[PartProcess]) -> None:
+    """Waits until one of the parts, if there are any, has sent something, and stops those that are at their limit."""
+    if not running:
+        return
+    timeout = max(0.0, min(process.deadline for process in running) - time.monotonic())
+    ready = wait_for_messages([process.messages for process in running], timeout)
+    for process in running:
+        if process.messages in ready:
+            process.take_message()
+        elif time.monotonic() >= process.deadline:
+            process.stop_at_limit()
 
 
 def _end_of(path: str) -> str:

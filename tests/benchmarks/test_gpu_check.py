@@ -8,16 +8,17 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks.checkpoint import Stall
 from benchmarks.gpu_check import plain_training
-from benchmarks.gpu_check.__main__ import run_parts
+from benchmarks.gpu_check.__main__ import may_start, run_parts
 from benchmarks.gpu_check.measuring import largest_error
 from benchmarks.gpu_check.part_list import PARTS, Part, choose_parts
-from benchmarks.gpu_check.part_process import DUMP_SECONDS, run_part
+from benchmarks.gpu_check.part_process import DUMP_SECONDS, PartProcess, take_messages
 from benchmarks.gpu_check.parts.checkpoint_stall import report_stall
 from benchmarks.gpu_check.parts.device_tests import files_with_device_tests, report_outcome
 from benchmarks.gpu_check.parts.environment import ask_nvidia_smi
@@ -53,11 +54,12 @@ class FaultyPart(Part):
 
 
 def result_of(name: str, *, limit_seconds: float = 60) -> PartResult:
-    result = PartResult()
     context = process_context(("pytest", *PRELOADED_MODULES))
     part = FaultyPart(name=name)
-    run_part(part, result, limit_seconds=limit_seconds, cpu=True, context=context, progress=lambda: None)
-    return result
+    process = PartProcess(part, PartResult(), limit_seconds=limit_seconds, cpu=True, context=context)
+    while not process.has_ended:
+        take_messages([process])
+    return process.result
 
 
 def ends(pid: int) -> bool:
@@ -137,11 +139,20 @@ def test_results_so_far_survive_the_death_of_the_check(tmp_path):
     assert ends(parts["waits"]["figures"]["process"])
 
 
-def test_part_without_time_left_fails_unless_it_is_optional(tmp_path, monkeypatch):
+def test_part_without_time_left_fails(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.gpu_check.__main__.CPU_TOTAL_SECONDS", 0)
-    parts = [FaultyPart(name="raises"), FaultyPart(name="aborts", is_optional=True)]
-    results = run_parts(parts, tmp_path / "results.json", cpu=True)
-    assert [part.status for part in results.parts.values()] == ["failed", "skipped"]
+    results = run_parts([FaultyPart(name="raises")], tmp_path / "results.json", cpu=True)
+    assert results.parts["raises"].status == "failed" and "used up the time" in results.parts["raises"].error
+
+
+def test_parts_run_at_the_same_time_unless_they_are_timed():
+    timed, untimed = (FaultyPart(name="waits", is_timed=is_timed) for is_timed in (True, False))
+    running = [SimpleNamespace(part=untimed)]
+    assert may_start(untimed, running, most_together=2)
+    assert not may_start(untimed, running, most_together=1)
+    assert not may_start(timed, running, most_together=2)
+    assert not may_start(untimed, [SimpleNamespace(part=timed)], most_together=2)
+    assert may_start(timed, [], most_together=1)
 
 
 def test_answers_of_nvidia_smi_are_reported_raw_and_as_read(tmp_path):
