@@ -2,17 +2,24 @@
 
 import torch
 
+from pipelines.launch.local_ranks import free_port
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import make_layout
+from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World
 from ufork.train.build_stage import build_stage, precision_of
 from ufork.train.config import TrainConfig
 from ufork.train.initial_model import InitialModel
 from ufork.train.stage import TrainingStage
+
+
+def single_rank() -> RankEnvironment:
+    """Returns the environment of a job of one rank: this process."""
+    return RankEnvironment(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
 
 
 def open_stage(

@@ -21,11 +21,9 @@ import torch  # noqa: E402
 
 from benchmarks.gemm import best_gemm_gflops  # noqa: E402
 from benchmarks.random_sequences import RandomSequences  # noqa: E402
-from benchmarks.stages import open_stage  # noqa: E402
-from pipelines.launch.local_ranks import free_port  # noqa: E402
+from benchmarks.stages import open_stage, single_rank  # noqa: E402
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig  # noqa: E402
 from ufork.model.cost import sequence_cost  # noqa: E402
-from ufork.parallel.rank_environment import RankEnvironment  # noqa: E402
 from ufork.parallel.transport.stage_world import World, join_world  # noqa: E402
 from ufork.train.config import GlobalBatchSize, TrainConfig  # noqa: E402
 from ufork.train.stage import TrainingStage  # noqa: E402
@@ -60,8 +58,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     random = RandomSequences(dimensions=DIMENSIONS, seq_len=SEQ_LEN)
     sequences = {task: [random.sequence(task, rng) for _ in range(ROWS_PER_TASK)] for task in Task}
-    rank_env = RankEnvironment(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
-    with join_world(rank_env, timeout_seconds=60) as world:
+    with join_world(single_rank(), timeout_seconds=60) as world:
         figures = {p: _measure(sequences, p, world, profiled=arguments.profile) for p in ("fp32", "bf16")}
     print(json.dumps(figures))
 

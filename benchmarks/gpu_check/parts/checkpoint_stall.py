@@ -9,13 +9,11 @@ from benchmarks.gpu_check.plain_training import DIMENSIONS, TINY, train_config
 from benchmarks.gpu_check.released_model import released_sizes
 from benchmarks.gpu_check.report import Report
 from benchmarks.random_source import PROMPT, write_random_source
-from benchmarks.stages import initial_model
-from pipelines.launch.local_ranks import free_port
+from benchmarks.stages import initial_model, single_rank
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.model.config import ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.run_folder import RunFolder
 from ufork.train.config import GlobalBatchSize
@@ -32,8 +30,7 @@ GOAL_SHARE = 0.05
 def run(report: Report, *, cpu: bool) -> None:
     """Fails if a save fails; the stall is a goal."""
     device_of(cpu=cpu)
-    rank_env = RankEnvironment(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
-    with tempfile.TemporaryDirectory() as name, join_world(rank_env, timeout_seconds=60) as world:
+    with tempfile.TemporaryDirectory() as name, join_world(single_rank(), timeout_seconds=60) as world:
         folder = Path(name)
         write_random_source(folder / "random", DIMENSIONS if cpu else MODEL_DIMENSIONS)
         with open_session(_phase(folder, cpu=cpu), world) as session:

@@ -17,9 +17,7 @@ from benchmarks.gpu_check.released_model import (
     train_config,
 )
 from benchmarks.gpu_check.report import Report
-from benchmarks.stages import build_modules, close_stage, open_stage_of
-from pipelines.launch.local_ranks import free_port
-from ufork.parallel.rank_environment import RankEnvironment
+from benchmarks.stages import build_modules, close_stage, open_stage_of, single_rank
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.vocabulary import PackedSequence, Task
 
@@ -41,8 +39,7 @@ def run(report: Report, *, cpu: bool) -> None:
         return
     rates = product_rates(report, sizes.product, device)
     packed = sizes.random.sequence(Task.UNDERSTANDING, np.random.default_rng(0))
-    rank_env = RankEnvironment(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
-    with join_world(rank_env, timeout_seconds=60) as world:
+    with join_world(single_rank(), timeout_seconds=60) as world:
         _understanding(report, world, sizes, packed, rates)
     _peer(report, sizes, packed, rates, device, cpu=cpu)
 

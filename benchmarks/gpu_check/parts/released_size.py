@@ -27,15 +27,13 @@ from benchmarks.gpu_check.released_model import (
     train_config,
 )
 from benchmarks.gpu_check.report import Report
-from benchmarks.stages import build_modules, close_stage, open_stage_of
-from pipelines.launch.local_ranks import free_port
+from benchmarks.stages import build_modules, close_stage, open_stage_of, single_rank
 from ufork.model.cost import sequence_cost
 from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.rq_head import RqHead
 from ufork.model.unifork import UniFork
 from ufork.parallel.config import LayoutConfig, StageShape
 from ufork.parallel.layout import Stage, make_layout
-from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.schedule.in_flight import sequences_in_flight
 from ufork.parallel.schedule.schedule import make_schedule
 from ufork.parallel.transport.stage_world import World, join_world
@@ -71,8 +69,7 @@ def run(report: Report, *, cpu: bool) -> None:
         report.headline(f"needs a GPU with more than {least_gb:.0f} GB")
         return
     rates = product_rates(report, sizes.product, device)
-    rank_env = RankEnvironment(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
-    with join_world(rank_env, timeout_seconds=60) as world:
+    with join_world(single_rank(), timeout_seconds=60) as world:
         _whole_model(report, world, sizes, one, most, rates)
         _head(report, sizes, most[Task.GENERATION][0], device)
 

@@ -15,13 +15,11 @@ from benchmarks.gpu_check.measuring import device_of, largest_error
 from benchmarks.gpu_check.plain_training import DIMENSIONS, RATES, ROUNDING_ONLY, SEQ_LEN, TINY, train_config
 from benchmarks.gpu_check.report import Report
 from benchmarks.random_source import PROMPT, write_random_source
-from benchmarks.stages import initial_model
-from pipelines.launch.local_ranks import free_port
+from benchmarks.stages import initial_model, single_rank
 from ufork.checkpoint.state import TrainState
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.run_folder import RunFolder
 from ufork.train.config import GlobalBatchSize
@@ -47,8 +45,7 @@ class _Course:
 def run(report: Report, *, cpu: bool) -> None:
     """Fails if restored state is not what was saved, or leads elsewhere."""
     device_of(cpu=cpu)
-    rank_env = RankEnvironment(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
-    with tempfile.TemporaryDirectory() as path, join_world(rank_env, timeout_seconds=30) as world:
+    with tempfile.TemporaryDirectory() as path, join_world(single_rank(), timeout_seconds=30) as world:
         write_random_source(Path(path) / "random", DIMENSIONS)
         for optimizer in RATES:
             phase = _phase(Path(path), optimizer)

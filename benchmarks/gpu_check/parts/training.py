@@ -18,10 +18,8 @@ from benchmarks.gpu_check.plain_training import (
     trained_of,
 )
 from benchmarks.gpu_check.report import Report
-from benchmarks.stages import close_stage, open_stage
-from pipelines.launch.local_ranks import free_port
+from benchmarks.stages import close_stage, open_stage, single_rank
 from ufork.parallel.engine.stage_modules import collected_shapes
-from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.train.step import run_step
 
@@ -34,8 +32,7 @@ MOST_KEPT_SHARE = 0.1
 def run(report: Report, *, cpu: bool) -> None:
     """Fails if losses, norms or weights differ from the CPU's, or if closed phases keep their memory."""
     device_of(cpu=cpu)
-    rank_env = RankEnvironment(rank=0, world_size=1, local_rank=0, master_address="127.0.0.1", master_port=free_port())
-    with join_world(rank_env, timeout_seconds=30) as world:
+    with join_world(single_rank(), timeout_seconds=30) as world:
         report.check("device", world.device.type == ("cpu" if cpu else "cuda"), f"trains on {world.device}")
         for optimizer in RATES:
             expected = train_plainly(train_config(optimizer), steps=STEPS)
