@@ -11,7 +11,7 @@ from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import make_layout
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World
-from ufork.train.build_stage import build_stage, precision_of
+from ufork.train.build_stage import build_stage, dtype_of
 from ufork.train.config import TrainConfig
 from ufork.train.initial_model import InitialModel
 from ufork.train.stage import TrainingStage
@@ -55,7 +55,7 @@ def open_stage_of(
 
 def build_modules(world: World, model: ModelConfig, dimensions: Dimensions, config: TrainConfig) -> UniFork:
     """Returns the modules of this rank's stage, with the attention kernel that training would choose."""
-    dtype = torch.bfloat16 if precision_of(config, world) == "bf16" else torch.float32
+    dtype = dtype_of(config, world)
     kernel = choose_attention_kernel(world.device, dtype)
     return initial_model(model, dimensions).build(world.coordinate.stage, kernel)
 

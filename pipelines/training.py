@@ -29,7 +29,7 @@ from ufork.parallel.nvidia_devices import uses_cuda
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.report.grid import grid_of
-from ufork.train.build_stage import precision_of
+from ufork.train.build_stage import dtype_of
 from ufork.train.initial_model import InitialModel, Weights
 from ufork.train.loop import DrawGrid, Hooks, train_phase
 from ufork.train.session import Phase, open_session
@@ -138,7 +138,7 @@ def _drawing(recipe: Recipe, phase: Phase, codec: ImageCodec, world: World) -> D
     if not prompts or Task.GENERATION not in recipe.model.tasks:
         return None
     on_cuda = world.device.type == "cuda"
-    dtype = torch.bfloat16 if on_cuda and precision_of(phase.train, world) == "bf16" else torch.float32
+    dtype = dtype_of(phase.train, world) if on_cuda else torch.float32
 
     def draw(weights: Weights, show_alive: Callable[[], None]) -> np.ndarray:
         model = TrainedModel.of_weights(

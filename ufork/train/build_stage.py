@@ -67,7 +67,7 @@ def build_stage(
     """
     precision = precision_of(config, world)
     log.info("precision: %s (train.precision is %s, the device %s)", precision, config.precision, world.device.type)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = dtype_of(config, world)
     sequence_parallel = uses_sequence_parallel(layout_config, world)
     partition_dims = _partition(model, world, sequence_parallel)
     tracer = Tracer(clock_of(world.device))
@@ -115,6 +115,11 @@ def precision_of(config: TrainConfig, world: World) -> Precision:
             " (Ampere) or newer; set train.precision=auto to use fp32"
         )
     return config.precision
+
+
+def dtype_of(config: TrainConfig, world: World) -> torch.dtype:
+    """Returns what the passes compute in; raises as `precision_of`."""
+    return torch.bfloat16 if precision_of(config, world) == "bf16" else torch.float32
 
 
 def nominal_times(layout: Layout, model: UniFork, seq_len: int, *, recompute: bool) -> StageTimes:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import Any
 
-import torch
-
 from ufork.checkpoint.folder import CheckpointFolder
 from ufork.checkpoint.resume import find_checkpoint, resume
 from ufork.checkpoint.saver import Saver
@@ -37,7 +35,7 @@ from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.collect_weights import Shapes
 from ufork.parallel.transport.stage_world import World
 from ufork.run_folder import PhaseFolder, RunFolder, versions_in_use
-from ufork.train.build_stage import build_stage, precision_of
+from ufork.train.build_stage import build_stage, dtype_of
 from ufork.train.check_phase import check_phase
 from ufork.train.config import TrainConfig
 from ufork.train.device_errors import device_errors
@@ -176,7 +174,7 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
 
 def open_stage(phase: Phase, world: World, bridge: Bridge) -> TrainingStage:
     """Returns this rank's stage of `phase`, sharded over its ranks and with its schedule; raises as `open_session`."""
-    dtype = torch.bfloat16 if precision_of(phase.train, world) == "bf16" else torch.float32
+    dtype = dtype_of(phase.train, world)
     model = phase.initial.build(world.coordinate.stage, choose_attention_kernel(world.device, dtype))
     return build_stage(model, phase.train, phase.layout, world, bridge, seq_len=phase.data.seq_len)
 
