@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_check.profiling import profiled
+from ufork.errors import first_line
 from ufork.model.cuda_device import computes_bf16
 
 GB = 1e9
@@ -136,4 +137,4 @@ def attempt(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         torch.cuda.empty_cache()
         return {"unavailable": "out of memory"}
     except Exception as error:  # of other projects' kernels, which say in many ways that they cannot run here
-        return {"unavailable": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        return {"unavailable": f"{type(error).__name__}: {first_line(error)}"}

@@ -18,6 +18,7 @@ from benchmarks.gpu_check.released_model import (
 )
 from benchmarks.gpu_check.report import Report
 from benchmarks.stages import build_modules, close_stage, open_stage_of, single_rank
+from ufork.errors import first_line
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.vocabulary import PackedSequence, Task
 
@@ -53,7 +54,7 @@ def _understanding(report: Report, world: World, sizes: Sizes, packed: PackedSeq
     try:
         figures = measure_steps(stage, {Task.UNDERSTANDING: [packed] * NUM_SEQUENCES}, sizes, rates)
     except torch.OutOfMemoryError as error:
-        report.skip("understanding alone", f"out of memory: {str(error).splitlines()[0]}")
+        report.skip("understanding alone", f"out of memory: {first_line(error)}")
         return
     finally:
         close_stage(stage)
@@ -86,7 +87,7 @@ def _peer(
                     peer.compile()
                 figures = peer.measure(there, num_sequences=NUM_SEQUENCES, attention=attention)
             except Exception as error:  # another project's code, and a compiler that may be missing
-                report.skip(name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+                report.skip(name, f"{type(error).__name__}: {first_line(error)}")
                 continue
             figures |= rates.shares(figures["tflops"])
             report.figure(name, figures)

@@ -28,6 +28,7 @@ from benchmarks.gpu_check.released_model import (
 )
 from benchmarks.gpu_check.report import Report
 from benchmarks.stages import build_modules, close_stage, open_stage_of, single_rank
+from ufork.errors import first_line
 from ufork.model.cost import sequence_cost
 from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.rq_head import RqHead
@@ -95,7 +96,7 @@ def _whole_model(report: Report, world: World, sizes: Sizes, one: Sequences, mos
         try:
             figures = measure_steps(resized, sequences, sizes, rates)
         except torch.OutOfMemoryError as error:
-            report.skip(name, f"out of memory, though it was planned to fit: {str(error).splitlines()[0]}")
+            report.skip(name, f"out of memory, though it was planned to fit: {first_line(error)}")
             break  # the engine is in the middle of a step
         figures |= _against_plan(report, name, figures, workload)
         report.figure(name, figures)
