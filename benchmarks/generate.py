@@ -14,7 +14,7 @@ import time
 import torch
 
 from benchmarks.gpu_check.launches import count_launches
-from benchmarks.train_step import DIMENSIONS, MODEL
+from benchmarks.workloads.presets import PRESETS
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.config import DrawConfig
 from ufork.infer.device import choose_device, choose_dtype
@@ -46,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
     dtype = choose_dtype(device)
-    model, deep = (_random_model(config, device, dtype) for config in (MODEL, RELEASED_DEPTH))
+    model, deep = (_random_model(config, device, dtype) for config in (PRESETS["default"].model, RELEASED_DEPTH))
     tokenizer = TextTokenizer.train([PROMPT], vocab_size=300)
     batches = CUDA_BATCHES if device.type == "cuda" else BATCHES
     rates = {
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> UniFork:
-    model = UniFork(config, DIMENSIONS, choose_attention_kernel(device, dtype)).eval()
+    model = UniFork(config, PRESETS["default"].dimensions, choose_attention_kernel(device, dtype)).eval()
     initialize(model, 0)
     return model.to(device, dtype)
 

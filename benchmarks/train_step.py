@@ -1,7 +1,8 @@
 """Speed of a training step on this machine, against its own rate of matrix products: `python -m benchmarks.train_step`.
 
-One rank with the real ZeRO-3 engine trains packed sequences of random codes and texts. `--profile` also prints the
-operators that take the most time. The last line is one JSON object.
+One rank with the real ZeRO-3 engine trains packed sequences of random codes and texts. `--preset` names the model and
+the sequences (benchmarks/workloads/presets.py); `--profile` also prints the operators that take the most time. The last
+line is one JSON object.
 """
 
 import argparse
@@ -16,33 +17,18 @@ from pipelines.launch.ranks import prepare_environment
 
 prepare_environment(os.environ, num_local_ranks=1)
 
-import numpy as np  # noqa: E402 (what follows reads the environment when it is imported)
-import torch  # noqa: E402
+import torch  # noqa: E402 (what follows reads the environment when it is imported)
 
 from benchmarks.gemm import best_gemm_gflops  # noqa: E402
-from benchmarks.random_sequences import RandomSequences  # noqa: E402
 from benchmarks.stages import open_stage, single_rank  # noqa: E402
-from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig  # noqa: E402
+from benchmarks.workloads.presets import PRESETS, Preset  # noqa: E402
 from ufork.model.cost import sequence_cost  # noqa: E402
 from ufork.parallel.transport.stage_world import World, join_world  # noqa: E402
 from ufork.train.config import GlobalBatchSize, TrainConfig  # noqa: E402
 from ufork.train.stage import TrainingStage  # noqa: E402
 from ufork.train.step import run_step  # noqa: E402
-from ufork.vocabulary import PackedSequence, Task  # noqa: E402
 
-MODEL = ModelConfig(
-    hidden_size=320,
-    intermediate_size=848,
-    num_attention_heads=5,
-    num_key_value_heads=5,
-    trunk_layers=4,
-    understanding_layers=3,
-    generation_layers=3,
-    rq_head=RqHeadConfig(hidden_size=256, attention_size=256, num_attention_heads=4, num_blocks=1, dropout=0.0),
-)
-"""13.9M parameters with the dimensions below."""
-DIMENSIONS = Dimensions(vocab_size=1024, codebook_size=512, code_width=64, codes_per_position=4)
-SEQ_LEN, ROWS_PER_TASK = 2048, 2
+PRECISIONS = ("fp32", "bf16")
 WARMUP_STEPS, MOST_STEPS = 2, 12
 LIMIT_SECONDS = 60.0
 """Limit of all measured steps. A CPU without bf16 units takes a minute a step in bf16; then only one is measured."""
@@ -51,22 +37,20 @@ LIMIT_SECONDS = 60.0
 def main() -> None:
     """Measures fp32 and bf16 in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="default", help="model and sequences")
+    parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=PRECISIONS, help="default: both")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rng = np.random.default_rng(0)
-    random = RandomSequences(dimensions=DIMENSIONS, seq_len=SEQ_LEN)
-    sequences = {task: [random.sequence(task, rng) for _ in range(ROWS_PER_TASK)] for task in Task}
+    preset = PRESETS[arguments.preset]
     with join_world(single_rank(), timeout_seconds=60) as world:
-        figures = {p: _measure(sequences, p, world, profiled=arguments.profile) for p in ("fp32", "bf16")}
-    print(json.dumps(figures))
+        figures = {p: _measure(preset, p, world, profiled=arguments.profile) for p in arguments.precision}
+    print(json.dumps({"preset": arguments.preset} | figures))
 
 
-def _measure(
-    sequences: dict[Task, list[PackedSequence]], precision: str, world: World, *, profiled: bool
-) -> dict[str, Any]:
-    stage = _stage(precision, world)
+def _measure(preset: Preset, precision: str, world: World, *, profiled: bool) -> dict[str, Any]:
+    stage, sequences = _stage(preset, precision, world), preset.sequences()
     seconds: list[float] = []
     while not seconds or (len(seconds) < MOST_STEPS and sum(seconds) < LIMIT_SECONDS):
         start = time.perf_counter()
@@ -79,11 +63,14 @@ def _measure(
     stage.engine.close()
     step_seconds = statistics.median(seconds[WARMUP_STEPS:] or seconds)
     flops = sum(
-        sequence_cost(MODEL, DIMENSIONS, sequence).training for task in sequences for sequence in sequences[task]
+        sequence_cost(preset.model, preset.dimensions, sequence).training
+        for task in sequences
+        for sequence in sequences[task]
     )
     gemm = best_gemm_gflops(torch.float32 if precision == "fp32" else torch.bfloat16)
     num_tokens = result.num_real_tokens + result.num_padding_tokens
     return {
+        "step_s": round(step_seconds, 4),
         "real_tokens_per_s": round(result.num_real_tokens / step_seconds),
         "achieved_gflops": round(flops / step_seconds / 1e9, 1),
         "gemm_gflops": round(gemm, 1),
@@ -93,10 +80,11 @@ def _measure(
     }
 
 
-def _stage(precision: str, world: World) -> TrainingStage:
-    sequences = GlobalBatchSize(understanding=ROWS_PER_TASK, generation=ROWS_PER_TASK)
-    config = TrainConfig(precision=precision, learning_rate=1e-4, global_batch_size=sequences)
-    return open_stage(world, MODEL, DIMENSIONS, config, seq_len=SEQ_LEN, name=precision)
+def _stage(preset: Preset, precision: str, world: World) -> TrainingStage:
+    number = preset.sequences_per_task
+    batch_size = GlobalBatchSize(understanding=number, generation=number)
+    config = TrainConfig(precision=precision, learning_rate=1e-4, global_batch_size=batch_size)
+    return open_stage(world, preset.model, preset.dimensions, config, seq_len=preset.seq_len, name=precision)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.gpu_check.measuring import largest
 from benchmarks.gpu_check.report import Report
-from benchmarks.random_sequences import RandomSequences
 from benchmarks.stages import initial_model
+from benchmarks.workloads.random_sequences import RandomSequences
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.model.kernels import KernelChoice
 from ufork.parallel.layout import Stage

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu_check.measuring import GB, half_precision, seconds_of
 from benchmarks.gpu_check.report import Report
-from benchmarks.random_sequences import RandomSequences
+from benchmarks.workloads.random_sequences import RandomSequences
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.model.cost import sequence_cost
 from ufork.planning.machine import PROFILES, MachineProfile

@@ -20,7 +20,7 @@ from benchmarks.gpu_check.measuring import (
 )
 from benchmarks.gpu_check.plain_training import ROUNDING_ONLY
 from benchmarks.gpu_check.report import Report
-from benchmarks.random_sequences import RandomSequences
+from benchmarks.workloads.random_sequences import RandomSequences
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.kernels import choose_kernels, use_kernels
 from ufork.model.layers.attention import PackedAttention, choose_attention_kernel

@@ -22,8 +22,11 @@ class RandomSequences:
     """Fewest tokens of a sample's text, and one more than the most; an understanding sample's last third is to be
     predicted."""
 
-    def sequence(self, task: Task, rng: np.random.Generator) -> PackedSequence:
-        """Returns a packed sequence with as many samples as it takes, at least one."""
+    def sequence(self, task: Task, rng: np.random.Generator, *, num_samples: int | None = None) -> PackedSequence:
+        """Returns a packed sequence with as many samples as it takes, at least one, or of `num_samples` exactly."""
+        if num_samples is not None:
+            samples = [self._sample(task, rng) for _ in range(num_samples)]
+            return pack_sequence(samples, seq_len=sum(len(each.token_ids_L) for each in samples), padding_id=0)
         samples = [self._sample(task, rng)]
         room = self.seq_len - len(samples[0].token_ids_L)
         while len((sample := self._sample(task, rng)).token_ids_L) <= room:

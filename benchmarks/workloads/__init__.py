@@ -1,0 +1,1 @@
+"""What benchmarks run: models, and packed sequences as long as real ones."""
