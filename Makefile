@@ -1,6 +1,7 @@
-# make demo       data, tokenizers, training, evaluation and report of pipelines/recipes/demo.yaml. Another recipe:
-#                 make demo RECIPE=path; other values: SET="run.name=mine train.steps=500"; other than 2 ranks: RANKS=1;
-#                 trunk and branches on different ranks: LAYOUT=forked (as many ranks as the recipe's layout needs)
+# make demo       data, tokenizers, training, evaluation and report of pipelines/recipes/demo.yaml, fitted to this machine.
+#                 Another recipe: make demo RECIPE=path; other values: SET="run.name=mine train.steps=500"; a number of
+#                 ranks: RANKS=1; trunk and branches on different ranks: LAYOUT=forked (as many as the recipe's layout needs)
+# make verify     the same recipe, compared with the results recorded in docs/verified.md; RECIPE=path for another
 # make test       the tests that take seconds each
 # make test-gpu   the tests that need an NVIDIA GPU; all others run on the CPU, also on a machine with GPUs
 # make gpu        the check of this machine's NVIDIA GPUs, in under 8 minutes: kernels, training, layouts, speed
@@ -8,40 +9,48 @@
 # make check      format, lint, types, spelling, import floors: what must hold before a commit
 # make docs       links, commands and code blocks of the documentation
 #
-# Each target first makes .venv from constraints.txt; the stamp is renewed when setup.py or constraints.txt changes.
+# Each target first makes .venv from constraints.txt; the stamps are renewed when setup.py or constraints.txt changes. demo
+# and verify need fewer packages than the others, and install only those unless all are there.
 
 PYTHON ?= python3.11
 VENV := .venv
 STAMP := $(VENV)/installed
+DEMO_STAMP := $(VENV)/installed-for-demo
 BIN := $(VENV)/bin
 RECIPE ?= pipelines/recipes/demo.yaml
 SET ?=
 LAYOUT ?= colocated
-RANKS ?= 2
+RANKS ?=
 # A forked demo on two cores is slower: it trains all its steps, without a time limit
 ALL_STEPS := $(foreach phase,joint generation understanding,phases.$(phase).train.limit_seconds=null)
-LAYOUT_OPTIONS := layout.kind=$(LAYOUT) $(if $(filter colocated,$(LAYOUT)),--ranks $(RANKS),$(ALL_STEPS))
+LAYOUT_OPTIONS := $(if $(filter colocated,$(LAYOUT)),$(if $(RANKS),--ranks $(RANKS)),layout.kind=$(LAYOUT) $(ALL_STEPS))
 # Tests start several processes themselves: one worker per two cores
 WORKERS := $(shell expr $$(nproc) / 2)
 PYTEST := $(BIN)/python -m pytest $(if $(filter-out 0 1,$(WORKERS)),-n $(WORKERS))
 
-.PHONY: demo test test-slow test-gpu gpu check docs
+.PHONY: demo verify test test-slow test-gpu gpu check docs
 .DEFAULT_GOAL := check
 
-# PIP_CONSTRAINT also applies to pip's build environments, which -c does not.
-$(STAMP): setup.py constraints.txt
+COMMA := ,
+# $(call install,EXTRAS): PIP_CONSTRAINT also applies to pip's build environments, which -c does not.
+define install
 	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e .[demo,prep,dev]
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e .[$(1)]
+endef
+
+$(STAMP): setup.py constraints.txt
+	$(call install,demo$(COMMA)prep$(COMMA)dev)
+	touch $(DEMO_STAMP) $@
+
+$(DEMO_STAMP): setup.py constraints.txt
+	$(call install,demo)
 	touch $@
 
-demo: $(STAMP)
-	$(BIN)/ufork prepare $(RECIPE) $(SET)
-	$(BIN)/ufork tokenizer text $(RECIPE) $(SET)
-	$(BIN)/ufork tokenizer fit $(RECIPE) $(SET)
-	$(BIN)/ufork tokenizer encode $(RECIPE) $(SET)
-	$(BIN)/ufork train $(RECIPE) $(SET) $(LAYOUT_OPTIONS)
-	$(BIN)/ufork evaluate $(RECIPE) $(SET)
-	$(BIN)/ufork report $(RECIPE) $(SET)
+demo: $(DEMO_STAMP)
+	$(BIN)/ufork demo $(RECIPE) $(SET) $(LAYOUT_OPTIONS)
+
+verify: $(DEMO_STAMP)
+	$(BIN)/ufork verify $(RECIPE) $(SET)
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not gpu"

@@ -44,7 +44,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["ufork", "ufork.*", "pipelines", "pipelines.*", "data_prep", "data_prep.*"]),
     package_data={
-        "pipelines": ["recipes/*.yaml"],
+        "pipelines": ["recipes/*.yaml", "verification/*.yaml"],
         "ufork.report": ["templates/*"],
         "data_prep.report": ["templates/*"],
     },

@@ -26,6 +26,8 @@ FAILURE_FILE = "UFORK_FAILURE_FILE"
 EXIT_CODE_OF_PYTHON = 1
 """Exit code of a program that ends with a traceback."""
 VERBS = {
+    "demo": "run a recipe from its data to its report, fitted to this machine",
+    "verify": "run a recipe and compare its scores with the recorded ones",
     "prepare": "make the shards of a recipe's demo sources",
     "shard": "convert a collection of images and text to shards; merge, verify or encode shards",
     "tokenizer": "train the text tokenizer, fit the image tokenizer, encode shards with it",

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, field_validator
 
 from data_prep.demo.prepare import PrepareConfig
+from pipelines.demo.config import DemoConfig
 from ufork.config import Config, merge_overrides, read_mapping
 from ufork.data.config import DataConfig, TextConfig
 from ufork.eval.config import EvaluateConfig
@@ -81,6 +82,8 @@ class Recipe(Config):
     phases: dict[Name, PhaseConfig] = {}
     """Phases by name, in the order in which they train."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    demo: DemoConfig = DemoConfig()
+    """What `ufork demo` changes for a class of machine."""
 
     @property
     def run_folder(self) -> RunFolder:
@@ -95,8 +98,15 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: a file, key or value is at fault; the message names it.
     """
     mapping = merge_overrides(read_mapping(path), overrides)
-    Recipe.from_mapping({**mapping, "phases": {}}, origin=str(path))  # reports a fault of a shared section once
-    return Recipe.from_mapping(_with_complete_phases(mapping), origin=str(path))
+    recipe = _checked(mapping, origin=str(path))
+    for machine in recipe.demo.machines:
+        _checked(merge_overrides(mapping, machine.values), origin=f"{path}: demo.machines, values of {machine.name}")
+    return recipe
+
+
+def _checked(mapping: dict[str, Any], *, origin: str) -> Recipe:
+    Recipe.from_mapping({**mapping, "phases": {}}, origin=origin)  # reports a fault of a shared section once
+    return Recipe.from_mapping(_with_complete_phases(mapping), origin=origin)
 
 
 def _with_complete_phases(mapping: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ SOURCES = sorted(
     path for room in ("ufork", "pipelines", "data_prep", "benchmarks") for path in (ROOT / room).rglob("*.py")
 )
 MOST_LOOSE_FILES = 15
-"""Most modules in one folder, besides its __init__.py."""
+"""Most modules in one folder, besides its __init__.py; pipelines/verbs has one per verb, and no limit."""
 
 
 def module_of(path: Path) -> str:
@@ -129,7 +129,10 @@ def test_no_import_cycle():
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_folder_has_few_modules(folder):
-    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST_LOOSE_FILES
+    assert (
+        folder == ROOT / "pipelines/verbs"
+        or len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST_LOOSE_FILES
+    )
 
 
 def test_every_package_of_ufork_has_a_floor():

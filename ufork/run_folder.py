@@ -6,6 +6,7 @@ RUN/tokenizer/{text,vision}
 RUN/phases/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/,skipped_samples/}
 RUN/detector/ evaluation.json evaluation/ report.html
 RUN/failures/   why ranks failed
+RUN/demo.json logs/ verification.json   of `ufork demo` and `ufork verify`
 RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/,health/,failures/}   what happened to it
 """
 
@@ -130,6 +131,21 @@ class RunFolder:
     def report(self) -> Path:
         """The report as a web page."""
         return self.path / "report.html"
+
+    @property
+    def demo(self) -> Path:
+        """What a demo was fitted to, and how long its verbs took."""
+        return self.path / "demo.json"
+
+    @property
+    def logs(self) -> Path:
+        """Output of the verbs of a demo, a file per verb."""
+        return self.path / "logs"
+
+    @property
+    def verification(self) -> Path:
+        """Results of a run beside those that are recorded."""
+        return self.path / "verification.json"
 
     @property
     def submissions(self) -> Path:

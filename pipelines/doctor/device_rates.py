@@ -34,10 +34,10 @@ def device_rates(workload: Workload, device: torch.device) -> dict[str, float]:
     del block
     if device.type != "cuda":
         return rates | {
-            "product": product_rate(CPU_PRODUCT, workload, device),
+            "product": product_rate(CPU_PRODUCT, _dtype(workload), device),
             "passes": pass_rate(workload, device),
         }
-    rates["peak"] = product_rate(PEAK_PRODUCT, workload, device)
+    rates["peak"] = product_rate(PEAK_PRODUCT, _dtype(workload), device)
     rates["product"] = model_product_rate(workload, device)
     rates["launch_seconds"] = launch_seconds(device)
     if workload.precision == "bf16":
@@ -45,10 +45,10 @@ def device_rates(workload: Workload, device: torch.device) -> dict[str, float]:
     return rates
 
 
-def product_rate(sizes: tuple[int, int, int], workload: Workload, device: torch.device) -> float:
+def product_rate(sizes: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> float:
     """Returns the operations per second of one matrix product of `sizes`: tokens, inputs, outputs."""
     tokens, inputs, outputs = sizes
-    x, weight = (torch.randn(rows, inputs, dtype=_dtype(workload), device=device) for rows in (tokens, outputs))
+    x, weight = (torch.randn(rows, inputs, dtype=dtype, device=device) for rows in (tokens, outputs))
     return 2 * tokens * inputs * outputs / seconds_of(lambda: torch.nn.functional.linear(x, weight), device)
 
 

@@ -24,12 +24,13 @@ CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 def cores_and_memory(around: Surroundings) -> Finding:
     """Reports the cores and memory that this process may use: the machine's, its container's or its job's."""
     cores = len(os.sched_getaffinity(0))
-    limit, free = _memory_gb()
+    limit, free = memory_gb()
     found = f"{cores} cores, {limit:.0f} GB of memory, {free:.0f} GB of it free"
     return Finding(name="cores, memory", found=found)
 
 
-def _memory_gb() -> tuple[float, float]:
+def memory_gb() -> tuple[float, float]:
+    """Returns the memory that this process may use and how much of it is free, in GB."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
     kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines}
     limit, free = kilobytes["MemTotal"] / 2**20, kilobytes["MemAvailable"] / 2**20

@@ -20,7 +20,9 @@ COMMANDS = [line for language, block in BLOCKS if language == "sh" for line in b
 @pytest.fixture
 def recipe_path(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(next(block for language, block in BLOCKS if language == "yaml"), encoding="utf-8")
+    path.write_text(
+        next(block for language, block in BLOCKS if language == "yaml" and block.startswith("run:")), encoding="utf-8"
+    )
     return path
 
 

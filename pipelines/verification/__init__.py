@@ -1,0 +1,1 @@
+"""Recorded results of recipes, and whether a run came out as they did."""
