@@ -1,26 +1,30 @@
-"""Measures the speed of drawing on this machine: `python -m benchmarks.generate`.
+"""Measures the speed of drawing and answering on this machine: `python -m benchmarks.generate --preset reference`.
 
-Reports image positions drawn per second, with guidance, by batch size (all codes of a position count as one), and what
-the host launches per position at the released model's depth, by the way in which steps are run
-(`ufork/infer/steps.py`). On a CPU these are the operators that would be kernels on a GPU. The last line is one JSON
-object.
+Reports, by the way in which steps are run (`ufork/infer/steps.py`), image positions drawn per second with guidance, by
+batch size (all codes of a position count as one), and text tokens per second of one answer; prompts count in the time.
+It also counts what the host launches per position at the released model's depth. On a CPU these are the operators that
+would be kernels on a GPU. The last line is one JSON object.
 """
 
 import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from benchmarks.gpu_check.launches import count_launches
 from benchmarks.workloads.presets import PRESETS
 from ufork.data.text_tokenizer import TextTokenizer
+from ufork.infer.answer import answer_questions
 from ufork.infer.config import DrawConfig
 from ufork.infer.device import choose_device, choose_dtype
 from ufork.infer.draw import draw_codes
+from ufork.infer.fused import can_fuse, fuse_products
 from ufork.infer.steps import FEWEST_REPLAYS, WARM_UP_STEPS, EagerSteps, GraphSteps, Steps
-from ufork.model.config import ModelConfig, RqHeadConfig
+from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.model.initialization import initialize
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
@@ -28,7 +32,9 @@ from ufork.model.unifork import UniFork
 BATCHES, CUDA_BATCHES = (1, 8), (1, 16, 64)
 NUM_POSITIONS = 64
 REPEATS = 5
+NUM_TOKENS = 64
 PROMPT = "a red dog left of a cat"
+QUESTION = "how many red apples are there?"
 COUNTED_POSITIONS = 8
 """Positions by which two drawings differ, to count the launches of the later ones without prompts and captures."""
 
@@ -41,27 +47,35 @@ def main() -> None:
     """Measures each batch size several times and reports the median."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--preset", choices=PRESETS, default="default", help="model (benchmarks/workloads/presets.py)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
     dtype = choose_dtype(device)
-    model, deep = (_random_model(config, device, dtype) for config in (PRESETS["default"].model, RELEASED_DEPTH))
+    preset = PRESETS[arguments.preset]
+    model = _random_model(preset.model, preset.dimensions, device, dtype)
+    if can_fuse(device, dtype):
+        fuse_products(model)
+    deep = _random_model(RELEASED_DEPTH, PRESETS["default"].dimensions, device, dtype)
     tokenizer = TextTokenizer.train([PROMPT], vocab_size=300)
     batches = CUDA_BATCHES if device.type == "cuda" else BATCHES
-    rates = {
-        name: {str(batch): round(positions_per_second(model, tokenizer, batch, steps=steps), 1) for batch in batches}
-        for name, steps in ways_on(device).items()
+    drawing, answering, launches = {}, {}, {}
+    for name, steps in ways_on(device).items():
+        drawing[name] = {str(batch): positions_per_second(model, tokenizer, batch, steps=steps) for batch in batches}
+        answering[name] = tokens_per_second(model, tokenizer, steps=steps)
+        launches[name] = launches_per_position(deep, tokenizer, batches[-1], steps)
+    figures = {
+        "positions_per_s": drawing,
+        "text_tokens_per_s": answering,
+        "launches_per_position": launches,
+        "guidance": DrawConfig().guidance,
     }
-    launches = {
-        name: launches_per_position(deep, tokenizer, batches[-1], steps) for name, steps in ways_on(device).items()
-    }
-    figures = {"positions_per_s": rates, "launches_per_position": launches, "guidance": DrawConfig().guidance}
-    print(json.dumps({"device": str(device), "precision": str(dtype)} | figures))
+    print(json.dumps({"preset": arguments.preset, "device": str(device), "precision": str(dtype)} | figures))
 
 
-def _random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> UniFork:
-    model = UniFork(config, PRESETS["default"].dimensions, choose_attention_kernel(device, dtype)).eval()
+def _random_model(config: ModelConfig, dimensions: Dimensions, device: torch.device, dtype: torch.dtype) -> UniFork:
+    model = UniFork(config, dimensions, choose_attention_kernel(device, dtype)).eval()
     initialize(model, 0)
     return model.to(device, dtype)
 
@@ -107,14 +121,48 @@ def positions_per_second(
         steps: as `draw_codes`.
     """
     prompts, config = [PROMPT] * batch, DrawConfig()
+
+    def draw() -> None:
+        codes_BNC = draw_codes(
+            model, tokenizer, prompts, config, num_positions=num_positions, seeds=range(batch), steps=steps
+        )
+        codes_BNC.cpu()  # waits for the device
+
+    return round(batch * num_positions / _median_seconds(draw, repeats), 1)
+
+
+def tokens_per_second(model: UniFork, tokenizer: TextTokenizer, *, steps: Steps | None = None) -> float:
+    """Returns the text tokens decoded per second for one image and question; the answer does not end early."""
+    codes_BYXC = np.zeros((1, 8, 8, model.dimensions.codes_per_position), np.uint16)
+    unending = _UnendingTokenizer(tokenizer)
+
+    def answer() -> None:
+        answer_questions(model, unending, codes_BYXC, [QUESTION], max_tokens=NUM_TOKENS, steps=steps)  # type: ignore[arg-type]
+
+    return round(NUM_TOKENS / _median_seconds(answer, REPEATS), 1)
+
+
+class _UnendingTokenizer:
+    """A tokenizer without an end of turn."""
+
+    turn_end_id = -1
+
+    def __init__(self, tokenizer: TextTokenizer):
+        self.encode, self.padding_id = tokenizer.encode, tokenizer.padding_id
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Returns nothing: the tokens of random weights may be ones that the tokenizer does not have."""
+        return ""
+
+
+def _median_seconds(run: Callable[[], None], repeats: int) -> float:
+    """Returns the median time of `repeats` runs, after one more."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        draw_codes(
-            model, tokenizer, prompts, config, num_positions=num_positions, seeds=range(batch), steps=steps
-        ).cpu()  # waits for the device
+        run()
         seconds.append(time.perf_counter() - start)
-    return batch * num_positions / statistics.median(seconds[1:])
+    return statistics.median(seconds[1:])
 
 
 if __name__ == "__main__":

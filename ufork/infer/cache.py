@@ -27,21 +27,21 @@ class KeyValueCache:
 
     def __init__(self, *, num_sequences: int, capacity_tokens: int):
         self.num_sequences, self.capacity_tokens = num_sequences, capacity_tokens
-        self._keys_BLGW: dict[int, Tensor] = {}
-        self._values_BLGW: dict[int, Tensor] = {}
+        self._keys_BGLW: dict[int, Tensor] = {}
+        self._values_BGLW: dict[int, Tensor] = {}
 
     def store(self, layer: int, sequences_T: Tensor, positions_T: Tensor, key_TGW: Tensor, value_TGW: Tensor) -> None:
         """Stores keys and values at their sequence (`sequences_T`) and position."""
-        if layer not in self._keys_BLGW:
-            shape = (self.num_sequences, self.capacity_tokens, *key_TGW.shape[1:])
-            self._keys_BLGW[layer], self._values_BLGW[layer] = key_TGW.new_zeros(shape), value_TGW.new_zeros(shape)
-        self._keys_BLGW[layer][sequences_T, positions_T] = key_TGW
-        self._values_BLGW[layer][sequences_T, positions_T] = value_TGW
+        if layer not in self._keys_BGLW:
+            _, num_heads, width = key_TGW.shape
+            shape = (self.num_sequences, num_heads, self.capacity_tokens, width)
+            self._keys_BGLW[layer], self._values_BGLW[layer] = key_TGW.new_zeros(shape), value_TGW.new_zeros(shape)
+        self._keys_BGLW[layer][sequences_T, :, positions_T] = key_TGW
+        self._values_BGLW[layer][sequences_T, :, positions_T] = value_TGW
 
     def read(self, layer: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Returns keys and values BGLW of the first `num_tokens` positions."""
-        keys_BLGW, values_BLGW = self._keys_BLGW[layer], self._values_BLGW[layer]
-        return keys_BLGW[:, :num_tokens].transpose(1, 2), values_BLGW[:, :num_tokens].transpose(1, 2)
+        return self._keys_BGLW[layer][:, :, :num_tokens], self._values_BGLW[layer][:, :, :num_tokens]
 
 
 class Prefill:
@@ -63,17 +63,24 @@ class Prefill:
 class Extend:
     """`Attend` of one new token per sequence to itself and all tokens before it; never waits for the device."""
 
-    def __init__(self, cache: KeyValueCache, positions_B: Tensor, *, num_tokens: int, of_equal_length: bool):
+    def __init__(
+        self,
+        cache: KeyValueCache,
+        positions_B: Tensor,
+        dtype: torch.dtype,
+        *,
+        num_tokens: int,
+        of_equal_length: bool,
+    ):
         """Attends to the first `num_tokens` positions, of each sequence up to its own if they differ in length."""
         self.cache, self.positions_B, self.num_tokens = cache, positions_B, num_tokens
         self.sequences_B = torch.arange(len(positions_B), device=positions_B.device)
-        seen_BL = None if of_equal_length else _seen(positions_B, num_tokens)
-        self.seen_B11L = None if seen_BL is None else seen_BL[:, None, None]
+        self.mask_B11L = None if of_equal_length else _mask(positions_B, num_tokens, dtype)
 
     def __call__(self, layer: int, query_BHW: Tensor, key_BGW: Tensor, value_BGW: Tensor) -> Tensor:
         """Returns the attention output BHW."""
         self.cache.store(layer, self.sequences_B, self.positions_B, key_BGW, value_BGW)
-        return _attend_to_cache(query_BHW, *self.cache.read(layer, self.num_tokens), self.seen_B11L)
+        return _attend_to_cache(query_BHW, *self.cache.read(layer, self.num_tokens), self.mask_B11L)
 
 
 MASK_ALIGNMENT_TOKENS = 16
@@ -90,9 +97,7 @@ class StaticExtend:
         """Prepares the mask for queries of `dtype`."""
         self.cache, self.positions_B = cache, positions_B
         self.sequences_B = torch.arange(len(positions_B), device=positions_B.device)
-        seen_BL = _seen(positions_B, cache.capacity_tokens)
-        mask_BL = torch.zeros_like(seen_BL, dtype=dtype).masked_fill(~seen_BL, -torch.inf)
-        self.mask_B11L = mask_BL[:, None, None]
+        self.mask_B11L = _mask(positions_B, cache.capacity_tokens, dtype)
 
     def __call__(self, layer: int, query_BHW: Tensor, key_BGW: Tensor, value_BGW: Tensor) -> Tensor:
         """Returns the attention output BHW."""
@@ -107,12 +112,25 @@ def _attend_to_cache(query_BHW: Tensor, keys_BGLW: Tensor, values_BGLW: Tensor, 
     kernels, which take a mask or grouped heads but not both, would leave the work to one that repeats the cache.
     """
     query_BGQW = query_BHW.unflatten(1, (keys_BGLW.shape[1], -1))
+    if query_BHW.is_cpu:
+        return _explicit_attention(query_BGQW, keys_BGLW, values_BGLW, mask_B11L).flatten(1, 2)
     mask_B1QL = None if mask_B11L is None else mask_B11L.expand(-1, -1, query_BGQW.shape[2], -1)
     with sdpa_kernel(CUDA_KERNELS) if query_BHW.is_cuda else nullcontext():
         out_BGQW = F.scaled_dot_product_attention(query_BGQW, keys_BGLW, values_BGLW, attn_mask=mask_B1QL)
     return out_BGQW.flatten(1, 2)
 
 
-def _seen(positions_B: Tensor, num_tokens: int) -> Tensor:
-    """Returns BL: which of the first `num_tokens` tokens of each sequence its newest token attends to."""
-    return torch.arange(num_tokens, device=positions_B.device) <= positions_B[:, None]
+def _explicit_attention(query_BGQW: Tensor, keys_BGLW: Tensor, values_BGLW: Tensor, mask_B11L: Tensor | None) -> Tensor:
+    """Returns BGQW by batched products, of which torch's fused kernel for CPUs makes many small ones."""
+    query, keys, values = (x.flatten(0, 1) for x in (query_BGQW, keys_BGLW, values_BGLW))
+    scores_BGQL = torch.bmm(query * query.shape[-1] ** -0.5, keys.mT).unflatten(0, query_BGQW.shape[:2])
+    if mask_B11L is not None:
+        scores_BGQL = scores_BGQL + mask_B11L
+    return torch.bmm(scores_BGQL.softmax(-1).flatten(0, 1), values).view_as(query_BGQW)
+
+
+def _mask(positions_B: Tensor, num_tokens: int, dtype: torch.dtype) -> Tensor:
+    """Returns B11L: 0 for those of the first `num_tokens` tokens that a sequence's newest one attends to, else -inf."""
+    unseen_BL = torch.arange(num_tokens, device=positions_B.device) > positions_B[:, None]
+    mask_BL = torch.zeros_like(unseen_BL, dtype=dtype).masked_fill(unseen_BL, -torch.inf)
+    return mask_BL[:, None, None]

@@ -21,6 +21,7 @@ from ufork.errors import CheckpointError, ConfigError
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import draw_codes
+from ufork.infer.fused import can_fuse, fuse_products
 from ufork.infer.steps import Steps, steps_on
 from ufork.model.config import Dimensions
 from ufork.model.kernels import choose_kernels, use_kernels
@@ -104,6 +105,8 @@ class TrainedModel:
         model = allocate_model(config, kernel, device=device, dtype=dtype)
         put_weights(model, weights, origin=origin)
         model.set_codebook(codec.codebook)
+        if can_fuse(device, dtype):
+            fuse_products(model)
         return cls(model, tokenizer, codec, steps=steps)
 
     @property

@@ -62,7 +62,9 @@ class Sequences:
         if self.static:
             return StaticExtend(self.cache, self.positions_B, dtype)
         self.longest += 1
-        return Extend(self.cache, self.positions_B, num_tokens=self.longest, of_equal_length=self.of_equal_length)
+        return Extend(
+            self.cache, self.positions_B, dtype, num_tokens=self.longest, of_equal_length=self.of_equal_length
+        )
 
     def _states(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         hidden_TD = self.model.trunk.stack(hidden_TD, positions_T, attend)

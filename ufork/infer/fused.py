@@ -1,0 +1,167 @@
+"""Fewer and larger matrix products for drawing and answering on CPUs: replaces layers of a loaded model.
+
+    UniFork -> fuse_products -> the same model, whose decoder layers, RQ blocks and heads compute with `Product`
+
+A decoding step multiplies a few rows by all weights. Its time is that of reading the weights, and of starting each
+operator. Products of one input are therefore joined (query, key and value), products that follow each other with
+nothing between them are multiplied in advance (`widen` with query, key and value, `mix` with `narrow`), activations and
+residual sums are computed with their product, and weights are kept in the order in which oneDNN reads them. Results
+differ from those of the model's own layers by rounding.
+
+Shapes: T tokens, D hidden size of the body, W features of a head, I image positions, C depths, P hidden size of the RQ
+head, R rows, X inputs and O outputs of a product.
+"""
+
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ufork.model.decoder import DecoderLayer
+from ufork.model.layers.attention import Attend
+from ufork.model.layers.rotary import Rotary
+from ufork.model.rq_head import DepthBlock, RqHead, extend_past
+from ufork.model.text_head import TextHead
+from ufork.model.unifork import DecoderStack, UnderstandingBranch, UniFork
+
+log = logging.getLogger(__name__)
+
+
+def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes products of `dtype` on `device` with weights in its own order: on x86 with AVX2."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@torch.no_grad()
+def fuse_products(model: UniFork) -> None:
+    """Replaces layers of `model` in place, one after the other, so that their weights are never held twice.
+
+    Those of the text head and of the RQ head's output are, since embeddings and cross-entropy read them too.
+    """
+    log.info("products: oneDNN, with joined weights in its own order")
+    for module in model.modules():
+        if isinstance(module, DecoderStack):
+            for number, layer in enumerate(module.layers):
+                module.layers[number] = FusedLayer(layer)  # type: ignore[arg-type]
+        elif isinstance(module, RqHead):
+            for number, block in enumerate(module.blocks):
+                module.blocks[number] = FusedBlock(block)  # type: ignore[arg-type]
+            module.out = FusedOutput(module.out)  # type: ignore[assignment]
+        elif isinstance(module, UnderstandingBranch):
+            module.head = FusedTextHead(module.head)
+
+
+class Product(nn.Module):
+    """Computes x weight^T + bias, with the weights in oneDNN's order."""
+
+    def __init__(self, weight_OX: Tensor, bias_O: Tensor | None = None):
+        super().__init__()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight_OX)
+        self.bias_O = None if bias_O is None else bias_O.detach()
+
+    def forward(self, x_RX: Tensor, activation: str = "none") -> Tensor:
+        """Maps [..., X] to [..., O]; `activation`: none, swish (SiLU) or gelu."""
+        return torch.ops.mkldnn._linear_pointwise.default(x_RX, self.packed, self.bias_O, activation, [], "none")
+
+    def add(self, x_RX: Tensor, other_RO: Tensor) -> Tensor:
+        """Returns the product plus `other`."""
+        return torch.ops.mkldnn._linear_pointwise.binary(x_RX, other_RO, self.packed, self.bias_O, "add")
+
+    def multiply(self, x_RX: Tensor, other_RO: Tensor) -> Tensor:
+        """Returns the product times `other`, element by element."""
+        return torch.ops.mkldnn._linear_pointwise.binary(x_RX, other_RO, self.packed, self.bias_O, "mul")
+
+
+class FusedLayer(nn.Module):
+    """A `DecoderLayer` of five products."""
+
+    def __init__(self, layer: DecoderLayer):
+        super().__init__()
+        attention, mlp = layer.attention, layer.mlp
+        projections = (attention.query, attention.key, attention.value)
+        self.layer, self.head_dim = layer.layer, attention.head_dim
+        self.num_heads = [linear.out_features // self.head_dim for linear in projections]
+        self.attention_norm, self.mlp_norm = layer.attention_norm, layer.mlp_norm
+        self.query_key_value = Product(*_joined(projections))
+        self.out, self.gate, self.up, self.down = (
+            Product(linear.weight) for linear in (attention.out, mlp.gate, mlp.up, mlp.down)
+        )
+
+    def forward(self, hidden_TD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
+        """Maps TD to TD."""
+        heads = self.query_key_value(self.attention_norm(hidden_TD)).unflatten(-1, (-1, self.head_dim))
+        query_THW, key_TGW, value_TGW = heads.split(self.num_heads, dim=1)
+        mixed_THW = attend(self.layer, *rotary(query_THW, key_TGW), value_TGW)
+        hidden_TD = self.out.add(mixed_THW.flatten(1), hidden_TD)
+        normed_TD = self.mlp_norm(hidden_TD)
+        gated_TF = self.up.multiply(normed_TD, self.gate(normed_TD, "swish"))
+        return self.down.add(gated_TF, hidden_TD)
+
+
+class FusedBlock(nn.Module):
+    """A `DepthBlock` of four products, without dropout."""
+
+    def __init__(self, block: DepthBlock):
+        super().__init__()
+        attention = block.attention
+        self.head_dim, self.attend = attention.head_dim, attention.attend
+        self.attention_norm, self.mlp_norm = block.attention_norm, block.mlp_norm
+        query_key_value = _joined((attention.query, attention.key, attention.value))
+        self.query_key_value = Product(*_chained(attention.widen, *query_key_value))
+        self.narrow = Product(*_chained(attention.mix, attention.narrow.weight, attention.narrow.bias))
+        self.mlp_up, self.mlp_down = (Product(linear.weight, linear.bias) for linear in (block.mlp_up, block.mlp_down))
+
+    def forward(self, hidden_ICP: Tensor, past: list[Tensor] | None = None, seed: int = 0) -> Tensor:
+        """Maps ICP to ICP as `DepthBlock` does in evaluation, where `seed` has no effect."""
+        heads = self.query_key_value(self.attention_norm(hidden_ICP)).unflatten(-1, (3, -1, self.head_dim))
+        query, key, value = heads.unbind(2)
+        if past is None:
+            mixed = self.attend(query, key, value)
+        else:
+            seen = (x.transpose(1, 2) for x in (query, *extend_past(past, key, value)))
+            mixed_IHCW = F.scaled_dot_product_attention(*seen)  # type: ignore[arg-type]
+            mixed = mixed_IHCW.transpose(1, 2)
+        hidden_ICP = self.narrow.add(mixed.flatten(2), hidden_ICP)
+        return self.mlp_down.add(self.mlp_up(self.mlp_norm(hidden_ICP), "gelu"), hidden_ICP)
+
+
+class FusedOutput(nn.Module):
+    """The RQ head's last product."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.product = Product(linear.weight, linear.bias)
+
+    def forward(self, states_IP: Tensor) -> Tensor:
+        """Returns logits IK."""
+        return self.product(states_IP)
+
+
+class FusedTextHead(TextHead):
+    """A `TextHead` whose logits are a `Product`."""
+
+    def __init__(self, head: TextHead):
+        super().__init__(head.weight)
+        self.product = Product(head.weight)
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """Returns logits TV."""
+        return self.product(hidden_TD)
+
+
+def _joined(linears: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor]:
+    """Returns weight and bias of the linear layer that computes all of `linears`."""
+    return torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])
+
+
+def _chained(first: nn.Linear, weight_OX: Tensor, bias_O: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns weight and bias of the linear layer that computes `first` and then the layer of `weight` and `bias`."""
+    chained_OX = weight_OX.float() @ first.weight.float()
+    chained_O = torch.addmv(bias_O.float(), weight_OX.float(), first.bias.float())
+    return chained_OX.to(weight_OX.dtype), chained_O.to(bias_O.dtype)
