@@ -11,7 +11,7 @@ from tests.tiny import DIMENSIONS, packed_sequence, tiny_model
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import DrawConfig
 from ufork.infer.draw import draw_codes
-from ufork.infer.fused import FusedBlock, FusedLayer, FusedOutput, can_fuse, fuse_products
+from ufork.infer.fused import FusedBlock, FusedLayer, PackedLinear, can_fuse, fuse_products
 from ufork.infer.steps import EagerSteps
 from ufork.model.initialization import initialize
 from ufork.vocabulary import Task
@@ -84,8 +84,8 @@ def test_replaced_layers_keep_no_second_copy_of_their_weights(fused):
     replaced = [module for module in fused.modules() if isinstance(module, FusedLayer | FusedBlock)]
     assert len(replaced) == 2 + 1 + 1 + 2
     for module in replaced:
-        assert all(parameter.dim() == 1 for parameter in module.parameters()), "weights of norms alone"
-    assert isinstance(fused.branches[Task.GENERATION].head.out, FusedOutput)
+        assert all(parameter.dim() == 1 for parameter in module.parameters()), "weights of LayerNorms alone"
+    assert isinstance(fused.branches[Task.GENERATION].head.out, PackedLinear)
 
 
 def test_only_cpus_with_products_of_that_kind_fuse(monkeypatch):

@@ -42,12 +42,11 @@ class DepthAttention(nn.Module):
         if past is None:
             mixed = self.attend(query, key, value)
         else:
-            mixed = depth_attention(query, *extend_past(past, key, value))
+            mixed = depth_attention(query, *_extended(past, key, value))
         return self.narrow(self.mix(mixed.flatten(2)))
 
 
-def extend_past(past: list[Tensor], key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Appends the keys and values of one depth to those in `past`, which may be empty, and returns all of them."""
+def _extended(past: list[Tensor], key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     if past:
         key, value = torch.cat((past[0], key), dim=1), torch.cat((past[1], value), dim=1)
     past[:] = [key, value]

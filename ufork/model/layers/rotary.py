@@ -18,10 +18,11 @@ def rotary_angles(positions_T: Tensor, head_dim: int, theta: float) -> Tensor:
 
 def rotate(query_THW: Tensor, key_TGW: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> tuple[Tensor, Tensor]:
     """Returns rotated queries and keys, of the same shapes."""
-    return _rotated(query_THW, cos_TW[:, None], sin_TW[:, None]), _rotated(key_TGW, cos_TW[:, None], sin_TW[:, None])
+    return rotated(query_THW, cos_TW[:, None], sin_TW[:, None]), rotated(key_TGW, cos_TW[:, None], sin_TW[:, None])
 
 
-def _rotated(x_THW: Tensor, cos_T1W: Tensor, sin_T1W: Tensor) -> Tensor:
+def rotated(x_THW: Tensor, cos_T1W: Tensor, sin_T1W: Tensor) -> Tensor:
+    """Returns rotated queries or keys, THW."""
     first, second = x_THW.chunk(2, dim=-1)
     return x_THW * cos_T1W + torch.cat((-second, first), dim=-1) * sin_T1W
 
