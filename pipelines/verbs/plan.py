@@ -124,7 +124,7 @@ def workload_of(recipe: "Recipe", phase: str | None, machine: "MachineProfile | 
         recompute=chosen.train.activation_checkpointing,
         fused=FUSED if machine and machine.kernels and chosen.train.kernels == "auto" else UNFUSED,
         segment_tokens=min((recipe.vision.image_px // recipe.vision.patch_px) ** 2, chosen.data.seq_len),
-        moments=2 if chosen.train.optimizer == "adamw" else 0,
+        optimizer=chosen.train.optimizer,
     )
 
 

@@ -47,7 +47,7 @@ def config_of(precision: str, optimizer: str) -> TrainConfig:
         steps=STEPS,
         global_batch_size=GlobalBatchSize(understanding=4, generation=4),
         optimizer=optimizer,
-        learning_rate=1e-3 if optimizer == "adamw" else 0.1,
+        learning_rate=0.1 if optimizer == "sgd" else 1e-3,
         weight_decay=0.1,
         precision=precision,
         loss_weighting="uncertainty",
@@ -159,6 +159,8 @@ BIT_FOR_BIT = [
     pytest.param("dp2", "fp32", "adamw", marks=pytest.mark.slow),
     pytest.param("dp2", "bf16", "adamw", marks=pytest.mark.slow),
     pytest.param("forked tp2", "fp32", "adamw", marks=pytest.mark.slow),
+    pytest.param("forked tp2", "fp32", "muon", marks=pytest.mark.slow),
+    pytest.param("dp2", "bf16", "muon", marks=pytest.mark.slow),
 ]
 
 
@@ -200,19 +202,23 @@ def test_a_frozen_trunk_does_not_change(undisturbed, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), PAIRS)
-def test_resuming_in_another_layout_is_equal_up_to_rounding(first, then, undisturbed, folder):
-    config = config_of("fp32", "adamw")
+@pytest.mark.parametrize(
+    ("first", "then", "optimizer"),
+    [*((*pair, "adamw") for pair in PAIRS), ("forked tp2", "dp2", "muon"), ("dp2", "forked tp2", "muon")],
+)
+def test_resuming_in_another_layout_is_equal_up_to_rounding(first, then, optimizer, undisturbed, folder):
+    config = config_of("fp32", optimizer)
     _, whole = undisturbed(first, config)
     resumed_in(LAYOUTS[then], config, folder, whole)
     torch.testing.assert_close(figures(folder)[:, :2], figures(whole)[:, :2], rtol=CLOSE, atol=0)
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "num_ranks"), [("forked tp2", 3), ("dp2", 1)])
-def test_training_resumes_from_a_reshaped_checkpoint_bit_for_bit(name, num_ranks, undisturbed, folder):
-    config = config_of("fp32", "adamw")
+@pytest.mark.parametrize(
+    ("name", "num_ranks", "optimizer"), [("forked tp2", 3, "adamw"), ("dp2", 1, "adamw"), ("forked tp2", 3, "muon")]
+)
+def test_training_resumes_from_a_reshaped_checkpoint_bit_for_bit(name, num_ranks, optimizer, undisturbed, folder):
+    config = config_of("fp32", optimizer)
     expected, whole = undisturbed(name, config)
     reshape(whole / CHECKPOINT, folder / "reshaped" / CHECKPOINT, num_ranks=num_ranks)
     assert len(verify(folder / "reshaped" / CHECKPOINT, deep=True).files) == num_ranks

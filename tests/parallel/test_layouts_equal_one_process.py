@@ -24,7 +24,7 @@ from ufork.vocabulary import Task
 
 STEPS = 10
 SEQ_LEN = 24
-OPTIMIZERS = {"sgd": 0.3, "adamw": 1e-3}
+OPTIMIZERS = {"sgd": 0.3, "adamw": 1e-3, "muon": 1e-3}
 """Optimizers with their learning rates; SGD is here since AdamW hides a wrong scale of the gradients."""
 ROUNDING_ONLY = "key.bias"
 """Softmax does not see a shift of all keys, so this gradient is nothing but rounding, and AdamW steps as far by it as

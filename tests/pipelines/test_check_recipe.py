@@ -65,6 +65,11 @@ REFUSED = {
         1,
         "train.trainable: the model has no text_head, since model.tie_word_embeddings",
     ),
+    "muon on the host": (
+        ["train={optimizer: muon, deepspeed: {zero_optimization: {offload_optimizer: {device: cpu}}}}"],
+        1,
+        "offload_optimizer.device=cpu: train.optimizer=muon",
+    ),
     "nothing trains": (
         ["phases.align.train={trainable: [understanding], global_batch_size: {understanding: 0}}"],
         1,

@@ -27,6 +27,8 @@ LAYOUTS = {
     ),
 }
 SEQUENCES = {Task.UNDERSTANDING: 2, Task.GENERATION: 2}
+WAYS = [("fp32", "adamw"), ("bf16", "adamw"), ("fp32", "muon"), ("bf16", "muon")]
+"""Precisions and optimizers."""
 CLOSE, CLOSE_PEAK = 0.15, 0.1
 
 
@@ -34,10 +36,10 @@ def bytes_of(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if torch.is_tensor(tensor))
 
 
-def run_held_bytes(rank_env: RankEnvironment, layout: LayoutConfig, precision: str):
+def run_held_bytes(rank_env: RankEnvironment, layout: LayoutConfig, precision: str, optimizer: str):
     """Stage of the rank, and bytes of its shards after two steps."""
     torch.set_num_threads(1)
-    config = TrainConfig(precision=precision, global_batch_size=GlobalBatchSize(understanding=2, generation=2))
+    config = config_of(precision, optimizer)
     sequences = {
         task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=32, seed=n) for n in range(2)] for task in Task
     }
@@ -45,17 +47,22 @@ def run_held_bytes(rank_env: RankEnvironment, layout: LayoutConfig, precision: s
         stage = open_stage(world, config, model=MODEL, layout=layout, seq_len=32)
         for _ in range(2):
             run_step(stage, sequences if stage.reads_data else {}, 1e-3)
-        optimizer = stage.engine._engine.optimizer
+        zero = stage.engine._engine.optimizer
         shards = [parameter.ds_tensor for parameter in stage.engine._engine.module.parameters()]
-        moments = [value for state in optimizer.optimizer.state.values() for value in state.values()]
+        moments = [value for state in zero.optimizer.state.values() for value in state.values()]
         return world.coordinate.stage, {
             "weights": bytes_of(shards),
-            "optimizer": bytes_of([*optimizer.fp32_partitioned_groups_flat, *moments]),
-            "reduced gradients": bytes_of([optimizer.grad_partitions_flat_buffer]),
+            "optimizer": bytes_of([*zero.fp32_partitioned_groups_flat, *moments]),
+            "reduced gradients": bytes_of([zero.grad_partitions_flat_buffer]),
         }
 
 
-def workload_of(precision: str) -> Workload:
+def config_of(precision: str, optimizer: str) -> TrainConfig:
+    sequences = GlobalBatchSize(understanding=2, generation=2)
+    return TrainConfig(precision=precision, optimizer=optimizer, global_batch_size=sequences)
+
+
+def workload_of(precision: str, optimizer: str) -> Workload:
     return Workload(
         model=MODEL,
         dimensions=DIMENSIONS,
@@ -64,15 +71,16 @@ def workload_of(precision: str) -> Workload:
         num_lanes=2,
         precision=precision,
         recompute=False,
+        optimizer=optimizer,
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "optimizer"), WAYS)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_shards_of_a_rank_are_as_large_as_planned(name, precision):
-    layout, workload = LAYOUTS[name], workload_of(precision)
-    for stage, held in run_on_ranks(run_held_bytes, num_ranks_of(layout), layout, precision):
+def test_shards_of_a_rank_are_as_large_as_planned(name, precision, optimizer):
+    layout, workload = LAYOUTS[name], workload_of(precision, optimizer)
+    for stage, held in run_on_ranks(run_held_bytes, num_ranks_of(layout), layout, precision, optimizer):
         shape = getattr(layout, stage)
         planned = rank_memory(workload, Stage(stage), shape, reduce_each_backward=True)
         assert held["weights"] == pytest.approx(planned.weights, rel=CLOSE), stage
@@ -80,10 +88,10 @@ def test_shards_of_a_rank_are_as_large_as_planned(name, precision):
         assert held["reduced gradients"] == pytest.approx(planned.gradients, rel=CLOSE), stage
 
 
-def run_peak_bytes(rank_env: RankEnvironment, layout: LayoutConfig, precision: str) -> int:
+def run_peak_bytes(rank_env: RankEnvironment, layout: LayoutConfig, precision: str, optimizer: str) -> int:
     """Most bytes of tensors held at once in the third step, when every kind of pass has run."""
     torch.set_num_threads(1)
-    config = TrainConfig(precision=precision, global_batch_size=GlobalBatchSize(understanding=2, generation=2))
+    config = config_of(precision, optimizer)
     num_here = 2 // rank_env.world_size
     sequences = {
         task: [packed_sequence(task, texts=[[5, 6, 7]], seq_len=32, seed=n) for n in range(num_here)] for task in Task
@@ -99,11 +107,11 @@ def run_peak_bytes(rank_env: RankEnvironment, layout: LayoutConfig, precision: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "optimizer"), WAYS)
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_peak_of_a_step_is_as_planned(num_ranks, precision):
+def test_peak_of_a_step_is_as_planned(num_ranks, precision, optimizer):
     """Of a model whose weights take more than its activations, so that reduction and update matter."""
-    workload = workload_of(precision)
+    workload = workload_of(precision, optimizer)
     planned = rank_memory(workload, Stage.COLOCATED, StageShape(dp=num_ranks))
-    for peak in run_on_ranks(run_peak_bytes, num_ranks, LayoutConfig(), precision):
+    for peak in run_on_ranks(run_peak_bytes, num_ranks, LayoutConfig(), precision, optimizer):
         assert planned.total == pytest.approx(peak, rel=CLOSE_PEAK)

@@ -1,5 +1,6 @@
 """Seconds of a pass by what takes them, on a GPU."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.meta_trace import meta_model, meta_passes, meta_sequence
 from tests.planning.test_memory_on_meta import workload_of_size
 from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.engine.muon import newton_schulz_flops
 from ufork.parallel.layout import Stage, make_layout
 from ufork.parallel.schedule.actions import Pass
 from ufork.planning.fused_kernels import FUSED
@@ -61,3 +63,18 @@ def test_terms_of_a_step_add_up_to_it():
     layout = make_layout(LayoutConfig(), num_ranks=2, global_batch_size=workload.global_batch_size)
     step = estimate_step(workload, H100, LayoutConfig(), layout)
     assert sum(step_terms(workload, H100, layout, Stage.COLOCATED).values()) == pytest.approx(step.seconds, rel=1e-6)
+
+
+def test_ranks_share_the_products_of_muon():
+    """Exchanged matrices take time beside them, which a node without limits of bandwidth does not need."""
+    machine = H100.model_copy(update={"node_gb_per_s": 1e9, "collective_gb_per_s": None})
+    workload = workload_of_size("short", Task.GENERATION, recompute=False, fused=FUSED)
+    muon = replace(workload, optimizer="muon")
+    assert muon.num_moments(Stage.COLOCATED) < workload.num_moments(Stage.COLOCATED)
+    matrices = muon.muon_matrices(Stage.COLOCATED)
+    products = sum(map(newton_schulz_flops, matrices)) / machine.flops_per_s(muon.precision)
+    fewer = sum(math.prod(matrix) for matrix in matrices) * 2 * 4 / machine.element_bytes_per_s  # read and written
+    for ranks in (1, 4):
+        layout = make_layout(LayoutConfig(), num_ranks=ranks, global_batch_size={Task.GENERATION: 4})
+        seconds = [step_terms(each, machine, layout, Stage.COLOCATED)["update"] for each in (workload, muon)]
+        assert seconds[1] - seconds[0] == pytest.approx((products - fewer) / ranks, rel=0.01)

@@ -82,10 +82,18 @@ def run_with_and_without_faults(rank_env: RankEnvironment, config: TrainConfig):
         )
 
 
-@pytest.fixture(scope="module", params=["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"precision": "fp32"},
+        pytest.param({"precision": "bf16"}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "muon"}, marks=pytest.mark.slow),
+    ],
+    ids=lambda changed: "-".join(changed.values()),
+)
 def outcomes(request):
     """Returns (results, weights) with faults and without, from each of two ranks."""
-    return run_on_ranks(run_with_and_without_faults, 2, CONFIG.model_copy(update={"precision": request.param}))
+    return run_on_ranks(run_with_and_without_faults, 2, CONFIG.model_copy(update=request.param))
 
 
 def test_all_ranks_agree_on_which_steps_are_skipped(outcomes):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ufork.checkpoint.state import CheckpointState, FileRecord, verify, write_state
-from ufork.errors import CheckpointError, ConfigError
+from ufork.errors import ConfigError
 from ufork.files import whole_folder
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.engine.state_files import RankState, ShardRegion, StateFiles, state_path
@@ -57,7 +57,8 @@ def _shards_of(files: StateFiles, rank: int, num_ranks: int) -> RankState:
     shapes = files.shapes()
     regions = {name: _region(shape, rank, num_ranks) for name, shape in shapes.items()}
     tensors = {
-        kind: {name: _read(files, kind, name, region) for name, region in regions.items()} for kind in files.kinds()
+        kind: {name: _read(files, kind, name, regions[name]) for name in sorted(files.names(kind))}
+        for kind in files.kinds()
     }
     return RankState(
         dp=num_ranks,
@@ -78,6 +79,5 @@ def _region(shape: tuple[int, ...], rank: int, num_ranks: int) -> ShardRegion:
 
 def _read(files: StateFiles, kind: str, name: str, region: ShardRegion) -> Tensor:
     found = files.region(kind, name, region)
-    if found is None:
-        raise CheckpointError(f"{files.folder}: no {kind} of {name}; the checkpoint is incomplete")
+    assert found is not None
     return found

@@ -7,6 +7,7 @@ activations of sequences in flight are partitioned over tp only. The peak is tha
 `torch.cuda.max_memory_allocated` reports it: fragmentation of the allocator's blocks comes on top of it.
 """
 
+import math
 from dataclasses import dataclass
 
 from ufork.model.layers.cross_entropy import CHUNK_LOGITS
@@ -22,6 +23,8 @@ PREFETCHED_PARAMETERS = 5 * 10**7
 """Parameters that ZeRO-3 gathers ahead of their use, if it could not keep all (stage3_prefetch_bucket_size)."""
 UPDATED_PARAMETERS = 10**9
 """Parameters of a shard that ZeRO-3 updates at a time (DeepSpeed's sub_group_size)."""
+MUON_COPIES, MUON_COPIES_EXCHANGED = 2, 4
+"""Copies of Muon's matrices during its update, on one rank and on several; one more if their precision is not fp32."""
 FLASH_QUERIES = 128
 """Queries to which FlashAttention's backward pass rounds up each segment's."""
 CONTEXT_BYTES = 500_000_000
@@ -55,7 +58,7 @@ class RankMemory:
     reduction: int
     """Copies of the gradients in the bucket, while they are reduced."""
     update: int
-    """Copies of gradients in fp32, while the optimizer updates the weights."""
+    """Copies of gradients in fp32, and of Muon's matrices, while the optimizer updates the weights."""
     outside: int
     """What CUDA and NCCL take beside torch's allocator."""
 
@@ -94,7 +97,8 @@ def rank_memory(
         reduce_each_backward: as in `LayoutConfig`.
     """
     parameters, value = workload.num_parameters(stage), workload.value_bytes
-    shard = -(-parameters // (shape.tp * shape.dp))
+    num_ranks = shape.tp * shape.dp
+    shard = -(-parameters // num_ranks)
     whole = -(-parameters // shape.tp)
     sequences = in_flight if stage is Stage.TRUNK else 1
     activations, head = max(
@@ -107,10 +111,11 @@ def rank_memory(
     )
     bucket = min(whole, REDUCE_BUCKET_NUMBERS) * value
     joined = value if value < FP32_BYTES else 0  # gradients are joined in their own precision first
+    updated = min(shard, UPDATED_PARAMETERS)
     groups = (shape.dp > 1) + (shape.tp > 1)
     return RankMemory(
         weights=shard * value,
-        optimizer=shard * FP32_BYTES * (1 + workload.moments),
+        optimizer=(shard - (-workload.num_moments(stage) // num_ranks)) * FP32_BYTES,
         gradients=shard * value,
         bucket=bucket,
         unreduced=0 if reduce_each_backward else whole * value,
@@ -118,9 +123,15 @@ def rank_memory(
         activations=activations,
         head=head,
         reduction=bucket,
-        update=min(shard, UPDATED_PARAMETERS) * (FP32_BYTES + joined),
+        update=updated * FP32_BYTES + max(updated * joined, _matrices(workload, stage, num_ranks)),
         outside=CONTEXT_BYTES + groups * NCCL_CONNECTIONS * NCCL_CONNECTION_BYTES,
     )
+
+
+def _matrices(workload: Workload, stage: Stage, num_ranks: int) -> int:
+    """Bytes of a rank's share of Muon's matrices while they are exchanged and orthogonalized."""
+    copies = (MUON_COPIES if num_ranks == 1 else MUON_COPIES_EXCHANGED) + (workload.value_bytes < FP32_BYTES)
+    return copies * sum(map(math.prod, workload.muon_matrices(stage))) // num_ranks * workload.value_bytes
 
 
 def _in_passes(workload: Workload, stage: Stage, task: Task, tp: int, sequences: int) -> tuple[int, int]:

@@ -5,11 +5,13 @@ workload, machine, layout -> PassTerms -> StageTimes -> make_schedule -> simulat
 A pass takes as long as its kernels one after the other, or as the host needs to start them, whichever is longer.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from ufork.model.cost import BACKWARD_OVER_FORWARD
 from ufork.parallel.config import LayoutConfig, StageShape
+from ufork.parallel.engine.muon import newton_schulz_flops
 from ufork.parallel.layout import Layout, Stage
 from ufork.parallel.schedule.actions import Pass, StageTimes
 from ufork.parallel.schedule.in_flight import sequences_in_flight
@@ -167,11 +169,21 @@ def _update_seconds(workload: Workload, machine: MachineProfile, stage: Stage, s
     whole, value = workload.num_parameters(stage) / shape.tp, workload.value_bytes
     reduced = whole * 6 * value  # read and written by the bucket, by the buffer that is reduced, and by the shard
     fp32 = 4
-    updated = (2 + workload.moments) * fp32 + (1 + workload.moments) * fp32  # with the gradient, which is only read
+    moments = workload.num_moments(stage) / workload.num_parameters(stage)
+    updated = (2 + moments) * fp32 + (1 + moments) * fp32  # with the gradient, which is only read
     converted = 2 * value + (value + fp32) + 2 * fp32 + (fp32 + value)  # gradient joined, in fp32, clipped; weights
     norm = value + fp32
     touched = reduced + whole / shape.dp * (updated + converted + norm)
-    return _gather_seconds(workload, machine, stage, shape) + touched / machine.element_bytes_per_s
+    seconds = _gather_seconds(workload, machine, stage, shape) + touched / machine.element_bytes_per_s
+    return seconds + _muon_seconds(workload, machine, stage, shape)
+
+
+def _muon_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
+    """Seconds of Muon's products, which the ranks of the stage share, and of bringing the matrices there and back."""
+    matrices = workload.muon_matrices(stage)
+    products = sum(map(newton_schulz_flops, matrices)) / machine.flops_per_s(workload.precision)
+    sent = 2 * sum(map(math.prod, matrices)) * workload.value_bytes * (shape.size - 1) / shape.size
+    return (products + sent / _bandwidth(machine, shape.size)) / shape.size
 
 
 def _bandwidth(machine: MachineProfile, num_ranks: int) -> float:

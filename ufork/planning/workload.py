@@ -1,19 +1,26 @@
 """Numbers that a plan is made from: the model, the packed sequences of a step, and the cost of one in each stage."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 import torch
 
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.cost import SequenceCost, attention_flops, layer_flops_per_token, path_cost
+from ufork.model.unifork import UniFork
+from ufork.parallel.engine.muon import takes_muon
 from ufork.parallel.engine.stage_modules import build_stage_modules, stage_flops
 from ufork.parallel.layout import BRANCHES, Stage
 from ufork.planning.fused_kernels import UNFUSED, FusedKernels
 from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 BYTES = {"fp32": 4, "bf16": 2}
+Optimizer = Literal["adamw", "muon", "sgd"]
+MOMENTS = {"adamw": 2, "muon": 2, "sgd": 0}
+"""Values that an optimizer keeps per parameter; Muon keeps one for each of its matrices' entries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +55,7 @@ class Workload:
     """Tokens of a typical segment, for the attention; 0: the attention is not counted."""
     contents: Mapping[Task, Contents] = field(default_factory=dict)
     """Of a typical packed sequence; by default images end to end, or half image and half answer."""
-    moments: int = 2
-    """Values that the optimizer keeps per parameter."""
+    optimizer: Optimizer = "adamw"
 
     @property
     def value_bytes(self) -> int:
@@ -150,6 +156,14 @@ class Workload:
         """Parameters of a stage."""
         return _num_parameters(self.model, self.dimensions, stage)
 
+    def muon_matrices(self, stage: Stage) -> Sequence[tuple[int, int]]:
+        """Returns rows and columns of the matrices of a stage that Muon updates; none with other optimizers."""
+        return _inner_matrices(self.model, self.dimensions, stage) if self.optimizer == "muon" else ()
+
+    def num_moments(self, stage: Stage) -> int:
+        """Numbers that the optimizer keeps of a stage."""
+        return MOMENTS[self.optimizer] * self.num_parameters(stage) - sum(map(math.prod, self.muon_matrices(stage)))
+
     def ties_head(self, stage: Stage, task: Task) -> bool:
         """Whether one stage has gradients of a weight both as token embedding and as text head, and sums them."""
         return stage is Stage.COLOCATED and task is Task.UNDERSTANDING and self.model.tie_word_embeddings
@@ -165,6 +179,17 @@ class Workload:
 
 @lru_cache(maxsize=64)
 def _num_parameters(model: ModelConfig, dimensions: Dimensions, stage: Stage) -> int:
-    """Counts on the meta device, which takes no memory."""
+    return sum(parameter.numel() for parameter in _meta_modules(model, dimensions, stage).parameters())
+
+
+@lru_cache(maxsize=64)
+def _inner_matrices(model: ModelConfig, dimensions: Dimensions, stage: Stage) -> list[tuple[int, int]]:
+    parameters = _meta_modules(model, dimensions, stage).named_parameters()
+    matrices = [parameter for name, parameter in parameters if takes_muon(name, parameter.dim())]
+    return [(matrix.size(0), matrix.size(1)) for matrix in matrices]
+
+
+def _meta_modules(model: ModelConfig, dimensions: Dimensions, stage: Stage) -> UniFork:
+    """The modules of a stage on the meta device, which takes no memory."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_stage_modules(model, dimensions, stage).parameters())
+        return build_stage_modules(model, dimensions, stage)

@@ -32,6 +32,7 @@ def check_phase(
     """
     _require_tasks(train, data, model)
     require_trainable(train, model)
+    _require_optimizer_on_device(train)
     checked = checked_layout(
         layout,
         num_ranks=num_ranks,
@@ -64,4 +65,16 @@ def _require_lanes_for_workers(data: DataConfig, layout: Layout) -> None:
         raise ConfigError(
             f"data.num_workers={data.num_workers}: each process takes at least one lane, and each data-parallel replica"
             f" has {lanes} of the data.num_lanes={data.num_lanes}; set data.num_workers={lanes} or less"
+        )
+
+
+def _require_optimizer_on_device(train: TrainConfig) -> None:
+    zero = train.deepspeed.get("zero_optimization")
+    offload = zero.get("offload_optimizer") if isinstance(zero, dict) else None
+    device = offload.get("device", "none") if isinstance(offload, dict) else "none"
+    if train.optimizer == "muon" and device != "none":
+        raise ConfigError(
+            f"train.deepspeed.zero_optimization.offload_optimizer.device={device}: train.optimizer=muon multiplies"
+            " matrices in its update, for which a host is too slow; set train.optimizer=adamw, or remove"
+            " offload_optimizer"
         )

@@ -72,16 +72,19 @@ class TrainConfig(Config):
     """Packed sequences per step, of `data.seq_len` tokens each."""
     trainable: tuple[ParameterGroup, ...] | Literal["all"] = "all"
     """Groups of parameters that the phase trains, all others being frozen; or `all`."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW (arXiv 1711.05101), or SGD without momentum."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """AdamW (arXiv 1711.05101); Muon (arXiv 2502.16982) for the matrices inside the model and AdamW for the rest; or
+    SGD without momentum."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1e9)
     """Peak learning rate."""
+    muon_learning_rate: float | None = Field(default=None, gt=0, le=1e9)
+    """Peak learning rate of Muon's matrices; by default `learning_rate`."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up: half a cosine from the peak to `min_lr_ratio`, or the peak throughout."""
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)
     """Fraction of the phase over which the learning rate rises linearly from 0."""
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
-    """Learning rate at the end of the cosine, as a fraction of `learning_rate`."""
+    """Learning rate at the end of the cosine, as a fraction of the peak."""
     weight_decay: float = Field(default=0.0, ge=0, le=1e9)
     """Decoupled weight decay of matrices; norms, biases and embeddings are not decayed."""
     beta1: float = Field(default=0.9, ge=0, lt=1)

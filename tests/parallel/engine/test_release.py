@@ -40,6 +40,7 @@ CASES = {
     "adamw": Case(),
     "adamw, bf16, overlap_comm": Case(precision="bf16", zero={"overlap_comm": True}, ranks=2),
     "sgd": Case(optimizer="sgd"),
+    "muon": Case(optimizer="muon", ranks=2),
     "frozen trunk": Case(
         trainable=("generation", "rq_head", "understanding"), layout=LayoutConfig(kind="forked"), ranks=3
     ),

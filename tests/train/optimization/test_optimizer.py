@@ -24,7 +24,7 @@ def loss_of(config, tied=False):
 
 
 @pytest.mark.parametrize("trainable", ["all", ("projector", "rq_head"), ("text_head", "loss_weights")])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_every_trained_parameter_is_in_exactly_one_group(trainable, optimizer):
     config = TrainConfig(trainable=trainable, optimizer=optimizer, weight_decay=0.1, loss_weighting="uncertainty")
     loss = loss_of(config)
@@ -49,6 +49,15 @@ def test_adamw_gets_the_rates_of_the_recipe():
     optimizer = build_optimizer(loss_of(config), config, CPU)
     assert type(optimizer) is torch.optim.AdamW
     assert {(group["lr"], group["betas"]) for group in optimizer.param_groups} == {(0.02, (0.8, 0.9))}
+
+
+@pytest.mark.parametrize(("muon_rate", "expected"), [(None, 0.02), (0.06, 0.06)])
+def test_muon_has_a_rate_of_its_own_and_decays_its_matrices(muon_rate, expected):
+    config = TrainConfig(optimizer="muon", learning_rate=0.02, muon_learning_rate=muon_rate, weight_decay=0.1)
+    matrices, *others = build_optimizer(loss_of(config), config, CPU).param_groups
+    assert matrices["lr"] == pytest.approx(expected) and matrices["weight_decay"] == 0.1
+    assert all(parameter.dim() == 2 for parameter in matrices["params"])
+    assert {group["lr"] for group in others} == {0.02}
 
 
 def pretend_apex(monkeypatch, **members):

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ufork.parallel.engine.muon import Muon
+
 STEP = "step"
 """Key of the count of updates, in the state of a tensor (torch) or in a parameter group (NVIDIA apex)."""
 _PROBE_NUMBERS = 3
@@ -30,6 +32,13 @@ def make_state(optimizer: torch.optim.Optimizer, flat_tensors: Sequence[Tensor],
         flat_tensors: the keys of the state, of one dtype and device.
         updates: number of updates that the state counts.
     """
+    if isinstance(optimizer, Muon):
+        for flat in filter(optimizer.is_sharded, flat_tensors):
+            optimizer.make_momentum(flat).zero_()
+        flat_tensors = [flat for flat in flat_tensors if not optimizer.is_sharded(flat)]
+        optimizer = optimizer.adamw
+    if not flat_tensors:
+        return
     probe = nn.Parameter(torch.zeros(_PROBE_NUMBERS, dtype=flat_tensors[0].dtype, device=flat_tensors[0].device))
     probe.grad = torch.zeros_like(probe)
     first, *_ = optimizer.param_groups
@@ -60,6 +69,8 @@ def _counted(count: Any, updates: int) -> Any:
 @contextmanager
 def counting_once(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Encloses one update: an optimizer that counts in its groups counts it once, not for each call of its `step`."""
+    if isinstance(optimizer, Muon):
+        optimizer = optimizer.adamw
     before = [group.get(STEP) for group in optimizer.param_groups]
 
     def set_back(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -47,8 +47,10 @@ class EngineShards:
         optimizer keeps in host memory to the device.
         """
         trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
-        kinds = (WEIGHT, *self._optimizer_kinds())
-        tensors = {kind: {name: self._own_values(kind, p) for name, p in trained.items()} for kind in kinds}
+        tensors: dict[str, dict[str, Tensor]] = {WEIGHT: {}}
+        for name, parameter in trained.items():
+            for kind, values in self._own_values(parameter).items():
+                tensors.setdefault(kind, {})[name] = values
         coordinate = self._world.coordinate
         return RankState(
             dp=self._world.dp_group.size(),
@@ -81,11 +83,13 @@ class EngineShards:
                     self._put(kind, parameter, shard.to(self._world.device, torch.float32))
         self._zero.checkpoint_event_epilogue()
 
-    def _own_values(self, kind: str, parameter: Any) -> Tensor:
+    def _own_values(self, parameter: Any) -> dict[str, Tensor]:
+        """A parameter's shard, and the optimizer's values that have one entry for each of its entries, by kind."""
         group, start, num_entries = self._zero.grad_position[self._zero.get_param_id(parameter)]
         flat = self._zero.fp32_partitioned_groups_flat[group]
-        values: Tensor = flat if kind == WEIGHT else self._zero.optimizer.state[flat][kind]
-        return values.detach().narrow(0, start, num_entries)
+        state = self._zero.optimizer.state.get(flat, {})  # empty before the first step
+        values = {kind: value for kind, value in state.items() if torch.is_tensor(value) and value.shape == flat.shape}
+        return {kind: value.detach().narrow(0, start, num_entries) for kind, value in {WEIGHT: flat, **values}.items()}
 
     @staticmethod
     def _put(kind: str, parameter: nn.Parameter, shard: Tensor) -> None:
@@ -106,17 +110,8 @@ class EngineShards:
             stop=(coordinate.dp_rank + 1) * num_entries,
         )
 
-    def _optimizer_kinds(self) -> list[str]:
-        """Names of the optimizer's values that have one entry per parameter entry."""
-        shape = self._zero.fp32_partitioned_groups_flat[0].shape
-        return [
-            kind for kind, value in self._optimizer_state().items() if torch.is_tensor(value) and value.shape == shape
-        ]
-
     def _optimizer_steps(self) -> int:
         """Updates taken. A fused optimizer counts on the device, so that the host waits for the last update here."""
-        return int(self._optimizer_state().get(STEP, self._zero.optimizer.param_groups[0].get(STEP, 0)))
-
-    def _optimizer_state(self) -> dict[str, Any]:
-        """State of the first flat parameter; empty before the first step."""
-        return self._zero.optimizer.state.get(self._zero.fp32_partitioned_groups_flat[0], {})
+        optimizer = self._zero.optimizer
+        in_state = (optimizer.state.get(flat, {}) for flat in self._zero.fp32_partitioned_groups_flat)
+        return max(int(counted.get(STEP, 0)) for counted in (*in_state, *optimizer.param_groups))

@@ -237,6 +237,10 @@ class StateFiles:
         """Returns the kinds of values that the files hold."""
         return {key.partition(":")[0] for _, _, keys in self._files for key in keys}
 
+    def names(self, kind: str) -> set[str]:
+        """Returns the parameters that the files hold such values of; optimizers keep different ones for some."""
+        return {key.partition(":")[2] for _, _, keys in self._files for key in keys if key.startswith(f"{kind}:")}
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the whole shape of every parameter in the files."""
         shapes: dict[str, tuple[int, ...]] = {}

@@ -23,9 +23,11 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from ufork.parallel.engine.gather_traces import GatherTraces
+from ufork.parallel.engine.muon import RATE_RATIO, Muon
 from ufork.parallel.engine.optimizer_state import counting_once
 from ufork.parallel.engine.rank_state import EngineShards
 from ufork.parallel.engine.release import release
+from ufork.parallel.engine.whole_matrices import MatrixShard, WholeMatrices
 from ufork.parallel.schedule.actions import Pass
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.stage_world import World
@@ -116,6 +118,22 @@ class Engine:
         self._backward_at_once = backward_at_once
         self._traces = GatherTraces(self._engine.optimizer.parameter_offload if self.trains else self._engine.optimizer)
         self._names = {id(parameter): name for name, parameter in self._engine.module.named_parameters()}
+        if isinstance(optimizer, Muon):
+            self._shard_matrices(optimizer)
+
+    def _shard_matrices(self, muon: Muon) -> None:
+        """Tells Muon which matrices ZeRO's flat tensors have shards of."""
+        zero = self._engine.optimizer
+        for number, (parameters, flat) in enumerate(
+            zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True)
+        ):
+            if muon.param_groups[zero.sub_group_to_group_id[number]]["matrices"]:
+                shards = [
+                    MatrixShard(tuple(p.ds_shape), self._partition_dims.get(self._names[id(p)])) for p in parameters
+                ]
+                group = dist.group.WORLD if dist.get_world_size() > 1 else None
+                whole = WholeMatrices(shards, tp=self._world.tp_group.size(), group=group)
+                muon.shard(flat, whole, parameters[0].dtype)
 
     @staticmethod
     def _gather_together(model: nn.Module, kinds: Sequence[type[nn.Module]]) -> None:
@@ -199,7 +217,7 @@ class Engine:
             return
         optimizer = self._engine.optimizer
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get(RATE_RATIO, 1.0)
         norm = torch.tensor(gradient_norm)  # on the host, where DeepSpeed asks whether it is finite
         optimizer._get_norm_groups = lambda: [norm]  # DeepSpeed would clip by the stage's own norm
         with counting_once(optimizer.optimizer):
