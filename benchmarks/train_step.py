@@ -39,18 +39,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", choices=PRESETS, default="default", help="model and sequences")
     parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=PRECISIONS, help="default: both")
+    parser.add_argument("--optimizer", choices=("adamw", "muon", "sgd"), default="adamw")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     preset = PRESETS[arguments.preset]
     with join_world(single_rank(), timeout_seconds=60) as world:
-        figures = {p: _measure(preset, p, world, profiled=arguments.profile) for p in arguments.precision}
-    print(json.dumps({"preset": arguments.preset} | figures))
+        figures = {
+            p: _measure(preset, p, arguments.optimizer, world, profiled=arguments.profile) for p in arguments.precision
+        }
+    print(json.dumps({"preset": arguments.preset, "optimizer": arguments.optimizer} | figures))
 
 
-def _measure(preset: Preset, precision: str, world: World, *, profiled: bool) -> dict[str, Any]:
-    stage, sequences = _stage(preset, precision, world), preset.sequences()
+def _measure(preset: Preset, precision: str, optimizer: str, world: World, *, profiled: bool) -> dict[str, Any]:
+    stage, sequences = _stage(preset, precision, optimizer, world), preset.sequences()
     seconds: list[float] = []
     while not seconds or (len(seconds) < MOST_STEPS and sum(seconds) < LIMIT_SECONDS):
         start = time.perf_counter()
@@ -80,10 +83,10 @@ def _measure(preset: Preset, precision: str, world: World, *, profiled: bool) ->
     }
 
 
-def _stage(preset: Preset, precision: str, world: World) -> TrainingStage:
+def _stage(preset: Preset, precision: str, optimizer: str, world: World) -> TrainingStage:
     number = preset.sequences_per_task
     batch_size = GlobalBatchSize(understanding=number, generation=number)
-    config = TrainConfig(precision=precision, learning_rate=1e-4, global_batch_size=batch_size)
+    config = TrainConfig(precision=precision, optimizer=optimizer, learning_rate=1e-4, global_batch_size=batch_size)
     return open_stage(world, preset.model, preset.dimensions, config, seq_len=preset.seq_len, name=precision)
 
 
