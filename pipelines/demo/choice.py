@@ -36,7 +36,7 @@ class Choice(Config):
     machine: Machine
     """As it was when the choice was made."""
     seconds: dict[str, float] = {}
-    """Time that each verb took, over all starts, up to now."""
+    """Time that each verb took over all starts, except for a verb's last minutes where the demo itself was killed."""
     finished: tuple[str, ...] = ()
     """Verbs that have finished."""
 

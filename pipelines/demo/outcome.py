@@ -24,7 +24,7 @@ class Outcome:
     seconds: dict[str, float]
     """Of each verb, over all starts."""
     training_cores: float | None
-    """Cores that training kept busy on average; None where nothing was trained now."""
+    """Cores that training kept busy on average; None where nothing was trained now, or on GPUs."""
 
     @property
     def minutes(self) -> float:

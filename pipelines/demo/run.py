@@ -94,7 +94,7 @@ class Demo:
         training_cores = None
         for number, verb in enumerate(self.verbs):
             ended = self._run_verb(verb, number, progress, line)
-            if verb.name == TRAIN and not self._is_finished(verb):
+            if verb.name == TRAIN and not self._is_finished(verb) and not self.choice.machine.num_gpus:
                 training_cores = ended.cpu_seconds / ended.seconds
             progress.finish(counts=not self._is_finished(verb))
             self._note(verb, ended.seconds, finished=True)

@@ -167,3 +167,11 @@ def test_only_a_quota_limits_the_threads_of_the_verbs(path, found, commands, mon
 def test_the_makefile_runs_the_demo_with_its_variables(values, command):
     shown = subprocess.run(["make", "-n", "demo", *values], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert command in " ".join(shown.splitlines()[-1].split())
+
+
+def test_busy_cores_say_nothing_about_training_on_gpus_or_training_that_was_done_before(path, found, commands):
+    assert start(path).run().training_cores is not None
+    assert start(path).run().training_cores is None
+    found.append(machine(num_gpus=1))
+    other = start(path, machine_class="slow")
+    assert other.run().training_cores is None
