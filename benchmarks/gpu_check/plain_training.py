@@ -37,11 +37,11 @@ TINY = ModelConfig(
 DIMENSIONS = Dimensions(vocab_size=512, codebook_size=64, code_width=16, codes_per_position=4)
 SEQ_LEN = 128
 SEQUENCES = GlobalBatchSize(understanding=2, generation=2)
-RATES = {"sgd": 0.1, "adamw": 1e-3}
+RATES = {"sgd": 0.1, "adamw": 1e-3, "muon": 1e-3}
 """Learning rates by optimizer. SGD is here since AdamW hides a wrong scale of the gradients."""
 TOLERANCE = 1e-4
 """Largest relative difference of losses and norms: products on a GPU sum in another order than on a CPU."""
-WEIGHTS_TOLERANCE = {"sgd": TOLERANCE, "adamw": 1e-3}
+WEIGHTS_TOLERANCE = {"sgd": TOLERANCE, "adamw": 1e-3, "muon": 1e-3}
 """Largest norm of the weights' differences relative to that of their change, by optimizer. AdamW steps as far by a
 gradient that is nearly zero as by any other: rounding of 1e-6 in every product, put in on a CPU, made 1e-4 of it."""
 ROUNDING_ONLY = "key.bias"
