@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from ufork.model.unifork import TIED_HEAD
 from ufork.parallel.engine.whole_matrices import MatrixShard, WholeMatrices
 
-MOMENTUM = "momentum_buffer"
-"""Name of the mean of gradients in the state of a flat tensor."""
 RATE_RATIO = "rate_ratio"
 """Key of the learning rate of a group relative to that of the others."""
+MOMENTUM = "momentum_buffer"
+"""Name of the mean of gradients in the state of a flat tensor."""
 DECAY = 0.95
 """Decay rate of that mean."""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
