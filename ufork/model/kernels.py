@@ -33,6 +33,7 @@ from ufork.model.layers.cross_entropy import (
 )
 from ufork.model.layers.depth_attention import DepthKernel, depth_attention, elementwise_depth_attention
 from ufork.model.layers.liger import liger_gated, liger_rms_norm, liger_rotate
+from ufork.model.layers.linear import PRODUCTS, LinearKernel, OneDnnLinear
 from ufork.model.layers.normalization import NormKernel, RMSNorm, fused_rms_norm, rms_norm
 from ufork.model.layers.rotary import RotaryKernel, rotate
 from ufork.model.rq_head import DepthAttention, RqHead
@@ -90,6 +91,15 @@ def use_kernels(model: nn.Module, kernels: LayerKernels) -> None:
             module.attend = kernels.depth_attention
         elif isinstance(module, RqHead | TextHead):
             module.chunk_kernels = kernels.chunks
+
+
+def use_linear(model: nn.Module, kernel: LinearKernel) -> None:
+    """Switches the matrix products of linear layers and heads of `model` to `kernel`, in place."""
+    for module in model.modules():
+        if kernel == "onednn" and type(module) is nn.Linear:
+            module.__class__ = OneDnnLinear
+        elif isinstance(module, RqHead | TextHead):
+            module.products = PRODUCTS[kernel]
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from ufork.model.config import Dimensions, RqHeadConfig
 from ufork.model.layers.cross_entropy import PLAIN_CHUNKS, WHOLE_VOCABULARY, Vocabulary, sum_cross_entropy
 from ufork.model.layers.depth_attention import DepthKernel, depth_attention
 from ufork.model.layers.dropout import SeededDropout
+from ufork.model.layers.linear import TORCH_PRODUCTS
 
 
 class DepthAttention(nn.Module):
@@ -86,12 +87,19 @@ class RqHead(nn.Module):
         self.out = nn.Linear(config.hidden_size, dimensions.codebook_size)
         self.vocabulary: Vocabulary = WHOLE_VOCABULARY
         self.chunk_kernels = PLAIN_CHUNKS
+        self.products = TORCH_PRODUCTS
 
     def forward(self, hidden_ID: Tensor, code_sums_ICE: Tensor, codes_IC: Tensor, seed: int = 0) -> Tensor:
         """Returns the sum of cross-entropies over positions and depths, a scalar in fp32 (teacher-forced)."""
         states_NP = self.states(hidden_ID, code_sums_ICE, seed).flatten(0, 1)
         return sum_cross_entropy(
-            states_NP, self.out.weight, self.out.bias, codes_IC.flatten(), self.vocabulary, self.chunk_kernels
+            states_NP,
+            self.out.weight,
+            self.out.bias,
+            codes_IC.flatten(),
+            self.vocabulary,
+            self.chunk_kernels,
+            self.products,
         )
 
     def states(self, hidden_ID: Tensor, code_sums_ICE: Tensor, seed: int = 0) -> Tensor:

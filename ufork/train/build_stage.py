@@ -11,8 +11,8 @@ import torch
 from ufork.errors import ConfigError
 from ufork.model.cost import BACKWARD_OVER_FORWARD, nominal_cost
 from ufork.model.decoder import DecoderLayer
-from ufork.model.kernels import choose_kernels, use_kernels
-from ufork.model.layers.linear import default_linear, use_linear
+from ufork.model.kernels import choose_kernels, use_kernels, use_linear
+from ufork.model.layers.linear import default_linear
 from ufork.model.rq_head import DepthBlock
 from ufork.model.unifork import UniFork
 from ufork.model.weights import MODEL_PREFIX

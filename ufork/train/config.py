@@ -97,7 +97,7 @@ class TrainConfig(Config):
     """Precision of forward and backward passes. `bf16` keeps fp32 master weights; `auto` is bf16 on devices that
     compute it natively, fp32 on others."""
     linear: Literal["auto", "torch", "onednn"] = "auto"
-    """Library for fp32 matrix products on CPUs. `auto` is oneDNN with AVX-512, torch's own (MKL) otherwise. Their
+    """Library for fp32 matrix products on CPUs. `auto` is oneDNN with AVX2 or AVX-512, torch's own otherwise. Their
     results differ by rounding: name one to resume bit for bit on another kind of CPU."""
     kernels: Literal["auto", "torch"] = "auto"
     """`auto` uses fused kernels on CUDA: those of NVIDIA apex, liger-kernel and torch.compile that run there. `torch`

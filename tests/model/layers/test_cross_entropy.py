@@ -17,6 +17,7 @@ from ufork.model.layers.cross_entropy import (
     elementwise_chunk_error,
     sum_cross_entropy,
 )
+from ufork.model.layers.linear import ONEDNN_PRODUCTS, TORCH_PRODUCTS
 from ufork.model.text_head import TextHead
 from ufork.vocabulary import IGNORED_LABEL
 
@@ -51,13 +52,16 @@ def whole(hidden, weight, bias, targets):
     scale=st.floats(-2, 2),
     seed=st.integers(0, 99),
     kernels=st.sampled_from([PLAIN_CHUNKS, ELEMENTWISE_CHUNKS]),
+    products=st.sampled_from([TORCH_PRODUCTS, ONEDNN_PRODUCTS]),
 )
 def test_loss_and_gradients_equal_torchs_for_any_chunk_size(
-    num_rows, width, vocab_size, with_bias, chunk_logits, scale, seed, kernels
+    num_rows, width, vocab_size, with_bias, chunk_logits, scale, seed, kernels, products
 ):
     tensors, targets = inputs_of(num_rows, width, vocab_size, with_bias, seed)
     with mock.patch.object(cross_entropy, "CHUNK_LOGITS", chunk_logits):
-        found = loss_and_gradients(partial(sum_cross_entropy, kernels=kernels), tensors, targets, scale)
+        found = loss_and_gradients(
+            partial(sum_cross_entropy, kernels=kernels, products=products), tensors, targets, scale
+        )
     for ours, torchs in zip(found, loss_and_gradients(whole, tensors, targets, scale), strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ufork.model.layers.linear import TORCH_PRODUCTS, Products
+
 CHUNK_LOGITS = 1 << 25
 """Most logits held at once: 128 MiB in fp32."""
 
@@ -100,11 +102,14 @@ def sum_cross_entropy(
     targets_R: Tensor,
     vocabulary: Vocabulary = WHOLE_VOCABULARY,
     kernels: ChunkKernels = PLAIN_CHUNKS,
+    products: Products = TORCH_PRODUCTS,
 ) -> Tensor:
     """Returns -sum(log softmax(hidden weight^T + bias)[target]), a scalar in fp32; zero for no tokens."""
     if not len(targets_R):
-        kernels = PLAIN_CHUNKS  # compiled code would be compiled again for empty tensors
-    return _SumCrossEntropy.apply(hidden_RD, weight_VD, bias_V, targets_R - vocabulary.first_row, vocabulary, kernels)
+        # compiled code would be compiled again for empty tensors, and oneDNN rejects them
+        kernels, products = PLAIN_CHUNKS, TORCH_PRODUCTS
+    columns_R = targets_R - vocabulary.first_row
+    return _SumCrossEntropy.apply(hidden_RD, weight_VD, bias_V, columns_R, vocabulary, kernels, products)
 
 
 def _chunks(num_tokens: int, vocab_size: int) -> list[slice]:
@@ -112,9 +117,8 @@ def _chunks(num_tokens: int, vocab_size: int) -> list[slice]:
     return [slice(start, min(start + size, vocab_size)) for start in range(0, vocab_size, size)]
 
 
-def _logits(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, chunk: slice) -> Tensor:
-    bias_N = None if bias_V is None else bias_V[chunk]
-    return torch.nn.functional.linear(hidden_RD, weight_VD[chunk], bias_N)
+def _logits(products: Products, hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, chunk: slice) -> Tensor:
+    return products.outputs(hidden_RD, weight_VD[chunk], None if bias_V is None else bias_V[chunk])
 
 
 class _SumCrossEntropy(torch.autograd.Function):
@@ -127,17 +131,18 @@ class _SumCrossEntropy(torch.autograd.Function):
         targets_R: Tensor,
         vocabulary: Vocabulary,
         kernels: ChunkKernels,
+        products: Products,
     ) -> Tensor:
         log_sum_R = torch.full(targets_R.shape, -torch.inf, device=hidden_RD.device)
         picked_R = torch.zeros_like(log_sum_R)
         for chunk in _chunks(len(targets_R), len(weight_VD)):
             columns_R = targets_R - chunk.start
             log_sum_R, picked_R = kernels.add(
-                _logits(hidden_RD, weight_VD, bias_V, chunk), columns_R, log_sum_R, picked_R
+                _logits(products, hidden_RD, weight_VD, bias_V, chunk), columns_R, log_sum_R, picked_R
             )
         log_sum_R, picked_R = vocabulary.log_add(log_sum_R), vocabulary.add(picked_R)
         ctx.save_for_backward(hidden_RD, weight_VD, bias_V, targets_R, log_sum_R)
-        ctx.vocabulary, ctx.kernels = vocabulary, kernels
+        ctx.vocabulary, ctx.kernels, ctx.products = vocabulary, kernels, products
         return (log_sum_R - picked_R).sum()
 
     @staticmethod
@@ -150,13 +155,13 @@ class _SumCrossEntropy(torch.autograd.Function):
         for chunk in _chunks(len(targets_R), len(weight_VD)):
             columns_R = targets_R - chunk.start
             error_RN = ctx.kernels.error(
-                _logits(hidden_RD, weight_VD, bias_V, chunk), columns_R, log_sum_R, gradients[0]
+                _logits(ctx.products, hidden_RD, weight_VD, bias_V, chunk), columns_R, log_sum_R, gradients[0]
             )
-            hidden_gradient_RD += error_RN @ weight_VD[chunk]
-            weight_gradient_VD[chunk] = error_RN.T @ hidden_RD
+            hidden_gradient_RD += ctx.products.input_gradient(error_RN, weight_VD[chunk])
+            weight_gradient_VD[chunk] = ctx.products.weight_gradient(error_RN, hidden_RD)
             if bias_gradient_V is not None:
                 bias_gradient_V[chunk] = error_RN.sum(0)
-        return ctx.vocabulary.add(hidden_gradient_RD), weight_gradient_VD, bias_gradient_V, None, None, None
+        return ctx.vocabulary.add(hidden_gradient_RD), weight_gradient_VD, bias_gradient_V, None, None, None, None
 
 
 def _columns(columns_R: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
