@@ -36,6 +36,7 @@ from ufork.parallel.transport.device import agree_on_device, report_device
 from ufork.parallel.transport.device_progress import DeviceProgress
 from ufork.parallel.transport.roll_call import answering_roll_calls
 from ufork.parallel.transport.store_calls import in_time
+from ufork.processes.kept_memory import keep_freed_memory
 
 POLL_SECONDS = 0.5
 """Interval at which a rank asks the job's store whether the leader has finished; `wait` of the store would log each."""
@@ -177,6 +178,8 @@ def _join_stage(
     """Agrees on the devices and makes the groups of this rank's stage."""
     coordinate = coordinates[rank_env.rank]
     device, native_bf16 = _take_device(store, rank_env, timeout)
+    if device.type == "cpu":
+        keep_freed_memory()
     members = ranks_of(coordinates, coordinate.stage)
     _export(rank_env, rank=members.index(rank_env.rank), size=len(members))
     if device.type == "cuda":
