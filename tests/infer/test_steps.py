@@ -19,6 +19,14 @@ PROMPTS = ["a red dog", "x", "three green stars and a house", "two apples left o
 NUM_POSITIONS = WARM_UP_STEPS + FEWEST_REPLAYS + 4
 
 
+@pytest.fixture(autouse=True, scope="module")
+def sorting_as_on_cuda():
+    """Sorts in torch, as graphs do: numpy, which sorts on CPUs, would run at a capture and never in a replay."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ufork.infer.sampling._largest", lambda logits_BK, count: logits_BK.topk(count, dim=-1))
+        yield
+
+
 def draw(model, tokenizer, steps, prompts=PROMPTS[:3], *, num_positions=NUM_POSITIONS, seed=0, **changes):
     config = DrawConfig(**{"guidance": 3.0} | changes)
     seeds = range(seed, seed + len(prompts))
