@@ -76,7 +76,8 @@ def test_huge_logits_do_not_overflow(factor):
         torch.testing.assert_close(ours, torchs)
 
 
-def test_no_chunk_of_logits_is_larger_than_the_limit():
+def logits_computed(chunk_logits):
+    """Returns the sizes of the chunks that a loss of 6 x 100 logits and its gradients compute."""
     tensors, targets = inputs_of(6, 4, 100, True, 0)
     sizes = []
 
@@ -86,9 +87,21 @@ def test_no_chunk_of_logits_is_larger_than_the_limit():
         return logits
 
     original = cross_entropy._logits
-    with mock.patch.object(cross_entropy, "CHUNK_LOGITS", 120), mock.patch.object(cross_entropy, "_logits", recording):
+    with (
+        mock.patch.object(cross_entropy, "CHUNK_LOGITS", chunk_logits),
+        mock.patch.object(cross_entropy, "_logits", recording),
+    ):
         sum_cross_entropy(*tensors, targets).backward()
+    return sizes
+
+
+def test_no_chunk_of_logits_is_larger_than_the_limit():
+    sizes = logits_computed(120)
     assert sum(sizes) == 2 * 600 and max(sizes) <= 120
+
+
+def test_the_logits_of_an_only_chunk_are_computed_once():
+    assert logits_computed(600) == [600]
 
 
 def test_bf16_sums_in_fp32_and_gives_gradients_in_bf16():

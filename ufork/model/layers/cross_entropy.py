@@ -1,14 +1,15 @@
-"""Linear layer and summed cross-entropy in one, without ever holding the logits of the whole vocabulary.
+"""Linear layer and summed cross-entropy in one, without ever holding the logits of a large vocabulary.
 
     for each chunk of the vocabulary: logits of the chunk -> running log-sum-exp, and the target's logit if it is there
 
-The backward pass recomputes each chunk. Liger-Kernel (arXiv 2410.10989) chunks the tokens instead; chunks of the
-vocabulary suit vocabulary parallelism: a rank that holds some rows of the weight loops over those, and a `Vocabulary`
-combines the results of all ranks. Liger also waits for the GPU in both passes, to count targets and to look at the
-gradient, and adds to the weight's whole gradient once per chunk of tokens: up to V / D times 4 V D bytes in bf16, which
-for a vocabulary of 151,936 entries are 92 GB. DeepSpeed's `runtime/chunked_cross_entropy.py` starts from existing
-logits: forward and backward of 2,048 bf16 tokens over 151,936 entries took 1,521 MB with it and at most 357 MB here
-(peak resident memory).
+The backward pass recomputes each chunk, except on CPUs where the vocabulary fits into one: there the product costs more
+than keeping its result. Liger-Kernel (arXiv 2410.10989) chunks the tokens instead; chunks of the vocabulary suit
+vocabulary parallelism: a rank that holds some rows of the weight loops over those, and a `Vocabulary` combines the
+results of all ranks. Liger also waits for the GPU in both passes, to count targets and to look at the gradient, and
+adds to the weight's whole gradient once per chunk of tokens: up to V / D times 4 V D bytes in bf16, which for a
+vocabulary of 151,936 entries are 92 GB. DeepSpeed's `runtime/chunked_cross_entropy.py` starts from existing logits:
+forward and backward of 2,048 bf16 tokens over 151,936 entries took 1,521 MB with it and at most 357 MB here (peak
+resident memory).
 
 Shapes: R tokens to predict, D hidden size, V rows of the weight on this rank, N vocabulary entries in a chunk.
 """
@@ -135,27 +136,37 @@ class _SumCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         log_sum_R = torch.full(targets_R.shape, -torch.inf, device=hidden_RD.device)
         picked_R = torch.zeros_like(log_sum_R)
-        for chunk in _chunks(len(targets_R), len(weight_VD)):
+        chunks = _chunks(len(targets_R), len(weight_VD))
+        kept_RV = None
+        if hidden_RD.is_cpu and len(chunks) == 1:
+            kept_RV = _logits(products, hidden_RD, weight_VD, bias_V, chunks[0])
+        for chunk in chunks:
             columns_R = targets_R - chunk.start
             log_sum_R, picked_R = kernels.add(
-                _logits(products, hidden_RD, weight_VD, bias_V, chunk), columns_R, log_sum_R, picked_R
+                _logits(products, hidden_RD, weight_VD, bias_V, chunk) if kept_RV is None else kept_RV,
+                columns_R,
+                log_sum_R,
+                picked_R,
             )
         log_sum_R, picked_R = vocabulary.log_add(log_sum_R), vocabulary.add(picked_R)
-        ctx.save_for_backward(hidden_RD, weight_VD, bias_V, targets_R, log_sum_R)
+        ctx.save_for_backward(hidden_RD, weight_VD, bias_V, targets_R, log_sum_R, kept_RV)
         ctx.vocabulary, ctx.kernels, ctx.products = vocabulary, kernels, products
         return (log_sum_R - picked_R).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_RD, weight_VD, bias_V, targets_R, log_sum_R = ctx.saved_tensors
+        hidden_RD, weight_VD, bias_V, targets_R, log_sum_R, kept_RV = ctx.saved_tensors
         hidden_gradient_RD = torch.zeros_like(hidden_RD)
         weight_gradient_VD = torch.empty_like(weight_VD)
         bias_gradient_V = None if bias_V is None else torch.empty_like(bias_V)
         for chunk in _chunks(len(targets_R), len(weight_VD)):
             columns_R = targets_R - chunk.start
             error_RN = ctx.kernels.error(
-                _logits(ctx.products, hidden_RD, weight_VD, bias_V, chunk), columns_R, log_sum_R, gradients[0]
+                _logits(ctx.products, hidden_RD, weight_VD, bias_V, chunk) if kept_RV is None else kept_RV,
+                columns_R,
+                log_sum_R,
+                gradients[0],
             )
             hidden_gradient_RD += ctx.products.input_gradient(error_RN, weight_VD[chunk])
             weight_gradient_VD[chunk] = ctx.products.weight_gradient(error_RN, hidden_RD)
