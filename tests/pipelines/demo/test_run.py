@@ -165,7 +165,10 @@ def test_only_a_quota_limits_the_threads_of_the_verbs(path, found, commands, mon
     ],
 )
 def test_the_makefile_runs_the_demo_with_its_variables(values, command):
-    shown = subprocess.run(["make", "-n", "demo", *values], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # below `make test`, make would also say which folder it enters and leaves
+    shown = subprocess.run(
+        ["make", "-n", "--no-print-directory", "demo", *values], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert command in " ".join(shown.splitlines()[-1].split())
 
 
