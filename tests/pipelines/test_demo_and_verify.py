@@ -44,7 +44,13 @@ def path(tmp_path_factory):
 
 def start(path, *overrides):
     command = [sys.executable, "-m", "pipelines.cli", "demo", str(path), *overrides]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells' background jobs ignore it
+    )
 
 
 def wait_for_step(folder, step):
