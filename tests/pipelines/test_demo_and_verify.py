@@ -64,7 +64,7 @@ def wait_for_step(folder, step):
 def test_a_demo_is_killed_interrupted_and_resumed(path):
     folder = read_recipe(path).run_folder
     killed = start(path)
-    wait_for_step(folder, 6)
+    wait_for_step(folder, 16)  # when the checkpoint of step 5 or 10, at least, is complete
     (child,) = children_of(killed.pid)
     killed.kill()
     killed.communicate()
