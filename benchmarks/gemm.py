@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from ufork.model.layers.linear import ONEDNN_PRODUCTS
+
 SHAPES = ((2048, 256, 1024), (4096, 320, 896), (4096, 320, 1792))
 """(rows, inputs, outputs), like those of a training step."""
 REPEATS = 20
@@ -26,7 +28,7 @@ def best_gemm_gflops(dtype: torch.dtype) -> float:
 def _products(dtype: torch.dtype) -> dict[str, Product]:
     products: dict[str, Product] = {"torch": F.linear}
     if dtype == torch.float32 and torch.backends.mkldnn.is_available():  # in bf16 F.linear already uses oneDNN
-        products["onednn"] = lambda x, w: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
+        products["onednn"] = lambda x, w: ONEDNN_PRODUCTS.outputs(x, w, None)
     return products
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ufork.model.decoder import DecoderLayer
 from ufork.model.layers.attention import Attend
+from ufork.model.layers.linear import ONEDNN_CAPABILITIES
 from ufork.model.layers.normalization import RMSNorm
 from ufork.model.layers.rotary import Rotary, rotated
 from ufork.model.rq_head import DepthBlock, RqHead
@@ -35,7 +36,7 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN computes products of `dtype` on `device` with weights in its own order: on x86 with AVX2."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+    if torch.backends.cpu.get_cpu_capability() not in ONEDNN_CAPABILITIES:
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
