@@ -27,13 +27,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.cpu:
         os.environ.update(CUDA_VISIBLE_DEVICES="", DS_ACCELERATOR="cpu")
-    prepare_environment(os.environ, num_local_ranks=1)
+    most_together = max(1, len(os.sched_getaffinity(0)) // CORES_PER_PART)
+    prepare_environment(os.environ, num_local_ranks=most_together)  # threads that wait for each other's cores hang
     try:
         results = run_parts(
-            choose_parts(arguments.parts),
-            arguments.output,
-            cpu=arguments.cpu,
-            most_together=max(1, len(os.sched_getaffinity(0)) // CORES_PER_PART),
+            choose_parts(arguments.parts), arguments.output, cpu=arguments.cpu, most_together=most_together
         )
     except UforkError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ from ufork.model.kernels import (
 )
 from ufork.model.layers.apex import RMS_NORM
 from ufork.model.layers.cross_entropy import PLAIN_CHUNKS, ChunkKernels
-from ufork.model.layers.liger import liger_gated, liger_rms_norm, liger_rotate
+from ufork.model.layers.liger import liger_gated, liger_rotate
 from ufork.model.layers.normalization import fused_rms_norm, rms_norm
 from ufork.vocabulary import Task
 
@@ -52,7 +52,7 @@ def pretend_that_run(monkeypatch, *, liger: bool, compiler: bool):
 @pytest.mark.parametrize(
     ("liger", "compiler", "names"),
     [
-        (True, True, (LIGER, LIGER, COMPILED)),
+        (True, True, ("torch's fused kernel", LIGER, COMPILED)),
         (False, True, ("torch's fused kernel", COMPILED, COMPILED)),
         (False, False, ("torch's fused kernel", PLAIN, PLAIN)),
     ],
@@ -64,7 +64,7 @@ def test_what_runs_on_a_gpu_is_chosen_and_logged(monkeypatch, caplog, liger, com
     assert [name.startswith(expected) for name, expected in zip(chosen.names, names, strict=True)] == [True] * 3
     assert [record.message.split(": ", 1)[1] for record in caplog.records] == list(chosen.names)
     assert ("C compiler" in caplog.text) == (not liger)
-    assert chosen.rms_norm is (liger_rms_norm if liger else fused_rms_norm)
+    assert chosen.rms_norm is fused_rms_norm
     generated, plain = compiled_kernels(), LayerKernels()
     assert chosen.rotary is (liger_rotate if liger else generated.rotary if compiler else plain.rotary)
     assert chosen.gate is (liger_gated if liger else generated.gate if compiler else plain.gate)
@@ -97,7 +97,7 @@ def test_other_packages_named_apex_are_not_used(monkeypatch, missing):
         monkeypatch.setitem(sys.modules, RMS_NORM.extension, None)
     elif missing == "everything":
         monkeypatch.delitem(sys.modules, RMS_NORM.module)
-    assert choose_kernels(CUDA).rms_norm is liger_rms_norm
+    assert choose_kernels(CUDA).rms_norm is fused_rms_norm
 
 
 @pytest.mark.parametrize(("device", "choice"), [(CPU, "auto"), (CUDA, "torch")])

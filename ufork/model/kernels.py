@@ -4,7 +4,7 @@
 
 On CUDA fused kernels take the place of plain torch, in this order, as far as they are installed and run:
 
-    RMSNorm                     NVIDIA apex, liger-kernel, torch's fused kernel
+    RMSNorm                     NVIDIA apex, torch's fused kernel
     rotary embedding, SwiGLU    liger-kernel, torch.compile
     depth attention, cross-entropy's work between its products    torch.compile
 
@@ -32,7 +32,7 @@ from ufork.model.layers.cross_entropy import (
     elementwise_chunk_error,
 )
 from ufork.model.layers.depth_attention import DepthKernel, depth_attention, elementwise_depth_attention
-from ufork.model.layers.liger import liger_gated, liger_rms_norm, liger_rotate
+from ufork.model.layers.liger import liger_gated, liger_rotate
 from ufork.model.layers.linear import PRODUCTS, LinearKernel, OneDnnLinear
 from ufork.model.layers.normalization import NormKernel, RMSNorm, fused_rms_norm, rms_norm
 from ufork.model.layers.rotary import RotaryKernel, rotate
@@ -113,8 +113,6 @@ def _find_kernels(device: torch.device) -> LayerKernels:
     norm_name = "torch's fused kernel"
     if apex:
         norm, norm_name = functools.partial(_apex_rms_norm, apex), "NVIDIA apex's fused kernel"
-    elif not no_liger:
-        norm, norm_name = liger_rms_norm, LIGER
     compiled_or_plain = LayerKernels() if no_compiler else compiled_kernels()
     compiled_name = f"{PLAIN}, since torch.compile fails ({no_compiler})" if no_compiler else COMPILED
     return LayerKernels(

@@ -109,7 +109,8 @@ def rank_memory(
         ),
         key=sum,
     )
-    bucket = min(whole, REDUCE_BUCKET_NUMBERS) * value
+    reduces = shape.dp > 1  # else autograd adds to ZeRO's shard itself
+    bucket = min(whole, REDUCE_BUCKET_NUMBERS) * value if reduces else 0
     joined = value if value < FP32_BYTES else 0  # gradients are joined in their own precision first
     updated = min(shard, UPDATED_PARAMETERS)
     groups = (shape.dp > 1) + (shape.tp > 1)
@@ -118,7 +119,7 @@ def rank_memory(
         optimizer=(shard - (-workload.num_moments(stage) // num_ranks)) * FP32_BYTES,
         gradients=shard * value,
         bucket=bucket,
-        unreduced=0 if reduce_each_backward else whole * value,
+        unreduced=whole * value if reduces and not reduce_each_backward else 0,
         gathered=min(whole, LIVE_PARAMETERS + PREFETCHED_PARAMETERS) * value if shape.dp > 1 else 0,
         activations=activations,
         head=head,

@@ -167,7 +167,8 @@ def _gather_seconds(workload: Workload, machine: MachineProfile, stage: Stage, s
 def _update_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
     """Seconds between the last backward pass and the next step."""
     whole, value = workload.num_parameters(stage) / shape.tp, workload.value_bytes
-    reduced = whole * 6 * value  # read and written by the bucket, by the buffer that is reduced, and by the shard
+    # read and written by the bucket, by the buffer that is reduced, and by the shard; with one replica only emptied
+    reduced = whole * (6 if shape.dp > 1 else 1) * value
     fp32 = 4
     moments = workload.num_moments(stage) / workload.num_parameters(stage)
     updated = (2 + moments) * fp32 + (1 + moments) * fp32  # with the gradient, which is only read

@@ -183,8 +183,13 @@ def _build_engine(
     model.set_recompute(config.activation_checkpointing)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     optimizer = build_optimizer(module, config, world.device) if num_trained or passes_gradients else None
+    # a setting of DeepSpeed's may be about what its hooks do
+    resident = world.dp_group.size() == 1 and not config.deepspeed
     deepspeed_config = engine_config(
-        precision, max_grad_norm=config.max_grad_norm, num_parameters=num_parameters, extra=config.deepspeed
+        precision,
+        max_grad_norm=config.max_grad_norm,
+        num_reduced=0 if resident else num_parameters,
+        extra=config.deepspeed,
     )
     with naming_keys(config.deepspeed):
         return Engine(
@@ -195,6 +200,7 @@ def _build_engine(
             gathered_whole=(DecoderLayer, DepthBlock),
             partition_dims=partition_dims,
             backward_at_once=world.coordinate.stage is not Stage.TRUNK,
+            resident=resident,
         )
 
 

@@ -1,6 +1,6 @@
 """Kernels around the attention: RMSNorm, the loss with its product, and a decoder layer against fp32 on the CPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,11 +22,13 @@ from benchmarks.gpu_check.plain_training import ROUNDING_ONLY
 from benchmarks.gpu_check.report import Report
 from benchmarks.workloads.random_sequences import RandomSequences
 from ufork.model.config import Dimensions, ModelConfig
-from ufork.model.kernels import choose_kernels, use_kernels
+from ufork.model.decoder import gated
+from ufork.model.kernels import choose_kernels, compiled_kernels, use_kernels
 from ufork.model.layers.attention import PackedAttention, choose_attention_kernel
 from ufork.model.layers.cross_entropy import PLAIN_CHUNKS, ChunkKernels, sum_cross_entropy
-from ufork.model.layers.liger import liger_rms_norm
+from ufork.model.layers.liger import liger_gated, liger_rotate
 from ufork.model.layers.normalization import fused_rms_norm, rms_norm
+from ufork.model.layers.rotary import RotaryKernel, rotary_angles, rotate
 from ufork.model.unifork import DecoderStack
 from ufork.vocabulary import Task
 
@@ -45,30 +47,76 @@ def run(report: Report, *, cpu: bool) -> None:
     """Fails if one of ufork's functions is wrong on this device."""
     device = device_of(cpu=cpu)
     model = ModelConfig(hidden_size=64, intermediate_size=96, num_attention_heads=4) if cpu else ModelConfig()
-    _norms(report, CPU_TOKENS if cpu else TOKENS, model.hidden_size, device)
+    num_tokens = CPU_TOKENS if cpu else TOKENS
+    _norms(report, num_tokens, model.hidden_size, device)
+    _rotaries(report, num_tokens, model, device)
+    _gates(report, num_tokens, model.intermediate_size, device)
     targets = CPU_TARGETS if cpu else TARGETS if memory_gb(device) > MUCH_MEMORY_GB else FEWER_TARGETS
     _losses(report, targets, CPU_VOCABULARY if cpu else VOCABULARY, model.hidden_size, device)
     _decoder_layer(report, model, CPU_LAYER_TOKENS if cpu else LAYER_TOKENS, device)
 
 
 def _norms(report: Report, num_tokens: int, hidden_size: int, device: torch.device) -> None:
-    generator = torch.Generator().manual_seed(0)
-    hidden, gradient = (torch.randn(num_tokens, hidden_size, generator=generator).to(device) for _ in range(2))
-    weight = torch.rand(hidden_size, generator=generator).to(device) + 0.5
-    expected = with_gradients(partial(rms_norm, eps=EPS), (hidden, weight), gradient)
-    halves = [tensor.to(half_precision(device)) for tensor in (hidden, weight)]
+    inputs = [torch.randn(num_tokens, hidden_size, device=device), torch.rand(hidden_size, device=device) + 0.5]
     functions: dict[str, Callable[..., Tensor]] = {
-        "chosen": partial(choose_kernels(device).rms_norm, eps=EPS),
-        "plain": partial(rms_norm, eps=EPS),
-        "torch": partial(fused_rms_norm, eps=EPS),
-        "liger": partial(liger_rms_norm, eps=EPS),
+        "chosen": choose_kernels(device).rms_norm,
+        "plain": rms_norm,
+        "torch": fused_rms_norm,
     }
+    _compare(report, "RMSNorm", {name: partial(function, eps=EPS) for name, function in functions.items()}, inputs)
+
+
+def _rotaries(report: Report, num_tokens: int, model: ModelConfig, device: torch.device) -> None:
+    heads = (model.num_attention_heads, model.num_key_value_heads)
+    angles = rotary_angles(torch.arange(num_tokens), model.head_dim, model.rope_theta).to(device)
+    functions = {
+        "chosen": choose_kernels(device).rotary,
+        "plain": rotate,
+        "compiled": compiled_kernels().rotary,
+        "liger": liger_rotate,
+    }
+    inputs = [torch.randn(num_tokens, number, model.head_dim, device=device) for number in heads]
+    _compare(
+        report,
+        "rotary embedding",
+        {name: partial(_rotated, kernel=kernel, angles_TW=angles) for name, kernel in functions.items()},
+        inputs,
+    )
+
+
+def _rotated(query_THW: Tensor, key_TGW: Tensor, *, kernel: RotaryKernel, angles_TW: Tensor) -> Tensor:
+    cos_TW, sin_TW = angles_TW.cos().to(query_THW.dtype), angles_TW.sin().to(query_THW.dtype)
+    return torch.cat(kernel(query_THW.clone(), key_TGW.clone(), cos_TW, sin_TW), dim=1)  # which may write over them
+
+
+def _gates(report: Report, num_tokens: int, width: int, device: torch.device) -> None:
+    functions = {
+        "chosen": choose_kernels(device).gate,
+        "plain": gated,
+        "compiled": compiled_kernels().gate,
+        "liger": liger_gated,
+    }
+    inputs = [torch.randn(num_tokens, width, device=device) for _ in range(2)]
+    _compare(report, "SwiGLU", {name: partial(_copied, function) for name, function in functions.items()}, inputs)
+
+
+def _copied(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    return function(*(x.clone() for x in inputs))  # a kernel may write over them
+
+
+def _compare(
+    report: Report, operation: str, functions: Mapping[str, Callable[..., Tensor]], inputs: Sequence[Tensor]
+) -> None:
+    """Reports every function in half precision against the plain one in fp32."""
+    gradient = torch.randn_like(functions["plain"](*inputs))
+    expected = with_gradients(functions["plain"], inputs, gradient)
+    halves = [tensor.to(half_precision(gradient.device)) for tensor in inputs]
     for name, function in functions.items():
         found = attempt(partial(forward_and_backward, function, halves, gradient.to(halves[0]), expected))
-        report.figure(f"RMSNorm, {name}", found)
+        report.figure(f"{operation}, {name}", found)
         if name == "chosen":
-            _require_small(report, "RMSNorm", found)
-            report.headline(f"RMSNorm {described(found)}")
+            _require_small(report, operation, found)
+            report.headline(f"{operation} {described(found)}")
 
 
 def _losses(report: Report, counts: tuple[int, ...], vocab_size: int, hidden_size: int, device: torch.device) -> None:

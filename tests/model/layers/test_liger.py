@@ -8,21 +8,13 @@ import pytest
 import torch
 
 from ufork.model.decoder import gated
-from ufork.model.layers.liger import liger_gated, liger_rms_norm, liger_rotate
-from ufork.model.layers.normalization import rms_norm
+from ufork.model.layers.liger import liger_gated, liger_rotate
 from ufork.model.layers.rotary import Rotary, rotate
 
 
-class LigerRMSNormFunction:
+class LigerRopeFunction:
     """Takes what liger-kernel 0.8.5 takes."""
 
-    @staticmethod
-    def apply(X, W, eps, offset=0.0, casting_mode="llama", in_place=True, row_mode=None):
-        assert X.shape[-1:] == W.shape and (offset, casting_mode, in_place) == (0.0, "llama", False)
-        return rms_norm(X, W, eps)
-
-
-class LigerRopeFunction:
     @staticmethod
     def apply(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None):
         """q and k are [1, heads, tokens, width]; cos and sin [1, tokens, width]."""
@@ -40,7 +32,6 @@ class LigerSiLUMulFunction:
 @pytest.fixture
 def liger(monkeypatch):
     operations = SimpleNamespace(
-        LigerRMSNormFunction=LigerRMSNormFunction,
         LigerRopeFunction=LigerRopeFunction,
         LigerSiLUMulFunction=LigerSiLUMulFunction,
     )
@@ -49,14 +40,13 @@ def liger(monkeypatch):
 
 
 def inputs_of(dtype, seed=0, device="cpu"):
-    """Arguments of the three kernels; a prime number of tokens, and widths that are no powers of two."""
+    """Arguments of the kernels; a prime number of tokens, and widths that are no powers of two."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = [torch.randn(shape, generator=generator) for shape in [(7, 48), (48,), (7, 48), (7, 4, 12), (7, 2, 12)]]
-    hidden, weight, up, query, key = (x.to(device, dtype).requires_grad_() for x in tensors)
+    tensors = [torch.randn(shape, generator=generator) for shape in [(7, 48), (7, 48), (7, 4, 12), (7, 2, 12)]]
+    gate, up, query, key = (x.to(device, dtype).requires_grad_() for x in tensors)
     rotary = Rotary(torch.arange(7, device=device), head_dim=12, theta=1e4, dtype=dtype)
     return {
-        (liger_rms_norm, rms_norm): ((hidden, weight), (1e-6,)),
-        (liger_gated, gated): ((hidden, up), ()),
+        (liger_gated, gated): ((gate, up), ()),
         (liger_rotate, rotate): ((query, key), (rotary.cos_TW, rotary.sin_TW)),
     }
 
@@ -91,8 +81,6 @@ def with_floats(argument):  # a GPU's launcher passes floats as fp32
     return convert(argument)
 
 interpreter._implicit_cvt = with_floats
-import liger_kernel.ops.rms_norm
-liger_kernel.ops.rms_norm.rsqrt = lambda x: tl.rsqrt(x)  # its own is a function of CUDA's library
 import torch
 from tests.model.layers.test_liger import require_equal
 require_equal(1e-5, torch.float32)

@@ -198,7 +198,7 @@ def order_of_gathers_and_updates(rank_env: RankEnvironment):
     with join_world(rank_env, timeout_seconds=60) as world:
         config = CONFIG.model_copy(update={"global_batch_size": GlobalBatchSize(understanding=1, generation=1)})
         stage = open_stage(world, config, model=shallow_config(), seq_len=16)
-        stage.engine._traces._own._PartitionedParameterCoordinator__allgather_stream = GatherStream(events)
+        stage.engine._passes._traces._own._PartitionedParameterCoordinator__allgather_stream = GatherStream(events)
         for step in range(2):
             sequences = {task: sequences_of(task, step, [0]) for task in Task}
             run_step(stage, sequences, 0.1, before_update=lambda: events.append("update"))

@@ -38,14 +38,14 @@ OWNED_KEYS = frozenset(
 
 
 def engine_config(
-    precision: Precision, *, max_grad_norm: float, num_parameters: int, extra: dict[str, Any]
+    precision: Precision, *, max_grad_norm: float, num_reduced: int, extra: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns DeepSpeed's configuration: the keys that ufork owns, merged with the user's `extra` keys.
 
     Args:
         precision: precision of the passes.
         max_grad_norm: norm to which the job's gradients are clipped; 0: they are not.
-        num_parameters: parameters of the stage on this rank.
+        num_reduced: parameters whose gradients this rank reduces with other replicas.
         extra: `train.deepspeed` of the recipe.
 
     Raises:
@@ -73,7 +73,7 @@ def engine_config(
         "zero_optimization": {
             # DeepSpeed's own linear function saves memory that is not scarce and costs a tenth of a step on a CPU
             "memory_efficient_linear": False,
-            "reduce_bucket_size": min(REDUCE_BUCKET_NUMBERS, num_parameters),
+            "reduce_bucket_size": max(min(REDUCE_BUCKET_NUMBERS, num_reduced), 1),
             **zero,
             "stage": 3,
         },

@@ -8,7 +8,7 @@ accumulation steps nor average over ranks; and gradients are clipped by the norm
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -22,13 +22,13 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from ufork.parallel.engine.gather_traces import GatherTraces
 from ufork.parallel.engine.muon import RATE_RATIO, Muon
 from ufork.parallel.engine.optimizer_state import counting_once
 from ufork.parallel.engine.rank_state import EngineShards
 from ufork.parallel.engine.release import release
+from ufork.parallel.engine.resident_passes import ResidentPasses
+from ufork.parallel.engine.sharded_passes import ShardedPasses, gather_together
 from ufork.parallel.engine.whole_matrices import MatrixShard, WholeMatrices
-from ufork.parallel.schedule.actions import Pass
 from ufork.parallel.tracing.trace import Tracer
 from ufork.parallel.transport.stage_world import World
 from ufork.vocabulary import PackedSequence, Task
@@ -91,6 +91,7 @@ class Engine:
         gathered_whole: Sequence[type[nn.Module]] = (),
         partition_dims: dict[str, int] | None = None,
         backward_at_once: bool = True,
+        resident: bool = False,
     ):
         """Shards `model`.
 
@@ -103,6 +104,7 @@ class Engine:
             partition_dims: by name, the dimension along which a parameter is partitioned over the tp ranks.
             backward_at_once: whether each backward pass directly follows its forward pass, between which the weights
                 then stay gathered; else passes come in any order.
+            resident: whether the weights stay whole on this rank, the only replica; DeepSpeed's hooks then do not run.
         """
         deepspeed_logger.setLevel(logging.WARNING)
         deepspeed_logger.addFilter(_concerns_users)
@@ -110,14 +112,23 @@ class Engine:
         self.trains, self.device = optimizer is not None, world.device
         self.gradient_scale = world.dp_group.size() if self.trains else 1
         self._world, self._partition_dims = world, partition_dims or {}
-        self._gather_together(model, gathered_whole)
+        if not resident:
+            gather_together(model, gathered_whole)
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, mpu=Grid(world), dist_init_required=False
         )
-        self._adds_partitions = False
+        self._is_resident = resident
+        self._passes: ShardedPasses | ResidentPasses = (
+            ResidentPasses(self._engine, trains=self.trains)
+            if resident
+            else ShardedPasses(
+                self._engine,
+                trains=self.trains,
+                num_replicas=world.dp_group.size(),
+                backward_at_once=backward_at_once,
+            )
+        )
         self.shards = EngineShards(self._engine, world, self._partition_dims) if self.trains else None
-        self._backward_at_once = backward_at_once
-        self._traces = GatherTraces(self._engine.optimizer.parameter_offload if self.trains else self._engine.optimizer)
         self._names = {id(parameter): name for name, parameter in self._engine.module.named_parameters()}
         if isinstance(optimizer, Muon):
             self._shard_matrices(optimizer)
@@ -136,50 +147,22 @@ class Engine:
                 whole = WholeMatrices(shards, tp=self._world.tp_group.size(), group=group)
                 muon.shard(flat, whole, parameters[0].dtype)
 
-    @staticmethod
-    def _gather_together(model: nn.Module, kinds: Sequence[type[nn.Module]]) -> None:
-        present = [kind for kind in kinds if any(isinstance(module, kind) for module in model.modules())]
-        if present:
-            deepspeed.utils.set_z3_leaf_modules(model, present)
-            for module in model.modules():
-                if isinstance(module, tuple(present)):
-                    module.register_forward_pre_hook(_join_backward)
-
     @contextmanager
     def accumulating(self, *, once: bool = True) -> Iterator[None]:
         """Encloses the passes of a step: gradients are reduced at its end or, unless `once`, at every backward.
 
         After an error in it nothing is reduced, and the engine is of no further use.
         """
-        self._traces.follow_updates()
-        self._adds_partitions = self.trains and not once
-        if self._adds_partitions:
-            self._engine.optimizer.grad_partitions_flat_buffer.zero_()
-        with self._engine.coalesce_grad_reduction() if self.trains and once else nullcontext():
-            try:
-                yield
-            except BaseException:
-                # DeepSpeed reduces on the way out of an error, too, and would wait for ranks that may be lost
-                self._engine._flush_coalesced_reduction_zero3 = lambda optimizer: None
-                raise
+        with self._passes.accumulating(once=once):
+            yield
 
     def forward(self, sequence: PackedSequence, *args: Any) -> Any:
         """Returns the model's output for `sequence`; all replicas run the same passes of the same tasks in lockstep."""
-        self._traces.select((sequence.task, Pass.FORWARD))
-        output = self._engine(sequence, *args)
-        if not self._backward_at_once:
-            self._traces.end_forward()
-        return output
+        return self._passes.forward(sequence, *args)
 
     def backward(self, loss: Tensor, task: Task) -> None:
         """Adds the gradients of `loss`, this replica's term of a sum over all replicas, for a sequence of `task`."""
-        if not self._backward_at_once:
-            self._traces.begin_backward((task, Pass.BACKWARD))
-        if self._adds_partitions:
-            # ZeRO overwrites its partitions in a step's first backward, which it detects by counting forwards; here
-            # several forwards may precede it
-            self._engine.optimizer.micro_step_id = 1
-        self._engine.backward(loss * self.gradient_scale, scale_wrt_gas=False)
+        self._passes.backward(loss, task)
 
     def squared_gradients(self, *, exclude: Collection[str] = ()) -> Tensor:
         """Returns this rank's term of the squared norm of the stage's gradients, which is the sum over its ranks.
@@ -226,8 +209,7 @@ class Engine:
 
     def trace_gathers(self, tracer: Tracer) -> None:
         """Makes `tracer` record how long ZeRO-3 takes to gather weights from other replicas."""
-        if self._world.dp_group.size() > 1:
-            self._traces.trace(tracer)
+        self._passes.trace_gathers(tracer)
 
     def whole_gradient(self, name: str) -> Tensor:
         """Returns a parameter's reduced gradient in fp32, gathered over the replicas but not over the tp ranks."""
@@ -253,10 +235,11 @@ class Engine:
                 weights[name] = whole.detach().to("cpu", torch.float32, copy=True)
         return weights
 
-    @staticmethod
-    def _gathered(parameter: nn.Parameter) -> Tensor:
+    def _gathered(self, parameter: nn.Parameter) -> Tensor:
         if parameter.requires_grad:
             return safe_get_full_fp32_param(parameter)
+        if self._is_resident:
+            return parameter.detach().clone()
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone()
 
@@ -270,6 +253,7 @@ class Engine:
 
     def close(self) -> None:
         """Frees the engine's memory, so that the process can open another one; it cannot be used any more."""
+        self._passes.close()
         release(self._engine)
 
 
@@ -285,14 +269,3 @@ def _disable_shared_memory_collectives() -> None:
     finds on the first access by trying the machine's compilers and GPUs for every operator.
     """
     vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
-
-
-def _join_backward(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Makes the input of a module that trains require a gradient, even behind frozen modules.
-
-    ZeRO-3 recognises by the gradients of a module's inputs when its backward pass begins and ends, and without them
-    frees the weights before their gradients are accumulated (seen in DeepSpeed 0.19.8).
-    """
-    hidden, *others = inputs
-    trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in module.parameters())
-    return (hidden.detach().requires_grad_(), *others) if trains and not hidden.requires_grad else None
