@@ -139,5 +139,10 @@ def _spread(candidates: list[Key], share: float, seed: int) -> tuple[Key, ...]:
 
 
 def _elements(key: Key) -> set[object]:
-    """Returns the kinds, tints, ... of a key; backgrounds are distinguished from tints of the same name."""
-    return {*key[1:-1], ("background", key[-1])}
+    """Returns the kinds, tints, ... of a key; backgrounds are distinguished from tints of the same name.
+
+    Of a relation also its two kinds on the background: if all of their relations were held out, no training scene could
+    have both, and no held-out scene of another skill either.
+    """
+    pair = {frozenset((key[1], key[3], ("background", key[-1])))} if key[0] == "position" else set[object]()
+    return {*key[1:-1], ("background", key[-1]), *pair}

@@ -3,12 +3,14 @@
 import io
 from collections import Counter
 from itertools import combinations
+from random import Random
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_prep.demo.scene_grammar import COMPOSITION, RELATIONS, SKILLS, ScenesConfig
+from data_prep.demo.scene_sampling import SceneSampler
 from data_prep.demo.scenes import SceneSource
 from data_prep.demo.sprites import Placed, SpriteSheet
 from ufork.errors import ConfigError
@@ -19,6 +21,15 @@ CONFIG = ScenesConfig(
     num_kinds=8, num_tints=4, num_train_per_task=NUM_SAMPLES["train"], num_heldout_per_task=NUM_SAMPLES["heldout"]
 )
 SPRITE = CONFIG.sprite_px
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_held_out_combination_has_a_scene(seed):
+    config = CONFIG.model_copy(update={"canvas_px": 96, "sprite_px": 32, "position_step_px": 32})
+    sampler = SceneSampler(config, seed)
+    for skill, keys in sampler.held_out.by_skill.items():
+        scenes = [sampler.heldout(Random(0), key, even_backgrounds=True) for key in keys]
+        assert {scene.skill for scene in scenes} == {skill}
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,8 @@ def test_each_skill_has_held_out_keys_and_no_element_loses_more_than_its_share(c
     assert set(held_out.by_skill) == set(SKILLS)
     for skill, keys in held_out.by_skill.items():
         assert keys and len(set(keys)) == len(keys), skill
+    relations = Counter((frozenset((a, b)), ground) for _, a, _, b, ground in held_out.by_skill["position"])
+    assert max(relations.values()) <= math.ceil(config.held_out_share * 4), "two kinds keep relations to be placed in"
     lost = Counter(key[2] for key in held_out.by_skill["counting"])
     assert max(lost.values()) <= math.ceil(config.held_out_share * config.num_kinds * config.num_backgrounds)
     lost = Counter(key[2] for key in held_out.by_skill["colours"])
