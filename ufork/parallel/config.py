@@ -9,6 +9,10 @@ from ufork.config import Config
 REDUCE_BUCKET_NUMBERS = 500_000_000
 """Gradients that ZeRO-3 reduces at a time, DeepSpeed's default; it always allocates a buffer of that size."""
 
+RESIDENT_PARAMETERS = 2_000_000_000
+"""Parameters of a stage, on one tensor-parallel rank, that each replica keeps whole between updates; larger stages
+gather each layer's from the other replicas in every pass. DeepSpeed lets passes gather 1,000,000,000 by default."""
+
 
 class StageShape(Config):
     """Ranks of one stage: `dp` replicas of `tp` ranks each."""
@@ -51,6 +55,15 @@ class LayoutConfig(Config):
     reduce_each_backward: bool = False
     """Reduce gradients at every backward pass instead of once a step: slower, but ranks need not keep full-size
     gradients of their stage."""
+
+    def keeps_weights(self, num_parameters: int, dp: int) -> bool:
+        """Returns whether each of `dp` replicas of a stage keeps its weights whole between updates.
+
+        Args:
+            num_parameters: of the stage, on one tensor-parallel rank.
+            dp: replicas.
+        """
+        return dp == 1 or (num_parameters <= RESIDENT_PARAMETERS and not self.reduce_each_backward)
 
     @model_validator(mode="before")
     @classmethod

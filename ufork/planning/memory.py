@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from ufork.model.layers.cross_entropy import CHUNK_LOGITS
-from ufork.parallel.config import REDUCE_BUCKET_NUMBERS, StageShape
+from ufork.parallel.config import REDUCE_BUCKET_NUMBERS, LayoutConfig, StageShape
 from ufork.parallel.layout import BRANCHES, Stage
 from ufork.planning.workload import Workload
 from ufork.vocabulary import Task
@@ -49,8 +49,10 @@ class RankMemory:
     """Buffer of gradients that are being reduced."""
     unreduced: int
     """Gradients of the whole stage until the step's end."""
+    whole: int
+    """Weights that each of several replicas keeps whole, beside its shard."""
     gathered: int
-    """Weights gathered from other replicas for the passes."""
+    """Weights gathered from other replicas for the passes, of stages too large to keep them."""
     activations: int
     """Activations of the sequences between their forward and backward pass."""
     head: int
@@ -71,7 +73,9 @@ class RankMemory:
             ("update",),
         )
         fullest = max(times, key=lambda names: sum(getattr(self, name) for name in names))
-        return {name: getattr(self, name) for name in ("weights", "optimizer", "gradients", "bucket", *fullest)}
+        return {
+            name: getattr(self, name) for name in ("weights", "whole", "optimizer", "gradients", "bucket", *fullest)
+        }
 
     @property
     def total(self) -> int:
@@ -109,6 +113,7 @@ def rank_memory(
         ),
         key=sum,
     )
+    keeps_weights = LayoutConfig(reduce_each_backward=reduce_each_backward).keeps_weights(whole, shape.dp)
     reduces = shape.dp > 1  # else autograd adds to ZeRO's shard itself
     bucket = min(whole, REDUCE_BUCKET_NUMBERS) * value if reduces else 0
     joined = value if value < FP32_BYTES else 0  # gradients are joined in their own precision first
@@ -120,7 +125,8 @@ def rank_memory(
         gradients=shard * value,
         bucket=bucket,
         unreduced=whole * value if reduces and not reduce_each_backward else 0,
-        gathered=min(whole, LIVE_PARAMETERS + PREFETCHED_PARAMETERS) * value if shape.dp > 1 else 0,
+        whole=whole * value if reduces and keeps_weights else 0,
+        gathered=0 if keeps_weights else min(whole, LIVE_PARAMETERS + PREFETCHED_PARAMETERS) * value,
         activations=activations,
         head=head,
         reduction=bucket,

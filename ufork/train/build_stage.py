@@ -81,7 +81,7 @@ def build_stage(
     log.info("linear layers: %s (train.linear is %s)", linear, config.linear)
     use_linear(model, linear)
     use_kernels(model, choose_kernels(world.device, config.kernels))
-    engine = _build_engine(model, config, precision, world, partition_dims)
+    engine = _build_engine(model, config, layout_config, precision, world, partition_dims)
     engine.trace_gathers(tracer)
     return TrainingStage(
         engine=engine,
@@ -171,6 +171,7 @@ def _partition(model: UniFork, world: World, sequence_parallel: bool) -> dict[st
 def _build_engine(
     model: UniFork,
     config: TrainConfig,
+    layout_config: LayoutConfig,
     precision: Precision,
     world: World,
     partition_dims: dict[str, int],
@@ -184,11 +185,11 @@ def _build_engine(
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     optimizer = build_optimizer(module, config, world.device) if num_trained or passes_gradients else None
     # a setting of DeepSpeed's may be about what its hooks do
-    resident = world.dp_group.size() == 1 and not config.deepspeed
+    resident = layout_config.keeps_weights(num_parameters, world.dp_group.size()) and not config.deepspeed
     deepspeed_config = engine_config(
         precision,
         max_grad_norm=config.max_grad_norm,
-        num_reduced=0 if resident else num_parameters,
+        num_reduced=0 if resident and world.dp_group.size() == 1 else num_parameters,
         extra=config.deepspeed,
     )
     with naming_keys(config.deepspeed):

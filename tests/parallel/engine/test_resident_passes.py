@@ -1,4 +1,4 @@
-"""A stage with one replica runs its passes without DeepSpeed's hooks, and trains what the engine with them trains."""
+"""Stages that keep their weights run passes without DeepSpeed's hooks, and train what the engine with them trains."""
 
 import dataclasses
 
@@ -42,24 +42,26 @@ def train(rank_env: RankEnvironment, settings, with_hooks: bool):
     )
     with join_world(rank_env, timeout_seconds=60) as world:
         stage = open_stage(world, config, model=shallow_config(), seq_len=SEQ_LEN)
-        results = [run_step(stage, sequences_of(step), 0.01) for step in range(STEPS)]
+        own = range(world.rank, 2, world.size)
+        results = [run_step(stage, sequences_of(step, own), 0.01) for step in range(STEPS)]
         weights = weights_of(stage, shallow_config())
-        again = run_step(stage, sequences_of(STEPS), 0.01)  # reading the weights leaves them in place
+        again = run_step(stage, sequences_of(STEPS, own), 0.01)  # reading the weights leaves them in place
         stage.engine.close()
     return [(result.losses, result.gradient_norm) for result in (*results, again)], weights, len(fetches)
 
 
-def sequences_of(step: int):
+def sequences_of(step: int, numbers):
     return {
-        task: [packed_sequence(task, texts=[[5 + step, 6 + n]], seq_len=SEQ_LEN, seed=n) for n in range(2)]
+        task: [packed_sequence(task, texts=[[5 + step, 6 + n]], seq_len=SEQ_LEN, seed=n) for n in numbers]
         for task in Task
     }
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2])
 @pytest.mark.parametrize("name", CASES)
-def test_it_trains_what_the_engine_with_hooks_trains(name):
-    ((expected, expected_weights, fetches),) = run_on_ranks(train, 1, CASES[name], True)
-    ((found, weights, no_fetches),) = run_on_ranks(train, 1, CASES[name], False)
+def test_it_trains_what_the_engine_with_hooks_trains(name, num_ranks):
+    expected, expected_weights, fetches = run_on_ranks(train, num_ranks, CASES[name], True)[0]
+    found, weights, no_fetches = run_on_ranks(train, num_ranks, CASES[name], False)[0]
     assert found == expected
     assert weights.keys() == expected_weights.keys()
     assert all(torch.equal(weights[key], expected_weights[key]) for key in weights)

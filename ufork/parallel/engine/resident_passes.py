@@ -1,10 +1,12 @@
-"""Passes of a stage with one replica, whose ZeRO partitions are whole: there is nothing to gather, nor to reduce.
+"""Passes of a stage whose weights stay whole on every rank, so that DeepSpeed's hooks need not run.
 
-    parameter           -> a view of its partition, which an update changes in place
-    parameter.grad      -> a view of the buffer in which ZeRO expects the reduced gradient: autograd adds to it
+    one replica        parameter       -> a view of its ZeRO partition, which an update changes in place
+                       parameter.grad  -> a view of ZeRO's buffer of reduced gradients: autograd adds to it
+    several replicas   parameter       -> memory of its own, filled from all replicas' partitions after each update
+                       parameter.grad  -> autograd's; reduced at the end of a step
 
-DeepSpeed would fetch and free weights at every module, wait for the device at every fetch, and copy every gradient: on
-an H200 its hooks took longer than the kernels of the released model. They are removed; the update stays DeepSpeed's.
+DeepSpeed would fetch and free weights at every module and pass, and wait for the device at every fetch: on an H200 its
+hooks took longer than the kernels of the released model. The reduction and the update stay DeepSpeed's.
 
 The attributes of DeepSpeed's objects that this module uses are those of DeepSpeed 0.19.8.
 """
@@ -13,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor, nn
 
@@ -21,29 +25,59 @@ from ufork.vocabulary import PackedSequence, Task
 
 
 class ResidentPasses:
-    """The passes of one engine; later forward and backward passes of its module need no engine."""
+    """The passes of one engine."""
 
-    def __init__(self, engine: Any, *, trains: bool):
-        """Makes the weights of `engine`, which is DeepSpeed's, resident."""
+    def __init__(self, engine: Any, *, trains: bool, replicas: dist.ProcessGroup):
+        """Makes the weights of `engine`, which is DeepSpeed's, whole on all ranks of `replicas`; all must call."""
+        self._engine, self._replicas = engine, replicas
         self._module: nn.Module = engine.module
         self._zero = engine.optimizer
+        self._gradient_scale = replicas.size() if trains else 1
         _remove_hooks(engine, trains=trains)
         offload = self._zero.parameter_offload if trains else self._zero
-        for parameter in self._module.parameters():
-            _make_resident(parameter)
+        self._parameters: list[Any] = list(self._module.parameters())
+        self._trained: list[list[Any]] = self._zero.fp16_groups if trains else []
+        self._make_whole()
         offload.partition_all_parameters = _keep  # called before updates and checkpoints, to free what is gathered
-        self._zero.persistent_parameters = []  # those that DeepSpeed would gather again after them
-        self._gradients = _gradients_by_group(self._zero) if trains else []
+        self._zero.persistent_parameters = []  # those that DeepSpeed would gather again after updates
+        self._zero.checkpoint_event_epilogue = self.follow_update  # called after weights have been restored
+        in_place = trains and replicas.size() == 1
+        self._gradients = _gradients_by_group(self._zero) if in_place else []
+
+    def _make_whole(self) -> None:
+        for parameter in self._parameters:
+            shard: Tensor = parameter.ds_tensor.data
+            whole = shard if self._replicas.size() == 1 else shard.new_empty(shard.numel() * self._replicas.size())
+            parameter.data = whole[: parameter.ds_numel].view(parameter.ds_shape)
+            parameter.ds_status = ZeroParamStatus.AVAILABLE
+        self._gather(self._parameters)
+
+    def _gather(self, parameters: list[Any]) -> None:
+        """Fills the weights from the partitions of all replicas."""
+        if self._replicas.size() == 1 or not parameters:
+            return
+        shards = torch.cat([parameter.ds_tensor.data for parameter in parameters])
+        gathered = shards.new_empty(self._replicas.size(), shards.numel())
+        dist.all_gather_into_tensor(gathered.view(-1), shards, group=self._replicas)
+        by_parameter = gathered.split([parameter.ds_tensor.numel() for parameter in parameters], dim=1)
+        wholes = [_padded(parameter, self._replicas.size()) for parameter in parameters]
+        torch._foreach_copy_(wholes, list(by_parameter))
 
     @contextmanager
     def accumulating(self, *, once: bool) -> Iterator[None]:
-        """Encloses the passes of a step, as `Engine.accumulating`; there is no reduction that `once` could delay."""
-        if self._gradients:
+        """Encloses the passes of a step, as `Engine.accumulating`; `once` is true if there is something to reduce."""
+        if self._trained:
             self._zero.grad_partitions_flat_buffer.zero_()
         for group in self._gradients:
             for parameter, flat in group:
                 parameter.grad = flat.view(parameter.shape)
         yield
+        if self._gradients:
+            self._leave_gradients()
+        elif self._trained:
+            self._engine._flush_coalesced_reduction_zero3(self._zero)
+
+    def _leave_gradients(self) -> None:
         for number, group in enumerate(self._gradients):
             self._zero.averaged_gradients[number] = [flat for _, flat in group]
             for parameter, _ in group:
@@ -55,14 +89,20 @@ class ResidentPasses:
 
     def backward(self, loss: Tensor, task: Task) -> None:
         """Adds the gradients of `loss`."""
-        loss.backward()
+        (loss * self._gradient_scale).backward()
+
+    def follow_update(self) -> None:
+        """Makes the weights those of the partitions, which an update or a checkpoint has changed."""
+        for group in self._trained:
+            self._gather(group)
 
     def trace_gathers(self, tracer: Tracer) -> None:
-        """Does nothing: nothing is gathered."""
+        """Does nothing: passes gather nothing."""
 
     def close(self) -> None:
-        """Lets go of the gradients."""
+        """Lets go of weights and gradients."""
         self._gradients.clear()
+        self._parameters, self._trained = [], []
 
 
 def _remove_hooks(engine: Any, *, trains: bool) -> None:
@@ -78,9 +118,10 @@ def _remove_hooks(engine: Any, *, trains: bool) -> None:
         module._parameters = dict(module._parameters)  # DeepSpeed's own mapping looks at every access
 
 
-def _make_resident(parameter: Any) -> None:
-    parameter.data = parameter.ds_tensor.data.view(parameter.ds_shape)
-    parameter.ds_status = ZeroParamStatus.AVAILABLE
+def _padded(parameter: Any, num_replicas: int) -> Tensor:
+    """Returns the memory of a whole weight, one row for each replica's partition; the last may be padded."""
+    size = parameter.ds_tensor.numel()
+    return parameter.data.as_strided((num_replicas, size), (size, 1), 0)
 
 
 def _gradients_by_group(zero: Any) -> list[list[tuple[nn.Parameter, Tensor]]]:

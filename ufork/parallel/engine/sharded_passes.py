@@ -60,6 +60,9 @@ class ShardedPasses:
             self._engine.optimizer.micro_step_id = 1
         self._engine.backward(loss * self._gradient_scale, scale_wrt_gas=False)
 
+    def follow_update(self) -> None:
+        """Does nothing: passes gather the updated weights."""
+
     def trace_gathers(self, tracer: Tracer) -> None:
         """Makes `tracer` record how long gathers take."""
         self._traces.trace(tracer)

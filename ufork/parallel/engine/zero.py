@@ -104,7 +104,7 @@ class Engine:
             partition_dims: by name, the dimension along which a parameter is partitioned over the tp ranks.
             backward_at_once: whether each backward pass directly follows its forward pass, between which the weights
                 then stay gathered; else passes come in any order.
-            resident: whether the weights stay whole on this rank, the only replica; DeepSpeed's hooks then do not run.
+            resident: whether the weights stay whole on all replicas between updates; DeepSpeed's hooks then do not run.
         """
         deepspeed_logger.setLevel(logging.WARNING)
         deepspeed_logger.addFilter(_concerns_users)
@@ -119,7 +119,7 @@ class Engine:
         )
         self._is_resident = resident
         self._passes: ShardedPasses | ResidentPasses = (
-            ResidentPasses(self._engine, trains=self.trains)
+            ResidentPasses(self._engine, trains=self.trains, replicas=world.dp_group)
             if resident
             else ShardedPasses(
                 self._engine,
@@ -206,6 +206,7 @@ class Engine:
         optimizer._get_norm_groups = lambda: [norm]  # DeepSpeed would clip by the stage's own norm
         with counting_once(optimizer.optimizer):
             self._engine.step()
+        self._passes.follow_update()
 
     def trace_gathers(self, tracer: Tracer) -> None:
         """Makes `tracer` record how long ZeRO-3 takes to gather weights from other replicas."""
