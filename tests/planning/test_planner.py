@@ -121,16 +121,25 @@ def test_backward_takes_twice_as_long_and_once_more_for_what_is_recomputed():
     assert recomputed == pytest.approx((2 + again / cost.forward) * forward)
 
 
-def test_gathers_add_to_a_pass_where_nothing_hides_them():
-    shapes = {"global_batch_size": tiny_workload().global_batch_size}
-    layout = make_layout(LayoutConfig(), num_ranks=2, **shapes)
-    hidden = estimate_step(tiny_workload(), H100, LayoutConfig(), layout).seconds
-    seen = H100.model_copy(update={"hides_gathers": False, "collective_latency_us": 0.0})
+def seconds_by_gathers() -> list[float]:
+    """Returns the seconds of a step whose passes hide gathers, do not, and in which each collective has a latency."""
+    layout = make_layout(LayoutConfig(), num_ranks=2, global_batch_size=tiny_workload().global_batch_size)
+    hiding = H100.model_copy(update={"collective_latency_us": 0.0})
+    seen = hiding.model_copy(update={"hides_gathers": False})
     latent = seen.model_copy(update={"collective_latency_us": 50.0})
-    added, more = (
-        estimate_step(tiny_workload(), machine, LayoutConfig(), layout).seconds for machine in (seen, latent)
-    )
-    assert hidden < added < more
+    return [estimate_step(tiny_workload(), each, LayoutConfig(), layout).seconds for each in (hiding, seen, latent)]
+
+
+def test_gathers_of_large_stages_add_to_a_pass_where_nothing_hides_them(monkeypatch):
+    monkeypatch.setattr("ufork.parallel.config.RESIDENT_PARAMETERS", 0)
+    hidden, seen, latent = seconds_by_gathers()
+    assert hidden < seen < latent
+
+
+def test_replicas_that_keep_their_weights_gather_once_a_step():
+    hidden, seen, latent = seconds_by_gathers()
+    assert hidden == seen
+    assert latent == pytest.approx(seen + 50e-6)
 
 
 def test_plain_zero_is_recommended_for_a_small_model():
