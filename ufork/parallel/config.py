@@ -54,7 +54,7 @@ class LayoutConfig(Config):
     tp > 1. CUDA only: elsewhere it is off, which is logged."""
     reduce_each_backward: bool = False
     """Reduce gradients at every backward pass instead of once a step: slower, but ranks need not keep full-size
-    gradients of their stage."""
+    gradients of their stage, nor, with several replicas, its whole weights between updates."""
 
     def keeps_weights(self, num_parameters: int, dp: int) -> bool:
         """Returns whether each of `dp` replicas of a stage keeps its weights whole between updates.

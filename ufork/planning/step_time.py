@@ -139,9 +139,7 @@ def pass_terms(
         element_wise=work.num_bytes / machine.element_bytes_per_s if kernels else 0.0,
         sums=_sums_seconds(workload, machine, stage, shape, task) * (1 + again),
         launches=work.num_operations * kernels.launch_us / 1e6 if kernels else 0.0,
-        gathers=0.0
-        if _keeps_weights(workload, stage, shape)
-        else _gather_seconds(workload, machine, stage, shape, collectives=_collectives(workload, stage)),
+        gathers=0.0 if _keeps_weights(workload, stage, shape) else _gather_seconds(workload, machine, stage, shape),
         hides_gathers=machine.hides_gathers,
     )
 
@@ -159,14 +157,7 @@ def _keeps_weights(workload: Workload, stage: Stage, shape: StageShape) -> bool:
     return LayoutConfig().keeps_weights(workload.num_parameters(stage) // shape.tp, shape.dp)
 
 
-def _collectives(workload: Workload, stage: Stage) -> int:
-    """Collectives by which a pass gathers the weights of a stage that does not keep them."""
-    return GATHERS_PER_LAYER * max(workload.num_layers(stage, task) for task in workload.tasks)
-
-
-def _gather_seconds(
-    workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape, *, collectives: int
-) -> float:
+def _gather_seconds(workload: Workload, machine: MachineProfile, stage: Stage, shape: StageShape) -> float:
     """Seconds in which the weights of a stage are gathered from its other replicas."""
     if shape.dp == 1:
         return 0.0
@@ -174,6 +165,8 @@ def _gather_seconds(
     seconds = missing / _bandwidth(machine, shape.size)
     if machine.hides_gathers:  # their latencies overlap too
         return seconds
+    by_layer = GATHERS_PER_LAYER * max(workload.num_layers(stage, task) for task in workload.tasks)
+    collectives = 1 if _keeps_weights(workload, stage, shape) else by_layer
     return seconds + collectives * machine.collective_latency_us / 1e6
 
 
@@ -188,9 +181,7 @@ def _update_seconds(workload: Workload, machine: MachineProfile, stage: Stage, s
     converted = 2 * value + (value + fp32) + 2 * fp32 + (fp32 + value)  # gradient joined, in fp32, clipped; weights
     norm = value + fp32
     touched = reduced + whole / shape.dp * (updated + converted + norm)
-    collectives = 1 if _keeps_weights(workload, stage, shape) else _collectives(workload, stage)
-    gathers = _gather_seconds(workload, machine, stage, shape, collectives=collectives)
-    seconds = gathers + touched / machine.element_bytes_per_s
+    seconds = _gather_seconds(workload, machine, stage, shape) + touched / machine.element_bytes_per_s
     return seconds + _muon_seconds(workload, machine, stage, shape)
 
 

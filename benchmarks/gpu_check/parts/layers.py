@@ -1,4 +1,7 @@
-"""Kernels around the attention: RMSNorm, the loss with its product, and a decoder layer against fp32 on the CPU."""
+"""Kernels around the attention, each by library: RMSNorm, rotary embedding, SwiGLU, the loss with its product.
+
+Then a decoder layer against fp32 on the CPU.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -48,6 +51,7 @@ def run(report: Report, *, cpu: bool) -> None:
     device = device_of(cpu=cpu)
     model = ModelConfig(hidden_size=64, intermediate_size=96, num_attention_heads=4) if cpu else ModelConfig()
     num_tokens = CPU_TOKENS if cpu else TOKENS
+    torch.manual_seed(0)
     _norms(report, num_tokens, model.hidden_size, device)
     _rotaries(report, num_tokens, model, device)
     _gates(report, num_tokens, model.intermediate_size, device)

@@ -1,7 +1,5 @@
 """Stages that keep their weights run passes without DeepSpeed's hooks, and train what the engine with them trains."""
 
-import dataclasses
-
 import pytest
 import torch
 from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
@@ -68,23 +66,19 @@ def test_it_trains_what_the_engine_with_hooks_trains(name, num_ranks):
     assert fetches and not no_fetches, "DeepSpeed is not asked for weights"
 
 
-def step_without_images(rank_env: RankEnvironment):
-    """Returns the norm of a step whose only gradients are those of text, after one with all."""
+def step_of_one_task(rank_env: RankEnvironment):
+    """Returns the sum of a gradient of generation in a step of understanding alone, after one of both."""
     torch.set_num_threads(1)
     config = TrainConfig(precision="fp32", global_batch_size=GlobalBatchSize(understanding=1, generation=1))
     with join_world(rank_env, timeout_seconds=60) as world:
         stage = open_stage(world, config, model=shallow_config(), seq_len=SEQ_LEN)
-        text = packed_sequence(Task.UNDERSTANDING, texts=[[5, 6]], seq_len=SEQ_LEN)
-        names = ("image_positions_I", "image_begins_M", "image_ends_M", "codes_IC")
-        text = dataclasses.replace(text, **{name: getattr(text, name)[:0] for name in names})
-        with stage.engine.accumulating():
-            for task in Task:
-                sequence = packed_sequence(task, texts=[[5, 6]], seq_len=SEQ_LEN)
-                stage.engine.backward(stage.engine.forward(sequence, 1.0)[0], task)
-        with stage.engine.accumulating():
-            stage.engine.backward(stage.engine.forward(text, 1.0)[0], Task.UNDERSTANDING)
+        for tasks in (tuple(Task), (Task.UNDERSTANDING,)):
+            with stage.engine.accumulating():
+                for task in tasks:
+                    sequence = packed_sequence(task, texts=[[5, 6]], seq_len=SEQ_LEN)
+                    stage.engine.backward(stage.engine.forward(sequence, 1.0)[0], task)
         return float(stage.engine.whole_gradient("model.branches.generation.norm.weight").abs().sum())
 
 
 def test_a_step_starts_without_gradients_of_the_step_before():
-    assert run_on_ranks(step_without_images, 1) == [0.0]
+    assert run_on_ranks(step_of_one_task, 1) == [0.0]

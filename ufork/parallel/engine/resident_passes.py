@@ -32,7 +32,6 @@ class ResidentPasses:
         self._engine, self._replicas = engine, replicas
         self._module: nn.Module = engine.module
         self._zero = engine.optimizer
-        self._gradient_scale = replicas.size() if trains else 1
         _remove_hooks(engine, trains=trains)
         offload = self._zero.parameter_offload if trains else self._zero
         self._parameters: list[Any] = list(self._module.parameters())
@@ -89,7 +88,11 @@ class ResidentPasses:
 
     def backward(self, loss: Tensor, task: Task) -> None:
         """Adds the gradients of `loss`."""
-        (loss * self._gradient_scale).backward()
+        loss.backward()
+
+    def whole_weight(self, parameter: nn.Parameter) -> Tensor:
+        """Returns a copy of a weight."""
+        return parameter.detach().clone()
 
     def follow_update(self) -> None:
         """Makes the weights those of the partitions, which an update or a checkpoint has changed."""

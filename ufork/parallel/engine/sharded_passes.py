@@ -20,10 +20,9 @@ from ufork.vocabulary import PackedSequence, Task
 class ShardedPasses:
     """The passes of one engine."""
 
-    def __init__(self, engine: Any, *, trains: bool, num_replicas: int, backward_at_once: bool):
+    def __init__(self, engine: Any, *, trains: bool, backward_at_once: bool):
         """`engine` is DeepSpeed's; the others are as in `Engine`."""
         self._engine, self._trains = engine, trains
-        self._gradient_scale = num_replicas if trains else 1
         self._backward_at_once, self._adds_partitions = backward_at_once, False
         self._traces = GatherTraces(engine.optimizer.parameter_offload if trains else engine.optimizer)
 
@@ -58,7 +57,12 @@ class ShardedPasses:
             # ZeRO overwrites its partitions in a step's first backward, which it detects by counting forwards; here
             # several forwards may precede it
             self._engine.optimizer.micro_step_id = 1
-        self._engine.backward(loss * self._gradient_scale, scale_wrt_gas=False)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def whole_weight(self, parameter: nn.Parameter) -> Tensor:
+        """Returns a copy of a weight, gathered from all replicas, which must call."""
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
 
     def follow_update(self) -> None:
         """Does nothing: passes gather the updated weights."""

@@ -8,7 +8,7 @@ accumulation steps nor average over ranks; and gradients are clipped by the norm
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import deepspeed
@@ -117,16 +117,10 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, mpu=Grid(world), dist_init_required=False
         )
-        self._is_resident = resident
         self._passes: ShardedPasses | ResidentPasses = (
             ResidentPasses(self._engine, trains=self.trains, replicas=world.dp_group)
             if resident
-            else ShardedPasses(
-                self._engine,
-                trains=self.trains,
-                num_replicas=world.dp_group.size(),
-                backward_at_once=backward_at_once,
-            )
+            else ShardedPasses(self._engine, trains=self.trains, backward_at_once=backward_at_once)
         )
         self.shards = EngineShards(self._engine, world, self._partition_dims) if self.trains else None
         self._names = {id(parameter): name for name, parameter in self._engine.module.named_parameters()}
@@ -147,14 +141,12 @@ class Engine:
                 whole = WholeMatrices(shards, tp=self._world.tp_group.size(), group=group)
                 muon.shard(flat, whole, parameters[0].dtype)
 
-    @contextmanager
-    def accumulating(self, *, once: bool = True) -> Iterator[None]:
+    def accumulating(self, *, once: bool = True) -> AbstractContextManager[None]:
         """Encloses the passes of a step: gradients are reduced at its end or, unless `once`, at every backward.
 
         After an error in it nothing is reduced, and the engine is of no further use.
         """
-        with self._passes.accumulating(once=once):
-            yield
+        return self._passes.accumulating(once=once)
 
     def forward(self, sequence: PackedSequence, *args: Any) -> Any:
         """Returns the model's output for `sequence`; all replicas run the same passes of the same tasks in lockstep."""
@@ -162,7 +154,7 @@ class Engine:
 
     def backward(self, loss: Tensor, task: Task) -> None:
         """Adds the gradients of `loss`, this replica's term of a sum over all replicas, for a sequence of `task`."""
-        self._passes.backward(loss, task)
+        self._passes.backward(loss * self.gradient_scale, task)
 
     def squared_gradients(self, *, exclude: Collection[str] = ()) -> Tensor:
         """Returns this rank's term of the squared norm of the stage's gradients, which is the sum over its ranks.
@@ -239,10 +231,7 @@ class Engine:
     def _gathered(self, parameter: nn.Parameter) -> Tensor:
         if parameter.requires_grad:
             return safe_get_full_fp32_param(parameter)
-        if self._is_resident:
-            return parameter.detach().clone()
-        with deepspeed.zero.GatheredParameters([parameter]):
-            return parameter.detach().clone()
+        return self._passes.whole_weight(parameter)
 
     def _joined(self, name: str, tp_shard: Tensor) -> Tensor:
         """The tp shards of all ranks of the replica as one tensor."""
