@@ -76,14 +76,14 @@ def test_huge_logits_do_not_overflow(factor):
         torch.testing.assert_close(ours, torchs)
 
 
-def logits_computed(chunk_logits):
-    """Returns the sizes of the chunks that a loss of 6 x 100 logits and its gradients compute."""
+def shapes_of_computed_logits(chunk_logits):
+    """Returns the shapes of the chunks that a loss of 6 x 100 logits and its gradients compute."""
     tensors, targets = inputs_of(6, 4, 100, True, 0)
-    sizes = []
+    shapes = []
 
     def recording(*arguments):
         logits = original(*arguments)
-        sizes.append(logits.numel())
+        shapes.append(tuple(logits.shape))
         return logits
 
     original = cross_entropy._logits
@@ -92,16 +92,20 @@ def logits_computed(chunk_logits):
         mock.patch.object(cross_entropy, "_logits", recording),
     ):
         sum_cross_entropy(*tensors, targets).backward()
-    return sizes
+    return shapes
 
 
 def test_no_chunk_of_logits_is_larger_than_the_limit():
-    sizes = logits_computed(120)
+    sizes = [rows * columns for rows, columns in shapes_of_computed_logits(120)]
     assert sum(sizes) == 2 * 600 and max(sizes) <= 120
 
 
 def test_the_logits_of_an_only_chunk_are_computed_once():
-    assert logits_computed(600) == [600]
+    assert shapes_of_computed_logits(600) == [(6, 100)]
+
+
+def test_rows_of_large_chunks_are_aligned():
+    assert shapes_of_computed_logits(6 * 99) == 2 * [(6, 64), (6, 36)]
 
 
 def test_bf16_sums_in_fp32_and_gives_gradients_in_bf16():

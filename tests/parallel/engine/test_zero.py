@@ -38,7 +38,7 @@ def gradients_of_one_step(rank_env: RankEnvironment, precision: str):
         with engine.accumulating():
             for task in Task:
                 sequence = packed_sequence(task, texts=[[5, 6 + world.rank]], seq_len=16)
-                engine.backward(engine.forward(sequence, 1.0)[0], task)
+                engine.backward(engine.forward(sequence.to(engine.device), 1.0)[0], task)
         if engine.device.type == "cuda":
             torch.cuda.set_sync_debug_mode("error")
         with Operations() as operations:

@@ -26,6 +26,9 @@ from ufork.model.layers.linear import TORCH_PRODUCTS, Products
 
 CHUNK_LOGITS = 1 << 25
 """Most logits held at once: 128 MiB in fp32."""
+ALIGNED_COLUMNS = 64
+"""Larger chunks have a multiple of so many columns: products of rows that start at no multiple of 16 bytes run on a
+slower kernel of cuBLAS (`align2`)."""
 
 
 class Vocabulary(Protocol):
@@ -115,6 +118,8 @@ def sum_cross_entropy(
 
 def _chunks(num_tokens: int, vocab_size: int) -> list[slice]:
     size = max(CHUNK_LOGITS // max(num_tokens, 1), 1)
+    if ALIGNED_COLUMNS < size < vocab_size:
+        size -= size % ALIGNED_COLUMNS
     return [slice(start, min(start + size, vocab_size)) for start in range(0, vocab_size, size)]
 
 
