@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ufork.model.layers.causal import causal_attention
 from ufork.model.layers.segments import Segments
@@ -30,13 +31,45 @@ AttentionKernel = Callable[[Tensor, Tensor, Tensor, Segments], Tensor]
 
 def sdpa_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segments: Segments) -> Tensor:
     """Pads the segments to one length; the padding comes after every token, so causal attention ignores it."""
-    source_SL = segments.padded.source_SL
+    source_SL, place_T = segments.padded.source_SL, segments.padded.place_T
+    query_SHLW, key_SGLW, value_SGLW = (
+        _Padded.apply(x, source_SL.flatten(), place_T).unflatten(0, source_SL.shape).transpose(1, 2)
+        for x in (query_THW, key_TGW, value_TGW)
+    )
+    out_SHLW = causal_attention(query_SHLW, key_SGLW, value_SGLW)
+    return _Unpadded.apply(out_SHLW.transpose(1, 2).flatten(0, 1), place_T)
 
-    def padded(x_THW: Tensor) -> Tensor:
-        return x_THW.index_select(0, source_SL.flatten()).unflatten(0, source_SL.shape).transpose(1, 2)
 
-    out_SHLW = causal_attention(padded(query_THW), padded(key_TGW), padded(value_TGW))
-    return out_SHLW.transpose(1, 2).flatten(0, 1).index_select(0, segments.padded.place_T)
+class _Padded(torch.autograd.Function):
+    """The rows of `source`. Only padding attends to padding, and nothing reads its outputs, so its gradient is zero and
+    a token's is that of its place: a copy, where torch would add into zeros, one row after the other on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x_THW: Tensor, source_N: Tensor, place_T: Tensor) -> Tensor:
+        ctx.save_for_backward(place_T)
+        return x_THW.index_select(0, source_N)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (place_T,) = ctx.saved_tensors
+        return gradients[0].index_select(0, place_T), None, None
+
+
+class _Unpadded(torch.autograd.Function):
+    """The rows at the tokens' places, no two of which are the same."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NHW: Tensor, place_T: Tensor) -> Tensor:
+        ctx.save_for_backward(place_T)
+        ctx.shape = x_NHW.shape
+        return x_NHW.index_select(0, place_T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (place_T,) = ctx.saved_tensors
+        return gradients[0].new_zeros(ctx.shape).index_copy_(0, place_T, gradients[0]), None
 
 
 def flash_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segments: Segments) -> Tensor:

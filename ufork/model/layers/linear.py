@@ -49,7 +49,7 @@ def _onednn_product(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = Non
 def _onednn_weight_gradient(gradient_RO: Tensor, x_RI: Tensor) -> Tensor:
     if gradient_RO.shape[1] < x_RI.shape[1]:
         return _onednn_product(gradient_RO.T, x_RI.T)
-    return _onednn_product(x_RI.T, gradient_RO.T).T
+    return _onednn_product(x_RI.T, gradient_RO.T).T.contiguous()  # adding in another order takes longer than both
 
 
 TORCH_PRODUCTS = Products(
