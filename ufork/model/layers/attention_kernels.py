@@ -41,8 +41,11 @@ def sdpa_attention(query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor, segmen
 
 
 class _Padded(torch.autograd.Function):
-    """The rows of `source`. Only padding attends to padding, and nothing reads its outputs, so its gradient is zero and
-    a token's is that of its place: a copy, where torch would add into zeros, one row after the other on a CPU."""
+    """The rows of `source`, as `index_select`, with a backward pass that copies.
+
+    Only padding attends to padding, and nothing reads its outputs, so its gradient is zero, and a token's is that of
+    its place. Torch would add all rows into zeros, one after the other on a CPU.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_THW: Tensor, source_N: Tensor, place_T: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ class _Padded(torch.autograd.Function):
 
 
 class _Unpadded(torch.autograd.Function):
-    """The rows at the tokens' places, no two of which are the same."""
+    """The rows at the tokens' places, no two of which are the same: its backward pass copies too."""
 
     @staticmethod
     def forward(ctx: Any, x_NHW: Tensor, place_T: Tensor) -> Tensor:
