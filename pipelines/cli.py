@@ -40,6 +40,7 @@ VERBS = {
     "draw": "draw images for text prompts with a trained model",
     "answer": "answer a question about an image with a trained model",
     "evaluate": "measure a trained model on held-out questions and prompts",
+    "align": "measure how image and text features agree at every layer of a trained model",
     "doctor": "show what this machine has and what it lacks",
     "report": "write a run's report as one self-contained HTML page",
 }

@@ -14,6 +14,7 @@ FLOORS = [
     ["ufork.model", "ufork.vision", "ufork.data"],
     ["ufork.infer", "ufork.parallel"],
     ["ufork.checkpoint", "ufork.planning", "ufork.eval"],
+    ["ufork.analysis"],
     ["data_prep.inputs"],
     ["data_prep.filtering", "data_prep.demo"],
     ["ufork.report", "data_prep"],

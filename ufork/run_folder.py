@@ -4,7 +4,7 @@ RUN/config.yaml versions.json
 RUN/shards/SOURCE/SPLIT   samples with images     RUN/codes/SOURCE/SPLIT   the same samples with codes
 RUN/tokenizer/{text,vision}
 RUN/phases/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/,skipped_samples/}
-RUN/detector/ evaluation.json evaluation/ report.html
+RUN/detector/ evaluation.json evaluation/ alignment/ report.html
 RUN/failures/   why ranks failed
 RUN/demo.json logs/ verification.json   of `ufork demo` and `ufork verify`
 RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/,health/,failures/}   what happened to it
@@ -111,6 +111,11 @@ class RunFolder:
     def vision_tokenizer(self) -> Path:
         """The frozen image codec."""
         return self.path / "tokenizer" / "vision"
+
+    @property
+    def alignment(self) -> Path:
+        """Agreement of image and text features by layer, as `ufork align` measures it."""
+        return self.path / "alignment"
 
     @property
     def detector(self) -> Path:

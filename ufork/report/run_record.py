@@ -1,18 +1,20 @@
 """The contents of a run's folder, read and checked for its report.
 
-    RUN/{config.yaml, versions.json, evaluation.json, shards/ATTRIBUTION.md}
+    RUN/{config.yaml, versions.json, evaluation.json, alignment/, shards/ATTRIBUTION.md}
     RUN/phases/NAME/{metrics.jsonl, drawings/step-*.png, pipeline.png, bubble.json}     -> RunRecord
 
 A run may be unfinished: what is missing is empty here. A file that is damaged is empty too, and named in `faults`; no
 file of a run can make its report fail.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from ufork.analysis.alignment_record import RECORD, AlignmentRecord, AnalysisError
 from ufork.config import read_mapping
 from ufork.data.shards.writer import ATTRIBUTION_FILE
 from ufork.errors import ConfigError, UforkError
@@ -24,6 +26,8 @@ from ufork.run_folder import PhaseFolder, RunFolder
 
 Metrics = dict[str, float]
 """One line of metrics.jsonl: finite numbers by name."""
+
+Measured = TypeVar("Measured", Evaluation, AlignmentRecord)
 
 MAX_TEXT_BYTES = 4 * 2**20
 """Largest config, versions, bubble or attribution file that is read."""
@@ -76,6 +80,7 @@ class RunRecord:
     phases: list[PhaseRecord]
     """Phases in the order of the config, others after them by name."""
     evaluation: Evaluation | None
+    alignment: AlignmentRecord | None
     attribution: str
     faults: list[str] = field(default_factory=list)
     """Files that could not be read, with the reasons."""
@@ -99,7 +104,8 @@ def read_run(path: Path) -> RunRecord:
         config=_text(folder.config, faults),
         versions=_json(folder.versions, _VERSIONS, {}, faults),
         phases=_phases(folder, list(map(str, phases)) if isinstance(phases, dict) else [], faults),
-        evaluation=_evaluation(folder.evaluation, faults),
+        evaluation=_measured(Evaluation.load, folder.evaluation, faults),
+        alignment=_measured(AlignmentRecord.load, folder.alignment / RECORD, faults),
         attribution=_text(folder.shards / ATTRIBUTION_FILE, faults),
         faults=list(dict.fromkeys(faults)),
     )
@@ -115,12 +121,12 @@ def _config(path: Path, faults: list[str]) -> dict[Any, Any]:
         return {}
 
 
-def _evaluation(path: Path, faults: list[str]) -> Evaluation | None:
+def _measured(load: Callable[[Path], Measured], path: Path, faults: list[str]) -> Measured | None:
     try:
-        return Evaluation.load(path)
+        return load(path)
     except FileNotFoundError:
         return None
-    except EvaluationError as error:
+    except (EvaluationError, AnalysisError) as error:
         faults.append(str(error))
         return None
 

@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run.
 
-    RUN folder -> RunRecord -> sections: each benchmark of the evaluation (`results.py`), curves per task, drawings made
-    during training, a traced step, config, versions, damaged files -> RUN/report.html
+    RUN folder -> RunRecord -> sections: each benchmark of the evaluation (`results.py`), alignment by depth, curves per
+    task, drawings made during training, a traced step, config, versions, damaged files -> RUN/report.html
 
 The page has no script, no font and no other file; it follows light and dark, narrow and wide.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ufork.analysis.alignment_record import PICTURES, TITLES
 from ufork.files import write_whole
 from ufork.report.charts import Curve, line_chart, short_number
 from ufork.report.page import data_url, page, render
@@ -53,6 +54,7 @@ def run_page(record: RunRecord) -> str:
     embed = partial(data_url, root=record.folder)
     sections = [
         *((item.title, benchmark_section(item, record.folder)) for item in benchmarks),
+        ("Alignment by depth", _alignment(record, embed)),
         ("Training", _curves(record.phases)),
         ("While it trained", _film(record.phases, embed)),
         ("A step of the pipeline", _pipelines(record.phases, embed)),
@@ -111,6 +113,14 @@ def _chart(
 def _film(phases: Sequence[PhaseRecord], embed: partial[str | None]) -> Markup | str:
     films = [(phase.name, _spaced(phase.drawings, MAX_FRAMES)) for phase in phases if phase.drawings]
     return render("film.html.j2", phases=films, embed=embed) if films else ""
+
+
+def _alignment(record: RunRecord, embed: partial[str | None]) -> Markup | str:
+    if not record.alignment:
+        return ""
+    folder = RunFolder(record.folder).alignment
+    pictures = [(TITLES[measure], folder / name) for measure, name in PICTURES.items() if (folder / name).is_file()]
+    return render("alignment.html.j2", alignment=record.alignment, pictures=pictures, embed=embed)
 
 
 def _pipelines(phases: Sequence[PhaseRecord], embed: partial[str | None]) -> Markup | str:

@@ -1,0 +1,45 @@
+"""Pairs of sources: which samples become one, in which order, and what is said of the others."""
+
+import pytest
+
+from tests.infer.test_model import save_trained
+from tests.tiny import tiny_config, write_codes_source
+from ufork.analysis.pairs import read_pairs
+from ufork.errors import ConfigError, ShardError
+from ufork.infer.model import TrainedModel
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "weights"
+    save_trained(folder, tiny_config())
+    return TrainedModel.load(folder)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards") / "tiny"
+    write_codes_source(folder, num_samples=30)
+    return str(folder)
+
+
+def test_texts_are_unique_and_the_seed_decides_the_order(model, source, caplog):
+    pairs, again, other = (read_pairs(model, [source], num_pairs=12, seed=seed) for seed in (0, 0, 1))
+    assert [pair.id for pair in pairs] == [pair.id for pair in again] != [pair.id for pair in other]
+    assert len({pair.text for pair in pairs}) == len(pairs) == 12
+    assert "its text is that of an earlier pair" in caplog.text
+
+
+def test_prompts_and_answers_both_make_pairs(model, source):
+    ids = {pair.id.split("-")[1] for pair in read_pairs(model, [source], num_pairs=12, seed=0)}
+    assert ids == {"generation", "understanding"}
+
+
+def test_too_few_pairs_are_an_error_that_says_how_many_there_are(model, source):
+    with pytest.raises(ConfigError, match=r"tiny: \d+ pairs .* 1,000 are asked for"):
+        read_pairs(model, [source], num_pairs=1000, seed=0)
+
+
+def test_a_missing_source_is_an_error(model, tmp_path):
+    with pytest.raises(ShardError, match="nowhere"):
+        read_pairs(model, [str(tmp_path / "nowhere")], num_pairs=5, seed=0)

@@ -1,0 +1,62 @@
+"""Alignment over depth as a picture: a column per model, generation blue, understanding red, the layer on x.
+
+The upper row has the scores, with the mean of permuted pairs and twice its spread below them; the lower row has what
+is left of each score above that mean. A dotted line marks the fork.
+"""
+
+import io
+from typing import Any
+
+from ufork.analysis.alignment_record import TITLES, AlignmentRecord, Measure, ModelAlignment
+from ufork.errors import ConfigError
+from ufork.vocabulary import Task
+
+COLOURS = {Task.UNDERSTANDING: "tab:red", Task.GENERATION: "tab:blue"}
+PANEL_INCHES, DOTS_PER_INCH = (4.2, 2.6), 120
+
+
+def alignment_figure(record: AlignmentRecord, measure: Measure) -> bytes:
+    """Returns the PNG of one measure.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("figures need matplotlib, which is not installed; pip install 'ufork[analysis]'") from None
+    number = len(record.models)
+    figure = Figure(figsize=(PANEL_INCHES[0] * number, PANEL_INCHES[1] * 2), layout="constrained")
+    axes = figure.subplots(2, number, sharex="col", sharey="row", squeeze=False)
+    for column, model in enumerate(record.models):
+        _draw(axes[0][column], axes[1][column], model, measure)
+        axes[0][column].set_title(model.name)
+        axes[1][column].set_xlabel("layer (0: input)")
+    axes[0][0].set_ylabel(TITLES[measure])
+    axes[1][0].set_ylabel("above permuted pairs")
+    axes[0][0].legend(frameon=False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+    return file.getvalue()
+
+
+def _draw(upper: Any, lower: Any, model: ModelAlignment, measure: Measure) -> None:
+    for curve in model.curves:
+        colour, layers = COLOURS[curve.task], [layer.layer for layer in curve.layers]
+        scores = [layer.scores[measure] for layer in curve.layers]
+        upper.plot(layers, [score.score for score in scores], "o-", markersize=3, color=colour, label=str(curve.task))
+        upper.plot(layers, [score.null_mean for score in scores], "--", linewidth=0.8, color=colour)
+        upper.fill_between(
+            layers,
+            [score.null_mean - 2 * score.null_std for score in scores],
+            [score.null_mean + 2 * score.null_std for score in scores],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+        lower.plot(layers, [score.above_null for score in scores], "o-", markersize=3, color=colour)
+        last_of_trunk = max((layer.layer for layer in curve.layers if layer.stage in ("input", "trunk")), default=0)
+        for axis in (upper, lower):
+            axis.axvline(last_of_trunk + 0.5, color="0.6", linestyle=":", linewidth=0.8)
+            axis.spines[["top", "right"]].set_visible(False)
+    lower.axhline(0, color="0.6", linewidth=0.8)

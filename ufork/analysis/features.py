@@ -1,0 +1,175 @@
+"""Pooled features of image-text pairs after every layer of a task's path.
+
+    pairs -> sequences in the task's form -> packed -> forward pass; a hook pools each layer's output -> FeatureFiles
+
+Image features come from the image's positions in a sample of the task: after the prompt in generation, before the
+question in understanding. Text features come from the text alone on the same path. In generation that is the same as
+the prompt's tokens of the sample, since no token sees a later one; in understanding the text is run without its image.
+
+Activations live for one packed sequence. The features of a layer are written to a file per side as they are computed,
+so memory does not grow with pairs times layers.
+
+Shapes: N pairs, S samples of a packed sequence, T its tokens, D hidden size, L layers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ufork.analysis.config import Pooling
+from ufork.analysis.pairs import Pair
+from ufork.data.packing import pack_sequence
+from ufork.data.prompts import CodecSizes, EncodedSample, encode_sample
+from ufork.errors import StorageError
+from ufork.files import make_folder
+from ufork.infer.model import TrainedModel
+from ufork.model.layers.attention import PackedAttention
+from ufork.model.unifork import Branch, DecoderStack
+from ufork.vocabulary import PackedSequence, Task
+
+Side = Literal["image", "text"]
+SIDES: tuple[Side, ...] = ("image", "text")
+SEQUENCE_TOKENS = 8192
+"""Tokens of the packed sequences of the forward passes; a sample that is longer has a sequence of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureFiles:
+    """The features of N pairs: one array ND in fp32 per layer and side."""
+
+    folder: Path
+    num_pairs: int
+    num_layers: int
+    """Layers on the path, and one more for the first layer's input, which is number 0."""
+
+    def read(self, side: Side, layer: int) -> Tensor:
+        """Returns the features ND of one layer."""
+        return torch.from_numpy(np.load(self._path(side, layer)))
+
+    def _path(self, side: Side, layer: int) -> Path:
+        return self.folder / f"{side}-{layer:03d}.npy"
+
+    def _open(self, side: Side, layer: int, width: int) -> np.ndarray:
+        shape = (self.num_pairs, width)
+        return np.lib.format.open_memmap(self._path(side, layer), mode="w+", dtype=np.float32, shape=shape)
+
+
+@torch.inference_mode()
+def collect_features(
+    model: TrainedModel, pairs: Sequence[Pair], task: Task, folder: Path, *, pooling: Pooling = "mean"
+) -> FeatureFiles:
+    """Runs `pairs` along the path of `task` and writes the pooled features of every layer to `folder`.
+
+    Raises:
+        StorageError: `folder` cannot be written.
+        SampleError: the pairs' codes are not of the model's image tokenizer.
+    """
+    make_folder(folder)
+    inputs = [_encoded(model, pair, task) for pair in pairs]
+    files: FeatureFiles | None = None
+    try:
+        for side in SIDES:
+            arrays: list[np.ndarray] = []
+            for numbers in _batches([len(each[side].token_ids_L) for each in inputs]):
+                packed = _packed([inputs[number][side] for number in numbers], model)
+                layers = _pooled_layers(model, packed, _token_numbers(packed, side), len(numbers), pooling)
+                if not arrays:
+                    files = FeatureFiles(folder=folder, num_pairs=len(pairs), num_layers=len(layers))
+                    arrays = [files._open(side, layer, layers[0].shape[1]) for layer in range(len(layers))]
+                for array, pooled_SD in zip(arrays, layers, strict=True):
+                    array[numbers] = pooled_SD.cpu().numpy()
+            for array in arrays:
+                array.flush()  # type: ignore[attr-defined]  # a memmap
+    except OSError as error:
+        raise StorageError(f"{folder}: the features cannot be written ({error.strerror})") from error
+    assert files
+    return files
+
+
+def _encoded(model: TrainedModel, pair: Pair, task: Task) -> dict[Side, EncodedSample]:
+    """Returns the sample that each side's features are read from."""
+    sizes = CodecSizes(codes_per_position=model.codec.codes_per_position, codebook_size=model.codec.codebook_size)
+    whole = encode_sample(pair.sample(task), model.tokenizer, codec=sizes)
+    if task is Task.GENERATION:
+        return {"image": whole, "text": whole}
+    alone = encode_sample(pair.sample(task, with_image=False), model.tokenizer, codec=sizes)
+    return {"image": whole, "text": alone}
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yields consecutive numbers of samples that fit into a packed sequence together."""
+    batch: list[int] = []
+    for number, length in enumerate(lengths):
+        if batch and sum(lengths[each] for each in batch) + length > SEQUENCE_TOKENS:
+            yield batch
+            batch = []
+        batch.append(number)
+    yield batch
+
+
+def _packed(samples: list[EncodedSample], model: TrainedModel) -> PackedSequence:
+    num_tokens = sum(len(sample.token_ids_L) for sample in samples)
+    return pack_sequence(samples, seq_len=num_tokens, padding_id=model.tokenizer.padding_id).to(model.device)
+
+
+def _token_numbers(packed: PackedSequence, side: Side) -> Tensor:
+    """Returns the positions of the side's tokens: image positions, or whatever is neither those nor their marks."""
+    if side == "image":
+        return packed.image_positions_I
+    is_text_T = torch.ones_like(packed.token_ids_T, dtype=torch.bool)
+    for positions in (packed.image_positions_I, packed.image_begins_M, packed.image_ends_M):
+        is_text_T[positions] = False
+    return is_text_T.nonzero().squeeze(1)
+
+
+def _pooled_layers(
+    model: TrainedModel, packed: PackedSequence, tokens: Tensor, num_samples: int, pooling: Pooling
+) -> list[Tensor]:
+    """Returns the pooled features SD before the first layer and after each one, in fp32."""
+    starts_S1 = packed.segment_starts_S1.long()
+    sample_of_token = torch.searchsorted(starts_S1, tokens, right=True) - 1
+    counts_S = torch.bincount(sample_of_token, minlength=num_samples)
+    last_S = tokens[counts_S.cumsum(0) - 1]
+
+    def pooled(hidden_TD: Tensor) -> Tensor:
+        if pooling == "last":
+            return hidden_TD[last_S].float()
+        sums_SD = hidden_TD.new_zeros(num_samples, hidden_TD.shape[1], dtype=torch.float32)
+        return sums_SD.index_add_(0, sample_of_token, hidden_TD[tokens].float()) / counts_S[:, None]
+
+    layers: list[Tensor] = []
+    with _outputs_of_layers(model.model, lambda hidden_TD: layers.append(pooled(hidden_TD))):
+        trunk, branch = model.model.trunk, model.model.branches[packed.task]
+        assert trunk and isinstance(branch, Branch)
+        attend = PackedAttention(packed, model.model.kernel)
+        branch.states(trunk(packed, attend), packed.positions_T, attend)
+    return layers
+
+
+@contextmanager
+def _outputs_of_layers(model: nn.Module, record: Callable[[Tensor], None]) -> Iterator[None]:
+    """Inside, `record` is called with the first layer's input and with the output of every layer, as they run."""
+    handles, has_begun = [], False
+
+    def before(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        nonlocal has_begun
+        if not has_begun:
+            record(arguments[0])
+            has_begun = True
+
+    for stack in model.modules():
+        if isinstance(stack, DecoderStack):
+            for layer in stack.layers:
+                handles.append(layer.register_forward_pre_hook(before))
+                handles.append(layer.register_forward_hook(lambda _module, _arguments, output: record(output)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
