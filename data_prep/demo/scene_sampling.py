@@ -21,6 +21,7 @@ from data_prep.demo.scene_grammar import (
 )
 from data_prep.demo.splits import HeldOut, Key, choose_held_out
 from data_prep.demo.sprites import NATURAL, WHITE, Placed
+from ufork.errors import ConfigError
 
 _MOST_TRIES = 100_000
 """A scene is found after a few tries; this many mean that the config allows none."""
@@ -56,22 +57,37 @@ class SceneSampler:
         Args:
             rng: random generator to draw from.
             even_backgrounds: makes all backgrounds equally frequent instead of mostly white.
+
+        Raises:
+            ConfigError: the config allows none.
         """
         skill = COMPOSITION if rng.random() < self.config.composition_share else rng.choice(SKILLS)
         for _ in range(_MOST_TRIES):
             scene = self._place(rng, skill, self._draft(rng, skill, None, even_backgrounds))
             if scene and not self.held_out.within(scene.background, scene.objects, self.config.sprite_px):
                 return scene
-        raise AssertionError(f"no training scene of {skill}")
+        raise self._none_allowed(f"training scene of {skill}")
 
     def heldout(self, rng: Random, key: Key, *, even_backgrounds: bool) -> Scene:
-        """Samples a scene of the skill of `key` whose only held-out combination is `key`."""
+        """Samples a scene of the skill of `key` whose only held-out combination is `key`.
+
+        Raises:
+            ConfigError: the config allows none.
+        """
         skill = str(key[0])
         for _ in range(_MOST_TRIES):
             scene = self._place(rng, skill, self._draft(rng, skill, key, even_backgrounds))
             if scene and self.held_out.within(scene.background, scene.objects, self.config.sprite_px) == {key}:
                 return scene
-        raise AssertionError(f"no held-out scene of {key}")
+        raise self._none_allowed(f"scene whose only held-out combination is {', '.join(map(str, key))}")
+
+    def _none_allowed(self, what: str) -> ConfigError:
+        config = self.config
+        return ConfigError(
+            f"prepare.scenes: found no {what} in {_MOST_TRIES:,} tries; with num_kinds={config.num_kinds},"
+            f" max_count={config.max_count} and held_out_share={config.held_out_share:g}, too many combinations are"
+            " held out or the picture has too little room. Lower held_out_share or max_count, or raise num_kinds"
+        )
 
     def _draft(self, rng: Random, skill: str, key: Key | None, even_backgrounds: bool) -> _Draft:
         groups, relation = self._drafts[skill](rng, key)

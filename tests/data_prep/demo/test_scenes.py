@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep.demo import scene_sampling
 from data_prep.demo.scene_grammar import COMPOSITION, RELATIONS, SKILLS, ScenesConfig
 from data_prep.demo.scene_sampling import SceneSampler
 from data_prep.demo.scenes import SceneSource
-from data_prep.demo.sprites import Placed, SpriteSheet
+from data_prep.demo.sprites import WHITE, Placed, SpriteSheet
 from ufork.errors import ConfigError
 from ufork.vocabulary import Task
 
@@ -192,6 +193,13 @@ def test_the_recipe_depends_on_its_own_split_only():
 def test_impossible_scenes_are_refused(values, fault):
     with pytest.raises(ConfigError, match=fault):
         ScenesConfig.from_mapping(values, origin="recipe.yaml")
+
+
+def test_a_config_without_a_scene_for_a_held_out_combination_names_its_values(monkeypatch):
+    monkeypatch.setattr(scene_sampling, "_MOST_TRIES", 20)
+    trained = ("single_object", CONFIG.kind_names[0], WHITE)  # so no scene has it and is held out
+    with pytest.raises(ConfigError, match=r"prepare.scenes: .* single_object, .* num_kinds=8, .* Lower held_out_share"):
+        SceneSampler(CONFIG, 0).heldout(Random(0), trained, even_backgrounds=True)
 
 
 @pytest.mark.parametrize(
