@@ -20,6 +20,7 @@ from pipelines.recipe import Recipe
 from pipelines.terminal import log_to_terminal
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError
+from ufork.infer.config import DrawConfig
 from ufork.infer.model import TrainedModel, save_trained
 from ufork.infer.steps import EagerSteps
 from ufork.model.config import Dimensions
@@ -72,7 +73,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
                     draw_grid=_drawing(recipe, phase, codec, world),
                     trace_folder=phase.folder.path if trace else None,
                 )
-                _train(phase, world, hooks, codec)
+                _train(phase, world, hooks, codec, recipe.evaluate.draw)
             world.wait_until_finished(phase.name)  # the next phase reads the weights that the leader has written
 
 
@@ -117,12 +118,12 @@ def _require_weights(phase: Phase) -> None:
         )
 
 
-def _train(phase: Phase, world: World, hooks: Hooks, codec: ImageCodec) -> None:
+def _train(phase: Phase, world: World, hooks: Hooks, codec: ImageCodec, draw: DrawConfig) -> None:
     with open_session(phase, world, context=process_context(("ufork.data.stream",))) as session:
         weights = train_phase(session, hooks)
     if session.stage.bridge.is_leader:
         folder = phase.folder.weights
-        save_trained(folder, weights, phase.initial.config, phase.tokenizer, codec)
+        save_trained(folder, weights, phase.initial.config, phase.tokenizer, codec, draw)
         log.info("weights: %s", folder)
         world.report_finished(phase.name)
 

@@ -15,6 +15,7 @@ from pipelines import cli
 from pipelines.recipe import Recipe
 from tests.tiny import DIMENSIONS, tiny_config, tiny_tokenizer
 from tests.tiny_run import make_run
+from ufork.infer.config import DrawConfig
 from ufork.infer.model import save_trained
 from ufork.model.initialization import initialize
 from ufork.model.unifork import UniFork
@@ -64,7 +65,7 @@ def workspace(tmp_path_factory):
     codec = ImageCodec.load(run.vision_tokenizer)
     for phase in recipe["phases"]:
         config = WeightsConfig(model=tiny_config(), dimensions=DIMENSIONS)
-        save_trained(run.phase(phase).weights, weights, config, tiny_tokenizer(), codec)
+        save_trained(run.phase(phase).weights, weights, config, tiny_tokenizer(), codec, DrawConfig())
     return folder
 
 

@@ -88,7 +88,9 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 def _export(checkpoint: Path, output: Path) -> None:
     from ufork.checkpoint.export import checkpoint_weights
+    from ufork.config import read_mapping
     from ufork.data.text_tokenizer import TextTokenizer
+    from ufork.infer.config import DrawConfig
     from ufork.infer.model import save_trained
     from ufork.run_folder import RunFolder
     from ufork.vision.codec import ImageCodec
@@ -96,7 +98,9 @@ def _export(checkpoint: Path, output: Path) -> None:
     run = RunFolder.of_checkpoint(checkpoint)
     weights, config = checkpoint_weights(checkpoint, run)
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
-    save_trained(output, weights, config, tokenizer, codec)
+    recorded = read_mapping(run.config).get("evaluate", {}).get("draw", {}) if run.config.exists() else {}
+    draw = DrawConfig.from_mapping(recorded, origin=f"{run.config}, evaluate.draw")
+    save_trained(output, weights, config, tokenizer, codec, draw)
 
 
 def _list(folders: list["CheckpointFolder"]) -> None:

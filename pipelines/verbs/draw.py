@@ -13,7 +13,7 @@ SAMPLING = {
     "top_p": (float, "probability mass to sample from"),
     "seed": (int, "seed of the first prompt; the following prompts have the next seeds"),
 }
-"""Keys of `ufork.infer.config.DrawConfig`, which has the defaults."""
+"""Keys of `ufork.infer.config.DrawConfig`; the weights' folder has the defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +42,12 @@ def run(arguments: argparse.Namespace) -> None:
     from ufork.report.grid import picture_format, write_grid
 
     chosen = {key: value for key, value in vars(arguments).items() if key in SAMPLING}
-    config = DrawConfig.from_mapping(chosen, origin="options")
+    DrawConfig.from_mapping(chosen, origin="options")  # before anything is read
     picture_format(arguments.out)
 
     with memory_errors("Give fewer prompts at a time"):
-        images = load_model(arguments.checkpoint, arguments).draw(arguments.prompt, config)
+        model = load_model(arguments.checkpoint, arguments)
+        config = model.draw_config.model_copy(update=chosen)
+        images = model.draw(arguments.prompt, config)
     write_grid(images, arguments.out)
     print(arguments.out)

@@ -15,8 +15,9 @@ from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError, ConfigError, SampleError, TokenizerError
 from ufork.infer.config import AnswerConfig, DrawConfig
-from ufork.infer.model import MAX_TEXT_CHARS, TEXT_FOLDER, VISION_FOLDER, TrainedModel
-from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, save_weights
+from ufork.infer.model import DRAW_FILE, MAX_TEXT_CHARS, TEXT_FOLDER, VISION_FOLDER, TrainedModel
+from ufork.infer.model import save_trained as save_whole
+from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, load_weights, save_weights
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec
 from ufork.vision.config import VisionConfig
@@ -71,6 +72,19 @@ def test_there_is_one_drawing_per_prompt_and_it_depends_on_the_seed(saved):
     assert not np.array_equal(images, model.draw(PROMPTS, config.model_copy(update={"seed": 4})))
     in_one_batch = config.model_copy(update={"batch_prompts": 64})
     assert np.array_equal(images[[2, 0]], model.draw([PROMPTS[2], PROMPTS[0]], in_one_batch, seeds=[5, 3]))
+
+
+def test_drawings_are_sampled_as_the_folder_says_unless_told_otherwise(folder):
+    greedy = DrawConfig(temperature=0.0)
+    loaded = TrainedModel.load(folder)
+    assert loaded.draw_config == DrawConfig()
+    save_whole(folder, *load_weights(folder), loaded.tokenizer, loaded.codec, greedy)
+    again = TrainedModel.load(folder)
+    np.testing.assert_array_equal(again.draw(PROMPTS), loaded.draw(PROMPTS, greedy))
+    np.testing.assert_array_equal(again.draw(PROMPTS, DrawConfig()), loaded.draw(PROMPTS))
+    (folder / DRAW_FILE).write_text('{"guidence": 2}')
+    with pytest.raises(ConfigError, match=rf"{DRAW_FILE}: 1 value\(s\) refused\s+guidence"):
+        TrainedModel.load(folder)
 
 
 def test_there_is_one_answer_per_question_for_any_batch_size(saved):

@@ -1,6 +1,7 @@
 """`ufork draw` and `ufork answer`: what they write, and which arguments they refuse."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from pipelines import cli
 from tests.infer.test_model import save_trained
 from tests.tiny import tiny_config
-from ufork.infer.model import TrainedModel
+from ufork.infer.model import DRAW_FILE, TrainedModel
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,16 @@ def test_temperature_0_is_greedy(weights, tmp_path):
         assert draw(weights, tmp_path / f"{number}.png", "--temperature", "0", "--seed", str(seed)) == 0
     first, second = (np.asarray(Image.open(tmp_path / f"{number}.png")) for number in (0, 1))
     np.testing.assert_array_equal(first, second)
+
+
+def test_the_weights_say_how_drawings_are_sampled_and_options_change_single_values(weights, tmp_path):
+    for name, arguments in (("default", ()), ("seeded", ("--seed", "9")), ("hot", ("--temperature", "5"))):
+        folder = shutil.copytree(weights, tmp_path / name)
+        (folder / DRAW_FILE).write_text('{"temperature": 0.0}')
+        assert draw(folder, tmp_path / f"{name}.png", *arguments) == 0
+    default, seeded, hot = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("default", "seeded", "hot"))
+    np.testing.assert_array_equal(default, seeded)  # greedy
+    assert (default != hot).any()
 
 
 @pytest.mark.parametrize(

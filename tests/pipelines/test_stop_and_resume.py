@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from benchmarks.kill import kill_until_done, losses
 from pipelines import cli
 from tests.tiny_run import make_run, train
+from ufork.infer.model import DRAW_FILE
 
 OVERRIDES = (
     "phases.align.train.steps=2",
@@ -121,6 +122,7 @@ def test_checkpoints_are_listed_exported_reshaped_begun_from_verified_and_pruned
     exported = tmp_path / "exported"
     assert cli.main(["checkpoint", "export", str(newest), "--output", str(exported)]) == 0
     assert_equal(load_file(exported / "model.safetensors"), load_file(run.phase("all").weights / "model.safetensors"))
+    assert (exported / DRAW_FILE).read_text() == (run.phase("all").weights / DRAW_FILE).read_text()
     reshaped = tmp_path / "reshaped"
     assert cli.main(["checkpoint", "reshape", str(older), "--ranks", "3", "--output", str(reshaped)]) == 0
     other, other_run = make_run(tmp_path, "other")

@@ -1,6 +1,6 @@
 """A trained model with its tokenizers: pixels and text in, pixels and text out.
 
-folder: model.safetensors, config.json, text/ (tokenizer), vision/ (image codec) -> TrainedModel.load
+folder: model.safetensors, config.json, draw.json, text/ (tokenizer), vision/ (image codec) -> TrainedModel.load
 prompts -> draw -> images      images, questions -> answer -> texts      sample -> loss -> cross-entropy
 """
 
@@ -18,6 +18,7 @@ from ufork.data.prompts import CodecSizes, encode_sample
 from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError, ConfigError
+from ufork.files import write_whole
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import draw_codes
@@ -34,6 +35,8 @@ from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 
 TEXT_FOLDER, VISION_FOLDER = "text", "vision"
+DRAW_FILE = "draw.json"
+"""How the model's drawings are sampled unless told otherwise; a folder without it has the defaults of `DrawConfig`."""
 
 MAX_TEXT_CHARS = 10_000
 """Longest prompt or question; attention's memory grows with the square of the length."""
@@ -56,6 +59,8 @@ class TrainedModel:
         self.model, self.tokenizer, self.codec = model.eval(), tokenizer, codec
         self.device = model.trunk.token_embedding.weight.device
         self.steps = steps or steps_on(self.device)
+        self.draw_config = DrawConfig()
+        """How drawings are sampled by default."""
 
     @classmethod
     def load(cls, folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Self:
@@ -63,6 +68,7 @@ class TrainedModel:
 
         Raises:
             CheckpointError: weights are missing or damaged, or do not match their own config or a tokenizer.
+            ConfigError: the file of the sampling is damaged.
             TokenizerError: a tokenizer is missing or damaged.
         """
         weights, config = load_weights(folder)
@@ -81,6 +87,8 @@ class TrainedModel:
             origin=str(folder),
         )
         use_kernels(trained.model, choose_kernels(device))
+        if (folder / DRAW_FILE).exists():
+            trained.draw_config = DrawConfig.from_yaml(folder / DRAW_FILE)
         return trained
 
     @classmethod
@@ -133,7 +141,7 @@ class TrainedModel:
 
         Args:
             prompts: texts of at most MAX_TEXT_CHARS characters.
-            config: how codes are sampled.
+            config: how codes are sampled; `draw_config` by default.
             seeds: one per prompt, at most MAX_SEED + 1; `config.seed` and the numbers that follow it by default.
 
         Returns:
@@ -142,7 +150,7 @@ class TrainedModel:
         Raises:
             ConfigError: the model has no generation branch, or a prompt is empty or too long.
         """
-        config = config or DrawConfig()
+        config = config or self.draw_config
         self._require(Task.GENERATION, prompts, "prompt")
         seeds = range(config.seed, config.seed + len(prompts)) if seeds is None else seeds
         rows, columns = self.codec.grid_rows, self.codec.grid_columns
@@ -222,8 +230,9 @@ def save_trained(
     config: WeightsConfig,
     tokenizer: TextTokenizer,
     codec: ImageCodec,
+    draw: DrawConfig,
 ) -> None:
-    """Writes a folder that `TrainedModel.load` reads.
+    """Writes a folder that `TrainedModel.load` reads; `draw` becomes its `draw_config`.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -231,6 +240,7 @@ def save_trained(
     save_weights(folder, weights, config)
     tokenizer.save(folder / TEXT_FOLDER)
     codec.save(folder / VISION_FOLDER)
+    write_whole(folder / DRAW_FILE, draw.model_dump_json(indent=1) + "\n")
 
 
 def _check_fit(dimensions: Dimensions, tokenizer: TextTokenizer, codec: ImageCodec, folder: Path) -> None:
