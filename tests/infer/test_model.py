@@ -82,8 +82,8 @@ def test_drawings_are_sampled_as_the_folder_says_unless_told_otherwise(folder):
     again = TrainedModel.load(folder)
     np.testing.assert_array_equal(again.draw(PROMPTS), loaded.draw(PROMPTS, greedy))
     np.testing.assert_array_equal(again.draw(PROMPTS, DrawConfig()), loaded.draw(PROMPTS))
-    (folder / DRAW_FILE).write_text('{"guidence": 2}')
-    with pytest.raises(ConfigError, match=rf"{DRAW_FILE}: 1 value\(s\) refused\s+guidence"):
+    (folder / DRAW_FILE).write_text('{"strength": 2}')
+    with pytest.raises(ConfigError, match=rf"{DRAW_FILE}: 1 value\(s\) refused\s+strength"):
         TrainedModel.load(folder)
 
 
