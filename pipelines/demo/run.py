@@ -27,8 +27,8 @@ from pipelines.demo.outcome import (
 )
 from pipelines.demo.progress import DemoProgress
 from pipelines.demo.progress_line import ProgressLine, duration
-from pipelines.demo.verb_process import Ended, VerbProcess, verb_command
 from pipelines.demo.verbs import Verb, demo_verbs
+from pipelines.launch.verb_process import Ended, VerbProcess, verb_command
 from pipelines.recipe import Recipe, read_recipe
 
 REPEATED_SECONDS = 5.0

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipelines import cli
-from pipelines.demo.verb_process import cpu_seconds_of_session
+from pipelines.launch.verb_process import cpu_seconds_of_session
 from pipelines.recipe import read_recipe
 from tests.pipelines.test_all_verbs import RECIPE
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from pipelines.demo import run as demo_run
-from pipelines.demo import verb_process
 from pipelines.demo.run import Demo, Request
-from pipelines.demo.verb_process import VerbFailedError
+from pipelines.launch import verb_process
+from pipelines.launch.verb_process import VerbFailedError
 from tests.pipelines.demo.test_choice import machine
 from tests.pipelines.demo.test_outcome import benchmark, trained
 from tests.pipelines.test_all_verbs import RECIPE

@@ -1,4 +1,4 @@
-"""A verb's process: its log, its time, its failure, Ctrl-C, and its end with the demo."""
+"""A verb's process: its log, its time, its failure, Ctrl-C, and its end with its parent."""
 
 import os
 import signal
@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from pipelines.demo import verb_process
-from pipelines.demo.verb_process import VerbFailedError, VerbProcess, error_lines
+from pipelines.launch import verb_process
+from pipelines.launch.verb_process import VerbFailedError, VerbProcess, error_lines
 
 SAYS_NO = (
     "import sys\nprint('working')\nprint('ufork train: x.yaml: no such key\\n  remedy', file=sys.stderr)\nsys.exit(2)"
@@ -113,11 +113,11 @@ def test_stop_signals_are_handed_on(tmp_path):
     assert failed.value.exit_code == 75
 
 
-def test_a_verb_is_killed_when_its_demo_is(tmp_path):
+def test_a_verb_is_killed_when_its_parent_is(tmp_path):
     reading, writing = os.pipe()
     program = (
-        "import threading\nfrom pipelines.demo import child\n"
-        "threading.Thread(target=child._exit_with_demo).start()\nprint('ready', flush=True)\n"
+        "import threading\nfrom pipelines.launch import verb_child\n"
+        "threading.Thread(target=verb_child._exit_with_parent).start()\nprint('ready', flush=True)\n"
     )
     verb = subprocess.Popen([sys.executable, "-c", program], stdin=reading, stdout=subprocess.PIPE, text=True)
     os.close(reading)

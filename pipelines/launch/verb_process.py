@@ -30,7 +30,7 @@ PROCESSES = Path("/proc")
 
 
 class VerbFailedError(UforkError):
-    """A verb of the demo failed; the exit code is the verb's."""
+    """A verb failed; the exit code is the verb's."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class VerbFailedError(UforkError):
 
 def verb_command(arguments: Sequence[str]) -> list[str]:
     """Returns the command that runs `ufork` with `arguments` and ends with this process."""
-    return [sys.executable, "-m", "pipelines.demo.child", *arguments]
+    return [sys.executable, "-m", "pipelines.launch.verb_child", *arguments]
 
 
 @dataclass(frozen=True)
