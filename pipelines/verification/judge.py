@@ -14,9 +14,10 @@ from math import sqrt
 from statistics import mean, stdev
 
 from pipelines.verification.recorded import LEAST_RUNS, SCORES, Measured
+from ufork.analysis.student_t import quantile
 
-STUDENT_T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
-"""95% quantile of Student's t for 1, 2, ... degrees of freedom; the last also serves for more."""
+SHARE = 0.95
+"""Share of runs like the recorded ones that are above the lowest value."""
 LEAST_SPREAD = 0.01
 """Smallest standard deviation that is assumed: runs that agree more closely do so by chance."""
 
@@ -71,5 +72,4 @@ def _judged(score: str, recorded: list[float], now: float | None) -> Judged:
 
 def _half_range(recorded: Sequence[float]) -> float:
     n = len(recorded)
-    t = STUDENT_T_95[min(n - 1, len(STUDENT_T_95)) - 1]
-    return t * max(stdev(recorded), LEAST_SPREAD) * sqrt(1 + 1 / n)
+    return quantile(SHARE, n - 1) * max(stdev(recorded), LEAST_SPREAD) * sqrt(1 + 1 / n)
