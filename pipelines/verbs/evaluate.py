@@ -82,9 +82,9 @@ def benchmarks_of(recipe: "Recipe", tasks: Collection["Task"]) -> list["Benchmar
     if config.scenes and _has_scenes(recipe):
         scenes, detector = folder.shards / "scenes", None
         if Task.GENERATION in tasks:
-            detector = detector_for(
-                scenes / "train", config.scenes.detector, folder=folder.detector, seed=recipe.run.seed
-            )
+            fitting = config.scenes.detector
+            seed = recipe.run.seed if fitting.seed is None else fitting.seed
+            detector = detector_for(scenes / "train", fitting, folder=folder.detector, seed=seed)
         benchmarks.append(ScenesBenchmark(scenes / "heldout", config.scenes, detector))
     if config.emoji and _has_emoji(recipe):
         benchmarks.append(EmojiBenchmark(folder.shards / "emoji" / "heldout", config.emoji))

@@ -68,6 +68,8 @@ def test_the_detector_is_fitted_again_only_for_other_renders_seed_or_config(sour
 
     monkeypatch.setattr("ufork.eval.scenes.detector_fit.fit_detector", refuse)
     detector_for(sources / "train", SMALL_DETECTOR, folder=detector_folder, seed=3)
+    named = SMALL_DETECTOR.model_copy(update={"seed": 3})
+    detector_for(sources / "train", named, folder=detector_folder, seed=3)
     for folder, seed in (("train", 4), ("heldout", 3)):
         with pytest.raises(AssertionError, match="fitted again"):
             detector_for(sources / folder, SMALL_DETECTOR, folder=detector_folder, seed=seed)

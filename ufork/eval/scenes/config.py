@@ -29,6 +29,8 @@ class DetectorConfig(Config):
     """Share of training images whose cells are shuffled, so that fragments of a sprite do not count as an object."""
     presence_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability above which a cell counts as holding an object."""
+    seed: NonNegativeInt | None = None
+    """Seed of the fit; `run.seed` by default. Runs whose drawings are compared are scored by one detector."""
 
 
 class ScenesBenchmarkConfig(Config):

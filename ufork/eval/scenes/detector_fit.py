@@ -71,7 +71,8 @@ def detector_for(train_folder: Path, config: DetectorConfig, *, folder: Path, se
         StorageError: `folder` cannot be written.
     """
     recipe = Manifest.load(train_folder).recipe
-    origin = hashlib.sha256(f"{recipe} {config.model_dump_json()} {seed}".encode()).hexdigest()
+    fitting = config.model_dump_json(exclude={"seed"})
+    origin = hashlib.sha256(f"{recipe} {fitting} {seed}".encode()).hexdigest()
     if folder.exists():
         try:
             detector = Detector.load(folder)
