@@ -4,15 +4,12 @@ The upper row has the scores, with the mean of permuted pairs and twice its spre
 is left of each score above that mean. A dotted line marks the fork.
 """
 
-import io
 from typing import Any
 
 from ufork.analysis.alignment_record import TITLES, AlignmentRecord, Measure, ModelAlignment
-from ufork.errors import ConfigError
-from ufork.vocabulary import Task
+from ufork.analysis.figure import TASK_COLOURS, new_figure, png_of
 
-COLOURS = {Task.UNDERSTANDING: "tab:red", Task.GENERATION: "tab:blue"}
-PANEL_INCHES, DOTS_PER_INCH = (4.2, 2.6), 120
+PANEL_INCHES = (4.2, 2.6)
 
 
 def alignment_figure(record: AlignmentRecord, measure: Measure) -> bytes:
@@ -21,12 +18,8 @@ def alignment_figure(record: AlignmentRecord, measure: Measure) -> bytes:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("figures need matplotlib, which is not installed; pip install 'ufork[analysis]'") from None
     number = len(record.models)
-    figure = Figure(figsize=(PANEL_INCHES[0] * number, PANEL_INCHES[1] * 2), layout="constrained")
+    figure = new_figure(width_inches=PANEL_INCHES[0] * number, height_inches=PANEL_INCHES[1] * 2)
     axes = figure.subplots(2, number, sharex="col", sharey="row", squeeze=False)
     for column, model in enumerate(record.models):
         _draw(axes[0][column], axes[1][column], model, measure)
@@ -35,14 +28,12 @@ def alignment_figure(record: AlignmentRecord, measure: Measure) -> bytes:
     axes[0][0].set_ylabel(TITLES[measure])
     axes[1][0].set_ylabel("above permuted pairs")
     axes[0][0].legend(frameon=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
-    return file.getvalue()
+    return png_of(figure)
 
 
 def _draw(upper: Any, lower: Any, model: ModelAlignment, measure: Measure) -> None:
     for curve in model.curves:
-        colour, layers = COLOURS[curve.task], [layer.layer for layer in curve.layers]
+        colour, layers = TASK_COLOURS[curve.task], [layer.layer for layer in curve.layers]
         scores = [layer.scores[measure] for layer in curve.layers]
         upper.plot(layers, [score.score for score in scores], "o-", markersize=3, color=colour, label=str(curve.task))
         upper.plot(layers, [score.null_mean for score in scores], "--", linewidth=0.8, color=colour)
