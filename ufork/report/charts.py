@@ -72,7 +72,7 @@ def line_chart(curves: Sequence[Curve], *, label: str, colour: str, from_zero: b
             "name_fits": len(curve.phase) * LETTER_WIDTH < frame.x(end) - frame.x(start),
             "points": [
                 {"x": frame.x(start + step), "y": frame.y(value), "step": step, "value": value}
-                for step, value in _thinned(curve.points)
+                for step, value in thinned(curve.points)
             ],
         }
         for curve, (start, end) in zip(curves, pairwise(ends), strict=True)
@@ -144,7 +144,8 @@ def short_number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    bucket = max(ceil(len(points) / MAX_POINTS), 1)
+def thinned(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> list[tuple[float, float]]:
+    """Returns at most `most` points (step, value): the means of neighbouring ones, at the last of their steps."""
+    bucket = max(ceil(len(points) / most), 1)
     groups = [points[start : start + bucket] for start in range(0, len(points), bucket)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

@@ -1,0 +1,25 @@
+"""The page of a suite has all scores, differences, costs and origins."""
+
+from tests.analysis.ablation.trials import arm, trial
+from ufork.analysis.ablation.tables import ablation_tables, markdown_table
+
+
+def test_the_page_has_scores_differences_cost_and_origins():
+    results = [*arm("shared", 0.1, 0.3, loss=2.0), *arm("y", 0.2, 0.5), trial("expert", 0, answers=None, drawings=0.5)]
+    page = ablation_tables("toy", results, num_trials=9, baselines=["shared"])
+    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("|")}
+    assert page.startswith("# toy\n\n5 of 9 results.\n\n## Scores")
+    assert "scenes/answers (0 chance, 1 perfect)" in page
+    assert "heldout/generation (nats per image code, lower is better)" in page
+    assert "| shared | 2     | 0.200 ± 0.100" in page and "| expert | 1     | –" in page
+    assert "## Difference from shared" in page and "+0.150 ± 0.050, p 0.205" in page and "Of the 1 tests here" in page
+    assert "10.00" in rows["y"] and "1,000" in rows["y"], "the last table is the cost"
+    assert page.endswith("- commits: 0123456789ab\n- machines: 2 cores\n- torch: 2.13.0\n")
+
+
+def test_a_suite_without_results_has_a_page():
+    assert ablation_tables("toy", [], num_trials=4, baselines=[]) == "# toy\n\n0 of 4 results.\n"
+
+
+def test_tables_are_aligned():
+    assert markdown_table([["a", "bb"], ["ccc", "d"]]).splitlines() == ["| a   | bb |", "|-----|----|", "| ccc | d  |"]

@@ -1,0 +1,1 @@
+"""Results of a suite: statistics, tables and figures."""

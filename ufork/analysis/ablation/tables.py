@@ -1,0 +1,105 @@
+"""The results of a suite as a page of Markdown: scores, differences, cost, origin.
+
+TrialResult of each arm and seed -> statistics.py -> tables whose columns are aligned, for readers of plain text, too
+"""
+
+from collections.abc import Iterator, Sequence
+
+from ufork.analysis.ablation.statistics import Difference, Estimate, arms_of, differences, estimates, score_names
+from ufork.analysis.ablation.trial_result import Score, TrialResult
+
+LEAST_P = 0.001
+"""Smallest p value that is shown as it is."""
+UNKNOWN = "–"
+"""Cell without a value."""
+
+
+def ablation_tables(suite: str, results: Sequence[TrialResult], *, num_trials: int, baselines: Sequence[str]) -> str:
+    """Returns a page of Markdown: scores, differences from each baseline, cost, and what the results were made with.
+
+    Args:
+        suite: name of the suite.
+        results: of its trials, as far as they are done.
+        num_trials: trials of the whole suite.
+        baselines: arms that the others are compared with.
+    """
+    sections = [f"# {suite}", f"{len(results)} of {num_trials} results."]
+    if results:
+        sections += ["## Scores", "Mean ± standard error over seeds.", _score_table(results)]
+        tests = {name: differences(results, name) for name in baselines}
+        for baseline, found in tests.items():
+            if found:
+                sections += [f"## Difference from {baseline}", _difference_table(results, found)]
+        if num_tests := sum(each.estimate.p is not None for found in tests.values() for each in found):
+            sections.append(
+                "Paired by seed: mean ± standard error, and the p value of a two-sided paired t-test. Of the"
+                f" {num_tests} tests here, one in twenty has a p value below 0.05 by chance alone."
+            )
+        sections += ["## Cost", _cost_table(results), "\n".join(_origins(results))]
+    return "\n\n".join(sections) + "\n"
+
+
+def _score_table(results: Sequence[TrialResult]) -> str:
+    names = score_names(results)
+    rows = [["arm", "seeds", *_headings(results)]]
+    for arm in arms_of(results):
+        found = estimates(results, arm)
+        num_seeds = sum(result.arm == arm for result in results)
+        rows.append([arm, str(num_seeds), *(found[name].describe() if name in found else UNKNOWN for name in names)])
+    return markdown_table(rows)
+
+
+def _headings(results: Sequence[TrialResult]) -> list[str]:
+    scores: dict[str, Score] = {}
+    for result in results:
+        for score in result.scores:
+            scores.setdefault(score.name, score)
+    return [
+        f"{name} ({score.measure}{'' if score.higher_is_better else ', lower is better'})"
+        for name, score in scores.items()
+    ]
+
+
+def _difference_table(results: Sequence[TrialResult], found: Sequence[Difference]) -> str:
+    cells = {(each.arm, each.score): each.estimate for each in found}
+    names = [name for name in score_names(results) if any(each.score == name for each in found)]
+    rows = [["arm", *names]]
+    for arm in dict.fromkeys(each.arm for each in found):
+        rows.append([arm, *(_difference_cell(cells.get((arm, name))) for name in names)])
+    return markdown_table(rows)
+
+
+def _difference_cell(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return UNKNOWN
+    p = estimate.p
+    shown = "" if p is None else f", p {p:.3f}" if p >= LEAST_P else f", p < {LEAST_P}"
+    return estimate.describe(signed=True) + shown
+
+
+def _cost_table(results: Sequence[TrialResult]) -> str:
+    costs = {result.arm: result.cost for result in results}
+    tasks = list(dict.fromkeys(task for cost in costs.values() for task in cost.active_parameters))
+    head = [*(f"parameters active in {task}" for task in tasks), "parameters in total"]
+    rows = [["arm", *head, *(f"training TFLOPs of {task}" for task in tasks)]]
+    for arm, cost in costs.items():
+        active = [f"{number:,}" if (number := cost.active_parameters.get(task)) else UNKNOWN for task in tasks]
+        flops = [f"{number / 1e12:,.2f}" if (number := cost.training_flops.get(task)) else UNKNOWN for task in tasks]
+        rows.append([arm, *active, f"{cost.total_parameters:,}", *flops])
+    return markdown_table(rows)
+
+
+def _origins(results: Sequence[TrialResult]) -> Iterator[str]:
+    commits = sorted({result.commit or "unknown" for result in results})
+    yield f"- commits: {', '.join(commits)}"
+    yield f"- machines: {'; '.join(sorted({result.machine for result in results}))}"
+    torch = sorted({result.versions.get("torch", "unknown") for result in results})
+    yield f"- torch: {', '.join(torch)}"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table whose first row is its head, with cells padded so that it reads well as plain text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *body = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([head, rule, *body])
