@@ -45,7 +45,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["ufork", "ufork.*", "pipelines", "pipelines.*", "data_prep", "data_prep.*"]),
     package_data={
-        "pipelines": ["recipes/*.yaml", "verification/*.yaml"],
+        "pipelines": ["recipes/*.yaml", "suites/*.yaml", "verification/*.yaml"],
         "ufork.report": ["templates/*"],
         "data_prep.report": ["templates/*"],
     },

@@ -41,6 +41,7 @@ VERBS = {
     "answer": "answer a question about an image with a trained model",
     "evaluate": "measure a trained model on held-out questions and prompts",
     "align": "measure how image and text features agree at every layer of a trained model",
+    "ablate": "train and evaluate the arms of a suite with several seeds, and compare their scores",
     "doctor": "show what this machine has and what it lacks",
     "report": "write a run's report as one self-contained HTML page",
 }

@@ -7,6 +7,7 @@ RUN/phases/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/,skipped_samples/}
 RUN/detector/ evaluation.json evaluation/ alignment/ report.html
 RUN/failures/   why ranks failed
 RUN/demo.json logs/ verification.json   of `ufork demo` and `ufork verify`
+RUN/recipe.yaml prepared.yaml   of `ufork ablate`
 RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/,health/,failures/}   what happened to it
 """
 
@@ -151,6 +152,16 @@ class RunFolder:
     def verification(self) -> Path:
         """Results of a run beside those that are recorded."""
         return self.path / "verification.json"
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe that a suite runs in this folder."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def prepared(self) -> Path:
+        """Sections of the recipe that a suite's shards and tokenizers are finished for."""
+        return self.path / "prepared.yaml"
 
     @property
     def submissions(self) -> Path:

@@ -25,6 +25,7 @@ PACKAGES = ("ufork", "pipelines", "data_prep")
 SOURCE = Path(__file__).parents[2]
 SLURM_SECONDS = 300.0
 """Time limit of one of Slurm's commands; a busy controller takes minutes."""
+_ANOTHER_FOLDER = "another run.folder"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,13 @@ class Submission:
         Raises:
             StorageError: the folder cannot be written.
         """
-        with storage_errors(self.path, choose="another run.folder"):
+        self.keep_code()
+        write_whole(self.recipe, recipe.to_yaml(), choose=_ANOTHER_FOLDER)
+
+    def keep_code(self) -> None:
+        """Copies the code into the new folder; raises as `keep`."""
+        with storage_errors(self.path, choose=_ANOTHER_FOLDER):
             self.path.mkdir(parents=True)
-            write_whole(self.recipe, recipe.to_yaml())
             for package in PACKAGES:
                 shutil.copytree(SOURCE / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -72,7 +77,7 @@ class Submission:
         Raises:
             ClusterError: Slurm refuses a job; those before it are cancelled.
         """
-        slurm = partial(_slurm, environment)
+        slurm = partial(ask_slurm, environment)
         jobs: list[int] = []
         for request in requests:
             script = self.path / f"{request.phase or 'train'}.sbatch"
@@ -98,7 +103,12 @@ def _record_submitted(request: JobRequest, job: int) -> None:
         file.write(json.dumps({**event, "time": int(time.time()), "exit_code": None, "reason": ""}) + "\n")
 
 
-def _slurm(environment: Mapping[str, str], *command: str) -> str:
+def ask_slurm(environment: Mapping[str, str], *command: str) -> str:
+    """Runs one of Slurm's commands and returns what it prints.
+
+    Raises:
+        ClusterError: Slurm is not here, or refuses.
+    """
     try:
         return ask(command, environment=environment, timeout_seconds=SLURM_SECONDS)
     except NoAnswer as answer:

@@ -1,0 +1,1 @@
+"""Suites of runs that differ in what their arms declare: `ufork ablate`."""
