@@ -27,7 +27,7 @@ from ufork.parallel.layout import num_ranks_of
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.run_folder import RunFolder
-from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
+from ufork.train.config import GlobalBatchSize, GradNormConfig, TrainConfig, WandbConfig
 from ufork.train.loop import Hooks, train_phase
 from ufork.train.session import Phase, open_session
 
@@ -171,6 +171,18 @@ def test_resuming_in_the_same_layout_is_exact(name, precision, optimizer, undist
     weights = resumed_in(LAYOUTS[name], config, folder, whole)
     assert torch.equal(figures(folder), figures(whole))
     assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dp2", "forked"])
+def test_factors_of_the_losses_resume_exactly(name, undisturbed, folder):
+    weighting = {"loss_weighting": "gradnorm", "gradnorm": GradNormConfig(rate=0.2)}
+    config = config_of("fp32", "sgd").model_copy(update=weighting)
+    expected, whole = undisturbed(name, config)
+    factors = read_state(whole / CHECKPOINT).train_state.loss_balance.factors
+    assert len(set(factors.values())) == 2, "they have moved"
+    weights = resumed_in(LAYOUTS[name], config, folder, whole)
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 

@@ -11,6 +11,7 @@ from tests.nccl_rules import nccl_rules
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage, weights_of
 from tests.tiny import packed_sequence, shallow_config
+from ufork.checkpoint.state import LossBalance
 from ufork.model.config import ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Stage, num_ranks_of
@@ -18,6 +19,7 @@ from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.train import build_stage as stage_builder
 from ufork.train.config import GlobalBatchSize, PerTask, TrainConfig
+from ufork.train.objectives.gradnorm import rebalanced
 from ufork.train.optimization.learning_rate import learning_rate
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
@@ -73,6 +75,13 @@ CASES = {
             "rq_head": RqHeadConfig(hidden_size=24, attention_size=32, num_attention_heads=4, num_blocks=1, dropout=0.2)
         },
         train={"loss_weighting": "uncertainty"},
+    ),
+    "gradnorm": Case(
+        forked(trunk={"tp": 2}, understanding={"dp": 2}, generation={"tp": 2}),
+        train={"loss_weighting": "gradnorm", "gradnorm": {"rate": 0.5}},
+    ),
+    "gradnorm, colocated": Case(
+        {"colocated_tp": 2}, ranks=4, train={"loss_weighting": "gradnorm", "gradnorm": {"rate": 0.5}}
     ),
     "reduced at every backward": Case(forked(trunk={"dp": 2}, generation={"dp": 2}, reduce_each_backward=True)),
     "sequence parallel": Case(forked(trunk={"tp": 2}, generation={"tp": 2}), sequence_parallel=True),
@@ -154,7 +163,7 @@ def train(rank_env: RankEnvironment, case: Case, layout: LayoutConfig, with_nccl
             if layout.kind == "forked" and world.coordinate.stage != "trunk" and world.coordinate.stage not in present:
                 continue
             stage = open_stage(world, config, model=model_of(case), layout=layout, seq_len=SEQ_LEN, name=optimizer)
-            figures = []
+            figures, balance = [], LossBalance()
             for step in range(STEPS):
                 sequences = {}
                 if stage.reads_data:
@@ -163,8 +172,10 @@ def train(rank_env: RankEnvironment, case: Case, layout: LayoutConfig, with_nccl
                         task: [sequences_of(task, step=step, number=number) for number in range(dp_rank, n, dp)]
                         for task, n in present.items()
                     }
-                result = run_step(stage, sequences, learning_rate(config, step / config.steps))
-                figures.append([*result.losses.values(), result.gradient_norm])
+                result = run_step(stage, sequences, learning_rate(config, step / config.steps), balance=balance)
+                norms = result.fork_gradient_norms
+                balance = rebalanced(balance, config, losses=result.losses, norms=norms)
+                figures.append([*result.losses.values(), result.gradient_norm, *norms.values()])
             outcomes[optimizer] = torch.tensor(figures), weights_of(stage, model_of(case))
             stage.engine.close()
     return outcomes

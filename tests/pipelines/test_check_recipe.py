@@ -75,6 +75,16 @@ REFUSED = {
         1,
         "train.trainable=['understanding']: nothing would train",
     ),
+    "no gradients to balance": (
+        ["phases.align.train={trainable: [rq_head], loss_weighting: gradnorm}"],
+        1,
+        "train.loss_weighting=gradnorm balances gradients that reach the trunk, and train.trainable=['rq_head']",
+    ),
+    "a loss without a gradient": (
+        ["train={loss_weighting: gradnorm, loss_weights: {generation: 0}}"],
+        1,
+        "train.loss_weights.generation=0: train.loss_weighting=gradnorm cannot balance",
+    ),
     "no source": (["data.generation=[]"], 1, "data.generation: no source"),
     "no branch": (["model.tasks=[understanding]"], 1, "train.global_batch_size.generation=2: model.tasks has no"),
     "no sequences": (

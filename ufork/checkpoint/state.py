@@ -43,6 +43,19 @@ class FileRecord(Config):
     """Checksum as `ufork.files.checksum_of` computes it."""
 
 
+class LossBalance(Config):
+    """State of weighting losses by gradient norms (`ufork.train.objectives.gradnorm`); empty with other weightings."""
+
+    factors: Mapping[Task, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Factor of each task's loss in the next step."""
+    first_losses: Mapping[Task, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Each task's mean loss in the first step."""
+
+    def factor(self, task: Task) -> float:
+        """Returns the factor of `task`, 1 before the first step."""
+        return self.factors.get(task, 1.0)
+
+
 class TrainState(Config):
     """Progress of a phase."""
 
@@ -52,6 +65,8 @@ class TrainState(Config):
     """Training time, over all starts."""
     steps_skipped: NonNegativeInt = 0
     """Steps whose loss or gradients were not finite."""
+    loss_balance: LossBalance = LossBalance()
+    """Factors of the losses."""
 
 
 class RunMetadata(Config):

@@ -38,6 +38,7 @@ from ufork.train.optimization.parameter_groups import freeze_except
 from ufork.train.stage import TrainingStage
 from ufork.train.stage_module import StageModule
 from ufork.train.trainable import group_trains, stage_trains
+from ufork.vocabulary import Task
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ def build_stage(
     log.info("linear layers: %s (train.linear is %s)", linear, config.linear)
     use_linear(model, linear)
     use_kernels(model, choose_kernels(world.device, config.kernels))
-    engine = _build_engine(model, config, layout_config, precision, world, partition_dims)
+    module = StageModule(model, config).to(world.device)
+    engine = _build_engine(module, config, layout_config, precision, world, partition_dims)
     engine.trace_gathers(tracer)
     return TrainingStage(
         engine=engine,
@@ -97,6 +99,8 @@ def build_stage(
         if world.coordinate.stage is Stage.COLOCATED
         else Link(bridge, transfer_format, world.tp_group, tracer),
         tied=_tie(engine, model, config, bridge, world),
+        losses={task: module.losses[task] for task in Task if task in module.losses},  # type: ignore[misc]
+        balances_gradients=config.loss_weighting == "gradnorm",
         tracer=tracer,
     )
 
@@ -169,19 +173,18 @@ def _partition(model: UniFork, world: World, sequence_parallel: bool) -> dict[st
 
 
 def _build_engine(
-    model: UniFork,
+    module: StageModule,
     config: TrainConfig,
     layout_config: LayoutConfig,
     precision: Precision,
     world: World,
     partition_dims: dict[str, int],
 ) -> Engine:
-    module = StageModule(model, config).to(world.device)
     num_trained = freeze_except(module, config.trainable)
     passes_gradients = world.coordinate.stage in TASK_OF and stage_trains(Stage.TRUNK, config.trainable)
     if not num_trained and passes_gradients:
         module.add_anchor()
-    model.set_recompute(config.activation_checkpointing)
+    module.model.set_recompute(config.activation_checkpointing)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     optimizer = build_optimizer(module, config, world.device) if num_trained or passes_gradients else None
     # a setting of DeepSpeed's may be about what its hooks do

@@ -32,6 +32,7 @@ def check_phase(
     """
     _require_tasks(train, data, model)
     require_trainable(train, model)
+    _require_gradients_to_balance(train)
     _require_optimizer_on_device(train)
     checked = checked_layout(
         layout,
@@ -56,6 +57,22 @@ def _require_tasks(train: TrainConfig, data: DataConfig, model: ModelConfig) -> 
         if not getattr(data, task):
             raise ConfigError(
                 f"data.{task}: no source, and train.global_batch_size.{task}={number}; name a source or set that to 0"
+            )
+
+
+def _require_gradients_to_balance(train: TrainConfig) -> None:
+    if train.loss_weighting != "gradnorm":
+        return
+    if not stage_trains(Stage.TRUNK, train.trainable):
+        raise ConfigError(
+            f"train.loss_weighting=gradnorm balances gradients that reach the trunk, and train.trainable="
+            f"{list(train.trainable)} trains nothing there; add trunk to it, or set train.loss_weighting=fixed"
+        )
+    for task in train.global_batch_size.by_task:
+        if not train.loss_weights.of(task):
+            raise ConfigError(
+                f"train.loss_weights.{task}=0: train.loss_weighting=gradnorm cannot balance a loss without a gradient;"
+                f" set it above 0, or train.global_batch_size.{task}=0"
             )
 
 

@@ -27,6 +27,15 @@ class PerTask(Config):
         return getattr(self, task)
 
 
+class GradNormConfig(Config):
+    """Weighting of losses by gradient norms (`ufork.train.objectives.gradnorm`)."""
+
+    alpha: float = Field(default=1.5, ge=0, le=10)
+    """How strongly the task that has learned less gets the larger gradient; 0 keeps the norms equal."""
+    rate: float = Field(default=0.025, gt=0, le=1)
+    """Fraction of the way to the wanted norms, in logarithm, that the factors go in a step."""
+
+
 class GlobalBatchSize(Config):
     """Packed sequences in one step over the whole job, per task.
 
@@ -106,9 +115,13 @@ class TrainConfig(Config):
     """Keep only the input of each decoder layer for the backward pass and compute the layer again: less memory, about a
     third more operations."""
     loss_weights: PerTask = PerTask()
-    """Factors of the tasks' mean losses in their sum; with `loss_weighting: uncertainty`, besides the learned ones."""
-    loss_weighting: Literal["fixed", "uncertainty"] = "fixed"
-    """`uncertainty` learns a log-variance per task that weighs its loss (arXiv 1705.07115)."""
+    """Factors of the tasks' mean losses in their sum; with `loss_weighting: uncertainty`, besides the learned ones;
+    with `gradnorm`, the wanted proportion of their gradients."""
+    loss_weighting: Literal["fixed", "uncertainty", "gradnorm"] = "fixed"
+    """`uncertainty` learns a log-variance per task that weighs its loss (arXiv 1705.07115). `gradnorm` keeps the norms
+    of the tasks' gradients at the fork in proportion (after arXiv 1711.02257)."""
+    gradnorm: GradNormConfig = GradNormConfig()
+    """Used with `loss_weighting: gradnorm`."""
     deepspeed: dict[str, Any] = {}
     """Further keys of DeepSpeed's configuration; those that follow from the recipe are refused."""
     checkpoint: CheckpointConfig = CheckpointConfig()

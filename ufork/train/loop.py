@@ -21,6 +21,7 @@ from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.leader_work import LeaderWork
 from ufork.train.config import TrainConfig
 from ufork.train.initial_model import Weights
+from ufork.train.objectives.gradnorm import rebalanced
 from ufork.train.optimization.learning_rate import learning_rate
 from ufork.train.progress import Progress, progress_of
 from ufork.train.session import Session
@@ -51,13 +52,15 @@ class _Counters:
     """Progress of a phase, by this rank's clock."""
 
     def __init__(self, start: TrainState) -> None:
-        self.step, self.steps_skipped = start.step, start.steps_skipped
+        self.step, self.steps_skipped, self.loss_balance = start.step, start.steps_skipped, start.loss_balance
         self._began = time.monotonic() - start.seconds
 
     @property
     def train_state(self) -> TrainState:
         seconds = time.monotonic() - self._began
-        return TrainState(step=self.step, seconds=seconds, steps_skipped=self.steps_skipped)
+        return TrainState(
+            step=self.step, seconds=seconds, steps_skipped=self.steps_skipped, loss_balance=self.loss_balance
+        )
 
 
 def train_phase(session: Session, hooks: Hooks | None = None) -> Weights:
@@ -80,10 +83,14 @@ def train_phase(session: Session, hooks: Hooks | None = None) -> Weights:
         rate = learning_rate(config, progress.share)
         sequences = stream.next_step() if stream else {}
         with session.device_errors(f"step {counters.step}"), stage.tracer.recording(on=is_traced):
-            result = run_step(stage, sequences, rate, before_update=saver.before_update if saver else None)
+            before_update = saver.before_update if saver else None
+            result = run_step(stage, sequences, rate, balance=counters.loss_balance, before_update=before_update)
             if is_traced:
                 stage.bridge.wait_for_device("the traced step")
-        if not result.is_finite:
+        if result.is_finite:
+            losses, norms = result.losses, result.fork_gradient_norms
+            counters.loss_balance = rebalanced(counters.loss_balance, config, losses=losses, norms=norms)
+        else:
             _count_skipped_step(result, counters, config, stage.bridge)
         session.telemetry.record(counters.step, result, rate)
         counters.step += 1

@@ -3,10 +3,12 @@
 `build_stage.py` makes it; `step.py` runs it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ufork.model.weights import MODEL_PREFIX
 from ufork.parallel.engine.tied_embedding import TiedEmbedding
@@ -21,6 +23,7 @@ from ufork.parallel.transport.link import Link
 from ufork.parallel.transport.packed_sequence_format import PackedSequenceFormat
 from ufork.parallel.transport.stage_world import World
 from ufork.train.initial_model import Weights
+from ufork.train.objectives.cross_entropy import TaskLoss
 from ufork.vocabulary import Task
 
 
@@ -45,6 +48,10 @@ class TrainingStage:
     link: Link | None
     """Transfers to and from other stages; None in the colocated layout."""
     tied: TiedEmbedding | None
+    losses: Mapping[Task, TaskLoss]
+    """Losses of the branches that this stage holds."""
+    balances_gradients: bool
+    """Whether losses are weighted by the norms of their gradients at the fork."""
     tracer: Tracer = field(default_factory=Tracer)
 
     @property
@@ -80,6 +87,23 @@ class TrainingStage:
         own = self.engine.full_weights()
         named = {name.removeprefix(MODEL_PREFIX): own[name] for name in own if name.startswith(MODEL_PREFIX)}
         return collect_weights(self.bridge, named, shapes)
+
+    def squared_fork_gradients(self) -> list[Tensor]:
+        """Returns this rank's term of each task's squared norm of gradients at the fork, since the last call.
+
+        Scalars in fp64 on the rank's device, in the order of the layout's tasks; none unless `balances_gradients`.
+        """
+        if not self.balances_gradients:
+            return []
+        device, scale = self.engine.device, self.engine.gradient_scale
+        terms = {task: torch.zeros((), dtype=torch.float64, device=device) for task in self.layout.global_batch_size}
+        for task in terms.keys() & self.losses.keys():
+            gradient = self.losses[task].fork_gradient
+            assert gradient
+            squared = gradient.take(device) / scale**2
+            if self.world.coordinate.leads_replica:  # every rank of a replica has the whole gradient
+                terms[task] = squared
+        return list(terms.values())
 
     def runner(self, sequences: Sequences, num_targets: dict[Task, float]) -> Runner:
         """Returns the runner of one step's actions; `num_targets` are each task's targets in the whole job's step."""

@@ -49,8 +49,11 @@ class StageModule(nn.Module):
             hidden_TD = self.model.trunk(packed, attend)
         if not self.model.branches:
             return hidden_TD
+        loss = self.losses[packed.task]
+        if loss.fork_gradient:
+            loss.fork_gradient.watch(hidden_TD)
         total = self.model.branches[packed.task](hidden_TD, packed, attend)
-        term = self.losses[packed.task](total, packed.num_targets, num_targets)
+        term = loss(total, packed.num_targets, num_targets)
         if self.anchor is not None:
             term = term + 0 * self.anchor.sum()
         return term, total.detach()

@@ -28,6 +28,7 @@ from ufork.run_folder import PhaseFolder
 from ufork.train.config import TrainConfig
 from ufork.train.step import StepResult
 from ufork.train.wandb_run import WandbRun
+from ufork.vocabulary import Task
 
 log = logging.getLogger(__name__)
 
@@ -138,10 +139,11 @@ class Telemetry:
         seconds, self._last = now - self._last, now
         real = sum(result.num_real_tokens for result in results)
         padding = sum(result.num_padding_tokens for result in results)
-        losses = {f"loss/{task}": _mean([result.losses[task] for result in results]) for task in results[0].losses}
         return {
             "seconds": now - self._started,
-            **losses,
+            **_means_by_task("loss", [result.losses for result in results]),
+            **_means_by_task("loss_factor", [result.loss_factors for result in results]),
+            **_means_by_task("fork_gradient_norm", [result.fork_gradient_norms for result in results]),
             "gradient_norm": _mean([result.gradient_norm for result in results]),
             "tokens_per_s": real / seconds,
             "padding_share": padding / (real + padding),
@@ -171,6 +173,10 @@ class Telemetry:
         if self._bar:
             self._bar.close()
         self._wandb.finish()
+
+
+def _means_by_task(name: str, figures: list[dict[Task, float]]) -> dict[str, float]:
+    return {f"{name}/{task}": _mean([of_step[task] for of_step in figures]) for task in figures[0]}
 
 
 def _mean(values: list[float]) -> float:

@@ -75,6 +75,6 @@ def _reasons_of_absence(config: TrainConfig, model: ModelConfig) -> dict[str, st
         absent["trunk"] = "model.trunk_layers is 0"
     if model.tie_word_embeddings:
         absent["text_head"] = "model.tie_word_embeddings makes it the token_embedding"
-    if config.loss_weighting == "fixed":
-        absent["loss_weights"] = "train.loss_weighting is fixed"
+    if config.loss_weighting != "uncertainty":
+        absent["loss_weights"] = f"train.loss_weighting is {config.loss_weighting}"
     return absent

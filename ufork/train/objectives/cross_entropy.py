@@ -5,23 +5,33 @@
 With uncertainty weighting (arXiv 1705.07115, in the form for classification) a log-variance s_t per task is learned:
     L = sum over t of  w_t * exp(-s_t) * mean_t + s_t / 2
 A sequence contributes its share of N_t to both terms, so sequences may be summed in any order and on any rank.
+
+With `gradnorm` the first term has another factor, which changes from step to step (`gradnorm.py`).
 """
 
 import torch
 from torch import Tensor, nn
 
 from ufork.train.config import TrainConfig
+from ufork.train.objectives.gradnorm import ForkGradient
 from ufork.vocabulary import Task
 
 
 class TaskLoss(nn.Module):
-    """Loss terms of the packed sequences of one task."""
+    """Loss terms of the packed sequences of one task.
+
+    Attributes:
+        factor: factor besides the configured weight, for the next pass; 1 unless `gradnorm` sets it.
+        fork_gradient: the task's gradients at the fork; None unless `gradnorm` needs them.
+    """
 
     def __init__(self, config: TrainConfig, task: Task):
         super().__init__()
         self.weight = config.loss_weights.of(task)
         learned = config.loss_weighting == "uncertainty"
         self.log_variance = nn.Parameter(torch.zeros(1)) if learned else None
+        self.factor = 1.0
+        self.fork_gradient = ForkGradient() if config.loss_weighting == "gradnorm" else None
 
     def forward(self, total: Tensor, sequence_targets: int, num_targets: float) -> Tensor:
         """Returns the sequence's term of the step's loss.
@@ -31,7 +41,7 @@ class TaskLoss(nn.Module):
             sequence_targets: number of targets in the sequence.
             num_targets: N_t.
         """
-        term = self.weight * total / num_targets
+        term = self.weight * self.factor * total / num_targets
         if self.log_variance is not None:
             log_variance = self.log_variance.float().squeeze(0)
             term = term * torch.exp(-log_variance) + log_variance / 2 * (sequence_targets / num_targets)
