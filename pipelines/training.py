@@ -33,6 +33,7 @@ from ufork.report.grid import grid_of
 from ufork.train.build_stage import dtype_of
 from ufork.train.initial_model import InitialModel, Weights
 from ufork.train.loop import DrawGrid, Hooks, train_phase
+from ufork.train.probes.gradient_conflict import gradient_conflict_probe
 from ufork.train.session import Phase, open_session
 from ufork.vision.codec import ImageCodec
 from ufork.vocabulary import Task
@@ -71,6 +72,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
                 hooks = Hooks(
                     asked_to_stop=asked_to_stop,
                     draw_grid=_drawing(recipe, phase, codec, world),
+                    probes=[probe for probe in (gradient_conflict_probe(phase, world),) if probe],
                     trace_folder=phase.folder.path if trace else None,
                 )
                 _train(phase, world, hooks, codec, recipe.evaluate.draw)

@@ -3,7 +3,7 @@
 RUN/config.yaml versions.json
 RUN/shards/SOURCE/SPLIT   samples with images     RUN/codes/SOURCE/SPLIT   the same samples with codes
 RUN/tokenizer/{text,vision}
-RUN/phases/NAME/{metrics.jsonl,drawings/,checkpoints/,weights/,skipped_samples/}
+RUN/phases/NAME/{metrics.jsonl,drawings/,probes/,checkpoints/,weights/,skipped_samples/}
 RUN/detector/ evaluation.json evaluation/ alignment/ report.html
 RUN/failures/   why ranks failed
 RUN/demo.json logs/ verification.json   of `ufork demo` and `ufork verify`
@@ -60,6 +60,15 @@ class PhaseFolder:
     def drawing(self, step: int) -> Path:
         """The grid drawn after `step` steps."""
         return self.drawings / f"step-{step:06d}.png"
+
+    @property
+    def probes(self) -> Path:
+        """Results of probes, a file of JSON lines each."""
+        return self.path / "probes"
+
+    def probe(self, name: str) -> Path:
+        """JSON lines with the figures of a probe; written by telemetry."""
+        return self.probes / f"{name}.jsonl"
 
     @property
     def checkpoints(self) -> Path:

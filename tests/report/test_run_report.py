@@ -84,6 +84,11 @@ def run(tmp_path_factory, sources, detector):
     (folder / "shards").mkdir()
     (folder / "shards" / "ATTRIBUTION.md").write_text("Shapes & friends, CC0")
     write_phase(folder, "after", [metrics(10), metrics(20, **{"loss/generation": 1.5})], range(1, 20))
+    measured = {"cosine/all": 0.2, "cosine/layers.0": -0.1, "cosine/layers.1": 0.4, "cosine/layers.*.mlp.up.weight": 0}
+    (folder / "phases" / "after" / "probes").mkdir()
+    (folder / "phases" / "after" / "probes" / "gradient_conflict.jsonl").write_text(
+        "".join(json.dumps({"step": step, **measured}) + "\n" for step in (10, 20))
+    )
     write_phase(folder, "together", [metrics(30, gradient_norm=float("nan")), metrics(40)])
     heldout = sources / "heldout"
     write_codes_source(folder / "codes", num_samples=3)
@@ -128,6 +133,8 @@ def test_every_section_is_present(run):
         "2.13.0",
         "Shapes & friends, CC0",
         "trunk 25%",
+        "gradients, all shared parameters",
+        "gradients, last layer of the trunk",
     ):
         assert detail in text
     assert "nats per image code" in text and "Damaged files" not in text

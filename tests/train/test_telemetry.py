@@ -77,6 +77,18 @@ def test_a_resumed_phase_keeps_the_reports_before_its_start(tmp_path):
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3, 4]
 
 
+def test_a_resumed_phase_keeps_the_measurements_before_its_start(tmp_path):
+    reports = telemetry(tmp_path)
+    for step in (2, 4):
+        reports.add_measurement(step, "conflict", {"cosine/all": step / 10})
+    reports.close()
+    again = telemetry(tmp_path, start=TrainState(step=3))
+    again.add_measurement(4, "conflict", {"cosine/all": 0.9})
+    again.close()
+    entries = read_metrics(PhaseFolder(tmp_path).probe("conflict")).entries
+    assert [(entry["step"], entry["cosine/all"]) for entry in entries] == [(2, 0.2), (4, 0.9)]
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

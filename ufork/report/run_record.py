@@ -1,7 +1,7 @@
 """The contents of a run's folder, read and checked for its report.
 
     RUN/{config.yaml, versions.json, evaluation.json, alignment/, shards/ATTRIBUTION.md}
-    RUN/phases/NAME/{metrics.jsonl, drawings/step-*.png, pipeline.png, bubble.json}     -> RunRecord
+    RUN/phases/NAME/{metrics.jsonl, probes/*.jsonl, drawings/step-*.png, pipeline.png, bubble.json} -> RunRecord
 
 A run may be unfinished: what is missing is empty here. A file that is damaged is empty too, and named in `faults`; no
 file of a run can make its report fail.
@@ -50,6 +50,8 @@ class PhaseRecord:
     name: str
     metrics: list[Metrics]
     """Lines with an integer `step`, in order."""
+    probes: dict[str, list[Metrics]]
+    """Measurements during training by probe, as `metrics`."""
     drawings: list[tuple[int, Path]]
     """(step, grid of drawings), in order."""
     pipeline: Path | None
@@ -143,6 +145,7 @@ def _phase(phase: PhaseFolder, faults: list[str]) -> PhaseRecord:
     return PhaseRecord(
         name=phase.path.name,
         metrics=_metrics(phase.metrics, faults),
+        probes={path.stem: _metrics(path, faults) for path in sorted(phase.probes.glob("*.jsonl"))},
         drawings=sorted(
             (int(path.stem.removeprefix("step-")), path)
             for path in phase.drawings.glob("step-*.png")

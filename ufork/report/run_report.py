@@ -18,7 +18,7 @@ from ufork.files import write_whole
 from ufork.report.charts import Curve, line_chart, short_number
 from ufork.report.page import data_url, page, render
 from ufork.report.results import benchmark_section, benchmark_tiles
-from ufork.report.run_record import PhaseRecord, RunRecord, read_run
+from ufork.report.run_record import Metrics, PhaseRecord, RunRecord, read_run
 from ufork.run_folder import RunFolder
 
 CURVES = (
@@ -31,6 +31,10 @@ CURVES = (
     ("memory_mb", "Peak memory, MB", "ink", True),
 )
 """Metric, heading, colour, whether the axis starts at 0."""
+
+CONFLICT = "gradient_conflict"
+"""Probe whose cosines are drawn."""
+CONFLICT_HEADING = "Cosine of the tasks' gradients, {}"
 
 MAX_FRAMES = 8
 """Drawings shown per phase, evenly spaced, including the first and the last."""
@@ -89,16 +93,30 @@ def _curves(phases: Sequence[PhaseRecord]) -> Markup | str:
         return ""
     losses = [chart for metric, chart in charts.items() if metric.startswith("loss/")]
     others = [chart for metric, chart in charts.items() if not metric.startswith("loss/")]
-    return render("training.html.j2", phases=phases, losses=losses, others=others)
+    return render("training.html.j2", phases=phases, losses=losses, others=others, conflict=_conflict(phases))
+
+
+def _conflict(phases: Sequence[PhaseRecord]) -> list[dict[str, Any]]:
+    """Returns charts of the cosines of all shared parameters, and of the first and the last layer of the trunk."""
+    names = {name for phase in phases for entry in phase.probes.get(CONFLICT, ()) for name in entry}
+    last = sum(name.startswith("cosine/layers.") and name.rpartition(".")[2].isdigit() for name in names) - 1
+    drawn = {"cosine/all": "all shared parameters", "cosine/layers.0": "first layer of the trunk"}
+    if last > 0:
+        drawn[f"cosine/layers.{last}"] = "last layer of the trunk"
+    charts = [
+        _chart(phases, name, CONFLICT_HEADING.format(where), "ink", False, probe=CONFLICT)
+        for name, where in drawn.items()
+    ]
+    return [chart for chart in charts if chart]
 
 
 def _chart(
-    phases: Sequence[PhaseRecord], metric: str, heading: str, colour: str, from_zero: bool
+    phases: Sequence[PhaseRecord], metric: str, heading: str, colour: str, from_zero: bool, *, probe: str | None = None
 ) -> dict[str, Any] | None:
     curves = [
         Curve(
             phase=phase.name,
-            points=[(entry["step"], entry[metric]) for entry in phase.metrics if metric in entry],
+            points=[(entry["step"], entry[metric]) for entry in _entries(phase, probe) if metric in entry],
             steps=phase.steps,
         )
         for phase in phases
@@ -108,6 +126,10 @@ def _chart(
         return None
     svg = line_chart(curves, label=heading, colour=colour, from_zero=from_zero)
     return {"heading": heading, "svg": svg, "note": f"{short_number(drawn[-1].points[-1][1])} at the end"}
+
+
+def _entries(phase: PhaseRecord, probe: str | None) -> Sequence[Metrics]:
+    return phase.probes.get(probe, ()) if probe else phase.metrics
 
 
 def _film(phases: Sequence[PhaseRecord], embed: partial[str | None]) -> Markup | str:

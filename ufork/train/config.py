@@ -60,6 +60,15 @@ class GlobalBatchSize(Config):
         return self
 
 
+class GradientConflictConfig(Config):
+    """Probe of how the two tasks' gradients agree, layer by layer (`ufork.analysis.gradient_conflict`)."""
+
+    every_steps: NonNegativeInt = 0
+    """Steps between two measurements; 0 measures nothing."""
+    sequences_per_task: PositiveInt = 4
+    """Packed sequences of each task that the gradients are computed on, the first of the phase."""
+
+
 class WandbConfig(Config):
     """Weights & Biases, beside `metrics.jsonl`, which is always written."""
 
@@ -140,4 +149,6 @@ class TrainConfig(Config):
     """Steps between two grids of drawings; 0 draws none."""
     drawing_prompts: tuple[str, ...] = ()
     """Prompts of the grids."""
+    gradient_conflict: GradientConflictConfig = GradientConflictConfig()
+    """Conflict of the two tasks' gradients, measured during training."""
     wandb: WandbConfig = WandbConfig()

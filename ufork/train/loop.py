@@ -1,12 +1,12 @@
 """The train loop of one phase.
 
-Session -> per step: packed sequences -> run_step -> metrics, checkpoint, drawing -> whole weights on the leader
+Session -> per step: packed sequences -> run_step -> metrics, checkpoint, drawing, probes -> whole weights on the leader
 """
 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from ufork.train.config import TrainConfig
 from ufork.train.initial_model import Weights
 from ufork.train.objectives.gradnorm import rebalanced
 from ufork.train.optimization.learning_rate import learning_rate
+from ufork.train.probes.probe import Probe, ShowAlive
 from ufork.train.progress import Progress, progress_of
 from ufork.train.session import Session
 from ufork.train.stage import TrainingStage
@@ -30,8 +31,8 @@ from ufork.train.step import StepResult, run_step
 
 log = logging.getLogger(__name__)
 
-DrawGrid = Callable[[Weights, Callable[[], None]], np.ndarray]
-"""(whole weights, sign of life to call at short intervals) -> picture, uint8 [rows, columns, 3]."""
+DrawGrid = Callable[[Weights, ShowAlive], np.ndarray]
+"""(whole weights, sign of life) -> picture, uint8 [rows, columns, 3]."""
 TRACED_STEP = 2
 """Number of the traced step, from 0; in earlier steps ZeRO-3 still learns in which order weights are needed."""
 
@@ -44,6 +45,8 @@ class Hooks:
     """Whether this rank was asked to stop."""
     draw_grid: DrawGrid | None = None
     """Draws `drawing_prompts`; called on the leader every `draw_every_steps`, while the other ranks wait."""
+    probes: Sequence[Probe] = ()
+    """Measurements during training; made on the leader, while the other ranks wait."""
     trace_folder: Path | None = None
     """Folder for the trace of one step (`ufork.parallel.tracing.step_trace`)."""
 
@@ -98,6 +101,9 @@ def train_phase(session: Session, hooks: Hooks | None = None) -> Weights:
             saver.after_step(counters.train_state, stream, result.losses)
         if hooks.draw_grid and config.draw_every_steps and counters.step % config.draw_every_steps == 0:
             _draw(session, counters.step, hooks.draw_grid)
+        for probe in hooks.probes:
+            if counters.step % probe.every_steps == 0:
+                _measure(session, counters.step, probe)
     if saver:  # at the end of the phase, or where it was stopped
         saver.save(counters.train_state, stream)
         saver.finish()
@@ -116,25 +122,39 @@ def _progress(config: TrainConfig, counters: _Counters, hooks: Hooks, bridge: Br
 
 
 def _draw(session: Session, step: int, draw_grid: DrawGrid) -> None:
-    """Draws on the leader while the others wait; a drawing that does not fit beside the training state is skipped."""
+    def draw(weights: Weights, show_alive: ShowAlive) -> None:
+        session.telemetry.show(step, draw_grid(weights, show_alive))
+
+    remedy = "Give fewer train.drawing_prompts, lower evaluate.draw.batch_prompts, or set train.draw_every_steps=0"
+    _work_on_leader(session, step, "drawings", draw, remedy=remedy)
+
+
+def _measure(session: Session, step: int, probe: Probe) -> None:
+    def measure(weights: Weights, show_alive: ShowAlive) -> None:
+        session.telemetry.add_measurement(step, probe.name, probe.measure(weights, show_alive))
+
+    remedy = f"Set train.{probe.name}.every_steps=0"
+    _work_on_leader(session, step, f"measurement of {probe.name}", measure, remedy=remedy)
+
+
+def _work_on_leader(
+    session: Session, step: int, what: str, work: Callable[[Weights, ShowAlive], None], *, remedy: str
+) -> None:
+    """Does `work` with whole weights on the leader while the others wait; skips what does not fit beside training."""
     weights = session.whole_weights()
     world = session.stage.world
-    work = LeaderWork(world, f"the drawings of {session.telemetry.phase} after step {step}")
+    leader_work = LeaderWork(world, f"the {what} of {session.telemetry.phase} after step {step}")
     if not session.stage.bridge.is_leader:
-        work.wait()
+        leader_work.wait()
         return
-    with work.under_way():
+    with leader_work.under_way():
         try:
-            session.telemetry.show(step, draw_grid(weights, work.show_alive))
+            work(weights, leader_work.show_alive)
         except torch.OutOfMemoryError as error:
-            log.warning(
-                "no drawings after step %d: the GPU has too little memory. %s Give fewer train.drawing_prompts, lower"
-                " evaluate.draw.batch_prompts, or set train.draw_every_steps=0",
-                step,
-                memory_figures(error),
-            )
+            found = memory_figures(error)
+            log.warning("no %s after step %d: the GPU has too little memory. %s %s", what, step, found, remedy)
         if world.device.type == "cuda":
-            torch.cuda.empty_cache()  # what drawing has freed, for the next step's larger blocks
+            torch.cuda.empty_cache()  # what the work has freed, for the next step's larger blocks
 
 
 def _save_trace(stage: TrainingStage, folder: Path) -> None:

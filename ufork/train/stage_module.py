@@ -50,6 +50,7 @@ class StageModule(nn.Module):
         if not self.model.branches:
             return hidden_TD
         loss = self.losses[packed.task]
+        assert isinstance(loss, TaskLoss)
         if loss.fork_gradient:
             loss.fork_gradient.watch(hidden_TD)
         total = self.model.branches[packed.task](hidden_TD, packed, attend)

@@ -1,6 +1,7 @@
 """Reports of training: JSON lines always, a progress bar on a terminal or plain lines elsewhere, and Weights & Biases.
 
 StepResult of each step -> means over `log_every_steps` -> RUN/phases/NAME/metrics.jsonl, terminal or log, wandb
+drawings, measurements of probes                        -> RUN/phases/NAME/{drawings/, probes/}, wandb
 
 Only the leader reports; on other ranks telemetry does nothing. Training can continue without reports, so one that
 cannot be written is an error in the log, and ends the run only after `MAX_FAILED_WRITES` of them.
@@ -11,8 +12,9 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +70,8 @@ class Telemetry:
         self._pending: list[StepResult] = []
         self._newest: dict[str, float] = {}
         self._bar: Any = None
-        self._num_failed, self._is_cut = 0, False
+        self._num_failed = 0
+        self._cut: set[Path] = set()
         self._last = time.perf_counter()
         self._started = self._last - start.seconds
         if is_leader:
@@ -76,20 +79,11 @@ class Telemetry:
 
     def _open(self, run_config: dict[str, Any], start: TrainState) -> None:
         make_folder(self.folder.path, choose=_ANOTHER_RUN_FOLDER)
-        self._keep_reports_until(start.step)
+        for path in (self.folder.metrics, *sorted(self.folder.probes.glob("*.jsonl"))):
+            _keep_reports_until(start.step, path)
         if sys.stderr.isatty():
             self._bar = tqdm(total=self.config.steps, initial=start.step, desc=self.phase, unit="step")
         self._wandb = WandbRun(self.config.wandb, self.folder.path, name=self.phase, run_config=run_config)
-
-    def _keep_reports_until(self, step: int) -> None:
-        """Removes reports of steps that will be taken again, and damaged lines."""
-        kept = []
-        if step:
-            earlier = read_metrics(self.folder.metrics)
-            if earlier.fault:
-                log.warning("%s", earlier.fault)
-            kept = [json.dumps(entry) + "\n" for entry in earlier.entries if entry["step"] <= step]
-        write_whole(self.folder.metrics, "".join(kept), durable=True, choose=_ANOTHER_RUN_FOLDER)
 
     def record(self, step: int, result: StepResult, learning_rate: float) -> None:
         """Takes the figures of step `step` (from 0), and reports when it is time; `close` reports the last ones.
@@ -109,19 +103,20 @@ class Telemetry:
     def _report(self) -> None:
         figures = self._newest | self._means()
         with self._tolerated():
-            self._append(json.dumps({"phase": self.phase, **figures}))
+            self._append(self.folder.metrics, {"phase": self.phase, **figures})
         self._wandb.log_figures(figures, step=int(figures["step"]))
         if self._bar:
             self._bar.set_postfix({key: f"{figures[key]:.3f}" for key in figures if key.startswith("loss/")})
         else:
             log.info("%s", _line(self.phase, figures, self.config.steps))
 
-    def _append(self, line: str) -> None:
+    def _append(self, path: Path, entry: Mapping[str, Any]) -> None:
         # After a failed write the file may end in an incomplete line: the line end in front separates this one.
-        start, self._is_cut = "\n" if self._is_cut else "", True
-        with storage_errors(self.folder.metrics), open(self.folder.metrics, "a", encoding="utf-8") as file:
-            file.write(f"{start}{line}\n")
-        self._is_cut = False
+        start = "\n" if path in self._cut else ""
+        self._cut.add(path)
+        with storage_errors(path), open(path, "a", encoding="utf-8") as file:
+            file.write(f"{start}{json.dumps(entry)}\n")
+        self._cut.remove(path)
 
     @contextmanager
     def _tolerated(self) -> Iterator[None]:
@@ -164,6 +159,18 @@ class Telemetry:
                 Image.fromarray(grid).save(file, "PNG")
             self._wandb.log_image("drawings", path, step=step)
 
+    def add_measurement(self, step: int, probe: str, figures: Mapping[str, float]) -> None:
+        """Saves what a probe has measured after `step` steps.
+
+        Raises:
+            StorageError: too many reports could not be written.
+        """
+        path = self.folder.probe(probe)
+        with self._tolerated():
+            make_folder(path.parent)
+            self._append(path, {"phase": self.phase, "step": step, **figures})
+        self._wandb.log_figures({f"{probe}/{name}": value for name, value in figures.items()}, step=step)
+
     def close(self) -> None:
         """Reports the steps since the last report, and ends the bar and the wandb run."""
         if not self.is_leader:
@@ -173,6 +180,17 @@ class Telemetry:
         if self._bar:
             self._bar.close()
         self._wandb.finish()
+
+
+def _keep_reports_until(step: int, path: Path) -> None:
+    """Removes reports of steps that will be taken again, and damaged lines."""
+    kept = []
+    if step:
+        earlier = read_metrics(path)
+        if earlier.fault:
+            log.warning("%s", earlier.fault)
+        kept = [json.dumps(entry) + "\n" for entry in earlier.entries if entry["step"] <= step]
+    write_whole(path, "".join(kept), durable=True, choose=_ANOTHER_RUN_FOLDER)
 
 
 def _means_by_task(name: str, figures: list[dict[Task, float]]) -> dict[str, float]:
