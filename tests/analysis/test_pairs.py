@@ -7,6 +7,7 @@ from tests.tiny import tiny_config, write_codes_source
 from ufork.analysis.pairs import read_pairs
 from ufork.errors import ConfigError, ShardError
 from ufork.infer.model import TrainedModel
+from ufork.vocabulary import Task
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,12 @@ def test_texts_are_unique_and_the_seed_decides_the_order(model, source, caplog):
     assert "its text is that of an earlier pair" in caplog.text
 
 
-def test_prompts_and_answers_both_make_pairs(model, source):
-    ids = {pair.id.split("-")[1] for pair in read_pairs(model, [source], num_pairs=12, seed=0)}
-    assert ids == {"generation", "understanding"}
+def test_prompts_make_pairs_and_answers_only_where_there_are_none(model, source, tmp_path):
+    assert {pair.id.split("-")[1] for pair in read_pairs(model, [source], num_pairs=12, seed=0)} == {"generation"}
+    answers = tmp_path / "answers"
+    write_codes_source(answers, num_samples=30, tasks=(Task.UNDERSTANDING,))
+    pairs = read_pairs(model, [str(answers)], num_pairs=12, seed=0)
+    assert {pair.id.split("-")[1] for pair in pairs} == {"understanding"} and all(pair.text for pair in pairs)
 
 
 def test_too_few_pairs_are_an_error_that_says_how_many_there_are(model, source):

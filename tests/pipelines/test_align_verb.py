@@ -38,7 +38,7 @@ def test_record_pictures_and_report(run, capsys):
         assert stages == ["input", *trunk, *branch]
         assert all(set(layer.scores) == set(TITLES) for layer in curve.layers)
     assert all(Image.open(run / "alignment" / name).format == "PNG" for name in PICTURES.values())
-    assert "understanding, debiased CKA" in capsys.readouterr().out
+    assert "understanding  debiased CKA" in capsys.readouterr().out
     assert cli.main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
     assert "Alignment by depth" in page and page.count("data:image/png") >= len(PICTURES)

@@ -123,15 +123,17 @@ class AlignmentRecord(Record):
 
     def summary(self) -> str:
         """Returns a table for a terminal: where along each path image and text agree most."""
-        lines = [f"{'':<40} {'first':>7} {'highest':>8} {'at layer':>9} {'last':>7} {'permuted':>9}"]
+        width = max(len(model.name) for model in self.models)
+        head = f"{'model':<{width}}  {'task':<13}  {'measure':<24}"
+        lines = [f"{head} {'first':>7} {'highest':>8} {'at layer':>18} {'last':>7} {'permuted':>9}"]
         for model in self.models:
             for curve in model.curves:
                 for measure, title in TITLES.items():
                     best = curve.best(measure)
                     first, last = (curve.layers[end].scores[measure].score for end in (0, -1))
                     lines.append(
-                        f"{f'{model.name} {curve.task}, {title}'[-40:]:<40} {first:>7.3f}"
-                        f" {best.scores[measure].score:>8.3f} {f'{best.layer} ({best.stage})':>9} {last:>7.3f}"
+                        f"{model.name:<{width}}  {curve.task:<13}  {title:<24} {first:>7.3f}"
+                        f" {best.scores[measure].score:>8.3f} {f'{best.layer} {best.stage}':>18} {last:>7.3f}"
                         f" {best.scores[measure].null_mean:>9.3f}"
                     )
         return "\n".join(lines)

@@ -43,8 +43,9 @@ class Pair:
 def read_pairs(model: TrainedModel, folders: Sequence[str], *, num_pairs: int, seed: int) -> list[Pair]:
     """Returns the first `num_pairs` pairs of all samples of `folders` in an order that `seed` decides.
 
-    The text is a generation sample's prompt, or an understanding sample's answers. Samples without image or text, with
-    an unreadable image, or with the text of an earlier pair are skipped, with one warning that counts them.
+    The text is a generation sample's prompt; if no source has generation samples, an understanding sample's answers.
+    Samples without image or text, with an unreadable image, or with the text of an earlier pair are skipped, with one
+    warning that counts them.
 
     Args:
         model: encodes images that have no codes yet.
@@ -56,7 +57,8 @@ def read_pairs(model: TrainedModel, folders: Sequence[str], *, num_pairs: int, s
         ConfigError: there are fewer pairs.
         ShardError: a source is missing or damaged.
     """
-    sources = [source for folder in folders for task in Task if len(source := ShardSource(folder, task))]
+    by_task = {task: [source for folder in folders if len(source := ShardSource(folder, task))] for task in Task}
+    sources = by_task[Task.GENERATION] or by_task[Task.UNDERSTANDING]
     pairs: dict[str, Pair] = {}
     skipped: Counter[str] = Counter()
     for sample in _shuffled(sources, seed):
