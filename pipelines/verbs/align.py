@@ -72,9 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
             pairs = read_pairs(model, arguments.data, num_pairs=config.num_pairs, seed=config.seed)
             if arguments.text_model and external_ND is None:
                 texts = [pair.text for pair in pairs]
-                external_ND = external_text_features(
-                    arguments.text_model, texts, layer=config.text_layer, device=model.device
-                )
+                layer = -1 if config.text_layer is None else config.text_layer
+                external_ND = external_text_features(arguments.text_model, texts, layer=layer, device=model.device)
             models.append(measure_alignment(model, pairs, config, name=name, external_ND=external_ND))
     record = AlignmentRecord(
         data=arguments.data,

@@ -55,6 +55,18 @@ def test_the_same_seed_gives_the_same_scores_and_several_models_share_the_pairs(
     assert [curve.task for curve in second.curves] == [Task.GENERATION]
 
 
+def test_a_fixed_text_layer_is_that_of_every_comparison(run):
+    for layer in ("0", "-1"):
+        assert align(run, "--pairs", "24", f"text_layer={layer}", out=f"fixed{layer}") == 0
+    assert align(run, "--pairs", "24", out="own") == 0
+    first, last, own = (
+        AlignmentRecord.load(run / name / "alignment.json").models[0].curves for name in ("fixed0", "fixed-1", "own")
+    )
+    for curve, of_last, of_own in zip(first, last, own, strict=True):
+        assert curve.layers[0] == of_own.layers[0] and curve.layers[1] != of_own.layers[1]
+        assert of_last.layers[-1] == of_own.layers[-1] and of_last.layers[0] != of_own.layers[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -65,6 +77,7 @@ def test_the_same_seed_gives_the_same_scores_and_several_models_share_the_pairs(
         (("num_neighbours=40", "--pairs", "30"), "num_neighbours=40"),
         (("neighbours=4",), "num_neighbours"),
         (("--text-model", "nowhere"), "nowhere: holds no text model"),
+        (("text_layer=99",), "text_layer=99: the path of understanding has layers 0 to"),
     ],
 )  # fmt: skip
 def test_arguments_at_fault_are_named(run, arguments, message, capsys):

@@ -87,7 +87,7 @@ class AlignmentRecord(Record):
     """Source folders of the pairs."""
     text: str
     """`own`, for the text on the same path at the same layer, or the folder of an external text model."""
-    settings: dict[str, str | int | float | list[str]]
+    settings: dict[str, str | int | float | list[str] | None]
     """Of `AlignmentConfig`."""
     seconds: FiniteFloat
     num_pairs: PositiveInt

@@ -27,5 +27,6 @@ class AlignmentConfig(Config):
     """Quantile of absolute values at which features are clipped before neighbours are looked for; 1 clips nothing."""
     num_permutations: int = Field(default=20, ge=2, le=10_000)
     """Permutations of the pairs, whose scores are the null."""
-    text_layer: int = -1
-    """Layer of an external text model whose output is compared; -1 is its last, 0 its embedding."""
+    text_layer: int | None = None
+    """Layer that all layers' image features are compared with the text features of, 0 being the input of the first and
+    -1 the last; by default each layer's own, or the last of an external text model."""

@@ -49,7 +49,8 @@ def measure_alignment(
         show_alive: see `Progress`.
 
     Raises:
-        ConfigError: the model has none of the tasks, or too few pairs are given for the number of neighbours.
+        ConfigError: the model has none of the tasks or no such text layer, or too few pairs are given for the number
+            of neighbours.
         StorageError: the folder for temporary files cannot be written.
     """
     tasks = [task for task in config.tasks if task in model.tasks]
@@ -78,8 +79,12 @@ def _curve(
     generator = torch.Generator().manual_seed(config.seed)
     permutations = [torch.randperm(files.num_pairs, generator=generator) for _ in range(config.num_permutations)]
     layers = []
-    for layer in range(files.num_layers):
-        text = files.read("text", layer) if external_ND is None else external_ND
+    numbers = range(files.num_layers)
+    if external_ND is None and config.text_layer is not None and not -len(numbers) <= config.text_layer < len(numbers):
+        raise ConfigError(f"text_layer={config.text_layer}: the path of {task} has layers 0 to {numbers[-1]}")
+    for layer in numbers:
+        text_layer = layer if config.text_layer is None else numbers[config.text_layer]
+        text = files.read("text", text_layer) if external_ND is None else external_ND
         scores = _scores(files.read("image", layer), text, config, permutations)
         layers.append(LayerAlignment(layer=layer, stage=_stage(layer, task, model), scores=scores))
         show_alive()
