@@ -5,7 +5,7 @@ from statistics import stdev
 import pytest
 
 from tests.analysis.ablation.trials import arm, trial
-from ufork.analysis.ablation.statistics import differences, estimate, estimates
+from ufork.analysis.ablation.statistics import differences, estimate, estimates, score_names
 
 
 def test_mean_standard_error_and_p_of_three_seeds():
@@ -40,6 +40,11 @@ def test_only_common_seeds_and_scores_are_compared():
     (found,) = differences(results, "shared")
     assert found.arm == "y" and found.estimate.num_seeds == 1
     assert differences(results, "absent") == []
+
+
+def test_scores_are_in_the_order_of_a_result_that_has_all():
+    results = [trial("expert", answers=None, drawings=0.5), trial("y", drawings=0.5, loss=2.0)]
+    assert score_names(results) == ["scenes/answers", "scenes/drawings", "heldout/generation"]
 
 
 def test_estimates_leave_out_scores_that_an_arm_lacks():

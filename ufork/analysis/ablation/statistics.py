@@ -53,8 +53,9 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def score_names(results: Sequence[TrialResult]) -> list[str]:
-    """Returns the names of all scores, in the order in which results first have them."""
-    return list(dict.fromkeys(score.name for result in results for score in result.scores))
+    """Returns the names of all scores, in the order of a result that has the most."""
+    fullest_first = sorted(results, key=lambda result: -len(result.scores))
+    return list(dict.fromkeys(score.name for result in fullest_first for score in result.scores))
 
 
 def arms_of(results: Sequence[TrialResult]) -> list[str]:

@@ -6,7 +6,8 @@ TrialResult of each arm and seed -> statistics.py -> tables whose columns are al
 from collections.abc import Iterator, Sequence
 
 from ufork.analysis.ablation.statistics import Difference, Estimate, arms_of, differences, estimates, score_names
-from ufork.analysis.ablation.trial_result import Score, TrialResult
+from ufork.analysis.ablation.trial_result import TrialResult
+from ufork.vocabulary import Task
 
 LEAST_P = 0.001
 """Smallest p value that is shown as it is."""
@@ -50,14 +51,9 @@ def _score_table(results: Sequence[TrialResult]) -> str:
 
 
 def _headings(results: Sequence[TrialResult]) -> list[str]:
-    scores: dict[str, Score] = {}
-    for result in results:
-        for score in result.scores:
-            scores.setdefault(score.name, score)
-    return [
-        f"{name} ({score.measure}{'' if score.higher_is_better else ', lower is better'})"
-        for name, score in scores.items()
-    ]
+    scores = {score.name: score for result in results for score in result.scores}
+    named = [scores[name] for name in score_names(results)]
+    return [f"{each.name} ({each.measure}{'' if each.higher_is_better else ', lower is better'})" for each in named]
 
 
 def _difference_table(results: Sequence[TrialResult], found: Sequence[Difference]) -> str:
@@ -79,12 +75,12 @@ def _difference_cell(estimate: Estimate | None) -> str:
 
 def _cost_table(results: Sequence[TrialResult]) -> str:
     costs = {result.arm: result.cost for result in results}
-    tasks = list(dict.fromkeys(task for cost in costs.values() for task in cost.active_parameters))
+    tasks = [task for task in Task if any(task in cost.active_parameters for cost in costs.values())]
     head = [*(f"parameters active in {task}" for task in tasks), "parameters in total"]
     rows = [["arm", *head, *(f"training TFLOPs of {task}" for task in tasks)]]
     for arm, cost in costs.items():
         active = [f"{number:,}" if (number := cost.active_parameters.get(task)) else UNKNOWN for task in tasks]
-        flops = [f"{number / 1e12:,.2f}" if (number := cost.training_flops.get(task)) else UNKNOWN for task in tasks]
+        flops = [f"{number / 1e12:.3g}" if (number := cost.training_flops.get(task)) else UNKNOWN for task in tasks]
         rows.append([arm, *active, f"{cost.total_parameters:,}", *flops])
     return markdown_table(rows)
 
