@@ -33,7 +33,9 @@ from ufork.report.grid import grid_of
 from ufork.train.build_stage import dtype_of
 from ufork.train.initial_model import InitialModel, Weights
 from ufork.train.loop import DrawGrid, Hooks, train_phase
+from ufork.train.probes.alignment import alignment_probe
 from ufork.train.probes.gradient_conflict import gradient_conflict_probe
+from ufork.train.probes.probe import Probe
 from ufork.train.session import Phase, open_session
 from ufork.vision.codec import ImageCodec
 from ufork.vocabulary import Task
@@ -72,7 +74,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
                 hooks = Hooks(
                     asked_to_stop=asked_to_stop,
                     draw_grid=_drawing(recipe, phase, codec, world),
-                    probes=[probe for probe in (gradient_conflict_probe(phase, world),) if probe],
+                    probes=_probes(phase, codec, world),
                     trace_folder=phase.folder.path if trace else None,
                 )
                 _train(phase, world, hooks, codec, recipe.evaluate.draw)
@@ -128,6 +130,11 @@ def _train(phase: Phase, world: World, hooks: Hooks, codec: ImageCodec, draw: Dr
         save_trained(folder, weights, phase.initial.config, phase.tokenizer, codec, draw)
         log.info("weights: %s", folder)
         world.report_finished(phase.name)
+
+
+def _probes(phase: Phase, codec: ImageCodec, world: World) -> list[Probe]:
+    wanted = (gradient_conflict_probe(phase, world), alignment_probe(phase, codec, world))
+    return [probe for probe in wanted if probe]
 
 
 def _drawing(recipe: Recipe, phase: Phase, codec: ImageCodec, world: World) -> DrawGrid | None:

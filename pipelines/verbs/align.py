@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name, checkpoint in zip(names, arguments.checkpoint, strict=True):
         with memory_errors("Give --pairs a smaller number"):
             model = load_model(checkpoint, arguments)
-            pairs = read_pairs(model, arguments.data, num_pairs=config.num_pairs, seed=config.seed)
+            pairs = read_pairs(model.codec, arguments.data, num_pairs=config.num_pairs, seed=config.seed)
             if arguments.text_model and external_ND is None:
                 texts = [pair.text for pair in pairs]
                 layer = -1 if config.text_layer is None else config.text_layer

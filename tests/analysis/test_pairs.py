@@ -2,19 +2,19 @@
 
 import pytest
 
-from tests.infer.test_model import save_trained
-from tests.tiny import tiny_config, write_codes_source
+from tests.infer.test_model import save_codec
+from tests.tiny import write_codes_source
 from ufork.analysis.pairs import read_pairs
 from ufork.errors import ConfigError, ShardError
-from ufork.infer.model import TrainedModel
+from ufork.vision.codec import ImageCodec
 from ufork.vocabulary import Task
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained") / "weights"
-    save_trained(folder, tiny_config())
-    return TrainedModel.load(folder)
+def codec(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vision")
+    save_codec(folder)
+    return ImageCodec.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -24,26 +24,26 @@ def source(tmp_path_factory):
     return str(folder)
 
 
-def test_texts_are_unique_and_the_seed_decides_the_order(model, source, caplog):
-    pairs, again, other = (read_pairs(model, [source], num_pairs=12, seed=seed) for seed in (0, 0, 1))
+def test_texts_are_unique_and_the_seed_decides_the_order(codec, source, caplog):
+    pairs, again, other = (read_pairs(codec, [source], num_pairs=12, seed=seed) for seed in (0, 0, 1))
     assert [pair.id for pair in pairs] == [pair.id for pair in again] != [pair.id for pair in other]
     assert len({pair.text for pair in pairs}) == len(pairs) == 12
     assert "its text is that of an earlier pair" in caplog.text
 
 
-def test_prompts_make_pairs_and_answers_only_where_there_are_none(model, source, tmp_path):
-    assert {pair.id.split("-")[1] for pair in read_pairs(model, [source], num_pairs=12, seed=0)} == {"generation"}
+def test_prompts_make_pairs_and_answers_only_where_there_are_none(codec, source, tmp_path):
+    assert {pair.id.split("-")[1] for pair in read_pairs(codec, [source], num_pairs=12, seed=0)} == {"generation"}
     answers = tmp_path / "answers"
     write_codes_source(answers, num_samples=30, tasks=(Task.UNDERSTANDING,))
-    pairs = read_pairs(model, [str(answers)], num_pairs=12, seed=0)
+    pairs = read_pairs(codec, [str(answers)], num_pairs=12, seed=0)
     assert {pair.id.split("-")[1] for pair in pairs} == {"understanding"} and all(pair.text for pair in pairs)
 
 
-def test_too_few_pairs_are_an_error_that_says_how_many_there_are(model, source):
+def test_too_few_pairs_are_an_error_that_says_how_many_there_are(codec, source):
     with pytest.raises(ConfigError, match=r"tiny: \d+ pairs .* 1,000 are asked for"):
-        read_pairs(model, [source], num_pairs=1000, seed=0)
+        read_pairs(codec, [source], num_pairs=1000, seed=0)
 
 
-def test_a_missing_source_is_an_error(model, tmp_path):
+def test_a_missing_source_is_an_error(codec, tmp_path):
     with pytest.raises(ShardError, match="nowhere"):
-        read_pairs(model, [str(tmp_path / "nowhere")], num_pairs=5, seed=0)
+        read_pairs(codec, [str(tmp_path / "nowhere")], num_pairs=5, seed=0)

@@ -62,44 +62,65 @@ class FeatureFiles:
 
 @torch.inference_mode()
 def collect_features(
-    model: TrainedModel, pairs: Sequence[Pair], task: Task, folder: Path, *, pooling: Pooling = "mean"
+    model: TrainedModel,
+    pairs: Sequence[Pair],
+    task: Task,
+    folder: Path,
+    *,
+    pooling: Pooling = "mean",
+    show_alive: Callable[[], None] = lambda: None,
 ) -> FeatureFiles:
     """Runs `pairs` along the path of `task` and writes the pooled features of every layer to `folder`.
+
+    `show_alive` is called after each packed sequence.
 
     Raises:
         StorageError: `folder` cannot be written.
         SampleError: the pairs' codes are not of the model's image tokenizer.
     """
     make_folder(folder)
-    inputs = [_encoded(model, pair, task) for pair in pairs]
     files: FeatureFiles | None = None
     try:
-        for side in SIDES:
-            arrays: list[np.ndarray] = []
-            for numbers in _batches([len(each[side].token_ids_L) for each in inputs]):
-                packed = _packed([inputs[number][side] for number in numbers], model)
-                layers = _pooled_layers(model, packed, _token_numbers(packed, side), len(numbers), pooling)
+        for sides, samples in _runs(model, pairs, task):
+            arrays: dict[Side, list[np.ndarray]] = {}
+            for numbers in _batches([len(sample.token_ids_L) for sample in samples]):
+                packed = _packed([samples[number] for number in numbers], model)
+                layers = _pooled_layers(model, packed, sides, len(numbers), pooling)
+                if not files:
+                    files = FeatureFiles(folder=folder, num_pairs=len(pairs), num_layers=len(layers[sides[0]]))
                 if not arrays:
-                    files = FeatureFiles(folder=folder, num_pairs=len(pairs), num_layers=len(layers))
-                    arrays = [files._open(side, layer, layers[0].shape[1]) for layer in range(len(layers))]
-                for array, pooled_SD in zip(arrays, layers, strict=True):
-                    array[numbers] = pooled_SD.cpu().numpy()
-            for array in arrays:
-                array.flush()  # type: ignore[attr-defined]  # a memmap
+                    width = layers[sides[0]][0].shape[1]
+                    arrays = {
+                        side: [files._open(side, layer, width) for layer in range(len(layers[side]))] for side in sides
+                    }
+                for side in sides:
+                    for array, pooled_SD in zip(arrays[side], layers[side], strict=True):
+                        array[numbers] = pooled_SD.cpu().numpy()
+                show_alive()
+            for side in sides:
+                for array in arrays[side]:
+                    array.flush()  # type: ignore[attr-defined]  # a memmap
     except OSError as error:
         raise StorageError(f"{folder}: the features cannot be written ({error.strerror})") from error
     assert files
     return files
 
 
-def _encoded(model: TrainedModel, pair: Pair, task: Task) -> dict[Side, EncodedSample]:
-    """Returns the sample that each side's features are read from."""
+def _runs(
+    model: TrainedModel, pairs: Sequence[Pair], task: Task
+) -> Iterator[tuple[tuple[Side, ...], list[EncodedSample]]]:
+    """Yields the samples to run, one per pair, and the sides whose features are read from them."""
     sizes = CodecSizes(codes_per_position=model.codec.codes_per_position, codebook_size=model.codec.codebook_size)
-    whole = encode_sample(pair.sample(task), model.tokenizer, codec=sizes)
+
+    def encoded(*, with_image: bool) -> list[EncodedSample]:
+        samples = (pair.sample(task, with_image=with_image) for pair in pairs)
+        return [encode_sample(sample, model.tokenizer, codec=sizes) for sample in samples]
+
     if task is Task.GENERATION:
-        return {"image": whole, "text": whole}
-    alone = encode_sample(pair.sample(task, with_image=False), model.tokenizer, codec=sizes)
-    return {"image": whole, "text": alone}
+        yield SIDES, encoded(with_image=True)
+    else:
+        yield ("image",), encoded(with_image=True)
+        yield ("text",), encoded(with_image=False)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -129,27 +150,38 @@ def _token_numbers(packed: PackedSequence, side: Side) -> Tensor:
 
 
 def _pooled_layers(
-    model: TrainedModel, packed: PackedSequence, tokens: Tensor, num_samples: int, pooling: Pooling
-) -> list[Tensor]:
-    """Returns the pooled features SD before the first layer and after each one, in fp32."""
-    starts_S1 = packed.segment_starts_S1.long()
-    sample_of_token = torch.searchsorted(starts_S1, tokens, right=True) - 1
+    model: TrainedModel, packed: PackedSequence, sides: Sequence[Side], num_samples: int, pooling: Pooling
+) -> dict[Side, list[Tensor]]:
+    """Returns each side's pooled features SD before the first layer and after each one, in fp32."""
+    pools = {side: _pool(packed, side, num_samples, pooling) for side in sides}
+    layers: dict[Side, list[Tensor]] = {side: [] for side in sides}
+
+    def record(hidden_TD: Tensor) -> None:
+        for side, pool in pools.items():
+            layers[side].append(pool(hidden_TD))
+
+    trunk, branch = model.model.trunk, model.model.branches[packed.task]
+    assert trunk and isinstance(branch, Branch)
+    with _outputs_of_layers(model.model, record):
+        attend = PackedAttention(packed, model.model.kernel)
+        branch.states(trunk(packed, attend), packed.positions_T, attend)
+    return layers
+
+
+def _pool(packed: PackedSequence, side: Side, num_samples: int, pooling: Pooling) -> Callable[[Tensor], Tensor]:
+    """Returns the function from hidden states TD to a side's features SD in fp32."""
+    tokens = _token_numbers(packed, side)
+    sample_of_token = torch.searchsorted(packed.segment_starts_S1.long(), tokens, right=True) - 1
     counts_S = torch.bincount(sample_of_token, minlength=num_samples)
     last_S = tokens[counts_S.cumsum(0) - 1]
 
-    def pooled(hidden_TD: Tensor) -> Tensor:
+    def pool(hidden_TD: Tensor) -> Tensor:
         if pooling == "last":
             return hidden_TD[last_S].float()
         sums_SD = hidden_TD.new_zeros(num_samples, hidden_TD.shape[1], dtype=torch.float32)
         return sums_SD.index_add_(0, sample_of_token, hidden_TD[tokens].float()) / counts_S[:, None]
 
-    layers: list[Tensor] = []
-    with _outputs_of_layers(model.model, lambda hidden_TD: layers.append(pooled(hidden_TD))):
-        trunk, branch = model.model.trunk, model.model.branches[packed.task]
-        assert trunk and isinstance(branch, Branch)
-        attend = PackedAttention(packed, model.model.kernel)
-        branch.states(trunk(packed, attend), packed.positions_T, attend)
-    return layers
+    return pool
 
 
 @contextmanager

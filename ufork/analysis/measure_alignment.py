@@ -24,9 +24,6 @@ from ufork.vocabulary import Task
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[], None]
-"""Called at short intervals; an exception that it raises ends the measurement."""
-
 
 def measure_alignment(
     model: TrainedModel,
@@ -35,7 +32,7 @@ def measure_alignment(
     *,
     name: str,
     external_ND: Tensor | None = None,
-    show_alive: Progress = lambda: None,
+    show_alive: Callable[[], None] = lambda: None,
 ) -> ModelAlignment:
     """Returns the curves of the tasks of `config` that the model has.
 
@@ -46,7 +43,7 @@ def measure_alignment(
         name: what figures call the model.
         external_ND: text features of another model; by default each layer's image features are compared with the text
             features of the same layer.
-        show_alive: see `Progress`.
+        show_alive: called at short intervals.
 
     Raises:
         ConfigError: the model has none of the tasks or no such text layer, or too few pairs are given for the number
@@ -62,7 +59,7 @@ def measure_alignment(
     for task in tasks:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="ufork-align-") as folder:
-            files = collect_features(model, pairs, task, Path(folder), pooling=config.pooling)
+            files = collect_features(model, pairs, task, Path(folder), pooling=config.pooling, show_alive=show_alive)
             curves.append(_curve(files, task, model.model.config, config, external_ND, show_alive))
         log.info("%s, %s: %d layers in %.1f s", name, task, files.num_layers, time.monotonic() - began)
     return ModelAlignment(name=name, curves=curves)
@@ -74,7 +71,7 @@ def _curve(
     model: ModelConfig,
     config: AlignmentConfig,
     external_ND: Tensor | None,
-    show_alive: Progress,
+    show_alive: Callable[[], None],
 ) -> AlignmentCurve:
     generator = torch.Generator().manual_seed(config.seed)
     permutations = [torch.randperm(files.num_pairs, generator=generator) for _ in range(config.num_permutations)]

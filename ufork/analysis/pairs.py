@@ -13,7 +13,7 @@ import numpy as np
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.source import ShardSource
 from ufork.errors import ConfigError, SampleError
-from ufork.infer.model import TrainedModel
+from ufork.vision.codec import ImageCodec
 from ufork.vision.images import decode_image
 from ufork.vocabulary import Task
 
@@ -40,7 +40,7 @@ class Pair:
         return replace(sample, turns=((CAPTION_QUESTION, self.text),))
 
 
-def read_pairs(model: TrainedModel, folders: Sequence[str], *, num_pairs: int, seed: int) -> list[Pair]:
+def read_pairs(codec: ImageCodec, folders: Sequence[str], *, num_pairs: int, seed: int) -> list[Pair]:
     """Returns the first `num_pairs` pairs of all samples of `folders` in an order that `seed` decides.
 
     The text is a generation sample's prompt; if no source has generation samples, an understanding sample's answers.
@@ -48,7 +48,7 @@ def read_pairs(model: TrainedModel, folders: Sequence[str], *, num_pairs: int, s
     warning that counts them.
 
     Args:
-        model: encodes images that have no codes yet.
+        codec: encodes images that have no codes yet.
         folders: finished source folders, or their URLs.
         num_pairs: how many to return.
         seed: decides the order.
@@ -63,7 +63,7 @@ def read_pairs(model: TrainedModel, folders: Sequence[str], *, num_pairs: int, s
     skipped: Counter[str] = Counter()
     for sample in _shuffled(sources, seed):
         try:
-            pair = _pair_of(sample, model)
+            pair = _pair_of(sample, codec)
             if pair.text in pairs:
                 raise SampleError("its text is that of an earlier pair")
             pairs[pair.text] = pair
@@ -90,7 +90,7 @@ def _shuffled(sources: Sequence[ShardSource], seed: int) -> Iterator[Sample | Sa
         yield from source.read([number])
 
 
-def _pair_of(sample: Sample | SampleError, model: TrainedModel) -> Pair:
+def _pair_of(sample: Sample | SampleError, codec: ImageCodec) -> Pair:
     if isinstance(sample, SampleError):
         raise sample
     text = sample.prompt if sample.task is Task.GENERATION else " ".join(answer for _, answer in sample.turns)
@@ -100,6 +100,6 @@ def _pair_of(sample: Sample | SampleError, model: TrainedModel) -> Pair:
     if codes_YXC is None:
         if sample.image is None:
             raise SampleError("it has no image")
-        image = decode_image(sample.image, size_px=model.image_px, purpose=sample.task)
-        codes_YXC = np.asarray(model.codec.encode(image[None]))[0].astype(np.uint16)
+        image = decode_image(sample.image, size_px=codec.config.image_px, purpose=sample.task)
+        codes_YXC = np.asarray(codec.encode(image[None]))[0].astype(np.uint16)
     return Pair(id=sample.id, codes_YXC=codes_YXC, text=text)

@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from ufork.analysis.config import AlignmentConfig
 from ufork.checkpoint.config import CheckpointConfig
 from ufork.config import Config
 from ufork.vocabulary import Task
@@ -67,6 +68,19 @@ class GradientConflictConfig(Config):
     """Steps between two measurements; 0 measures nothing."""
     sequences_per_task: PositiveInt = 4
     """Packed sequences of each task that the gradients are computed on, the first of the phase."""
+
+
+class AlignmentProbeConfig(AlignmentConfig):
+    """Probe of how image and text features agree, layer by layer (`ufork.analysis.measure_alignment`)."""
+
+    every_steps: NonNegativeInt = 0
+    """Steps between two measurements; 0 measures nothing."""
+    data: tuple[str, ...] = ()
+    """Source folders of the pairs, as `folder` of the phase's own sources, which are taken by default."""
+    num_pairs: int = Field(default=200, ge=20, le=10**6)
+    """Pairs of an image and a text, no two with the same text."""
+    num_permutations: int = Field(default=5, ge=2, le=10_000)
+    """Permutations of the pairs, whose mean scores are subtracted."""
 
 
 class WandbConfig(Config):
@@ -151,4 +165,6 @@ class TrainConfig(Config):
     """Prompts of the grids."""
     gradient_conflict: GradientConflictConfig = GradientConflictConfig()
     """Conflict of the two tasks' gradients, measured during training."""
+    alignment: AlignmentProbeConfig = AlignmentProbeConfig()
+    """Alignment of image and text features, measured during training."""
     wandb: WandbConfig = WandbConfig()
