@@ -16,7 +16,7 @@ CORE = [
     "transformers>=5",
     "tokenizers",
     "safetensors",
-    "pydantic>=2.11",
+    "pydantic>=2.12",
     "pyyaml",
     "jinja2",
     "numpy>=2",

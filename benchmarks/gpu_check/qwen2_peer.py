@@ -37,7 +37,7 @@ class Qwen2Peer:
                     vocab_size=dimensions.vocab_size,
                     hidden_size=config.hidden_size,
                     intermediate_size=config.intermediate_size,
-                    num_hidden_layers=config.trunk_layers + config.understanding_layers,
+                    num_hidden_layers=config.path_layers(Task.UNDERSTANDING),
                     num_attention_heads=config.num_attention_heads,
                     num_key_value_heads=config.num_key_value_heads,
                     rms_norm_eps=config.rms_norm_eps,

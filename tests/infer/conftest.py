@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -11,9 +11,9 @@ def tokenizer():
     return tiny_tokenizer()
 
 
-@pytest.fixture(scope="session")
-def model():
-    model = tiny_model()
+@pytest.fixture(scope="session", params=[0, 2], ids=["Y", "separate first layers"])
+def model(request):
+    model = tiny_model(tiny_config(separate_first_layers=request.param))
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         if parameter.dim() > 1:

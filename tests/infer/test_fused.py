@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny import DIMENSIONS, packed_sequence, tiny_model
+from tests.tiny import DIMENSIONS, packed_sequence, tiny_config, tiny_model
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import DrawConfig
 from ufork.infer.draw import draw_codes
 from ufork.infer.fused import FusedBlock, FusedLayer, PackedLinear, can_fuse, fuse_products
 from ufork.infer.steps import EagerSteps
+from ufork.model.decoder import DecoderLayer
 from ufork.model.initialization import initialize
+from ufork.model.rq_head import DepthBlock
 from ufork.vocabulary import Task
 
 PROMPTS = ["a red dog", "x", "three green stars and a house"]
@@ -28,9 +30,9 @@ def fused(model):
     return fused_copy(model)
 
 
-@pytest.fixture(scope="module")
-def model():
-    model = tiny_model()
+@pytest.fixture(scope="module", params=[0, 2], ids=["Y", "separate first layers"])
+def model(request):
+    model = tiny_model(tiny_config(separate_first_layers=request.param))
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         std = 2 * parameter.shape[1] ** -0.5 if parameter.dim() > 1 else 0.3
@@ -80,9 +82,9 @@ def test_in_bf16_the_loss_is_that_of_the_model_in_bf16(task):
     assert fused_copy(model.bfloat16())(packed).item() == pytest.approx(in_fp32, rel=0.01)
 
 
-def test_replaced_layers_keep_no_second_copy_of_their_weights(fused):
+def test_replaced_layers_keep_no_second_copy_of_their_weights(model, fused):
     replaced = [module for module in fused.modules() if isinstance(module, FusedLayer | FusedBlock)]
-    assert len(replaced) == 2 + 1 + 1 + 2
+    assert len(replaced) == sum(isinstance(module, DecoderLayer | DepthBlock) for module in model.modules())
     for module in replaced:
         assert all(parameter.dim() == 1 for parameter in module.parameters()), "weights of LayerNorms alone"
     assert isinstance(fused.branches[Task.GENERATION].head.out, PackedLinear)

@@ -14,9 +14,9 @@ from ufork.vocabulary import Task
 PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm)
 
 
-def counted_products(task: Task, *, backward: bool) -> tuple[int, int]:
+def counted_products(task: Task, *, backward: bool, **changes) -> tuple[int, int]:
     """Operations that torch counts, and those of the cost without attention."""
-    config = tiny_config()
+    config = tiny_config(**changes)
     model, sequence = tiny_model(config), packed_sequence(task, texts=[[5, 6, 7], [8, 9]], seq_len=32)
     with FlopCounterMode(display=False) as counter:
         loss = model(sequence)
@@ -24,8 +24,9 @@ def counted_products(task: Task, *, backward: bool) -> tuple[int, int]:
             loss.backward()
     counts = counter.get_flop_counts()["Global"]
     cost = sequence_cost(config, DIMENSIONS, sequence)
-    layers = config.trunk_layers + config.branch_layers(task)
-    attention = layers * attention_flops(config.hidden_size, sequence.segment_starts_S1.diff().tolist())
+    attention = config.path_layers(task) * attention_flops(
+        config.hidden_size, sequence.segment_starts_S1.diff().tolist()
+    )
     if task is Task.GENERATION:
         head = config.rq_head
         per_position = attention_flops(head.attention_size, [DIMENSIONS.codes_per_position])
@@ -34,10 +35,20 @@ def counted_products(task: Task, *, backward: bool) -> tuple[int, int]:
     return sum(counts.get(product, 0) for product in PRODUCTS), products
 
 
+@pytest.mark.parametrize("num_first", [0, 3])
 @pytest.mark.parametrize("task", Task)
-def test_forward_operations(task):
-    counted, expected = counted_products(task, backward=False)
+def test_forward_operations(task, num_first):
+    counted, expected = counted_products(task, backward=False, separate_first_layers=num_first)
     assert counted == expected
+
+
+def test_operations_of_separate_first_layers_are_counted_in_the_trunk():
+    sequence = packed_sequence(Task.UNDERSTANDING, texts=[[5, 6, 7], [8, 9]], seq_len=32)
+    y, x = (sequence_cost(tiny_config(separate_first_layers=n), DIMENSIONS, sequence) for n in (0, 3))
+    # 32 tokens; width 32, keys and values 16, MLP 48; segments of 9, 8 and, of padding, 15 tokens, causal
+    products = 2 * 32 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48)
+    attention = sum(2 * 2 * 32 * length * (length + 1) // 2 for length in sequence.segment_starts_S1.diff().tolist())
+    assert (x.trunk - y.trunk, x.branch, x.head) == (3 * (products + attention), y.branch, y.head)
 
 
 @pytest.mark.parametrize("task", Task)

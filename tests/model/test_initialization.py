@@ -49,6 +49,7 @@ def test_no_two_parameters_draw_the_same_numbers():
         ({"tasks": (Task.GENERATION,)}, ["trunk.", "branches.generation.head."]),
         ({"generation_layers": 3}, ["trunk.", "branches.understanding.", "branches.generation.head."]),
         ({"understanding_layers": 0}, ["trunk.", "branches.generation.head."]),
+        ({"separate_first_layers": 1}, ["trunk.stack.", "trunk.projector.", "branches."]),
     ],
 )
 def test_weights_do_not_depend_on_the_other_modules_built(changes, kept):
@@ -65,6 +66,16 @@ def test_generation_starts_as_a_copy_of_an_equally_deep_understanding(layers, co
     if not copied:
         name = "layers.0.mlp.up.weight"
         assert not torch.equal(one[name], other[name])
+
+
+def test_first_layers_of_generation_start_as_a_copy_of_those_of_understanding():
+    weights = weights_of(separate_first_layers=2, generation_layers=3)
+    one, other = (under(weights, f"trunk.first_stacks.{task}.") for task in Task)
+    assert one and same(one, other)
+    name = "layers.0.mlp.up.weight"
+    assert not torch.equal(one[name], weights[f"trunk.stack.{name}"])
+    expert = weights_of(separate_first_layers=2, tasks=(Task.GENERATION,))
+    assert not torch.equal(one[name], expert[f"trunk.first_stacks.generation.{name}"]), "it has nothing to copy"
 
 
 def test_distributions_are_those_of_the_release():

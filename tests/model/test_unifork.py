@@ -1,5 +1,7 @@
 """The Y in its variants: every fork depth, one task alone, tied or not, recomputing or not."""
 
+import copy
+
 import pytest
 import torch
 
@@ -17,6 +19,11 @@ def gradients_of(model, tasks=tuple(Task)):
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+def stacks_of(model, task):
+    first = model.trunk.first_stacks
+    return [*([first[task]] if task in first else []), model.trunk.stack, model.branches[task].stack]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -25,8 +32,16 @@ def gradients_of(model, tasks=tuple(Task)):
         {"trunk_layers": 1, "understanding_layers": 1, "generation_layers": 3},
         {"tasks": (Task.UNDERSTANDING,)},
         {"tasks": (Task.GENERATION,)},
+        {"separate_first_layers": 2, "generation_layers": 3},
     ],
-    ids=["fully shared", "nothing shared", "uneven branches", "understanding expert", "generation expert"],
+    ids=[
+        "fully shared",
+        "nothing shared",
+        "uneven branches",
+        "understanding expert",
+        "generation expert",
+        "separate first layers",
+    ],
 )
 def test_every_fork_trains_all_of_its_parameters(changes):
     model = tiny_model(tiny_config(**changes))
@@ -34,19 +49,46 @@ def test_every_fork_trains_all_of_its_parameters(changes):
     assert gradients.keys() == dict(model.named_parameters()).keys()
     for name, gradient in gradients.items():
         assert torch.isfinite(gradient).all() and gradient.any(), name
-    num_layers = {task: model.config.trunk_layers + model.config.branch_layers(task) for task in model.config.tasks}
     for task in model.config.tasks:
-        layers = [*model.trunk.stack.layers, *model.branches[task].stack.layers]
-        assert [layer.layer for layer in layers] == list(range(num_layers[task]))
+        numbers = [layer.layer for stack in stacks_of(model, task) for layer in stack.layers]
+        assert numbers == list(range(model.config.path_layers(task)))
 
 
 @pytest.mark.parametrize("task", Task)
-def test_a_branch_gets_gradients_only_from_its_task(task):
-    model = tiny_model()
+def test_branches_and_first_layers_get_gradients_only_from_their_task(task):
+    model = tiny_model(tiny_config(separate_first_layers=1))
     model(SEQUENCES[task]).backward()
     (other,) = set(Task) - {task}
-    assert all(parameter.grad is None for parameter in model.branches[other].stack.parameters())
-    assert all(parameter.grad is not None for parameter in model.branches[task].parameters())
+    for stack in (model.branches[other].stack, model.trunk.first_stacks[other]):
+        assert all(parameter.grad is None for parameter in stack.parameters())
+    for module in (model.branches[task], *stacks_of(model, task)):
+        assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("task", Task)
+def test_first_layers_the_trunk_and_a_branch_are_one_stack(task):
+    """Loss and gradients are those of the same layers put into one stack by hand."""
+    model = tiny_model(tiny_config(separate_first_layers=2))
+    for parameter in model.parameters():  # the tasks' first layers start as copies
+        torch.nn.init.normal_(parameter, std=0.3)
+    stacked = copy.deepcopy(model)
+    parameters = dict(stacked.named_parameters())
+    layers = [layer for stack in stacks_of(stacked, task) for layer in stack.layers]
+    stacked.trunk.first_stacks.clear()
+    stacked.branches[task].stack.layers = torch.nn.ModuleList()
+    stacked.trunk.stack.layers = torch.nn.ModuleList(layers)
+    loss = stacked(SEQUENCES[task])
+    loss.backward()
+    assert torch.equal(model(SEQUENCES[task]), loss)
+    for name, gradient in gradients_of(model, (task,)).items():
+        assert torch.equal(gradient, parameters[name].grad), name
+
+
+def test_without_separate_first_layers_names_and_config_are_those_of_the_y():
+    assert not [name for name, _ in tiny_model().named_parameters() if "first_stacks" in name]
+    assert "separate_first_layers" not in tiny_config().model_dump()
+    config = tiny_config(separate_first_layers=2)
+    assert ModelConfig.from_mapping(config.model_dump(mode="json"), origin="config.json") == config
 
 
 def test_recomputing_runs_layers_again_and_changes_no_gradient():

@@ -53,6 +53,11 @@ def test_a_layout_that_fits_is_returned():
             {"dimensions": DIMENSIONS.model_copy(update={"codebook_size": 30})},
             r"tp=4 does not divide the codebook's size=30",
         ),
+        (
+            forked(),
+            {"model": tiny_config(separate_first_layers=1)},
+            r"layout\.kind=forked: model\.separate_first_layers=1, .* set layout\.kind=colocated",
+        ),
         (forked(generation=(1, 3), in_flight=2), {}, r"layout\.in_flight=2 deadlocks; use at least 3"),
         (forked(generation=(1, 5)), {}, r"global_batch_size\.generation=12 is not a multiple of the 5"),
     ],

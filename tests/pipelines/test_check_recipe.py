@@ -92,6 +92,11 @@ REFUSED = {
         1,
         "a step needs at least one packed sequence",
     ),
+    "separate first layers": (
+        ["layout=forked", "model.separate_first_layers=1"],
+        3,
+        "layout.kind=forked: model.separate_first_layers=1, but the trunk of a forked layout has shared layers only",
+    ),
     "no phases": (["phases={}"], 1, "phases: the recipe has none"),
 }
 

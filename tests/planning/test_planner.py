@@ -67,6 +67,28 @@ def test_operations_are_those_of_a_nominal_sequence(task):
     assert estimated.trunk < counted.trunk < 2 * estimated.trunk, "the estimate leaves attention out"
 
 
+@pytest.mark.parametrize("task", Task)
+def test_a_path_with_separate_first_layers_is_planned_as_the_y_of_its_layers(task):
+    """With a trunk as deep as both; only the stage holds those layers once more."""
+    shapes = ({"separate_first_layers": 3}, {"trunk_layers": 5}, {})
+    x, y, other = (tiny_workload(model=tiny_config(num_key_value_heads=4, **shape)) for shape in shapes)
+    stage = Stage.COLOCATED
+    assert x.num_layers(stage, task) == y.num_layers(stage, task)
+    assert x.cost(task) == y.cost(task)
+    assert x.num_path_parameters(stage, task) == y.num_path_parameters(stage, task)
+    assert x.num_parameters(stage) - y.num_parameters(stage) == y.num_parameters(stage) - other.num_parameters(stage)
+    one, two = (rank_memory(each, stage, StageShape()) for each in (x, y))
+    assert (one.activations, one.head) == (two.activations, two.head)
+    assert one.weights > two.weights
+
+
+def test_no_forked_layout_is_planned_for_separate_first_layers():
+    models = [tiny_config(num_key_value_heads=4, separate_first_layers=number) for number in (0, 1)]
+    plans = [make_plan(tiny_workload(model=model), H100, num_devices=4) for model in models]
+    kinds = [{candidate.config.kind for candidate in plan.candidates} for plan in plans]
+    assert kinds == [{"colocated", "forked"}, {"colocated"}]
+
+
 def test_parameter_bytes_per_rank_fall_as_one_over_dp_times_tp(released):
     whole = rank_memory(released, Stage.TRUNK, StageShape())
     for tp, dp in ((1, 2), (2, 1), (2, 4), (1, 16)):

@@ -66,7 +66,7 @@ class Sequences:
             self.cache, self.positions_B, dtype, num_tokens=self.longest, of_equal_length=self.of_equal_length
         )
 
-    def _states(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
-        hidden_TD = self.model.trunk.stack(hidden_TD, positions_T, attend)
+    def _states(self, embedded_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
+        hidden_TD = self.model.trunk.states(embedded_TD, self.task, positions_T, attend)
         branch: Branch = self.model.branches[self.task]  # type: ignore[assignment]
         return branch.states(hidden_TD, positions_T, attend)

@@ -38,6 +38,10 @@ class ModelConfig(Config):
     num_attention_heads: PositiveInt = 14
     num_key_value_heads: PositiveInt = 2
     """Heads of keys and values, each shared by `num_attention_heads / num_key_value_heads` query heads."""
+    # configs on disk omit a 0, and so equal those written before this key existed
+    separate_first_layers: NonNegativeInt = Field(default=0, exclude_if=lambda number: number == 0)
+    """Layers per task below the shared ones, in colocated layouts; 0 is the Y. As in Uni-X (arXiv 2509.24365), the
+    model is then separate at both ends, but by task: Uni-X has layers for image tokens and for text tokens instead."""
     trunk_layers: NonNegativeInt = 12
     """Layers that both tasks share: the fork depth. Without branch layers the model is the fully shared baseline."""
     understanding_layers: NonNegativeInt = 12
@@ -60,6 +64,10 @@ class ModelConfig(Config):
     def branch_layers(self, task: Task) -> int:
         """Returns the number of layers of the branch of `task`."""
         return self.understanding_layers if task is Task.UNDERSTANDING else self.generation_layers
+
+    def path_layers(self, task: Task) -> int:
+        """Returns the number of layers that a sequence of `task` passes, from the embedding to the head."""
+        return self.separate_first_layers + self.trunk_layers + self.branch_layers(task)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

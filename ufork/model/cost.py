@@ -83,9 +83,9 @@ def path_cost(
         head = 2 * num_predictions * config.hidden_size * dimensions.vocab_size
     else:
         head = num_predictions * rq_head_flops_per_position(config, dimensions)
-    return SequenceCost(
-        trunk=config.trunk_layers * layer + projector, branch=config.branch_layers(task) * layer, head=head
-    )
+    num_branch = config.branch_layers(task)
+    num_trunk = config.path_layers(task) - num_branch
+    return SequenceCost(trunk=num_trunk * layer + projector, branch=num_branch * layer, head=head)
 
 
 def layer_flops_per_token(config: ModelConfig) -> int:

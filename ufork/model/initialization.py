@@ -15,6 +15,7 @@ from ufork.model.rq_head import RqHead
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
 from ufork.vocabulary import Task
 
+_UNDERSTANDING_FIRST, _GENERATION_FIRST = (f"trunk.first_stacks.{task}." for task in Task)
 _UNDERSTANDING_STACK, _GENERATION_STACK = (f"branches.{task}.stack." for task in Task)
 
 
@@ -23,8 +24,9 @@ def initialize(model: UniFork, seed: int) -> None:
 
     (Specification of the release, section 2.)
 
-    If the branches are equally deep, generation starts as a copy of understanding. A tied text head on another stage
-    than the token embedding starts as its copy. Copies use the generator of the original.
+    If the branches are equally deep, generation starts as a copy of understanding; separate first layers always do, as
+    in Uni-X's code. A tied text head on another stage than the token embedding starts as its copy. Copies use the
+    generator of the original.
     """
     torch_default = [name for name, module in model.named_modules() if isinstance(module, ImageProjector | RqHead)]
     modules = dict(model.named_modules())
@@ -42,8 +44,12 @@ def original_name(name: str, config: ModelConfig) -> str:
     """Returns the parameter that `name` starts as a copy of, or `name` itself."""
     if name == TIED_HEAD and config.tie_word_embeddings:
         return TOKEN_EMBEDDING
+    if set(config.tasks) != set(Task):
+        return name
+    if name.startswith(_GENERATION_FIRST):
+        return _UNDERSTANDING_FIRST + name.removeprefix(_GENERATION_FIRST)
     equally_deep = config.understanding_layers == config.generation_layers
-    if set(config.tasks) == set(Task) and equally_deep and name.startswith(_GENERATION_STACK):
+    if equally_deep and name.startswith(_GENERATION_STACK):
         return _UNDERSTANDING_STACK + name.removeprefix(_GENERATION_STACK)
     return name
 

@@ -2,7 +2,8 @@
 
     packed sequence -> Trunk: embeddings, layers -> hidden TD -> Branch of its task: layers, norm, head -> summed loss
 
-Trunk and branch share nothing but the hidden states, so they can run on different ranks.
+Trunk and branch share nothing but the hidden states, so they can run on different ranks. With
+`separate_first_layers`, each task has its own first layers in the trunk, below the shared ones.
 
 Shapes: T tokens, D hidden size, I image positions, M images, C codes per position, E features of a code.
 """
@@ -64,18 +65,28 @@ class DecoderStack(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Token and image embeddings, and the shared layers."""
+    """Token and image embeddings, the first layers of each task if they are separate, and the shared layers."""
 
     def __init__(self, config: ModelConfig, dimensions: Dimensions):
         super().__init__()
         self.token_embedding = nn.Embedding(dimensions.vocab_size, config.hidden_size)
         self.code_embedding = CodeEmbedding(dimensions.codebook_size, dimensions.code_width)
         self.projector = ImageProjector(dimensions.code_width, config.hidden_size)
-        self.stack = DecoderStack(config, first_layer=0, num_layers=config.trunk_layers)
+        num_first = config.separate_first_layers
+        self.first_stacks = nn.ModuleDict(
+            {task: DecoderStack(config, first_layer=0, num_layers=num_first) for task in config.tasks if num_first}
+        )
+        self.stack = DecoderStack(config, first_layer=num_first, num_layers=config.trunk_layers)
 
     def forward(self, packed: PackedSequence, attend: Attend) -> Tensor:
         """Returns hidden states TD at the fork."""
-        return self.stack(self.embed(packed), packed.positions_T, attend)
+        return self.states(self.embed(packed), packed.task, packed.positions_T, attend)
+
+    def states(self, embedded_TD: Tensor, task: Task, positions_T: Tensor, attend: Attend) -> Tensor:
+        """Returns hidden states TD at the fork, of the inputs of the first layer."""
+        if task in self.first_stacks:
+            embedded_TD = self.first_stacks[task](embedded_TD, positions_T, attend)
+        return self.stack(embedded_TD, positions_T, attend)
 
     def embed(self, packed: PackedSequence) -> Tensor:
         """Returns inputs TD of the first layer: text tokens, and image features between their marks."""
@@ -95,7 +106,8 @@ class Branch(nn.Module):
 
     def __init__(self, config: ModelConfig, task: Task):
         super().__init__()
-        self.stack = DecoderStack(config, first_layer=config.trunk_layers, num_layers=config.branch_layers(task))
+        num_layers = config.branch_layers(task)
+        self.stack = DecoderStack(config, first_layer=config.path_layers(task) - num_layers, num_layers=num_layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def states(self, hidden_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:

@@ -1,6 +1,7 @@
 """Checks that a layout suits the model and data it trains: pure, so that they run before any process group exists.
 
 LayoutConfig + ranks + batch sizes -> make_layout: shapes and ranks add up, every replica runs equally many sequences
+  + shape of the model             -> a forked model is a Y: no task has layers in the trunk
   + sizes of the model             -> every tp divides what it partitions
   + seq_len, data lanes            -> hidden states and lanes are shared evenly
   + in_flight                      -> the schedule cannot deadlock
@@ -43,6 +44,7 @@ def checked_layout(
     Raises:
         ConfigError: the layout does not suit the number of ranks, the model or the data.
     """
+    require_forked_model_is_y(config, model)
     layout = make_layout(config, num_ranks=num_ranks, global_batch_size=global_batch_size)
     for stage, shape in layout.shapes.items():
         has_rq_head = stage in (Stage.COLOCATED, Stage.GENERATION) and Task.GENERATION in model.tasks
@@ -52,6 +54,21 @@ def checked_layout(
     if trunk_trains:
         require_progress(layout, sequences_in_flight(config, layout))
     return layout
+
+
+def require_forked_model_is_y(config: LayoutConfig, model: ModelConfig) -> None:
+    """Checks that a forked layout has no layers of single tasks below the shared ones.
+
+    They would be on the trunk's stage, and a task's layers, one group of parameters that trains or does not, on two.
+
+    Raises:
+        ConfigError: the layout is forked, and the model has such layers.
+    """
+    if config.kind == "forked" and model.separate_first_layers:
+        raise ConfigError(
+            f"layout.kind=forked: model.separate_first_layers={model.separate_first_layers}, but the trunk of a forked"
+            " layout has shared layers only; set layout.kind=colocated, or model.separate_first_layers=0"
+        )
 
 
 def require_divisible_sizes(tp: int, model: ModelConfig, dimensions: Dimensions, *, has_rq_head: bool) -> None:

@@ -149,8 +149,9 @@ class Workload:
 
     def num_layers(self, stage: Stage, task: Task) -> int:
         """Decoder layers that a packed sequence runs through in one stage."""
-        layers = {Stage.TRUNK: self.model.trunk_layers, BRANCHES[task]: self.model.branch_layers(task)}
-        return sum(layers.values()) if stage is Stage.COLOCATED else layers.get(stage, 0)
+        num_layers, num_branch = self.model.path_layers(task), self.model.branch_layers(task)
+        layers = {Stage.COLOCATED: num_layers, Stage.TRUNK: num_layers - num_branch, BRANCHES[task]: num_branch}
+        return layers.get(stage, 0)
 
     def num_parameters(self, stage: Stage) -> int:
         """Parameters of a stage."""
@@ -172,9 +173,8 @@ class Workload:
         """Parameters of a stage that get gradients from a sequence of `task`."""
         if stage is not Stage.COLOCATED:
             return self.num_parameters(stage)
-        tied = self.ties_head(stage, task)  # apart, both stages hold that weight
-        twice = self.dimensions.vocab_size * self.model.hidden_size if tied else 0
-        return self.num_parameters(Stage.TRUNK) + self.num_parameters(BRANCHES[task]) - twice
+        expert = self.model.model_copy(update={"tasks": (task,)})
+        return _num_parameters(expert, self.dimensions, stage)
 
 
 @lru_cache(maxsize=64)

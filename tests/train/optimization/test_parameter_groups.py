@@ -21,6 +21,7 @@ def loss_of(loss_weighting="fixed", **changes):
         ({"loss_weighting": "uncertainty"}, set()),
         ({"tie_word_embeddings": True}, {"text_head", "loss_weights"}),
         ({"trunk_layers": 0}, {"trunk", "loss_weights"}),
+        ({"separate_first_layers": 1}, {"loss_weights"}),
         ({"tasks": (Task.UNDERSTANDING,)}, {"generation", "rq_head", "loss_weights"}),
         ({"tasks": (Task.GENERATION,)}, {"understanding", "text_head", "loss_weights"}),
     ],
@@ -31,6 +32,15 @@ def test_every_parameter_is_in_exactly_one_group(changes, absent):
         for name, _ in loss_of(**changes).named_parameters()
     }  # group_of asserts that there is exactly one
     assert groups == PREFIXES.keys() - absent
+
+
+@pytest.mark.parametrize("task", Task)
+def test_separate_first_layers_train_with_the_branch_of_their_task(task):
+    loss = loss_of(separate_first_layers=1)
+    freeze_except(loss, (task,))
+    trained = {name.removeprefix("model.") for name, parameter in loss.named_parameters() if parameter.requires_grad}
+    first = {name for name, _ in loss.model.named_parameters() if name.startswith(f"trunk.first_stacks.{task}.")}
+    assert first and first == {name for name in trained if name.startswith("trunk.")}
 
 
 PHASES = {
