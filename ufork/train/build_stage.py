@@ -100,7 +100,7 @@ def build_stage(
         else Link(bridge, transfer_format, world.tp_group, tracer),
         tied=_tie(engine, model, config, bridge, world),
         losses={task: module.losses[task] for task in Task if task in module.losses},  # type: ignore[misc]
-        balances_gradients=config.loss_weighting == "gradnorm",
+        balances_gradients=config.balances_gradients,
         tracer=tracer,
     )
 

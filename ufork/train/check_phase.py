@@ -61,7 +61,7 @@ def _require_tasks(train: TrainConfig, data: DataConfig, model: ModelConfig) -> 
 
 
 def _require_gradients_to_balance(train: TrainConfig) -> None:
-    if train.loss_weighting != "gradnorm":
+    if not train.balances_gradients:
         return
     if not stage_trains(Stage.TRUNK, train.trainable):
         raise ConfigError(

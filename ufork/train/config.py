@@ -168,3 +168,8 @@ class TrainConfig(Config):
     alignment: AlignmentProbeConfig = AlignmentProbeConfig()
     """Alignment of image and text features, measured during training."""
     wandb: WandbConfig = WandbConfig()
+
+    @property
+    def balances_gradients(self) -> bool:
+        """Whether the phase weights losses by gradient norms, for which it takes both tasks."""
+        return self.loss_weighting == "gradnorm" and len(self.global_batch_size.by_task) > 1

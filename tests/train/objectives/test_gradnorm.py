@@ -8,7 +8,7 @@ import torch
 from tests.tiny import packed_sequence, tiny_model
 from ufork.checkpoint.state import LossBalance
 from ufork.model.layers.attention import PackedAttention
-from ufork.train.config import GradNormConfig, PerTask, TrainConfig
+from ufork.train.config import GlobalBatchSize, GradNormConfig, PerTask, TrainConfig
 from ufork.train.objectives.gradnorm import rebalanced
 from ufork.train.stage_module import StageModule
 from ufork.vocabulary import Task
@@ -50,9 +50,11 @@ def test_a_step_without_a_gradient_changes_nothing(norm):
     assert rebalanced(before, config_of(), losses=FIRST_LOSSES, norms=norms) is before
 
 
-def test_one_task_alone_keeps_its_factor():
-    balance = rebalanced(LossBalance(), config_of(), losses={Task.GENERATION: 3.0}, norms={Task.GENERATION: 7.0})
-    assert balance.factors == {Task.GENERATION: 1.0}
+def test_a_phase_of_one_task_measures_nothing():
+    config = config_of().model_copy(update={"global_batch_size": GlobalBatchSize(understanding=0)})
+    assert StageModule(tiny_model(), config).losses[Task.GENERATION].fork_gradient is None
+    balance = LossBalance()
+    assert rebalanced(balance, config, losses={Task.GENERATION: 3.0}, norms={}) is balance
 
 
 @pytest.mark.parametrize("task", Task)

@@ -31,7 +31,7 @@ class TaskLoss(nn.Module):
         learned = config.loss_weighting == "uncertainty"
         self.log_variance = nn.Parameter(torch.zeros(1)) if learned else None
         self.factor = 1.0
-        self.fork_gradient = ForkGradient() if config.loss_weighting == "gradnorm" else None
+        self.fork_gradient = ForkGradient() if config.balances_gradients else None
 
     def forward(self, total: Tensor, sequence_targets: int, num_targets: float) -> Tensor:
         """Returns the sequence's term of the step's loss.
