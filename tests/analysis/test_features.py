@@ -18,10 +18,10 @@ from ufork.vocabulary import TURN_END, Task
 TEXTS = ["a dog", "two red cats", "a house", "dogs and a cat", "red"]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+@pytest.fixture(scope="module", params=[0, 1], ids=["Y", "separate first layers"])
+def trained(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("trained") / "weights"
-    save_trained(folder, tiny_config(trunk_layers=2, understanding_layers=1, generation_layers=2))
+    save_trained(folder, tiny_config(generation_layers=2, separate_first_layers=request.param))
     return TrainedModel.load(folder)
 
 
@@ -58,7 +58,8 @@ def hidden_states(trained, token_ids, codes, image_begin, task):
     config = model.config
     rotary = Rotary(packed.positions_T, head_dim=config.head_dim, theta=config.rope_theta, dtype=torch.float32)
     states = [hidden]
-    for layer in [*model.trunk.stack.layers, *model.branches[task].stack.layers]:
+    first = model.trunk.first_stacks[task].layers if config.separate_first_layers else []
+    for layer in [*first, *model.trunk.stack.layers, *model.branches[task].stack.layers]:
         hidden = layer(hidden, rotary, PackedAttention(packed, model.kernel))
         states.append(hidden)
     return [state.detach() for state in states]
@@ -86,8 +87,7 @@ def expected_states(trained, pair, task, side):
 def test_features_are_the_pooled_states_of_each_layer(trained, pairs, task, pooling, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "SEQUENCE_TOKENS", 40)  # several packed sequences
     files = collect_features(trained, pairs, task, tmp_path, pooling=pooling)
-    config = trained.model.config
-    assert files.num_layers == 1 + config.trunk_layers + config.branch_layers(task)
+    assert files.num_layers == 1 + trained.model.config.path_layers(task)
     for side in features.SIDES:
         for number, pair in enumerate(pairs):
             states, where = expected_states(trained, pair, task, side)

@@ -28,12 +28,20 @@ def brute_force(model, sequences, parameters):
     return [torch.cosine_similarity(*gradients, dim=0), *(gradient.norm() for gradient in gradients)]
 
 
-@pytest.mark.parametrize("config", [tiny_config(), tiny_config(tie_word_embeddings=False), tiny_config(trunk_layers=1)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny_config(),
+        tiny_config(tie_word_embeddings=False),
+        tiny_config(trunk_layers=1),
+        tiny_config(separate_first_layers=1),
+    ],
+)
 def test_groups_equal_brute_force(config):
     model, sequences = tiny_model(config), sequences_of()
     layers = model.trunk.stack.layers
     groups = {
-        "all": list(model.trunk.parameters()),
+        "all": [weight for name, weight in model.trunk.named_parameters() if not name.startswith("first_stacks.")],
         "token_embedding": [model.trunk.token_embedding.weight],
         "projector": list(model.trunk.projector.parameters()),
         **{f"layers.{i}": list(layer.parameters()) for i, layer in enumerate(layers)},

@@ -9,12 +9,14 @@ from tests.tiny import tiny_config, write_codes_source
 from ufork.analysis.alignment_record import PICTURES, TITLES, AlignmentRecord
 from ufork.vocabulary import Task
 
+JOINT = tiny_config(separate_first_layers=1)
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run folder with codes, a model of both tasks, and a generation expert."""
     folder = tmp_path_factory.mktemp("run")
-    save_trained(folder / "phases/joint/weights", tiny_config())
+    save_trained(folder / "phases/joint/weights", JOINT)
     save_trained(folder / "expert", tiny_config(tasks=(Task.GENERATION,)))
     write_codes_source(folder / "codes/tiny/heldout", num_samples=60)
     return folder
@@ -27,15 +29,14 @@ def align(run, *arguments, checkpoints=("phases/joint/weights",), out="alignment
 
 
 def test_record_pictures_and_report(run, capsys):
-    config = tiny_config()
     assert align(run, "--pairs", "24", "num_neighbours=5", "num_permutations=3") == 0
     record = AlignmentRecord.load(run / "alignment/alignment.json")
     (model,) = record.models
     assert [curve.task for curve in model.curves] == list(Task)
     for curve in model.curves:
         stages = [layer.stage for layer in curve.layers]
-        trunk, branch = ["trunk"] * config.trunk_layers, [str(curve.task)] * config.branch_layers(curve.task)
-        assert stages == ["input", *trunk, *branch]
+        own = [str(curve.task)]
+        assert stages == ["input", *own, *["trunk"] * JOINT.trunk_layers, *own * JOINT.branch_layers(curve.task)]
         assert all(set(layer.scores) == set(TITLES) for layer in curve.layers)
     assert all(Image.open(run / "alignment" / name).format == "PNG" for name in PICTURES.values())
     assert "understanding  debiased CKA" in capsys.readouterr().out

@@ -56,7 +56,7 @@ class LayerAlignment(Record):
     layer: NonNegativeInt
     """Number along the path; 0 is the input of the first."""
     stage: str
-    """`input`, `trunk`, or the branch's task."""
+    """`input`, `trunk`, or the task whose own layer it is."""
     scores: dict[Measure, Score]
 
 

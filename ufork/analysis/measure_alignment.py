@@ -105,4 +105,5 @@ def _scores(
 def _stage(layer: int, task: Task, model: ModelConfig) -> str:
     if layer == 0:
         return "input"
-    return "trunk" if layer <= model.trunk_layers else str(task)
+    is_shared = 0 < layer - model.separate_first_layers <= model.trunk_layers
+    return "trunk" if is_shared else str(task)
