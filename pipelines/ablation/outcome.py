@@ -16,11 +16,13 @@ from ufork.errors import ConfigError
 from ufork.eval.record import Evaluation
 from ufork.report.charts import thinned
 from ufork.report.metrics import read_metrics
-from ufork.run_folder import versions_in_use
+from ufork.run_folder import PhaseFolder, versions_in_use
 from ufork.vocabulary import Task
 
 CURVE_POINTS = 64
 """Points of a learning curve that a result keeps."""
+MEASURED_DIGITS = 4
+"""Digits of a probe's figures that a result keeps."""
 SHOWN_DIFFERENCES = 5
 """Differences of recipes that an error names."""
 
@@ -46,6 +48,7 @@ def result_of(suite: Suite, trial: Trial, *, commit: str, machine: str) -> Trial
         steps=entries[-1]["step"] if entries else 0,
         scores=scores_of(evaluation),
         curves={task: curve for task in Task if (curve := _curve(entries, task)).steps},
+        probes=_probes([recipe.run_folder.phase(name) for name in recipe.phases]),
         seconds={
             "train": sum(lines[-1].get("seconds", 0.0) for lines in phases if lines),
             "evaluate": evaluation.seconds,
@@ -54,6 +57,18 @@ def result_of(suite: Suite, trial: Trial, *, commit: str, machine: str) -> Trial
         machine=machine,
         versions=versions_in_use(),
     )
+
+
+def _probes(phases: Sequence[PhaseFolder]) -> dict[str, list[dict[str, float]]]:
+    """Returns what the phases' probes measured, to MEASURED_DIGITS, with steps counted from the first phase's start."""
+    names = sorted({path.stem for phase in phases for path in phase.probes.glob("*.jsonl")})
+    return {
+        name: [
+            {key: float(f"{value:.{MEASURED_DIGITS}g}") for key, value in entry.items() if not isinstance(value, str)}
+            for entry in _joined([read_metrics(phase.probe(name)).entries for phase in phases])
+        ]
+        for name in names
+    }
 
 
 def _joined(phases: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:

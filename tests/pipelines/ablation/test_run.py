@@ -38,6 +38,9 @@ if verb == "train":
     phase.mkdir(parents=True, exist_ok=True)
     lines = [{"step": step, "seconds": step / 2, "loss/generation": 9 / step} for step in range(1, 201)]
     lines.append({"step": 201, "seconds": 101, "loss/generation": float("nan")})
+    (phase / "probes").mkdir(exist_ok=True)
+    measured = {"phase": "joint", "step": 100, "cka/generation/layers.1": 0.123456}
+    (phase / "probes/alignment.jsonl").write_text(json.dumps(measured) + "\\n")
     (phase / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
 else:
     (run / "evaluation.json").write_text((run.parent / "evaluation.json").read_text())
@@ -82,6 +85,7 @@ def test_every_trial_is_trained_and_evaluated_and_leaves_a_result(suite):
     curve = result.curves[Task.GENERATION]
     assert result.curves.keys() == {Task.GENERATION}
     assert len(curve.steps) <= 64 and curve.steps[-1] == 200, "the loss that is no number is left out"
+    assert result.probes == {"alignment": [{"step": 100, "cka/generation/layers.1": 0.1235}]}
 
 
 def test_trials_read_the_shared_data(suite):

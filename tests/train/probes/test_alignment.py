@@ -86,5 +86,5 @@ def test_it_measures_the_weights_and_changes_nothing(tmp_path, layout, num_ranks
     for curve in measure_alignment(model, pairs, PROBE, name="all").curves:
         for layer in curve.layers:
             name = f"cka/{curve.task}/layers.{layer.layer}"
-            assert entries[-1][name] == pytest.approx(layer.scores["cka"].above_null, abs=1e-3)
+            assert entries[-1][name] == pytest.approx(layer.scores["cka"].score, abs=1e-3)
     assert {name.split("/")[1] for name in entries[-1] if "/" in name} == set(Task)

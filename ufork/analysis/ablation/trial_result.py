@@ -94,6 +94,8 @@ class TrialResult(Record):
     """Optimizer steps of all phases."""
     scores: list[Score]
     curves: dict[Task, Curve]
+    probes: dict[str, list[dict[str, FiniteFloat]]] = {}
+    """Measurements during training by probe (`ufork/train/probes`): figures by name, and the step."""
     seconds: dict[str, FiniteFloat]
     """Time of training, and of the last start of the evaluation."""
     commit: str

@@ -25,8 +25,8 @@ from ufork.vision.codec import ImageCodec
 def alignment_probe(phase: Phase, codec: ImageCodec, world: World) -> Probe | None:
     """Returns the probe that `phase` asks for.
 
-    It computes on the rank's GPU in the phase's precision, or on the CPU in fp32, with its own copy of the weights. Its
-    figures are the scores above those of permuted pairs. It raises ConfigError if there are too few pairs.
+    It computes on the rank's GPU in the phase's precision, or on the CPU in fp32, with its own copy of the weights. It
+    raises ConfigError if there are too few pairs.
     """
     config = phase.train.alignment
     if not config.every_steps:
@@ -54,11 +54,12 @@ def alignment_probe(phase: Phase, codec: ImageCodec, world: World) -> Probe | No
         )
         show_alive()
         measured = measure_alignment(model, pairs(), config, name=phase.name, show_alive=show_alive)
-        return {
-            f"{measure}/{curve.task}/layers.{layer.layer}": score.above_null
-            for curve in measured.curves
-            for layer in curve.layers
-            for measure, score in layer.scores.items()
-        }
+        figures = {}
+        for curve in measured.curves:
+            for layer in curve.layers:
+                for measure, score in layer.scores.items():
+                    figures[f"{measure}/{curve.task}/layers.{layer.layer}"] = score.score
+                    figures[f"{measure}_of_permuted/{curve.task}/layers.{layer.layer}"] = score.null_mean
+        return figures
 
     return Probe(name="alignment", every_steps=config.every_steps, measure=measure)
