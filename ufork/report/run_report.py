@@ -93,7 +93,7 @@ def _curves(phases: Sequence[PhaseRecord]) -> Markup | str:
         return ""
     losses = [chart for metric, chart in charts.items() if metric.startswith("loss/")]
     others = [chart for metric, chart in charts.items() if not metric.startswith("loss/")]
-    return render("training.html.j2", phases=phases, losses=losses, others=others, conflict=_conflict(phases))
+    return render("training.html.j2", phases=phases, losses=losses, others=[*others, *_conflict(phases)])
 
 
 def _conflict(phases: Sequence[PhaseRecord]) -> list[dict[str, Any]]:
