@@ -1,6 +1,7 @@
-"""The shards and tokenizers of a suite, made once and read by all trials.
+"""The shards and tokenizers of a suite, and the detector that scores drawings: made once and read by all trials.
 
-FOLDER/data: `ufork prepare`, `ufork tokenizer text`, `fit` and `encode` -> FOLDER/data/prepared.yaml when all are done
+FOLDER/data: `ufork prepare`, `ufork tokenizer text`, `fit` and `encode`, `ufork evaluate --only-detector`
+             -> FOLDER/data/prepared.yaml when all are done
 run folder of a trial: shards, codes, tokenizer, detector -> links to those of FOLDER/data
 """
 
@@ -13,16 +14,23 @@ from ufork.files import make_folder, storage_errors, write_whole
 from ufork.run_folder import RunFolder
 from ufork.strict_yaml import dump_yaml
 
-VERBS = ("prepare", "tokenizer text", "tokenizer fit", "tokenizer encode")
+VERBS = (
+    ("prepare",),
+    ("tokenizer text",),
+    ("tokenizer fit",),
+    ("tokenizer encode",),
+    ("evaluate", "--only-detector"),
+)
+"""Verbs and their options, in order."""
 LINKED = ("shards", "codes", "tokenizer", "detector")
 """Folders inside a run's that trials share."""
 
-RunVerb = Callable[[RunFolder, str], None]
-"""Runs a verb on the recipe in a run folder."""
+RunVerb = Callable[..., None]
+"""Runs a verb, with options, on the recipe in a run folder."""
 
 
 def prepare_data(suite: Suite, run_verb: RunVerb) -> None:
-    """Makes the shards and tokenizers, unless they are finished for the same recipe.
+    """Makes shards, tokenizers and detector, unless they are finished for the same recipe.
 
     Raises:
         UforkError: a verb fails.
@@ -34,7 +42,7 @@ def prepare_data(suite: Suite, run_verb: RunVerb) -> None:
     make_folder(run.path)
     write_whole(run.recipe, suite.data.to_yaml())
     for verb in VERBS:
-        run_verb(run, verb)
+        run_verb(run, *verb)
     write_whole(run.prepared, made_for(suite), durable=True)
 
 
@@ -58,11 +66,19 @@ def is_prepared(suite: Suite) -> bool:
 
 
 def made_for(suite: Suite) -> str:
-    """Returns the sections of the recipe that decide shards and tokenizers, as YAML."""
-    sections = suite.data.model_dump(
-        mode="json", include={"prepare": True, "vision": True, "text": True, "run": {"seed"}}
+    """Returns the sections of the recipe that decide shards, tokenizers and detector, as YAML."""
+    return dump_yaml(
+        suite.data.model_dump(
+            mode="json",
+            include={
+                "run": {"seed"},
+                "prepare": True,
+                "vision": True,
+                "text": True,
+                "evaluate": {"scenes": {"detector"}},
+            },
+        )
     )
-    return dump_yaml(sections)
 
 
 def link_data(suite: Suite, run: RunFolder) -> None:
@@ -73,7 +89,7 @@ def link_data(suite: Suite, run: RunFolder) -> None:
     """
     make_folder(run.path)
     for name in LINKED:
-        make_folder(suite.data.run_folder.path / name)  # evaluation writes the detector through its link
+        make_folder(suite.data.run_folder.path / name)  # a link to nothing cannot be written through
         link = run.path / name
         with storage_errors(link, choose="another run.folder"):
             if not link.is_symlink():

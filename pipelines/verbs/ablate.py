@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--parallel", type=whole_number, metavar="N", help="trials that run at the same time (default: the suite's)"
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--prepare", action="store_true", help="only make the shards and tokenizers")
+    what.add_argument("--prepare", action="store_true", help="only make shards, tokenizers and the detector")
     what.add_argument("--trial", type=whole_number, metavar="N", help="only run trial N, counted from 0")
     what.add_argument("--table", action="store_true", help="only write tables and figures of the results that exist")
     what.add_argument("--submit", action="store_true", help="run the suite on a Slurm cluster, one task per trial")

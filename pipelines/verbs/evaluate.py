@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, help="folder of exported weights (default: those of the recipe's last phase)"
     )
+    parser.add_argument(
+        "--only-detector", action="store_true", help="only fit the detector that scores drawings; needs no weights"
+    )
     add_device_arguments(parser)
 
 
@@ -37,6 +40,9 @@ def run(arguments: argparse.Namespace) -> None:
     from ufork.errors import ConfigError
 
     recipe = recipe_of(arguments)
+    if arguments.only_detector:
+        benchmarks_of(recipe, recipe.model.tasks)
+        return
     if not recipe.phases and not arguments.checkpoint:
         raise ConfigError("phases: the recipe has none, so there are no weights to evaluate; give --checkpoint")
     folder = recipe.run_folder

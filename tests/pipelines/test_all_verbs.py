@@ -120,6 +120,21 @@ def test_measured_images_are_held_out_ones_of_every_source(encoded):
     assert images.shape[1:] == (64, 64, 3) and images.dtype == np.uint8
 
 
+@pytest.mark.slow
+def test_the_detector_is_fitted_before_there_are_weights(encoded, path, tmp_path):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "shards").symlink_to(encoded.run_folder.shards)
+    values = (f"run.folder={tmp_path}", "run.name=other", "evaluate.scenes.detector.seed=5")
+    assert cli.main(["evaluate", str(path), *values, "--only-detector"]) == 0
+    assert {file.name for file in folder.iterdir()} == {"shards", "detector"}
+    written = (folder / "detector" / "words.json").stat().st_mtime_ns
+    assert cli.main(["evaluate", str(path), *values, "run.seed=1", "--only-detector"]) == 0
+    assert (folder / "detector" / "words.json").stat().st_mtime_ns == written
+    assert cli.main(["evaluate", str(path), *values[:2], "--only-detector"]) == 0
+    assert (folder / "detector" / "words.json").stat().st_mtime_ns != written, "fitted again for another seed"
+
+
 def test_tokenizer_before_prepare_says_so(tmp_path, path, capsys):
     assert cli.main(["tokenizer", "text", str(path), f"run.folder={tmp_path}"]) == 1
     assert "run `ufork prepare` first" in capsys.readouterr().err

@@ -162,7 +162,7 @@ def test_data_is_made_once(tmp_path):
         require_prepared(suite)
     verbs = []
     for _ in range(2):
-        prepare_data(suite, lambda run, verb: verbs.append((run.path.name, verb)))
+        prepare_data(suite, lambda run, *verb: verbs.append((run.path.name, verb)))
     assert verbs == [("data", verb) for verb in VERBS]
     require_prepared(suite)
     other = read_suite(tmp_path / "tiny.yaml", ["text.vocab_size=500"])
@@ -173,8 +173,8 @@ def test_data_is_made_once(tmp_path):
 def test_data_that_was_interrupted_is_not_taken_for_finished(tmp_path):
     suite = read_suite(suite_file(tmp_path))
 
-    def fails(run, verb):
-        raise StoppedError(verb)
+    def fails(run, *verb):
+        raise StoppedError(verb[0])
 
     with pytest.raises(StoppedError):
         prepare_data(suite, fails)
