@@ -1,9 +1,10 @@
 """Alignment over depth as a picture: a column per model, generation blue, understanding red, the layer on x.
 
 The upper row has the scores, with the mean of permuted pairs and twice its spread below them; the lower row has what
-is left of each score above that mean. A dotted line marks the fork.
+is left of each score above that mean. A dotted line is between layers that both tasks share and a task's own.
 """
 
+from itertools import pairwise
 from typing import Any
 
 from ufork.analysis.alignment_record import TITLES, AlignmentRecord, Measure, ModelAlignment
@@ -46,8 +47,10 @@ def _draw(upper: Any, lower: Any, model: ModelAlignment, measure: Measure) -> No
             linewidth=0,
         )
         lower.plot(layers, [score.above_null for score in scores], "o-", markersize=3, color=colour)
-        last_of_trunk = max((layer.layer for layer in curve.layers if layer.stage in ("input", "trunk")), default=0)
+        stages = [layer.stage for layer in curve.layers[1:]]
         for axis in (upper, lower):
-            axis.axvline(last_of_trunk + 0.5, color="0.6", linestyle=":", linewidth=0.8)
+            for number, (stage, following) in enumerate(pairwise(stages), start=1):
+                if stage != following:
+                    axis.axvline(number + 0.5, color="0.6", linestyle=":", linewidth=0.8)
             axis.spines[["top", "right"]].set_visible(False)
     lower.axhline(0, color="0.6", linewidth=0.8)
