@@ -15,7 +15,7 @@ from pipelines.ablation.outcome import missing_trials, results_of
 from pipelines.ablation.run import SuiteRun, TrialsFailedError
 from pipelines.ablation.shared_data import VERBS, prepare_data, require_prepared
 from pipelines.ablation.suite import read_suite
-from pipelines.ablation.tables import FORK_DEPTH, LEARNING_CURVES, TABLE, write_tables
+from pipelines.ablation.tables import FORK_DEPTH, LAYERS, LEARNING_CURVES, TABLE, write_tables
 from pipelines.launch import verb_process
 from tests.pipelines.ablation.tiny_suite import prepared_suite_file, suite_file
 from ufork.errors import ConfigError, StoppedError
@@ -186,7 +186,7 @@ def test_tables_and_figures_are_written_beside_the_results(suite):
     start(suite).run(suite.trials)
     text = write_tables(suite, results_of(suite, suite.results), suite.results)
     assert (suite.results / TABLE).read_text() == text and "## Difference from shared" in text
-    assert (suite.results / LEARNING_CURVES).is_file() and (suite.results / FORK_DEPTH).is_file()
+    assert all((suite.results / name).is_file() for name in (LEARNING_CURVES, FORK_DEPTH, LAYERS))
 
 
 def test_a_result_file_can_be_read_by_people(suite):

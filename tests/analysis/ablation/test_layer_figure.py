@@ -1,0 +1,47 @@
+"""The figure by layer: its curves are means over seeds of what probes measured."""
+
+import pytest
+
+from tests.analysis.ablation.trials import trial
+from ufork.analysis.ablation.layer_figure import draw_layers
+from ufork.analysis.figure import png_of
+
+
+def measured(arm, seed, *, conflict=True):
+    """A trial with two layers; the second measurement is later, and higher by 0.2."""
+    alignment, cosines = [], []
+    for number, step in enumerate((100, 200)):
+        up = seed / 10 + number / 5
+        alignment.append(
+            {
+                "step": step,
+                **{
+                    f"{name}/generation/layers.{layer}": layer + up
+                    for name in ("cka", "mutual_neighbours")
+                    for layer in range(3)
+                },
+                **{f"cka_of_permuted/generation/layers.{layer}": 0.01 for layer in range(3)},
+            }
+        )
+        cosines.append({"step": step, "cosine/all": 9, "cosine/layers.0": up, "cosine/layers.*.mlp.up.weight": 9})
+    probes = {"alignment": alignment, **({"gradient_conflict": cosines} if conflict else {})}
+    return trial(arm, seed).model_copy(update={"probes": probes})
+
+
+def test_alignment_is_that_of_the_end_and_the_cosine_the_mean_of_all_measurements():
+    results = [measured("shared", 0), measured("shared", 1), measured("expert", 0, conflict=False), trial("unmeasured")]
+    figure = draw_layers(results)
+    shared, expert = (figure.axes[column::2] for column in range(2))
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["shared", "expert"]
+    curve, permuted = shared[1].lines
+    assert list(curve.get_xdata()) == [0, 1, 2]
+    assert list(curve.get_ydata()) == pytest.approx([0.25, 1.25, 2.25])
+    assert list(permuted.get_ydata()) == pytest.approx([0.01] * 3)
+    _, cosine = shared[2].lines  # after the line at 0
+    assert list(cosine.get_xdata()) == [1] and list(cosine.get_ydata()) == pytest.approx([0.15])
+    assert len(expert[2].lines) == 1
+    assert png_of(figure) == png_of(draw_layers(results))
+
+
+def test_without_measurements_it_is_empty():
+    assert not draw_layers([trial("shared")]).axes
