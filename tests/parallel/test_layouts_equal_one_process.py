@@ -80,8 +80,10 @@ CASES = {
         forked(trunk={"tp": 2}, understanding={"dp": 2}, generation={"tp": 2}),
         train={"loss_weighting": "gradnorm", "gradnorm": {"rate": 0.5}},
     ),
-    "gradnorm, colocated": Case(
-        {"colocated_tp": 2}, ranks=4, train={"loss_weighting": "gradnorm", "gradnorm": {"rate": 0.5}}
+    "gradnorm, colocated, through DeepSpeed's hooks": Case(
+        {"colocated_tp": 2, "reduce_each_backward": True},
+        ranks=4,
+        train={"loss_weighting": "gradnorm", "gradnorm": {"rate": 0.5}},
     ),
     "reduced at every backward": Case(forked(trunk={"dp": 2}, generation={"dp": 2}, reduce_each_backward=True)),
     "sequence parallel": Case(forked(trunk={"tp": 2}, generation={"tp": 2}), sequence_parallel=True),
