@@ -7,6 +7,7 @@ run folder of a trial: shards, codes, tokenizer, detector -> links to those of F
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipelines.ablation.suite import DATA_RUN, Suite
 from ufork.errors import ConfigError
@@ -67,18 +68,9 @@ def is_prepared(suite: Suite) -> bool:
 
 def made_for(suite: Suite) -> str:
     """Returns the sections of the recipe that decide shards, tokenizers and detector, as YAML."""
-    return dump_yaml(
-        suite.data.model_dump(
-            mode="json",
-            include={
-                "run": {"seed"},
-                "prepare": True,
-                "vision": True,
-                "text": True,
-                "evaluate": {"scenes": {"detector"}},
-            },
-        )
-    )
+    sections: dict[str, Any] = {section: True for section in ("prepare", "vision", "text")}
+    sections |= {"run": {"seed"}, "evaluate": {"scenes": {"detector"}}}
+    return dump_yaml(suite.data.model_dump(mode="json", include=sections))
 
 
 def link_data(suite: Suite, run: RunFolder) -> None:
