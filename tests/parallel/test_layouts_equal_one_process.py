@@ -51,6 +51,8 @@ def forked(**changes) -> dict:
     return {"kind": "forked", **changes}
 
 
+SEPARATE = {"separate_first_layers": 1}
+
 CASES = {
     "one rank a stage": Case(forked()),
     "trunk tp 2": Case(forked(trunk={"tp": 2})),
@@ -94,17 +96,14 @@ CASES = {
     "one in flight": Case(forked(trunk={"tp": 2}, in_flight=1)),
     "colocated tp 2 dp 2": Case({"colocated_tp": 2}, ranks=4),
     "colocated dp 2": Case({}, ranks=2),
-    **{
-        f"separate first layers, {name}": Case(layout, (4, 4), ranks, {"separate_first_layers": 1}, train)
-        for name, layout, ranks, train in (
-            ("dp 2", {}, 2, {}),
-            ("dp 4", {}, 4, {}),
-            ("tp 2", {"colocated_tp": 2}, 2, {}),
-            ("tp 2 dp 2", {"colocated_tp": 2}, 4, {}),
-            ("dp 2, reduced at every backward", {"reduce_each_backward": True}, 2, {}),
-            ("dp 2, frozen trunk", {"reduce_each_backward": True}, 2, {"trainable": ("understanding", "generation")}),
-        )
-    },
+    "separate first layers, dp 2": Case({}, ranks=2, model=SEPARATE),
+    "separate first layers, dp 4": Case({}, ranks=4, model=SEPARATE, sequences=(4, 4)),
+    "separate first layers, tp 2": Case({"colocated_tp": 2}, ranks=2, model=SEPARATE),
+    "separate first layers, tp 2 dp 2": Case({"colocated_tp": 2}, ranks=4, model=SEPARATE),
+    "separate first layers, reduced at every backward": Case({"reduce_each_backward": True}, ranks=2, model=SEPARATE),
+    "separate first layers, frozen trunk": Case(
+        {"reduce_each_backward": True}, ranks=2, model=SEPARATE, train={"trainable": ("understanding", "generation")}
+    ),
 }
 QUICK = {"trunk tp 2"}
 """Cases of the fast tests."""
