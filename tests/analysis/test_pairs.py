@@ -40,7 +40,7 @@ def test_prompts_make_pairs_and_answers_only_where_there_are_none(codec, source,
 
 
 def test_too_few_pairs_are_an_error_that_says_how_many_there_are(codec, source):
-    with pytest.raises(ConfigError, match=r"tiny: \d+ pairs .* 1,000 are asked for"):
+    with pytest.raises(ConfigError, match=r"num_pairs=1000: .*tiny: only \d+ pairs"):
         read_pairs(codec, [source], num_pairs=1000, seed=0)
 
 

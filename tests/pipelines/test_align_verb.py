@@ -74,7 +74,7 @@ def test_a_fixed_text_layer_is_that_of_every_comparison(run):
         (("--tasks", "drawing"), "tasks"),
         (("--pairs", "19"), "num_pairs"),
         (("--name", "a", "--name", "b"), "2 names for 1 checkpoints"),
-        (("--pairs", "100000",), "pairs of an image and a text of its own"),
+        (("--pairs", "100000"), "num_pairs=100000"),
         (("num_neighbours=40", "--pairs", "30"), "num_neighbours=40"),
         (("neighbours=4",), "num_neighbours"),
         (("--text-model", "nowhere"), "nowhere: holds no text model"),

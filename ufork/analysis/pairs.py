@@ -76,8 +76,8 @@ def read_pairs(codec: ImageCodec, folders: Sequence[str], *, num_pairs: int, see
         log.warning("pairs: %s samples skipped (%s)", f"{skipped.total():,}", reasons)
     if len(pairs) < num_pairs:
         raise ConfigError(
-            f"{', '.join(folders)}: {len(pairs):,} pairs of an image and a text of its own, {num_pairs:,} are asked"
-            " for; give --pairs a smaller number or more source folders"
+            f"num_pairs={num_pairs}: {', '.join(folders)}: only {len(pairs):,} pairs of an image and a text of its own;"
+            " ask for fewer or name more source folders"
         )
     return list(pairs.values())
 

@@ -10,6 +10,7 @@ from tests.tiny import shallow_config, tiny_tokenizer, write_codes_source
 from ufork.analysis.measure_alignment import measure_alignment
 from ufork.analysis.pairs import read_pairs
 from ufork.data.config import DataConfig, SourceConfig
+from ufork.errors import ConfigError
 from ufork.infer.model import TrainedModel
 from ufork.model.layers.attention_kernels import sdpa_attention
 from ufork.parallel.config import LayoutConfig
@@ -88,3 +89,11 @@ def test_it_measures_the_weights_and_changes_nothing(tmp_path, layout, num_ranks
             name = f"cka/{curve.task}/layers.{layer.layer}"
             assert entries[-1][name] == pytest.approx(layer.scores["cka"].score, abs=1e-3)
     assert {name.split("/")[1] for name in entries[-1] if "/" in name} == set(Task)
+
+
+def test_too_few_pairs_are_an_error_before_the_first_step(tmp_path):
+    write_codes_source(tmp_path / "tiny", num_samples=40)
+    save_codec(tmp_path / "vision")
+    with pytest.raises(ConfigError, match="num_pairs=900: .*tiny: only"):
+        run_on_ranks(run_phase, 1, tmp_path, LayoutConfig(), PROBE.model_copy(update={"num_pairs": 900}))
+    assert not read_metrics(RunFolder(tmp_path).phase("all").metrics).entries

@@ -25,8 +25,11 @@ from ufork.vision.codec import ImageCodec
 def alignment_probe(phase: Phase, codec: ImageCodec, world: World) -> Probe | None:
     """Returns the probe that `phase` asks for.
 
-    It computes on the rank's GPU in the phase's precision, or on the CPU in fp32, with its own copy of the weights. It
-    raises ConfigError if there are too few pairs.
+    It computes on the rank's GPU in the phase's precision, or on the CPU in fp32, with its own copy of the weights.
+
+    Raises:
+        ConfigError: there are too few pairs, which rank 0 finds out before the first step.
+        ShardError: a source of pairs is missing or damaged.
     """
     config = phase.train.alignment
     if not config.every_steps:
@@ -35,10 +38,13 @@ def alignment_probe(phase: Phase, codec: ImageCodec, world: World) -> Probe | No
 
     @cache
     def pairs() -> Sequence[Pair]:
-        """Only the leader needs them."""
+        """Only the leader needs them, which is rank 0 unless that trains nothing."""
         own = [source.folder for source in (*phase.data.understanding, *phase.data.generation)]
         folders = [each if is_url(each) else str(phase.run.path / each) for each in config.data or dict.fromkeys(own)]
         return read_pairs(codec, folders, num_pairs=config.num_pairs, seed=config.seed)
+
+    if world.rank == 0:
+        pairs()
 
     def measure(weights: Weights, show_alive: ShowAlive) -> Mapping[str, float]:
         model = TrainedModel.of_weights(
