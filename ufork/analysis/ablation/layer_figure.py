@@ -50,6 +50,9 @@ def draw_layers(results: Sequence[TrialResult]) -> "Figure":
         _draw_conflict(panels[-1][column], trials)
         panels[0][column].set_title(arm, fontsize=9)
         panels[-1][column].set_xlabel("layer")
+    for task in Task:
+        panels[0][0].plot([], [], color=TASK_COLOURS[task], label=str(task))
+    panels[0][0].legend(frameon=False, fontsize=7)
     for row, label in enumerate((*MEASURES.values(), "cosine of gradients")):
         panels[row][0].set_ylabel(label, fontsize=8)
     return figure
