@@ -6,17 +6,14 @@ measured curves -> AlignmentRecord -> alignment.json -> AlignmentRecord.load -> 
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from pydantic import FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
 from ufork.errors import UforkError
 from ufork.eval.record import Record
-from ufork.files import make_folder, read_bounded, write_whole
 from ufork.vocabulary import Task
 
 VERSION: Final = 1
 """Version of the layout of alignment.json."""
-MAX_FILE_BYTES = 64 * 2**20
-"""Largest alignment.json that is read."""
 Measure = Literal["mutual_neighbours", "cka", "probe"]
 TITLES: dict[Measure, str] = {
     "mutual_neighbours": "mutual nearest neighbours",
@@ -101,16 +98,7 @@ class AlignmentRecord(Record):
             FileNotFoundError: there is none.
             AnalysisError: the file cannot be read, or a value is missing or of the wrong type.
         """
-        try:
-            return cls.model_validate_json(read_bounded(path, MAX_FILE_BYTES))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise AnalysisError(f"{path}: cannot be read ({error.strerror}); run `ufork align` again") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise AnalysisError(f"{path}: {where}: {first['msg']}; run `ufork align` again") from None
+        return cls.read_file(path, error=AnalysisError, remedy="run `ufork align` again")
 
     def save(self, path: Path) -> None:
         """Writes the JSON whole or not at all.
@@ -118,8 +106,7 @@ class AlignmentRecord(Record):
         Raises:
             StorageError: the file cannot be written.
         """
-        make_folder(path.parent)
-        write_whole(path, self.model_dump_json(indent=1) + "\n")
+        self.write_file(path)
 
     def summary(self) -> str:
         """Returns a table for a terminal: where along each path image and text agree most."""

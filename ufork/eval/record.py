@@ -27,7 +27,7 @@ VERSION: Final = 2
 """Version of the layout of evaluation.json."""
 
 MAX_FILE_BYTES = 64 * 2**20
-"""Largest evaluation.json that is read."""
+"""Largest file of a record that is read, unless its kind has another limit."""
 
 BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 PictureName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}/[0-9a-f]{16}-(question|drawing|reference)\.png$")]
@@ -42,6 +42,39 @@ class Record(BaseModel):
     """Base of everything that is stored: immutable, every value checked."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @classmethod
+    def read_file(cls, path: Path, *, error: type[UforkError], remedy: str, max_bytes: int = MAX_FILE_BYTES) -> Self:
+        """Reads a JSON file of this kind of record.
+
+        Args:
+            path: the file.
+            error: raised, with the first fault, if it cannot be read or a value is missing or of the wrong type.
+            remedy: what to do then.
+            max_bytes: largest file that is read.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        try:
+            return cls.model_validate_json(read_bounded(path, max_bytes))
+        except FileNotFoundError:
+            raise
+        except OSError as fault:
+            raise error(f"{path}: cannot be read ({fault.strerror}); {remedy}") from None
+        except ValidationError as fault:
+            first = fault.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise error(f"{path}: {where}: {first['msg']}; {remedy}") from None
+
+    def write_file(self, path: Path) -> None:
+        """Writes the JSON whole or not at all.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        make_folder(path.parent)
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
 
 
 class CaseScore(Record):
@@ -175,16 +208,7 @@ class Evaluation(Record):
             FileNotFoundError: there is none.
             EvaluationError: the file cannot be read, or a value is missing or of the wrong type.
         """
-        try:
-            return cls.model_validate_json(read_bounded(path, MAX_FILE_BYTES))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise EvaluationError(f"{path}: cannot be read ({error.strerror}); run `ufork evaluate` again") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise EvaluationError(f"{path}: {where}: {first['msg']}; run `ufork evaluate` again") from None
+        return cls.read_file(path, error=EvaluationError, remedy="run `ufork evaluate` again")
 
     def save(self, path: Path) -> None:
         """Writes the JSON, with the derived means and normalised scores, whole or not at all.
@@ -192,8 +216,7 @@ class Evaluation(Record):
         Raises:
             StorageError: the file cannot be written.
         """
-        make_folder(path.parent)
-        write_whole(path, self.model_dump_json(indent=1) + "\n")
+        self.write_file(path)
 
     def summary(self) -> str:
         """Returns a table per kind of score for a terminal."""

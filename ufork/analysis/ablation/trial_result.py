@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
 from ufork.errors import UforkError
 from ufork.eval.record import Evaluation, Record, ScoreTable
-from ufork.files import make_folder, read_bounded, write_whole
+from ufork.files import make_folder, write_whole
 from ufork.vocabulary import Task
 
 VERSION: Final = 1
@@ -129,16 +129,7 @@ class TrialResult(Record):
             ResultError: the file cannot be read, or a value is missing or of the wrong type.
         """
         remedy = "restore it, or remove it to run the trial again"
-        try:
-            return cls.model_validate_json(read_bounded(path, MAX_FILE_BYTES))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise ResultError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise ResultError(f"{path}: {where}: {first['msg']}; {remedy}") from None
+        return cls.read_file(path, error=ResultError, remedy=remedy, max_bytes=MAX_FILE_BYTES)
 
 
 def trial_name(arm: str, seed: int) -> str:
