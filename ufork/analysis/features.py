@@ -126,11 +126,13 @@ def _runs(
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Yields consecutive numbers of samples that fit into a packed sequence together."""
     batch: list[int] = []
+    num_tokens = 0
     for number, length in enumerate(lengths):
-        if batch and sum(lengths[each] for each in batch) + length > SEQUENCE_TOKENS:
+        if batch and num_tokens + length > SEQUENCE_TOKENS:
             yield batch
-            batch = []
+            batch, num_tokens = [], 0
         batch.append(number)
+        num_tokens += length
     yield batch
 
 

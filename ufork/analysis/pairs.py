@@ -84,10 +84,10 @@ def read_pairs(codec: ImageCodec, folders: Sequence[str], *, num_pairs: int, see
 
 def _shuffled(sources: Sequence[ShardSource], seed: int) -> Iterator[Sample | SampleError]:
     """Yields every sample of all sources once."""
-    locations = [(source, number) for source in sources for number in range(len(source))]
-    for index in np.random.default_rng(seed).permutation(len(locations)):
-        source, number = locations[index]
-        yield from source.read([number])
+    ends = np.cumsum([len(source) for source in sources], dtype=np.int64)
+    for number in np.random.default_rng(seed).permutation(int(ends[-1]) if len(ends) else 0):
+        place = int(np.searchsorted(ends, number, side="right"))
+        yield from sources[place].read([int(number - ends[place]) + len(sources[place])])
 
 
 def _pair_of(sample: Sample | SampleError, codec: ImageCodec) -> Pair:
