@@ -11,11 +11,12 @@ Shapes: N pairs, D and E widths of the two sides, K neighbours.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ufork.analysis.alignment_record import Score
 
 CHUNK_ROWS = 1024
 """Rows of the N x N similarities that are held at once."""
@@ -23,21 +24,6 @@ PROBE_FOLDS = 5
 """Parts of the pairs; each is predicted by a probe that is fitted on the others."""
 PROBE_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Candidates of the ridge, relative to the mean variance of a feature."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """A score of true pairs, and of pairs that are permuted at random."""
-
-    score: float
-    null_mean: float
-    null_std: float
-    """Sample standard deviation over permutations."""
-
-    @property
-    def above_null(self) -> float:
-        """What the pairing adds."""
-        return self.score - self.null_mean
 
 
 def prepared(features_ND: Tensor, *, clip_quantile: float = 0.95) -> Tensor:
@@ -69,9 +55,7 @@ def shared_neighbours(first_NK: Tensor, second_NK: Tensor) -> float:
     return (is_shared_NKK.sum((1, 2)).float().mean() / first_NK.shape[1]).item()
 
 
-def mutual_neighbours(
-    first_ND: Tensor, second_NE: Tensor, *, num_neighbours: int, permutations: list[Tensor]
-) -> Agreement:
+def mutual_neighbours(first_ND: Tensor, second_NE: Tensor, *, num_neighbours: int, permutations: list[Tensor]) -> Score:
     """Compares the neighbours of prepared features; independent sides share K / (N - 1) of them."""
     first_NK, second_NK = (nearest_neighbours(side, num_neighbours) for side in (first_ND, second_NE))
 
@@ -81,7 +65,7 @@ def mutual_neighbours(
     return _against(permuted, shared_neighbours(first_NK, second_NK), permutations)
 
 
-def debiased_cka(first_ND: Tensor, second_NE: Tensor, *, permutations: list[Tensor]) -> Agreement:
+def debiased_cka(first_ND: Tensor, second_NE: Tensor, *, permutations: list[Tensor]) -> Score:
     """Returns linear CKA (arXiv 1905.00414) of HSIC's unbiased estimator (Song et al., JMLR 2012).
 
     Independent sides have 0 on average, and so has a side that does not vary.
@@ -111,7 +95,7 @@ def _hsic(first_ND: Tensor, second_NE: Tensor) -> float:
     return ((trace + sums - cross) / (number * (number - 3))).item()
 
 
-def probe_r2(first_ND: Tensor, second_NE: Tensor, *, permutations: list[Tensor]) -> Agreement:
+def probe_r2(first_ND: Tensor, second_NE: Tensor, *, permutations: list[Tensor]) -> Score:
     """Returns the share of the second side's variance that ridge regression predicts from the first, for unseen pairs.
 
     Pairs are divided into PROBE_FOLDS parts, each predicted by a fit on the others; the ridge that predicts best of
@@ -137,7 +121,8 @@ class _RidgeFit:
         fitted = inputs_ND[~self.held_N]
         self.mean_D = fitted.mean(0)
         self.fitted_MD, self.held_HD = fitted - self.mean_D, inputs_ND[self.held_N] - self.mean_D
-        self.values_D, self.vectors_DD = torch.linalg.eigh(self.fitted_MD.T @ self.fitted_MD)
+        values_D, self.vectors_DD = torch.linalg.eigh(self.fitted_MD.T @ self.fitted_MD)
+        self.values_D = values_D.clamp(min=0)
         self.projected_HD = self.held_HD @ self.vectors_DD
 
     def errors(self, targets_NE: Tensor) -> Tensor:
@@ -145,16 +130,14 @@ class _RidgeFit:
         fitted_ME, held_HE = targets_NE[~self.held_N], targets_NE[self.held_N]
         mean_E = fitted_ME.mean(0)
         moments_DE = self.vectors_DD.T @ (self.fitted_MD.T @ (fitted_ME - mean_E))
-        scale = self.values_D.clamp(min=0).mean()
+        scale = self.values_D.mean()
         errors = [
-            (held_HE - mean_E - (self.projected_HD / (self.values_D.clamp(min=0) + ridge * scale)) @ moments_DE)
-            .square()
-            .sum()
+            (held_HE - mean_E - (self.projected_HD / (self.values_D + ridge * scale)) @ moments_DE).square().sum()
             for ridge in PROBE_RIDGES
         ]
         return torch.stack(errors)
 
 
-def _against(permuted: Callable[[Tensor], float], score: float, permutations: list[Tensor]) -> Agreement:
+def _against(permuted: Callable[[Tensor], float], score: float, permutations: list[Tensor]) -> Score:
     nulls = torch.tensor([permuted(permutation_N) for permutation_N in permutations], dtype=torch.float64)
-    return Agreement(score=score, null_mean=nulls.mean().item(), null_std=nulls.std().item())
+    return Score(score=score, null_mean=nulls.mean().item(), null_std=nulls.std().item())

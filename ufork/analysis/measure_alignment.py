@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ufork.analysis.alignment import Agreement, debiased_cka, mutual_neighbours, prepared, probe_r2
+from ufork.analysis.alignment import debiased_cka, mutual_neighbours, prepared, probe_r2
 from ufork.analysis.alignment_record import AlignmentCurve, LayerAlignment, Measure, ModelAlignment, Score
 from ufork.analysis.config import AlignmentConfig
 from ufork.analysis.features import FeatureFiles, collect_features
@@ -92,14 +92,13 @@ def _scores(
     image_ND: Tensor, text_NE: Tensor, config: AlignmentConfig, permutations: list[Tensor]
 ) -> dict[Measure, Score]:
     clipped = [prepared(side, clip_quantile=config.clip_quantile) for side in (image_ND, text_NE)]
-    found: dict[Measure, Agreement] = {
+    return {
         "mutual_neighbours": mutual_neighbours(
             *clipped, num_neighbours=config.num_neighbours, permutations=permutations
         ),
         "cka": debiased_cka(image_ND, text_NE, permutations=permutations),
         "probe": probe_r2(image_ND, text_NE, permutations=permutations),
     }
-    return {measure: Score(**vars(agreement)) for measure, agreement in found.items()}
 
 
 def _stage(layer: int, task: Task, model: ModelConfig) -> str:
