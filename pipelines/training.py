@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from pipelines.check_recipe import check_recipe
 from pipelines.doctor.banner import log_banner
@@ -21,16 +20,14 @@ from pipelines.terminal import log_to_terminal
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError
 from ufork.infer.config import DrawConfig
-from ufork.infer.model import TrainedModel, save_trained
-from ufork.infer.steps import EagerSteps
+from ufork.infer.model import save_trained
 from ufork.model.config import Dimensions
-from ufork.model.layers.attention import find_attention_kernel
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig
 from ufork.parallel.nvidia_devices import uses_cuda
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import World, join_world
 from ufork.report.grid import grid_of
-from ufork.train.build_stage import dtype_of
+from ufork.train.inference_model import inference_model
 from ufork.train.initial_model import InitialModel, Weights
 from ufork.train.loop import DrawGrid, Hooks, train_phase
 from ufork.train.probes.alignment import alignment_probe
@@ -138,30 +135,13 @@ def _probes(phase: Phase, codec: ImageCodec, world: World) -> list[Probe]:
 
 
 def _drawing(recipe: Recipe, phase: Phase, codec: ImageCodec, world: World) -> DrawGrid | None:
-    """Returns a function that draws the phase's prompts as one picture (uint8 [rows, columns, 3]).
-
-    It draws on the rank's GPU in the phase's precision, or on the CPU in fp32, with its own copy of the weights. Steps
-    are not captured as CUDA graphs: a capture that fails, as when NCCL's watchdog looks at its events meanwhile, leaves
-    the process unfit for training.
-    """
+    """Returns a function that draws the phase's prompts as one picture (uint8 [rows, columns, 3])."""
     prompts = list(phase.train.drawing_prompts)
     if not prompts or Task.GENERATION not in recipe.model.tasks:
         return None
-    on_cuda = world.device.type == "cuda"
-    dtype = dtype_of(phase.train, world) if on_cuda else torch.float32
 
     def draw(weights: Weights, show_alive: Callable[[], None]) -> np.ndarray:
-        model = TrainedModel.of_weights(
-            weights,
-            phase.initial.config,
-            phase.tokenizer,
-            codec.on(world.device),
-            kernel=find_attention_kernel(world.device, dtype).kernel,
-            device=world.device,
-            dtype=dtype,
-            origin="training",
-            steps=EagerSteps(is_static=on_cuda, after_step=show_alive),
-        )
+        model = inference_model(phase, weights, codec, world, after_step=show_alive)
         show_alive()
         return grid_of(model.draw(prompts, recipe.evaluate.draw))
 

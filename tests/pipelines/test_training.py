@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import training
 from pipelines.training import _drawing
 from tests.stages import initial_model
 from tests.tiny import DIMENSIONS, tiny_config, tiny_model, tiny_tokenizer
@@ -16,6 +15,7 @@ from ufork.infer.config import DrawConfig
 from ufork.infer.model import TrainedModel
 from ufork.infer.steps import EagerSteps
 from ufork.report.grid import grid_of
+from ufork.train import inference_model
 from ufork.train.config import TrainConfig
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec
@@ -88,7 +88,7 @@ def test_the_device_is_the_ranks_and_the_precision_the_phases(
     of_weights, monkeypatch, device, precision, native, dtype
 ):
     monkeypatch.setattr(ImageCodec, "on", lambda codec, on: codec if on == torch.device(device) else None)
-    monkeypatch.setattr(training, "find_attention_kernel", lambda *asked: SimpleNamespace(kernel=asked))
+    monkeypatch.setattr(inference_model, "find_attention_kernel", lambda *asked: SimpleNamespace(kernel=asked))
     monkeypatch.setattr(TrainedModel, "draw", lambda *_: np.zeros((1, 16, 16, 3), np.uint8))
     drawing(device, precision, native)(weights(), lambda: None)
     (found,) = of_weights.arguments

@@ -6,16 +6,11 @@ It takes the same pairs every time, so that its curves show the model's change a
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-import torch
-
 from ufork.analysis.measure_alignment import measure_alignment
 from ufork.analysis.pairs import Pair, read_pairs
 from ufork.data.shards.storage import is_url
-from ufork.infer.model import TrainedModel
-from ufork.infer.steps import EagerSteps
-from ufork.model.layers.attention import find_attention_kernel
 from ufork.parallel.transport.stage_world import World
-from ufork.train.build_stage import dtype_of
+from ufork.train.inference_model import inference_model
 from ufork.train.initial_model import Weights
 from ufork.train.probes.probe import Probe, ShowAlive
 from ufork.train.session import Phase
@@ -25,8 +20,6 @@ from ufork.vision.codec import ImageCodec
 def alignment_probe(phase: Phase, codec: ImageCodec, world: World) -> Probe | None:
     """Returns the probe that `phase` asks for.
 
-    It computes on the rank's GPU in the phase's precision, or on the CPU in fp32, with its own copy of the weights.
-
     Raises:
         ConfigError: there are too few pairs, which rank 0 finds out before the first step.
         ShardError: a source of pairs is missing or damaged.
@@ -34,7 +27,6 @@ def alignment_probe(phase: Phase, codec: ImageCodec, world: World) -> Probe | No
     config = phase.train.alignment
     if not config.every_steps:
         return None
-    dtype = dtype_of(phase.train, world) if world.device.type == "cuda" else torch.float32
 
     @cache
     def pairs() -> Sequence[Pair]:
@@ -47,17 +39,7 @@ def alignment_probe(phase: Phase, codec: ImageCodec, world: World) -> Probe | No
         pairs()
 
     def measure(weights: Weights, show_alive: ShowAlive) -> Mapping[str, float]:
-        model = TrainedModel.of_weights(
-            weights,
-            phase.initial.config,
-            phase.tokenizer,
-            codec.on(world.device),
-            kernel=find_attention_kernel(world.device, dtype).kernel,
-            device=world.device,
-            dtype=dtype,
-            origin="training",
-            steps=EagerSteps(),
-        )
+        model = inference_model(phase, weights, codec, world, after_step=show_alive)
         show_alive()
         measured = measure_alignment(model, pairs(), config, name=phase.name, show_alive=show_alive)
         figures = {}

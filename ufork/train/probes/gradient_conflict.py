@@ -6,8 +6,6 @@ It takes the phase's own first packed sequences, always the same, so that its cu
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-import torch
-
 from ufork.analysis.gradient_conflict import gradient_conflict
 from ufork.data.prompts import CodecSizes
 from ufork.data.stream import TrainingStream
@@ -15,7 +13,7 @@ from ufork.model.kernels import use_linear
 from ufork.model.layers.attention import find_attention_kernel
 from ufork.model.layers.linear import default_linear
 from ufork.parallel.transport.stage_world import World
-from ufork.train.build_stage import dtype_of
+from ufork.train.inference_model import inference_dtype
 from ufork.train.initial_model import Weights
 from ufork.train.probes.probe import Probe, ShowAlive
 from ufork.train.session import Phase
@@ -30,7 +28,7 @@ def gradient_conflict_probe(phase: Phase, world: World) -> Probe | None:
     config = phase.train.gradient_conflict
     if not config.every_steps or len(phase.train.global_batch_size.by_task) < len(Task):
         return None
-    dtype = dtype_of(phase.train, world) if world.device.type == "cuda" else torch.float32
+    dtype = inference_dtype(phase.train, world)
 
     @cache
     def sequences() -> Mapping[Task, Sequence[PackedSequence]]:
