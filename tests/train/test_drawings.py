@@ -7,20 +7,16 @@ import pytest
 import torch
 
 from tests.ranks import run_on_ranks
-from tests.stages import initial_model
-from tests.tiny import shallow_config, tiny_tokenizer, write_codes_source
-from ufork.data.config import DataConfig, SourceConfig
+from tests.stages import tiny_phase
+from tests.tiny import write_codes_source
 from ufork.errors import PeerError
-from ufork.parallel.config import LayoutConfig
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.run_folder import RunFolder
-from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
 from ufork.train.loop import Hooks, train_phase
-from ufork.train.session import Phase, open_session
+from ufork.train.session import open_session
 
 STEPS, TIMEOUT_SECONDS = 2, 4.0
-SOURCES = (SourceConfig(folder="tiny"),)
 GRID = np.zeros((4, 4, 3), np.uint8)
 
 
@@ -44,22 +40,7 @@ def fail(weights, show_alive):
 def run_phase(rank_env: RankEnvironment, folder, draw_grid):
     """Returns the number of weights at the end, or the error that ended the phase on this rank."""
     torch.set_num_threads(1)
-    phase = Phase(
-        name="all",
-        initial=initial_model(shallow_config()),
-        train=TrainConfig(
-            steps=STEPS,
-            global_batch_size=GlobalBatchSize(understanding=2, generation=2),
-            optimizer="sgd",
-            precision="fp32",
-            draw_every_steps=2,
-            wandb=WandbConfig(mode="disabled"),
-        ),
-        data=DataConfig(understanding=SOURCES, generation=SOURCES, seq_len=192, num_lanes=4),
-        layout=LayoutConfig(),
-        tokenizer=tiny_tokenizer(),
-        run=RunFolder(folder),
-    )
+    phase = tiny_phase(folder, steps=STEPS, optimizer="sgd", draw_every_steps=2)
     with join_world(rank_env, timeout_seconds=TIMEOUT_SECONDS) as world, open_session(phase, world) as session:
         try:
             return len(train_phase(session, Hooks(draw_grid=draw_grid)))

@@ -10,16 +10,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from tests.ranks import run_on_ranks
-from tests.stages import initial_model, open_stage
-from tests.tiny import packed_sequence, shallow_config, tiny_tokenizer, write_codes_source
-from ufork.data.config import DataConfig, SourceConfig
+from tests.stages import open_stage, tiny_phase
+from tests.tiny import packed_sequence, shallow_config, write_codes_source
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
-from ufork.run_folder import RunFolder
-from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
+from ufork.train.config import GlobalBatchSize, TrainConfig
 from ufork.train.loop import train_phase
-from ufork.train.session import Phase, open_session
+from ufork.train.session import open_session
 from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
@@ -105,25 +103,10 @@ def train_sessions(rank_env: RankEnvironment, folder: Path):
     """Returns the bytes while each of the sessions is open, and after all."""
     torch.set_num_threads(1)
     write_codes_source(folder / "tiny", num_samples=40)
-    source = (SourceConfig(folder="tiny"),)
-    train = TrainConfig(
-        steps=2,
-        global_batch_size=GlobalBatchSize(understanding=2, generation=2),
-        precision="fp32",
-        wandb=WandbConfig(mode="disabled"),
-    )
     opened = []
     with join_world(rank_env, timeout_seconds=60) as world:
         for name in map(str, range(PHASES)):
-            phase = Phase(
-                name=name,
-                initial=initial_model(shallow_config()),
-                train=train,
-                data=DataConfig(understanding=source, generation=source, seq_len=192, num_lanes=4),
-                layout=LayoutConfig(),
-                tokenizer=tiny_tokenizer(),
-                run=RunFolder(folder),
-            )
+            phase = tiny_phase(folder, name=name, steps=2)
             with open_session(phase, world) as session:
                 train_phase(session)
                 opened.append(live_bytes())

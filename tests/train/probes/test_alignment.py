@@ -5,11 +5,10 @@ import torch
 
 from tests.infer.test_model import save_codec
 from tests.ranks import run_on_ranks
-from tests.stages import initial_model
+from tests.stages import initial_model, tiny_phase
 from tests.tiny import shallow_config, tiny_tokenizer, write_codes_source
 from ufork.analysis.measure_alignment import measure_alignment
 from ufork.analysis.pairs import read_pairs
-from ufork.data.config import DataConfig, SourceConfig
 from ufork.errors import ConfigError
 from ufork.infer.model import TrainedModel
 from ufork.model.layers.attention_kernels import sdpa_attention
@@ -18,10 +17,10 @@ from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.report.metrics import read_metrics
 from ufork.run_folder import RunFolder
-from ufork.train.config import AlignmentProbeConfig, GlobalBatchSize, TrainConfig, WandbConfig
+from ufork.train.config import AlignmentProbeConfig
 from ufork.train.loop import Hooks, train_phase
 from ufork.train.probes.alignment import alignment_probe
-from ufork.train.session import Phase, open_session
+from ufork.train.session import open_session
 from ufork.vision.codec import ImageCodec
 from ufork.vocabulary import Task
 
@@ -32,23 +31,7 @@ PROBE = AlignmentProbeConfig(every_steps=2, num_pairs=20, num_neighbours=5)
 def run_phase(rank_env: RankEnvironment, folder, layout: LayoutConfig, probe: AlignmentProbeConfig):
     """Returns the final weights on the leader."""
     torch.set_num_threads(1)
-    sources = (SourceConfig(folder="tiny"),)
-    phase = Phase(
-        name="all",
-        initial=initial_model(shallow_config()),
-        train=TrainConfig(
-            steps=STEPS,
-            global_batch_size=GlobalBatchSize(understanding=2, generation=2),
-            precision="fp32",
-            log_every_steps=1,
-            alignment=probe,
-            wandb=WandbConfig(mode="disabled"),
-        ),
-        data=DataConfig(understanding=sources, generation=sources, seq_len=192, num_lanes=4),
-        layout=layout,
-        tokenizer=tiny_tokenizer(),
-        run=RunFolder(folder),
-    )
+    phase = tiny_phase(folder, layout=layout, steps=STEPS, log_every_steps=1, alignment=probe)
     codec = ImageCodec.load(folder / "vision")
     with join_world(rank_env, layout, timeout_seconds=60) as world, open_session(phase, world) as session:
         wanted = alignment_probe(phase, codec, world)

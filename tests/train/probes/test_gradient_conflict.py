@@ -4,42 +4,26 @@ import pytest
 import torch
 
 from tests.ranks import run_on_ranks
-from tests.stages import initial_model
-from tests.tiny import shallow_config, tiny_tokenizer, write_codes_source
-from ufork.data.config import DataConfig, SourceConfig
+from tests.stages import tiny_phase
+from tests.tiny import write_codes_source
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.report.metrics import read_metrics
 from ufork.run_folder import RunFolder
-from ufork.train.config import GlobalBatchSize, GradientConflictConfig, TrainConfig, WandbConfig
+from ufork.train.config import GradientConflictConfig
 from ufork.train.loop import Hooks, train_phase
 from ufork.train.probes.gradient_conflict import gradient_conflict_probe
-from ufork.train.session import Phase, open_session
+from ufork.train.session import open_session
 
 STEPS, EVERY_STEPS = 5, 2
-SOURCES = (SourceConfig(folder="tiny"),)
 
 
 def run_phase(rank_env: RankEnvironment, folder, layout: LayoutConfig, every_steps: int):
     """Returns the final weights on the leader."""
     torch.set_num_threads(1)
-    phase = Phase(
-        name="all",
-        initial=initial_model(shallow_config()),
-        train=TrainConfig(
-            steps=STEPS,
-            global_batch_size=GlobalBatchSize(understanding=2, generation=2),
-            precision="fp32",
-            log_every_steps=1,
-            gradient_conflict=GradientConflictConfig(every_steps=every_steps, sequences_per_task=2),
-            wandb=WandbConfig(mode="disabled"),
-        ),
-        data=DataConfig(understanding=SOURCES, generation=SOURCES, seq_len=192, num_lanes=4),
-        layout=layout,
-        tokenizer=tiny_tokenizer(),
-        run=RunFolder(folder),
-    )
+    probe = GradientConflictConfig(every_steps=every_steps, sequences_per_task=2)
+    phase = tiny_phase(folder, layout=layout, steps=STEPS, log_every_steps=1, gradient_conflict=probe)
     with join_world(rank_env, layout, timeout_seconds=60) as world, open_session(phase, world) as session:
         probe = gradient_conflict_probe(phase, world)
         return train_phase(session, Hooks(probes=[probe] if probe else []))
