@@ -13,7 +13,7 @@ FLOORS = [
     ["ufork.run_folder"],
     ["ufork.model", "ufork.vision", "ufork.data"],
     ["ufork.infer", "ufork.parallel"],
-    ["ufork.checkpoint", "ufork.planning", "ufork.eval"],
+    ["ufork.checkpoint", "ufork.planning", "ufork.eval", "ufork.convert"],
     ["ufork.analysis"],
     ["data_prep.inputs"],
     ["data_prep.filtering", "data_prep.demo"],

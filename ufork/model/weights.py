@@ -14,7 +14,7 @@ from ufork.config import Config
 from ufork.errors import CheckpointError, ConfigError
 from ufork.files import make_folder, write_tensors, write_whole
 from ufork.model.config import Dimensions, ModelConfig
-from ufork.model.layers.attention_kernels import AttentionKernel
+from ufork.model.layers.attention_kernels import AttentionKernel, sdpa_attention
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
 
 MODEL_PREFIX = "model."
@@ -68,8 +68,7 @@ def allocate_model(
 
     `put_weights` and `UniFork.set_codebook` then copy straight to `device`; nothing is initialised at random before.
     """
-    with torch.device("meta"), _WithoutInitialization():
-        model = UniFork(config.model, config.dimensions, kernel)
+    model = meta_model(config, kernel)
     made: dict[Tensor, nn.Parameter] = {}  # by the parameter that each replaces, so that tied weights stay one
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -79,6 +78,12 @@ def allocate_model(
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, torch.empty_like(buffer, device=device))
     return model
+
+
+def meta_model(config: WeightsConfig, kernel: AttentionKernel = sdpa_attention) -> UniFork:
+    """Returns a model without memory, of which only names, shapes and tied weights are real."""
+    with torch.device("meta"), _WithoutInitialization():
+        return UniFork(config.model, config.dimensions, kernel)
 
 
 class _WithoutInitialization(TorchFunctionMode):
