@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ufork.errors import ConfigError
 from ufork.infer.config import DrawConfig
-from ufork.infer.sampling import guided, sample, uniform_numbers
+from ufork.infer.sampling import guided, kept_probabilities, sample, uniform_numbers
 
 
 def logits_of(num_sequences, num_codes, seed):
@@ -110,3 +110,12 @@ def test_uniform_numbers_depend_only_on_the_seed_of_their_prompt():
 def test_values_out_of_range_are_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=key):
         DrawConfig.from_mapping({key: value}, origin="options")
+
+
+def test_the_kept_probabilities_are_those_that_codes_are_drawn_with():
+    logits = torch.tensor([[0.1, 0.4, 0.3, 0.15, 0.05]]).log()
+    config = DrawConfig(top_k=4, top_p=0.8)
+    kept = kept_probabilities(logits, config)
+    torch.testing.assert_close(kept, torch.tensor([[0.0, 0.4, 0.3, 0.15, 0.0]]) / 0.85)
+    codes = drawn(logits.expand(20_000, 5), top_k=4, top_p=0.8)
+    torch.testing.assert_close(codes.bincount(minlength=5) / 20_000, kept[0], atol=0.02, rtol=0.0)

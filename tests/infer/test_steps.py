@@ -11,7 +11,7 @@ from tests.tiny import DIMENSIONS, tiny_config, tiny_model
 from ufork.infer.answer import answer_questions
 from ufork.infer.cache import KeyValueCache, StaticExtend
 from ufork.infer.config import DrawConfig
-from ufork.infer.draw import Drawing, draw_codes
+from ufork.infer.draw import Drawing, draw_codes, prompt_sequences
 from ufork.infer.steps import FEWEST_REPLAYS, STEPS_PER_CHECK, WARM_UP_STEPS, EagerSteps, GraphSteps, steps_on
 from ufork.model.unifork import UniFork
 
@@ -177,7 +177,8 @@ def test_a_step_reads_nothing_back_from_its_device(tokenizer, monkeypatch):
     with torch.device("meta"):
         model = UniFork(tiny_config(), DIMENSIONS).eval()
     steps = EagerSteps(is_static=True)
-    drawing = Drawing(model, tokenizer, PROMPTS, DrawConfig(), num_positions=9, seeds=range(4), steps=steps)
+    sequences = prompt_sequences(PROMPTS, tokenizer, guidance=DrawConfig().guidance)
+    drawing = Drawing(model, sequences, DrawConfig(), num_positions=9, seeds=range(4), steps=steps)
     with monkeypatch.context() as forbidding:
         forbidding.delattr(torch, "tensor")
         drawing.step()
@@ -202,7 +203,8 @@ def test_cuda_draws_without_waiting_for_the_device(model, tokenizer):
     on_cuda = tiny_model().to("cuda")
     on_cuda.load_state_dict(model.state_dict())
     config, steps = DrawConfig(), EagerSteps(is_static=True)
-    drawing = Drawing(on_cuda, tokenizer, PROMPTS, config, num_positions=4, seeds=range(4), steps=steps)
+    sequences = prompt_sequences(PROMPTS, tokenizer, guidance=config.guidance)
+    drawing = Drawing(on_cuda, sequences, config, num_positions=4, seeds=range(4), steps=steps)
     drawing.step()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -44,9 +44,23 @@ def draw_codes(
         seeds: one per prompt.
         steps: how the steps from position to position are run; the device's fastest way by default.
     """
-    device = model.trunk.token_embedding.weight.device
-    steps = steps or steps_on(device)
-    drawing = Drawing(model, tokenizer, prompts, config, num_positions=num_positions, seeds=seeds, steps=steps)
+    sequences = prompt_sequences(prompts, tokenizer, guidance=config.guidance)
+    return draw_sequences(model, sequences, config, num_positions=num_positions, seeds=seeds, steps=steps)
+
+
+@torch.inference_mode()
+def draw_sequences(
+    model: UniFork,
+    sequences: list[EncodedSample],
+    config: DrawConfig,
+    *,
+    num_positions: int,
+    seeds: Sequence[int],
+    steps: Steps | None = None,
+) -> Tensor:
+    """Returns codes BNC drawn after `sequences`; arguments as for `draw_codes` and `Drawing`."""
+    steps = steps or steps_on(model.trunk.token_embedding.weight.device)
+    drawing = Drawing(model, sequences, config, num_positions=num_positions, seeds=seeds, steps=steps)
     steps.run(drawing.step, num_positions - 1)
     return drawing.codes_BNC
 
@@ -60,18 +74,24 @@ class Drawing:
     def __init__(
         self,
         model: UniFork,
-        tokenizer: TextTokenizer,
-        prompts: Sequence[str],
+        sequences: list[EncodedSample],
         config: DrawConfig,
         *,
         num_positions: int,
         seeds: Sequence[int],
         steps: Steps,
     ):
-        """Runs the prompts; the arguments are those of `draw_codes`."""
-        texts = [generation_prompt(prompt) for prompt in prompts]
-        if config.guidance != 1:
-            texts += [dropped_prompt()] * len(prompts)
+        """Runs the prompts.
+
+        Args:
+            model: with a generation branch.
+            sequences: one per seed, and with guidance as many unconditional ones after them; each ends with a
+                begin-of-image mark (`open_image`).
+            config: how codes are sampled.
+            num_positions: positions of an image.
+            seeds: one per image.
+            steps: how steps are run.
+        """
         device = model.trunk.token_embedding.weight.device
         self.model, self.config = model, config
         self.branch: GenerationBranch = model.branches[Task.GENERATION]  # type: ignore[assignment]
@@ -81,9 +101,7 @@ class Drawing:
         self.position_1 = torch.zeros(1, dtype=torch.long, device=device)
         self.no_marks = torch.empty(0, dtype=torch.long, device=device)
         self.sequences = Sequences(model, Task.GENERATION, device=device, static=steps.is_static)
-        states_RD = self.sequences.start(
-            [_open_image(text, tokenizer) for text in texts], num_new_tokens=num_positions, image_is_open=True
-        )
+        states_RD = self.sequences.start(sequences, num_new_tokens=num_positions, image_is_open=True)
         self.entering_RD = torch.zeros_like(states_RD)
         self._draw(states_RD)
 
@@ -116,13 +134,21 @@ def _draw_position(
     return torch.stack(codes, dim=1), sums_BE
 
 
-def _open_image(text: str, tokenizer: TextTokenizer) -> EncodedSample:
-    token_ids = [*tokenizer.encode(text), tokenizer.padding_id]
+def prompt_sequences(prompts: Sequence[str], tokenizer: TextTokenizer, *, guidance: float) -> list[EncodedSample]:
+    """Returns the sequences of `prompts`, and with guidance as many of the guidance null."""
+    texts = [generation_prompt(prompt) for prompt in prompts]
+    if guidance != 1:
+        texts += [dropped_prompt()] * len(prompts)
+    return [open_image(tokenizer.encode(text), padding_id=tokenizer.padding_id) for text in texts]
+
+
+def open_image(token_ids: Sequence[int], *, padding_id: int) -> EncodedSample:
+    """Returns a prompt's tokens followed by the begin-of-image mark."""
     return EncodedSample(
         id="",
         task=Task.GENERATION,
-        token_ids_L=np.array(token_ids, np.int64),
-        labels_L=np.full(len(token_ids), IGNORED_LABEL, np.int64),
-        image_begin=len(token_ids) - 1,
+        token_ids_L=np.array([*token_ids, padding_id], np.int64),
+        labels_L=np.full(len(token_ids) + 1, IGNORED_LABEL, np.int64),
+        image_begin=len(token_ids),
         codes_IC=np.zeros((0, 1), np.int64),
     )

@@ -35,16 +35,28 @@ def sample(logits_BK: Tensor, config: DrawConfig, uniform_B: Tensor) -> Tensor:
     """Returns codes B (int64) by inverting the cumulative distribution that temperature, top-k and top-p leave."""
     if config.temperature == 0:
         return logits_BK.argmax(-1)
+    probabilities_BK, codes_BK = _kept(logits_BK, config)
+    cumulative_BK = probabilities_BK.cumsum(-1)
+    drawn_B1 = torch.searchsorted(cumulative_BK, uniform_B[:, None] * cumulative_BK[:, -1:], right=True)
+    last_B1 = (probabilities_BK > 0).sum(-1, keepdim=True) - 1  # rounding may reach past the last code that is kept
+    return codes_BK.gather(1, drawn_B1.minimum(last_B1)).squeeze(1)
+
+
+def kept_probabilities(logits_BK: Tensor, config: DrawConfig) -> Tensor:
+    """Returns the probabilities BK that `sample` draws from at a temperature above 0, in fp32; 0 for codes left out."""
+    probabilities_BK, codes_BK = _kept(logits_BK, config)
+    kept_BK = torch.zeros_like(logits_BK, dtype=torch.float32).scatter(1, codes_BK, probabilities_BK)
+    return kept_BK / kept_BK.sum(-1, keepdim=True)
+
+
+def _kept(logits_BK: Tensor, config: DrawConfig) -> tuple[Tensor, Tensor]:
+    """Returns probabilities in descending order, 0 beyond top-p and not normalised again, and their codes."""
     logits_BK = logits_BK.float() / config.temperature
     num_kept = min(config.top_k or logits_BK.shape[-1], logits_BK.shape[-1])
     sorted_BK, codes_BK = _largest(logits_BK, num_kept)
     probabilities_BK = sorted_BK.softmax(-1)
     before_BK = probabilities_BK.cumsum(-1) - probabilities_BK
-    probabilities_BK = probabilities_BK.masked_fill(before_BK >= config.top_p, 0.0)
-    cumulative_BK = probabilities_BK.cumsum(-1)
-    drawn_B1 = torch.searchsorted(cumulative_BK, uniform_B[:, None] * cumulative_BK[:, -1:], right=True)
-    last_B1 = (probabilities_BK > 0).sum(-1, keepdim=True) - 1  # rounding may reach past the last code that is kept
-    return codes_BK.gather(1, drawn_B1.minimum(last_B1)).squeeze(1)
+    return probabilities_BK.masked_fill(before_BK >= config.top_p, 0.0), codes_BK
 
 
 def _largest(logits_BK: Tensor, count: int) -> tuple[Tensor, Tensor]:

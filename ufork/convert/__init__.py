@@ -1,1 +1,0 @@
-"""Conversion of weights in other formats to ufork's."""
