@@ -1,0 +1,1 @@
+"""Conversion of weights in other formats to ufork's."""

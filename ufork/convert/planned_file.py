@@ -1,0 +1,77 @@
+"""Writes a safetensors file one tensor at a time, so that it may be larger than memory.
+
+plan: name -> size, and a function that makes the tensor -> header -> each tensor made, checked, written and freed
+"""
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ufork.convert.tensor_folder import DTYPES, TensorSize
+from ufork.errors import NonFiniteError
+from ufork.files import whole_file
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_HEADER_ALIGNMENT_BYTES = 8
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor that does not exist yet."""
+
+    size: TensorSize
+    make: Callable[[], Tensor]
+    """Returns the tensor; called once, when it is written."""
+
+
+Plan = Mapping[str, PlannedTensor]
+"""Tensors of a file by name."""
+
+
+def write_planned(path: Path, plan: Plan) -> int:
+    """Writes the tensors of `plan`, whole or not at all, and returns the size of the file in bytes.
+
+    Raises:
+        NonFiniteError: a tensor holds NaN or infinity; nothing is written.
+        StorageError: the file cannot be written.
+        UforkError: as the functions of `plan` do.
+    """
+    # Wide types first, so that every tensor lies at a multiple of its type's size: torch maps no others.
+    names = sorted(plan, key=lambda name: (-plan[name].size.dtype.itemsize, name))
+    header, num_bytes = _header(names, plan)
+    with whole_file(path, durable=True) as file:
+        file.write(header)
+        for name in names:
+            file.write(_bytes_of(plan[name], f"{path}: {name}"))
+    return len(header) + num_bytes
+
+
+def _header(names: list[str], plan: Plan) -> tuple[bytes, int]:
+    """Returns the header, and the bytes of all tensors."""
+    entries, end = {}, 0
+    for name in names:
+        size = plan[name].size
+        start, end = end, end + size.num_bytes
+        entries[name] = {"dtype": _NAMES[size.dtype], "shape": size.shape, "data_offsets": (start, end)}
+    text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
+    text += b" " * (-len(text) % _HEADER_ALIGNMENT_BYTES)
+    return struct.pack("<Q", len(text)) + text, end
+
+
+def _bytes_of(planned: PlannedTensor, origin: str) -> memoryview:
+    tensor = planned.make()
+    assert TensorSize(tuple(tensor.shape), tensor.dtype) == planned.size, origin
+    _require_finite(tensor, origin)
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _require_finite(tensor: Tensor, origin: str) -> None:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return
+    if not torch.stack(torch.aminmax(tensor)).isfinite().all():  # NaN is both smallest and largest; needs no memory
+        raise NonFiniteError(f"{origin} holds NaN or infinite values, so nothing is written; download it again")

@@ -1,0 +1,31 @@
+"""Writes a folder of ufork's weights from a plan, one tensor at a time.
+
+plan by the names of ufork's parameters, sizes, text tokenizer -> model.safetensors, config.json, text/
+"""
+
+from pathlib import Path
+
+from ufork.convert.planned_file import Plan, write_planned
+from ufork.data.text_tokenizer import TextTokenizer
+from ufork.files import make_folder, write_whole
+from ufork.infer.model import TEXT_FOLDER
+from ufork.model.weights import CONFIG_NAME, WEIGHTS_NAME, WeightsConfig, meta_model
+
+
+def parameter_shapes(config: WeightsConfig) -> dict[str, tuple[int, ...]]:
+    """Returns names and shapes of the parameters of a model; a tied text head is none."""
+    return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
+
+
+def write_weights_folder(folder: Path, plan: Plan, config: WeightsConfig, tokenizer: TextTokenizer) -> int:
+    """Writes weights that `load_weights` reads, and the text tokenizer; returns the size of the weights in bytes.
+
+    Raises:
+        NonFiniteError: a weight is NaN or infinite.
+        StorageError: the folder cannot be written.
+    """
+    assert {name: tensor.size.shape for name, tensor in plan.items()} == parameter_shapes(config)
+    tokenizer.save(make_folder(folder) / TEXT_FOLDER)
+    num_bytes = write_planned(folder / WEIGHTS_NAME, plan)
+    write_whole(folder / CONFIG_NAME, config.model_dump_json(indent=1), durable=True)
+    return num_bytes
