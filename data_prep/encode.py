@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydantic import PositiveInt
 
 from data_prep.sharding.progress import Progress
@@ -37,6 +39,7 @@ from ufork.data.shards.writer import (
 )
 from ufork.errors import SampleError, ShardError
 from ufork.files import storage_errors, write_whole
+from ufork.infer.device import choose_device
 from ufork.processes.worker_pool import run_jobs
 from ufork.vision.codec import ImageCodec
 from ufork.vision.images import decode_image
@@ -59,8 +62,11 @@ class EncodeConfig(Config):
 
     keep_images: bool = False
     """Whether images are kept beside their codes; training reads the codes."""
+    device: str = "auto"
+    """Where the codec computes: cpu, cuda, cuda:N, or auto, the first GPU that torch can use and otherwise the CPU."""
     num_workers: PositiveInt = 1
-    """Number of processes; if more than 1, each uses one thread. The codes do not depend on it."""
+    """Number of processes; if more than 1, each uses one thread. The codes do not depend on it. On a GPU several
+    processes share it, and decode images while it computes."""
 
 
 def encode_shards(
@@ -68,9 +74,11 @@ def encode_shards(
 ) -> Manifest:
     """Writes the samples of `source_folder` with codes in place of images into `target_folder`.
 
-    Samples that cannot be read or decoded are skipped, logged, and counted in the manifest's `skipped`.
+    Samples that cannot be read or decoded are skipped, logged, and counted in the manifest's `skipped`. Images per
+    second are logged.
 
     Raises:
+        ConfigError: torch cannot use `config.device`.
         ShardError: the source is missing or damaged, or already holds codes.
         StorageError: the target cannot be written.
         WorkerError: a process died.
@@ -85,7 +93,7 @@ def encode_shards(
         return finished
     _logger.info("%s: encoding %s", target_folder, source_folder)
     _claim(target_folder, recipe, codec)
-    done = _encode_all(codec, source_folder, target_folder, config, len(origin.shards))
+    done = _encode_all(source_folder, target_folder, config, len(origin.shards))
     manifest = finish_source(
         target_folder,
         source=origin.source,
@@ -151,17 +159,20 @@ def _done_path(target: Path, number: int) -> Path:
     return target / WORK_NAME / f"{number:05d}.json"
 
 
-def _encode_all(
-    codec: ImageCodec, source: Path, target: Path, config: EncodeConfig, num_shards: int
-) -> list[_ShardDone]:
+def _encode_all(source: Path, target: Path, config: EncodeConfig, num_shards: int) -> list[_ShardDone]:
     missing = [number for number in range(num_shards) if _ShardDone.load(target, number) is None]
-    start = partial(ShardEncoder, source, target, str(codec.codebook.device), config)
-    progress, reached = Progress("encode", unit="samples"), 0
+    device = choose_device(config.device)
+    start = partial(ShardEncoder, source, target, device, config)
+    progress, reached, began = Progress("encode", unit="images"), 0, time.monotonic()
     num_workers = min(config.num_workers, max(1, len(missing)))
     with closing(run_jobs(missing, start, num_workers=num_workers)) as results:
-        for number, (_, num_samples) in enumerate(results, start=1):
-            reached += num_samples
+        for number, (_, num_images) in enumerate(results, start=1):
+            reached += num_images
             progress.reach(reached, f"{number} of {len(missing)} shards")
+    seconds = time.monotonic() - began
+    _logger.info(
+        "%s: %s images in %.1f s, %.1f images/s on %s", target, f"{reached:,}", seconds, reached / seconds, device
+    )
     done = [_ShardDone.load(target, number) for number in range(num_shards)]
     return [shard for shard in done if shard is not None]
 
@@ -169,19 +180,17 @@ def _encode_all(
 class ShardEncoder:
     """Encodes shards; built once per process."""
 
-    def __init__(self, source: Path, target: Path, device: str, config: EncodeConfig) -> None:
+    def __init__(self, source: Path, target: Path, device: torch.device, config: EncodeConfig) -> None:
         """Loads the codec that is stored in the target until it is finished."""
         if config.num_workers > 1:
-            import torch
-
             torch.set_num_threads(1)  # other processes use the other cores
         self._target, self._config = target, config
-        self._codec = ImageCodec.load(target / WORK_NAME / _CODEC, device=device)
+        self._codec = ImageCodec.load(target / WORK_NAME / _CODEC, device=str(device))
         self._sources = {task: ShardSource(source, task) for task in Task}
         self._manifest = Manifest.load(source)
 
     def __call__(self, number: int) -> int:
-        """Encodes the shard at this number in the manifest; returns the number of samples written.
+        """Encodes the shard at this number in the manifest; returns the number of images encoded.
 
         Raises:
             ShardError: the shard is damaged.
@@ -191,6 +200,7 @@ class ShardEncoder:
         shard_of_task = [before.task for before in self._manifest.shards[:number]].count(entry.task)
         first = self._sources[entry.task].first_number(shard_of_task)
         skipped: Counter[str] = Counter()
+        num_images = 0
         with ShardWriter(
             self._target,
             source=self._manifest.source,
@@ -202,9 +212,10 @@ class ShardEncoder:
         ) as writer:
             for sample in self._samples(entry.task, range(first, first + entry.samples), skipped):
                 writer.write(sample)
+                num_images += sample.codes is not None
         done = _ShardDone(tuple(writer.entries), dict(skipped))
         write_whole(_done_path(self._target, number), json.dumps(asdict(done)))
-        return entry.samples - skipped.total()
+        return num_images
 
     def _samples(self, task: Task, numbers: range, skipped: Counter[str]) -> Iterator[Sample]:
         for start in range(0, len(numbers), _BATCH_SAMPLES):

@@ -3,10 +3,13 @@
 recipe, number of ranks -> check_phase of every phase -> nothing, or a ConfigError that names phase, key and remedy
 """
 
+from pathlib import Path
+
 from pipelines.recipe import Recipe
 from ufork.errors import ConfigError
 from ufork.model.config import Dimensions
 from ufork.train.check_phase import check_phase
+from ufork.vision.config import TokenizerConfig
 
 QWEN_VOCABULARY = 151_680
 """`TextTokenizer.padded_size` of Qwen2.5's tokenizer, assumed for every tokenizer folder until it has been read."""
@@ -34,10 +37,28 @@ def check_recipe(recipe: Recipe, num_ranks: int, dimensions: Dimensions | None =
 
 
 def nominal_dimensions(recipe: Recipe) -> Dimensions:
-    """Returns the sizes that the recipe's tokenizers will have, without reading any."""
+    """Returns the sizes that the recipe's tokenizers will have; of a text tokenizer's folder, nothing is read.
+
+    Raises:
+        TokenizerError: as `nominal_image_tokenizer`.
+    """
+    vision = nominal_image_tokenizer(recipe)
     return Dimensions(
         vocab_size=QWEN_VOCABULARY if recipe.text.folder else recipe.text.padded_vocab_size,
-        codebook_size=recipe.vision.codebook_size,
-        code_width=recipe.vision.code_width,
-        codes_per_position=recipe.vision.codes_per_position,
+        codebook_size=vision.codebook_size,
+        code_width=vision.code_width,
+        codes_per_position=vision.codes_per_position,
     )
+
+
+def nominal_image_tokenizer(recipe: Recipe) -> TokenizerConfig:
+    """Returns the sizes of the image tokenizer in `vision.folder`; where there is none, those that the recipe asks for.
+
+    Raises:
+        TokenizerError: the folder exists and holds no image tokenizer.
+    """
+    if recipe.vision.folder is None or not Path(recipe.vision.folder).exists():
+        return recipe.vision
+    from ufork.vision.codec import read_config
+
+    return read_config(Path(recipe.vision.folder))

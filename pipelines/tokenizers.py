@@ -1,7 +1,7 @@
 """Makes the two tokenizers of a run from its shards, and encodes the images of the shards.
 
 texts of shards/*/train  -> byte-level BPE -> tokenizer/text
-images of shards/*/train -> fit            -> tokenizer/vision, evaluated on images of shards/*/heldout
+images of shards/*/train -> fit            -> tokenizer/vision, evaluated on images of shards/*/heldout; or a given one
 shards/SOURCE/SPLIT      -> codec          -> codes/SOURCE/SPLIT
 """
 
@@ -20,7 +20,7 @@ from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.source import ShardSource
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError, ShardError
-from ufork.files import write_whole
+from ufork.files import storage_errors, write_whole
 from ufork.run_folder import RunFolder
 from ufork.vocabulary import Task
 
@@ -48,13 +48,32 @@ def make_text_tokenizer(recipe: Recipe) -> None:
     log.info("text tokenizer: %d tokens, %s", tokenizer.size, recipe.run_folder.text_tokenizer)
 
 
-def fit_image_tokenizer(recipe: Recipe) -> None:
-    """Fits the image tokenizer, evaluates it on held-out images and saves it. One fitted on the same data is kept.
+def make_image_tokenizer(recipe: Recipe) -> None:
+    """Fits the image tokenizer, or copies the one in `vision.folder`.
 
     Raises:
         ShardError: the shards are missing or damaged.
+        TokenizerError: `vision.folder` contains no tokenizer.
         StorageError: the run's folder cannot be written.
     """
+    if recipe.vision.folder is None:
+        _fit_image_tokenizer(recipe)
+    else:
+        _copy_image_tokenizer(Path(recipe.vision.folder), recipe.run_folder.vision_tokenizer)
+
+
+def _copy_image_tokenizer(origin: Path, target: Path) -> None:
+    from ufork.vision.codec import ImageCodec
+
+    codec = ImageCodec.load(origin)
+    with storage_errors(target):
+        (target / FIT_REPORT).unlink(missing_ok=True)  # of a tokenizer fitted before
+    codec.save(target)
+    log.info("image tokenizer: %s, copied from %s to %s", codec.config.kind, origin, target)
+
+
+def _fit_image_tokenizer(recipe: Recipe) -> None:
+    """Fits the tokenizer, evaluates it on held-out images and saves it. One fitted on the same data is kept."""
     from ufork.vision.codec import ImageCodec
     from ufork.vision.fit import fit
 

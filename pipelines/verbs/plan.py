@@ -102,7 +102,7 @@ def workload_of(recipe: "Recipe", phase: str | None, machine: "MachineProfile | 
     Raises:
         ConfigError: the recipe has no such phase, or asks for a precision that the machine does not have.
     """
-    from pipelines.check_recipe import nominal_dimensions
+    from pipelines.check_recipe import nominal_dimensions, nominal_image_tokenizer
     from ufork.errors import ConfigError
     from ufork.planning.fused_kernels import FUSED, UNFUSED
     from ufork.planning.workload import Workload
@@ -114,6 +114,7 @@ def workload_of(recipe: "Recipe", phase: str | None, machine: "MachineProfile | 
         raise ConfigError(f"--phase {phase}: the recipe's phases are {', '.join(recipe.phases)}")
     both = [name for name, s in recipe.phases.items() if len(s.train.global_batch_size.by_task) == len(Task)]
     chosen = recipe.phases[phase or (both or list(recipe.phases))[0]]
+    vision = nominal_image_tokenizer(recipe)
     return Workload(
         model=recipe.model,
         dimensions=nominal_dimensions(recipe),
@@ -123,7 +124,7 @@ def workload_of(recipe: "Recipe", phase: str | None, machine: "MachineProfile | 
         precision=_precision(chosen.train.precision, machine),
         recompute=chosen.train.activation_checkpointing,
         fused=FUSED if machine and machine.kernels and chosen.train.kernels == "auto" else UNFUSED,
-        segment_tokens=min((recipe.vision.image_px // recipe.vision.patch_px) ** 2, chosen.data.seq_len),
+        segment_tokens=min(vision.grid_rows * vision.grid_columns, chosen.data.seq_len),
         optimizer=chosen.train.optimizer,
     )
 

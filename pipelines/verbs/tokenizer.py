@@ -1,7 +1,7 @@
 """Makes the text tokenizer and the image tokenizer of a run, and encodes its images.
 
 text    trains a byte-level BPE on the shards' texts, or copies the one in text.folder  -> RUN/tokenizer/text
-fit     fits the image tokenizer to the shards' images                                  -> RUN/tokenizer/vision
+fit     fits the image tokenizer to the shards' images, or copies the one in vision.folder -> RUN/tokenizer/vision
 encode  encodes the shards' images with the image tokenizer                             -> RUN/codes/SOURCE/SPLIT
 """
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = recipe_of(arguments)
     recipe.run_folder.record(recipe.model_dump(mode="json"), SECTIONS[arguments.action])
 
-    from pipelines.tokenizers import encode_all_shards, fit_image_tokenizer, make_text_tokenizer
+    from pipelines.tokenizers import encode_all_shards, make_image_tokenizer, make_text_tokenizer
 
-    actions = {"text": make_text_tokenizer, "fit": fit_image_tokenizer, "encode": encode_all_shards}
+    actions = {"text": make_text_tokenizer, "fit": make_image_tokenizer, "encode": encode_all_shards}
     actions[arguments.action](recipe)

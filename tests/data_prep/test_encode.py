@@ -1,6 +1,8 @@
 """Shards of images are encoded into shards of codes."""
 
 import io
+import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +12,12 @@ import torch
 from PIL import Image
 
 from data_prep.encode import EncodeConfig, encode_shards
+from tests.golden_files import golden_codec
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.source import ShardSource
 from ufork.data.shards.writer import ShardWriter, finish_source, start_source
-from ufork.errors import ShardError, StorageError
+from ufork.errors import ConfigError, ShardError, StorageError
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec
 from ufork.vision.config import VisionConfig
@@ -88,6 +91,21 @@ def source(tmp_path) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_shards_are_encoded_with_either_kind_of_tokenizer(tmp_path, source, caplog):
+    codec = golden_codec()
+    with caplog.at_level(logging.INFO):
+        manifest = encode_shards(codec, source, tmp_path / "codes", EncodeConfig(device="cpu"))
+    assert manifest.details["codec"]["digest"] == codec.digest and manifest.details["codec"]["grid"] == [4, 4]
+    sample = ShardSource(tmp_path / "codes", Task.GENERATION)[3]
+    np.testing.assert_array_equal(sample.codes, codec.encode(picture(3)[None])[0])
+    assert re.search(r"11 images in [\d.]+ s, [\d.]+ images/s on cpu", caplog.text)
+
+
+def test_a_device_that_torch_cannot_use_is_named(tmp_path, source):
+    with pytest.raises(ConfigError, match="device cuda"):
+        encode_shards(make_codec(), source, tmp_path / "codes", EncodeConfig(device="cuda"))
 
 
 @pytest.mark.parametrize("task, count", [(Task.UNDERSTANDING, 6), (Task.GENERATION, 5)])

@@ -9,9 +9,9 @@ import torch
 from ufork.errors import StorageError, TokenizerError
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec
-from ufork.vision.config import VisionConfig
+from ufork.vision.config import RqvaeConfig, VisionConfig
 
-CONFIG = VisionConfig(image_px=16, patch_px=4, codes_per_position=3, codebook_size=20, code_width=8, hidden_width=16)
+CONFIG = RqvaeConfig(image_px=16, patch_px=4, codes_per_position=3, codebook_size=20, code_width=8, hidden_width=16)
 
 
 def make(seed: int = 0) -> ImageCodec:
@@ -49,6 +49,12 @@ def test_several_batches_give_the_same_codes():
     np.testing.assert_array_equal(codec.decode(codec.encode(images))[290:], codec.decode(codec.encode(images[290:])))
 
 
+def test_images_of_another_size_have_another_grid():
+    codec, images = make(), random_images()
+    wide = np.concatenate([images, images[:, :, :4]], axis=2)
+    assert codec.encode(wide).shape == (5, 4, 5, 3) and codec.decode(codec.encode(wide)).shape == wide.shape
+
+
 def test_equal_patches_have_equal_codes_at_any_position():
     codec, images = make(), random_images()
     moved = np.roll(images, (4, 8), axis=(1, 2))
@@ -63,11 +69,13 @@ def test_a_saved_codec_is_loaded_unchanged(tmp_path):
     np.testing.assert_array_equal(loaded.encode(random_images()), codec.encode(random_images()))
 
 
-def test_the_fit_section_is_neither_stored_nor_needed(tmp_path):
+def test_what_serves_to_make_a_tokenizer_is_neither_stored_nor_needed(tmp_path):
     codec = make()
-    codec.save(tmp_path)
+    fitted = RQVAE(VisionConfig(**CONFIG.model_dump(), folder="elsewhere"))
+    fitted.load_state_dict(codec.model.state_dict())
+    ImageCodec(fitted).save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert "fit" not in config
+    assert config == CONFIG.model_dump() and ImageCodec(fitted).digest == codec.digest
     (tmp_path / "config.json").write_text(json.dumps({**config, "fit": {"of_another_version": 1}}))
     assert ImageCodec.load(tmp_path).digest == codec.digest
 

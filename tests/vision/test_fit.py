@@ -101,7 +101,7 @@ def test_the_log_receives_records():
 def test_fitting_starts_from_the_principal_components(num_images):
     patches = from_bytes(to_patches(torch.from_numpy(drawings(num_images, seed=3)), 4)).flatten(0, -2)
     model = RQVAE(config())
-    start(model, patches, torch.Generator().manual_seed(0))
+    start(model, patches, torch.Generator().manual_seed(0), codebook_rounds=4)
     features = model.encoder(patches)
     centred = patches - patches.mean(dim=0)
     lost = (model.decoder(features) - patches).square().sum().item()

@@ -8,13 +8,16 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.golden_files import golden
 from ufork.errors import SampleError
 from ufork.vision import images
 from ufork.vision.images import decode_image, decode_whole
+from ufork.vision.patches import from_bytes
 from ufork.vocabulary import Task
 
 UNDERSTANDING, GENERATION = Task.UNDERSTANDING, Task.GENERATION
@@ -213,3 +216,21 @@ def test_a_jpeg_decoded_at_reduced_size_looks_the_same(purpose, size):
     expected = decode_image(stream.getvalue(), size_px=64, purpose=purpose)
     pixels = decode_image(data, size_px=64, purpose=purpose)
     assert np.abs(pixels.astype(int) - expected.astype(int)).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["wide", "tall"])
+def test_prepared_images_are_those_of_the_release(name):
+    expected = golden("preprocess")
+    data = encoded(expected[f"{name}_u8"].numpy())
+
+    def prepared(size_px: int, purpose: Task, stride: int = 1) -> torch.Tensor:
+        image = from_bytes(torch.from_numpy(decode_image(data, size_px=size_px, purpose=purpose)))
+        return image.permute(2, 0, 1)[:, stride // 2 :: stride, stride // 2 :: stride]
+
+    found = {
+        "und32": prepared(32, UNDERSTANDING),
+        "und384_off12_stride24": prepared(384, UNDERSTANDING, stride=24),
+        "gen384_off12_stride24": prepared(384, GENERATION, stride=24),
+    }
+    for key, image in found.items():
+        torch.testing.assert_close(image, expected[f"{name}_{key}"], rtol=0, atol=1e-6, msg=key)

@@ -2,13 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ufork.config import Config
 from ufork.errors import CheckpointError, ConfigError
@@ -16,6 +14,7 @@ from ufork.files import make_folder, write_tensors, write_whole
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.layers.attention_kernels import AttentionKernel, sdpa_attention
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
+from ufork.without_initialization import WithoutInitialization
 
 MODEL_PREFIX = "model."
 """Prefix of the model's parameter names inside a training module, and so inside checkpoints."""
@@ -82,18 +81,8 @@ def allocate_model(
 
 def meta_model(config: WeightsConfig, kernel: AttentionKernel = sdpa_attention) -> UniFork:
     """Returns a model without memory, of which only names, shapes and tied weights are real."""
-    with torch.device("meta"), _WithoutInitialization():
+    with torch.device("meta"), WithoutInitialization():
         return UniFork(config.model, config.dimensions, kernel)
-
-
-class _WithoutInitialization(TorchFunctionMode):
-    """Skips `torch.nn.init`: on meta tensors it does nothing, and imports torch._dynamo, which takes seconds."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
 
 
 def select_weights(weights: dict[str, Tensor], model: UniFork) -> dict[str, Tensor]:

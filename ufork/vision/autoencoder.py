@@ -12,14 +12,20 @@ Shapes: P values of a patch, W width of the features, C codes per position.
 
 from torch import Tensor, nn
 
-from ufork.vision.config import VisionConfig
+from ufork.vision.config import RqvaeConfig
+from ufork.vision.patches import distinct, from_bytes, to_bytes, to_images, to_patches
 from ufork.vision.quantizer import Quantized, ResidualQuantizer
+from ufork.vision.tokenizer import ImageTokenizer
 
 
-class RQVAE(nn.Module):
+class RQVAE(ImageTokenizer):
     """Autoencoder of patches with residual quantization."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    config: RqvaeConfig
+    config_class = RqvaeConfig
+    batch_images = 256
+
+    def __init__(self, config: RqvaeConfig) -> None:
         super().__init__()
         self.config = config
         patch_values, width = 3 * config.patch_px**2, config.hidden_width
@@ -38,6 +44,15 @@ class RQVAE(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Returns patches [..., P], about in -1..1, of `codes` [..., C]; leading codes only give coarser patches."""
         return self.decoder(self.quantizer.embed(codes))
+
+    def encode_images(self, images_BHW3: Tensor) -> Tensor:
+        """As `ImageTokenizer.encode_images`, on the CPU; each distinct patch is encoded once."""
+        patches, numbers = distinct(to_patches(images_BHW3, self.config.patch_px))
+        return self.encode(from_bytes(patches)).cpu()[numbers]
+
+    def decode_images(self, codes_BRSC: Tensor) -> Tensor:
+        """As `ImageTokenizer.decode_images`."""
+        return to_images(to_bytes(self.decode(codes_BRSC)), self.config.patch_px)
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Quantized]:
         """Returns the reconstruction of `patches` [..., P] in -1..1, and the quantizer's result."""

@@ -1,10 +1,12 @@
-"""Configuration of the image tokenizer and of its fitting.
+"""Configuration of image tokenizers: what every kind has, ufork's own kind, and how a recipe gets its tokenizer.
 
-`VisionConfig` describes a tokenizer and is stored beside its weights as config.json; its `fit` section configures
-fitting.
+    TokenizerConfig <- RqvaeConfig <- VisionConfig, the `vision` section of recipes
+    TokenizerConfig <- VilaUConfig (`vila_u/config.py`)
+
+A tokenizer's config is stored beside its weights as config.json.
 """
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -46,8 +48,11 @@ class FitConfig(Config):
     """Share of the schedule after which no code is replaced, so that the codebook settles."""
 
 
-class VisionConfig(Config):
-    """An image tokenizer: pixels -> grid of positions -> several codes per position."""
+class TokenizerConfig(Config):
+    """Sizes that every image tokenizer has: pixels -> grid of positions -> several codes per position."""
+
+    kind: ClassVar[str]
+    """Name of the kind of tokenizer in config.json."""
 
     image_px: PositiveInt = 64
     """Side of the square images."""
@@ -59,14 +64,6 @@ class VisionConfig(Config):
     """Rows of the codebook, which all depths share; codes are stored as uint16."""
     code_width: PositiveInt = 64
     """Width of a code's vector."""
-    hidden_width: PositiveInt = 256
-    """Width of the encoder's and the decoder's blocks."""
-    num_encoder_blocks: int = Field(default=2, ge=0)
-    """Residual blocks of the encoder; they see one patch at a time."""
-    num_decoder_blocks: int = Field(default=2, ge=0)
-    """Residual blocks of the decoder; they see one position at a time, without its neighbours."""
-    fit: FitConfig = FitConfig()
-    """Configuration of fitting."""
 
     @model_validator(mode="after")
     def _patches_tile_the_image(self) -> Self:
@@ -83,3 +80,27 @@ class VisionConfig(Config):
     def grid_columns(self) -> int:
         """Positions across the image."""
         return self.image_px // self.patch_px
+
+
+class RqvaeConfig(TokenizerConfig):
+    """The autoencoder of patches that `ufork tokenizer fit` fits."""
+
+    kind = "rqvae"
+
+    hidden_width: PositiveInt = 256
+    """Width of the encoder's and the decoder's blocks."""
+    num_encoder_blocks: int = Field(default=2, ge=0)
+    """Residual blocks of the encoder; they see one patch at a time."""
+    num_decoder_blocks: int = Field(default=2, ge=0)
+    """Residual blocks of the decoder; they see one position at a time, without its neighbours."""
+
+
+class VisionConfig(RqvaeConfig):
+    """The image tokenizer of a run: one to fit, or a given one."""
+
+    fit: FitConfig = FitConfig()
+    """Configuration of fitting."""
+    # omitted if there is none: the digest of a fit made before this key existed stays the same
+    folder: str | None = Field(default=None, exclude_if=lambda folder: folder is None)
+    """Folder of a finished image tokenizer of any kind, which is used as it is: nothing is fitted, and the other keys
+    of this section only serve `ufork plan` while there is no such folder."""

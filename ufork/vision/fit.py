@@ -68,7 +68,7 @@ def fit(
         torch.manual_seed(seed)
         model = RQVAE(config)
     generator = torch.Generator().manual_seed(seed)
-    start(model, _gather(images, config), generator)
+    start(model, _gather(images, config), generator, codebook_rounds=config.fit.codebook_rounds)
     run = _Fitting(model, config.fit, generator, began=began)
     while (progress := run.progress()) < 1:
         record = run.step(torch.from_numpy(next(images)), progress)
@@ -136,7 +136,7 @@ class _Fitting:
             self.restarts += self.average.restart(residuals, below_uses=self.config.restart_below_uses)
 
 
-def start(model: RQVAE, patches: Tensor, generator: torch.Generator) -> None:
+def start(model: RQVAE, patches: Tensor, generator: torch.Generator, *, codebook_rounds: int) -> None:
     """Initialises encoder and decoder with the principal components of `patches` [N, P], then the codebook.
 
     Features then have mean square 1, and the model reconstructs as well as a linear one.
@@ -150,10 +150,10 @@ def start(model: RQVAE, patches: Tensor, generator: torch.Generator) -> None:
         model.encoder.linear.bias[: len(axes)] = -(axes @ mean) * scale
         model.decoder.linear.weight[:, : len(axes)] = axes.T / scale
         model.decoder.linear.bias.copy_(mean)
-        _start_codebook(model, model.encoder(patches), generator)
+        _start_codebook(model, model.encoder(patches), generator, codebook_rounds)
 
 
-def _start_codebook(model: RQVAE, features: Tensor, generator: torch.Generator) -> None:
+def _start_codebook(model: RQVAE, features: Tensor, generator: torch.Generator, rounds: int) -> None:
     """Draws an equal share of rows from the residuals of each depth; then Lloyd's algorithm, all depths together."""
     quantizer, residual = model.quantizer, features
     for rows in torch.arange(len(quantizer.codebook)).chunk(quantizer.codes_per_position):
@@ -161,7 +161,7 @@ def _start_codebook(model: RQVAE, features: Tensor, generator: torch.Generator) 
         quantizer.codebook[rows] = drawn
         residual = residual - drawn[torch.cdist(residual, drawn).argmin(dim=1)]
     average = CodebookAverage(quantizer.codebook, decay=0.0, generator=generator)
-    for round_ in range(rounds := model.config.fit.codebook_rounds):
+    for round_ in range(rounds):
         quantized = quantizer(features)
         average.update(quantized.residuals, quantized.codes)
         if round_ < 0.8 * rounds:
