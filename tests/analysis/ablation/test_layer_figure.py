@@ -2,30 +2,9 @@
 
 import pytest
 
-from tests.analysis.ablation.trials import trial
+from tests.analysis.ablation.trials import measured, trial
 from ufork.analysis.ablation.layer_figure import draw_layers
 from ufork.analysis.figure import png_of
-
-
-def measured(arm, seed, *, conflict=True):
-    """A trial with two layers; the second measurement is later, and higher by 0.2."""
-    alignment, cosines = [], []
-    for number, step in enumerate((100, 200)):
-        up = seed / 10 + number / 5
-        alignment.append(
-            {
-                "step": step,
-                **{
-                    f"{name}/generation/layers.{layer}": layer + up
-                    for name in ("cka", "mutual_neighbours")
-                    for layer in range(3)
-                },
-                **{f"cka_of_permuted/generation/layers.{layer}": 0.01 for layer in range(3)},
-            }
-        )
-        cosines.append({"step": step, "cosine/all": 9, "cosine/layers.0": up, "cosine/layers.*.mlp.up.weight": 9})
-    probes = {"alignment": alignment, **({"gradient_conflict": cosines} if conflict else {})}
-    return trial(arm, seed).model_copy(update={"probes": probes})
 
 
 def test_alignment_is_that_of_the_end_and_the_cosine_the_mean_of_all_measurements():

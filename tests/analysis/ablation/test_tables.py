@@ -1,6 +1,6 @@
 """The page of a suite has all scores, differences, costs and origins."""
 
-from tests.analysis.ablation.trials import arm, trial
+from tests.analysis.ablation.trials import arm, measured, trial
 from ufork.analysis.ablation.tables import ablation_tables, markdown_table
 
 
@@ -15,6 +15,21 @@ def test_the_page_has_scores_differences_cost_and_origins():
     assert "## Difference from shared" in page and "+0.150 ± 0.050, p 0.205" in page and "Of the 1 tests here" in page
     assert "| 10 " in rows["y"] and "1,000" in rows["y"], "the last table is the cost"
     assert page.endswith("- commits: 0123456789ab\n- machines: 2 cores\n- torch: 2.13.0\n")
+
+
+def test_alignment_is_shown_less_that_of_permuted_pairs():
+    page = ablation_tables("toy", [measured("y", 0), measured("y", 1), trial("expert")], num_trials=3, baselines=[])
+    section = page.split("## Alignment by layer")[1].split("##")[0]
+    head, _, *rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in head.split("|")[1:-1]] == ["arm", "path", "0", "1", "2"]
+    assert [cell.strip() for cell in rows[0].split("|")[1:-1]] == [
+        "y",
+        "generation",
+        "0.240 ± 0.050",
+        "1.240 ± 0.050",
+        "2.240 ± 0.050",
+    ]
+    assert len(rows) == 1, "an arm without measurements has no row"
 
 
 def test_a_suite_without_results_has_a_page():

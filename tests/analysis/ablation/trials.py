@@ -50,3 +50,28 @@ def trial(arm="shared", seed=0, *, model=None, answers=0.8, drawings=None, loss=
 def arm(name, *answers, **others):
     """The results of an arm with seeds 0, 1, ..."""
     return [trial(name, seed, answers=value, **others) for seed, value in enumerate(answers)]
+
+
+def measured(arm, seed, *, conflict=True):
+    """A trial with two layers; the second measurement is later, and higher by 0.2."""
+    alignment, cosines = [], []
+    for number, step in enumerate((100, 200)):
+        up = seed / 10 + number / 5
+        alignment.append(
+            {
+                "step": step,
+                **{
+                    f"{name}/generation/layers.{layer}": layer + up
+                    for name in ("cka", "mutual_neighbours")
+                    for layer in range(3)
+                },
+                **{
+                    f"{name}_of_permuted/generation/layers.{layer}": 0.01
+                    for name in ("cka", "mutual_neighbours")
+                    for layer in range(3)
+                },
+            }
+        )
+        cosines.append({"step": step, "cosine/all": 9, "cosine/layers.0": up, "cosine/layers.*.mlp.up.weight": 9})
+    probes = {"alignment": alignment, **({"gradient_conflict": cosines} if conflict else {})}
+    return trial(arm, seed).model_copy(update={"probes": probes})

@@ -7,12 +7,12 @@ Alignment is that of an arm's last measurement, each layer's image features agai
 mean over all measurements of a trial. Lines are means over seeds, bands their range.
 """
 
-from collections.abc import Callable, Sequence
-from statistics import mean
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ufork.analysis.ablation.layer_curves import CKA, MUTUAL_NEIGHBOURS, alignment_curve, conflict_curve
 from ufork.analysis.ablation.statistics import arms_of
 from ufork.analysis.ablation.trial_result import TrialResult
 from ufork.analysis.figure import TASK_COLOURS, new_figure
@@ -23,11 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL_INCHES = (2.6, 2.0)
-ALIGNMENT, CONFLICT = "alignment", "gradient_conflict"
-"""Names of the probes."""
-MEASURES = {"mutual_neighbours": "mutual neighbours", "cka": "debiased CKA"}
-
-Measurement = dict[str, float]
+MEASURES = {MUTUAL_NEIGHBOURS: "mutual neighbours", CKA: "debiased CKA"}
 
 
 def draw_layers(results: Sequence[TrialResult]) -> "Figure":
@@ -60,40 +56,21 @@ def draw_layers(results: Sequence[TrialResult]) -> "Figure":
 
 def _draw_alignment(axes: "Axes", trials: Sequence[TrialResult], measure: str) -> None:
     for task in Task:
-        colour = TASK_COLOURS[task]
-        for name, style in ((measure, "-"), (f"{measure}_of_permuted", "--")):
-            _draw(axes, trials, ALIGNMENT, f"{name}/{task}/layers.", lambda values: values[-1], colour, style)
+        for of_permuted, style in ((False, "-"), (True, "--")):
+            curves = [alignment_curve(trial, measure, task, of_permuted=of_permuted) for trial in trials]
+            _draw(axes, curves, TASK_COLOURS[task], style)
 
 
 def _draw_conflict(axes: "Axes", trials: Sequence[TrialResult]) -> None:
     axes.axhline(0, color="0.6", linewidth=0.8)
-    _draw(axes, trials, CONFLICT, "cosine/layers.", mean, "0.25", "-", first_layer=1)
+    _draw(axes, [conflict_curve(trial) for trial in trials], "0.25", "-", first_layer=1)
 
 
-def _draw(
-    axes: "Axes",
-    trials: Sequence[TrialResult],
-    probe: str,
-    prefix: str,
-    over_measurements: Callable[[Sequence[float]], float],
-    colour: str,
-    style: str,
-    *,
-    first_layer: int = 0,
-) -> None:
-    """Draws the figures `prefix`0, `prefix`1, ... of a probe, the first of them at `first_layer` on the axis."""
-    curves = [curve for trial in trials if (curve := _by_layer(trial.probes.get(probe, []), prefix, over_measurements))]
-    if curves:
-        heights = np.array(curves)
-        layers = np.arange(first_layer, first_layer + heights.shape[1])
-        axes.plot(layers, heights.mean(0), style, color=colour, linewidth=1.2, marker="." if style == "-" else "")
-        axes.fill_between(layers, heights.min(0), heights.max(0), color=colour, alpha=0.15, linewidth=0)
-
-
-def _by_layer(
-    measurements: Sequence[Measurement], prefix: str, over_measurements: Callable[[Sequence[float]], float]
-) -> list[float]:
-    """Returns the figures of layers 0, 1, ...; none if there are none."""
-    endings = {name.removeprefix(prefix) for each in measurements for name in each if name.startswith(prefix)}
-    names = [f"{prefix}{number}" for number in sorted(int(ending) for ending in endings if ending.isdigit())]
-    return [over_measurements([each[name] for each in measurements if name in each]) for name in names]
+def _draw(axes: "Axes", curves: Sequence[Sequence[float]], colour: str, style: str, *, first_layer: int = 0) -> None:
+    """Draws mean and range of the curves that are not empty, the first value at `first_layer` on the axis."""
+    if not any(curves):
+        return
+    heights = np.array([curve for curve in curves if curve])
+    layers = np.arange(first_layer, first_layer + heights.shape[1])
+    axes.plot(layers, heights.mean(0), style, color=colour, linewidth=1.2, marker="." if style == "-" else "")
+    axes.fill_between(layers, heights.min(0), heights.max(0), color=colour, alpha=0.15, linewidth=0)

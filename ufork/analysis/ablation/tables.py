@@ -1,11 +1,20 @@
-"""The results of a suite as a page of Markdown: scores, differences, cost, origin.
+"""The results of a suite as a page of Markdown: scores, differences, alignment by layer, cost, origin.
 
 TrialResult of each arm and seed -> statistics.py -> tables whose columns are aligned, for readers of plain text, too
 """
 
 from collections.abc import Iterator, Sequence
 
-from ufork.analysis.ablation.statistics import Difference, Estimate, arms_of, differences, estimates, score_names
+from ufork.analysis.ablation.layer_curves import MUTUAL_NEIGHBOURS, alignment_curve
+from ufork.analysis.ablation.statistics import (
+    Difference,
+    Estimate,
+    arms_of,
+    differences,
+    estimate,
+    estimates,
+    score_names,
+)
 from ufork.analysis.ablation.trial_result import TrialResult
 from ufork.vocabulary import Task
 
@@ -13,6 +22,10 @@ LEAST_P = 0.001
 """Smallest p value that is shown as it is."""
 UNKNOWN = "–"
 """Cell without a value."""
+ALIGNMENT_NOTE = (
+    "Mutual nearest neighbours of image and text features at the end of training, less those of permuted pairs"
+    " (docs/alignment.md): mean ± standard error over seeds. Layer 0 is the input of the first layer."
+)
 
 
 def ablation_tables(suite: str, results: Sequence[TrialResult], *, num_trials: int, baselines: Sequence[str]) -> str:
@@ -36,6 +49,8 @@ def ablation_tables(suite: str, results: Sequence[TrialResult], *, num_trials: i
                 "Paired by seed: mean ± standard error, and the p value of a two-sided paired t-test. Of the"
                 f" {num_tests} tests here, one in twenty has a p value below 0.05 by chance alone."
             )
+        if aligned := _alignment_rows(results):
+            sections += ["## Alignment by layer", ALIGNMENT_NOTE, markdown_table(aligned)]
         sections += ["## Cost", _cost_table(results), "\n".join(_origins(results))]
     return "\n\n".join(sections) + "\n"
 
@@ -71,6 +86,27 @@ def _difference_cell(estimate: Estimate | None) -> str:
     p = estimate.p
     shown = "" if p is None else f", p {p:.3f}" if p >= LEAST_P else f", p < {LEAST_P}"
     return estimate.describe(signed=True) + shown
+
+
+def _alignment_rows(results: Sequence[TrialResult]) -> list[list[str]]:
+    """Returns the head and a row per arm and task whose alignment was measured; nothing if none was."""
+    rows = []
+    for arm in arms_of(results):
+        for task in Task:
+            curves = [_excess_alignment(result, task) for result in results if result.arm == arm]
+            if layers := list(zip(*(curve for curve in curves if curve), strict=True)):
+                rows.append([arm, str(task), *(estimate(values).describe() for values in layers)])
+    if not rows:
+        return []
+    width = max(map(len, rows))
+    head = ["arm", "path", *(str(layer) for layer in range(width - 2))]
+    return [head, *(row + [UNKNOWN] * (width - len(row)) for row in rows)]
+
+
+def _excess_alignment(result: TrialResult, task: Task) -> list[float]:
+    measured = alignment_curve(result, MUTUAL_NEIGHBOURS, task)
+    permuted = alignment_curve(result, MUTUAL_NEIGHBOURS, task, of_permuted=True)
+    return [score - chance for score, chance in zip(measured, permuted, strict=True)]
 
 
 def _cost_table(results: Sequence[TrialResult]) -> str:
