@@ -1,8 +1,9 @@
 """Reference data of the authors' release: what `tests/golden/README.md` describes."""
 
+import shutil
 from pathlib import Path
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ufork.convert.vila_u_names import tokenizer_name
@@ -44,6 +45,15 @@ def golden_tower() -> dict[str, Tensor]:
     """Returns the checkpoint's image tokenizer and RQ head by the names that VILA-U gives them."""
     tensors = golden_checkpoint().items()
     return {name.removeprefix(TOWER_PREFIX): tensor for name, tensor in tensors if name.startswith(TOWER_PREFIX)}
+
+
+def write_vila_u(folder: Path) -> Path:
+    """Writes the checkpoint's image tokenizer and RQ head as VILA-U ships them; returns its folder `vision_tower`."""
+    tower = folder / "vision_tower"
+    for name in ("siglip", tower.name):
+        shutil.copytree(GOLDEN / "ckpt" / name, folder / name)
+    save_file(golden_tower(), tower / "model.safetensors")
+    return tower
 
 
 def golden_codec() -> ImageCodec:

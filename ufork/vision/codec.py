@@ -51,8 +51,7 @@ class ImageCodec:
             TokenizerError: a file is missing or damaged, or the weights do not match the config.
         """
         config = read_config(folder)
-        with torch.device("meta"), WithoutInitialization():
-            model = NETWORKS[config.kind](config)
+        model = meta_network(config)
         try:
             model.load_state_dict(load_file(folder / WEIGHTS_FILE, device=device), assign=True)
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -139,6 +138,12 @@ class ImageCodec:
             # numpy's uint16 has no arithmetic in torch
             batch = batch if isinstance(batch, Tensor) or batch.dtype == np.uint8 else batch.astype(np.int64)
             yield torch.as_tensor(batch).to(self.codebook.device)
+
+
+def meta_network(config: TokenizerConfig) -> ImageTokenizer:
+    """Returns the network of `config` without memory, of which only names and shapes are real."""
+    with torch.device("meta"), WithoutInitialization():
+        return NETWORKS[config.kind](config)
 
 
 def read_config(folder: Path) -> TokenizerConfig:
