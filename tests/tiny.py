@@ -35,6 +35,10 @@ def tiny_config(**changes) -> ModelConfig:
     return ModelConfig(**{**values, **changes})
 
 
+QWEN3 = {"head_dim": 12, "attention_bias": False, "use_qk_norm": True}
+"""What Qwen3's layers have other than Qwen2's."""
+
+
 def shallow_config(**changes) -> ModelConfig:
     """Returns a config with one layer of each kind: the time of a ZeRO-3 step grows with their number, not width."""
     head = tiny_config().rq_head.model_copy(update={"num_blocks": 1})

@@ -73,8 +73,10 @@ class Config(BaseModel):
         try:
             return cls.model_validate(mapping)
         except ValidationError as error:
-            faults = "\n".join(f"  {_describe(fault, cls)}" for fault in error.errors())
-            raise ConfigError(f"{origin}: {len(error.errors())} value(s) refused\n{faults}") from None
+            # a default that would follow from a refused value is no fault of its own
+            faults = [fault for fault in error.errors() if fault["type"] != "default_factory_not_called"]
+            lines = "\n".join(f"  {_describe(fault, cls)}" for fault in faults)
+            raise ConfigError(f"{origin}: {len(faults)} value(s) refused\n{lines}") from None
 
     @classmethod
     def from_yaml(cls, path: Path, overrides: Sequence[str] = ()) -> Self:

@@ -86,7 +86,7 @@ def attention_rate(workload: Workload, device: torch.device) -> float:
     )
     kernel = choose_attention_kernel(device, _dtype(workload))
     gradient = torch.randn_like(query)
-    operations = (1 + BACKWARD_OVER_FORWARD) * attention_flops(config.hidden_size, [length] * count)
+    operations = (1 + BACKWARD_OVER_FORWARD) * attention_flops(config.attention_size, [length] * count)
     return operations / seconds_of(lambda: kernel(query, key, value, segments).backward(gradient), device)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny import DIMENSIONS, packed_sequence, tiny_config, tiny_model
+from tests.tiny import DIMENSIONS, QWEN3, packed_sequence, tiny_config, tiny_model
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import DrawConfig
 from ufork.infer.draw import draw_codes
@@ -30,9 +30,11 @@ def fused(model):
     return fused_copy(model)
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["Y", "separate first layers"])
+@pytest.fixture(
+    scope="module", params=[{}, {"separate_first_layers": 2}, QWEN3], ids=["Y", "separate first layers", "Qwen3"]
+)
 def model(request):
-    model = tiny_model(tiny_config(separate_first_layers=request.param))
+    model = tiny_model(tiny_config(**request.param))
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         std = 2 * parameter.shape[1] ** -0.5 if parameter.dim() > 1 else 0.3

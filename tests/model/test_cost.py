@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.meta_trace import meta_model, meta_passes, meta_sequence
-from tests.tiny import DIMENSIONS, packed_sequence, tiny_config, tiny_model
+from tests.tiny import DIMENSIONS, QWEN3, packed_sequence, tiny_config, tiny_model
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.cost import attention_flops, nominal_cost, sequence_cost
 from ufork.planning.workload import Workload
@@ -25,7 +25,7 @@ def counted_products(task: Task, *, backward: bool, **changes) -> tuple[int, int
     counts = counter.get_flop_counts()["Global"]
     cost = sequence_cost(config, DIMENSIONS, sequence)
     attention = config.path_layers(task) * attention_flops(
-        config.hidden_size, sequence.segment_starts_S1.diff().tolist()
+        config.attention_size, sequence.segment_starts_S1.diff().tolist()
     )
     if task is Task.GENERATION:
         head = config.rq_head
@@ -35,10 +35,10 @@ def counted_products(task: Task, *, backward: bool, **changes) -> tuple[int, int
     return sum(counts.get(product, 0) for product in PRODUCTS), products
 
 
-@pytest.mark.parametrize("num_first", [0, 3])
+@pytest.mark.parametrize("changes", [{}, {"separate_first_layers": 3}, QWEN3], ids=["Y", "separate", "Qwen3"])
 @pytest.mark.parametrize("task", Task)
-def test_forward_operations(task, num_first):
-    counted, expected = counted_products(task, backward=False, separate_first_layers=num_first)
+def test_forward_operations(task, changes):
+    counted, expected = counted_products(task, backward=False, **changes)
     assert counted == expected
 
 

@@ -1,10 +1,10 @@
-"""The body against transformers' Qwen2, and packed sequences against each sample alone."""
+"""The body against transformers' Qwen2 and Qwen3, and packed sequences against each sample alone."""
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from tests.tiny import DIMENSIONS, packed_sequence, tiny_config, tiny_model
+from tests.tiny import DIMENSIONS, QWEN3, packed_sequence, tiny_config, tiny_model
 from ufork.model.layers.attention import PackedAttention
 from ufork.model.layers.attention_kernels import sdpa_attention
 from ufork.vocabulary import Task
@@ -13,6 +13,8 @@ QWEN_NAMES = {
     "attention.query": "self_attn.q_proj",
     "attention.key": "self_attn.k_proj",
     "attention.value": "self_attn.v_proj",
+    "attention.query_norm": "self_attn.q_norm",
+    "attention.key_norm": "self_attn.k_norm",
     "attention.out": "self_attn.o_proj",
     "mlp.gate": "mlp.gate_proj",
     "mlp.up": "mlp.up_proj",
@@ -22,15 +24,20 @@ QWEN_NAMES = {
 }
 
 
-@pytest.fixture
-def qwen_and_ours():
-    config = tiny_config(trunk_layers=1, understanding_layers=2)
+@pytest.fixture(
+    params=[(Qwen2Config, Qwen2ForCausalLM, {}), (Qwen3Config, Qwen3ForCausalLM, QWEN3)], ids=["Qwen2", "Qwen3"]
+)
+def qwen_and_ours(request):
+    qwen_config, qwen_class, changes = request.param
+    config = tiny_config(trunk_layers=1, understanding_layers=2, **changes)
     ours = tiny_model(config)
     torch.manual_seed(0)
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    qwen = Qwen2ForCausalLM(
-        Qwen2Config(
+    head_dim = {"head_dim": config.head_dim} if changes else {}
+    qwen = qwen_class(
+        qwen_config(
+            **head_dim,
             vocab_size=DIMENSIONS.vocab_size,
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,

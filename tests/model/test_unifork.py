@@ -147,8 +147,13 @@ def test_the_codebook_is_no_parameter_and_reaches_every_embedding_of_codes():
 @pytest.mark.parametrize(
     ("config", "values", "fault"),
     [
-        (ModelConfig, {"hidden_size": 33, "num_attention_heads": 4}, "hidden_size 33 over num_attention_heads 4"),
-        (ModelConfig, {"hidden_size": 36, "num_attention_heads": 12}, "whole, even number"),
+        (
+            ModelConfig,
+            {"hidden_size": 33, "num_attention_heads": 4},
+            "hidden_size 33 is not a multiple of num_attention_heads 4",
+        ),
+        (ModelConfig, {"hidden_size": 36, "num_attention_heads": 12}, "head_dim 3 is odd"),
+        (ModelConfig, {"hidden_size": 2, "num_attention_heads": 4}, "head_dim"),
         (
             ModelConfig,
             {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 3},

@@ -10,7 +10,7 @@ import torch
 from tests.nccl_rules import nccl_rules
 from tests.ranks import run_on_ranks
 from tests.stages import open_stage, weights_of
-from tests.tiny import packed_sequence, shallow_config
+from tests.tiny import QWEN3, packed_sequence, shallow_config
 from ufork.checkpoint.state import LossBalance
 from ufork.model.config import ModelConfig, RqHeadConfig
 from ufork.parallel.config import LayoutConfig
@@ -65,6 +65,7 @@ CASES = {
         forked(trunk={"dp": 2}, generation={"dp": 3}, placement="replicas", in_flight=3), sequences=(4, 6)
     ),
     "tp in a branch": Case(forked(generation={"tp": 2}), model={"tie_word_embeddings": False}),
+    "Qwen3's layers, tp 2": Case(forked(trunk={"tp": 2}, understanding={"tp": 2}), model=QWEN3),
     "tp everywhere": Case(forked(trunk={"tp": 2}, understanding={"tp": 2}, generation={"tp": 4}), sequences=(3, 4)),
     "wider branch than trunk": Case(forked(understanding={"tp": 2}, generation={"dp": 2}), sequences=(1, 4)),
     "no understanding": Case(forked(trunk={"tp": 2}, generation={"dp": 2}), sequences=(0, 4)),

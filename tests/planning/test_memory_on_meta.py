@@ -32,6 +32,22 @@ SIZES = {
         RELEASED,
         4096,
     ),
+    "Qwen3-0.6B": (
+        ModelConfig(
+            hidden_size=1024,
+            intermediate_size=3072,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            head_dim=128,
+            attention_bias=False,
+            use_qk_norm=True,
+            trunk_layers=14,
+            understanding_layers=14,
+            generation_layers=14,
+        ),
+        RELEASED,
+        4096,
+    ),
     "small codebook": (
         ModelConfig(trunk_layers=4, understanding_layers=4, generation_layers=4, tie_word_embeddings=False),
         Dimensions(vocab_size=4096, codebook_size=512, code_width=64, codes_per_position=8),

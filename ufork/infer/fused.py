@@ -9,8 +9,8 @@ residual sums are computed with their product, the body's norms leave their weig
 weights are kept in the order in which oneDNN reads them. Results differ from those of the model's own layers by
 rounding, and do not depend on the number of rows.
 
-Shapes: T tokens, D hidden size of the body, W features of a head, I image positions, C depths, P hidden size of the RQ
-head, R rows, X inputs and O outputs of a product.
+Shapes: T tokens, D hidden size of the body, W features of a head, N heads of queries and keys, I image positions, C
+depths, P hidden size of the RQ head, R rows, X inputs and O outputs of a product.
 """
 
 import logging
@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ufork.model.decoder import DecoderLayer
+from ufork.model.decoder import Attention, DecoderLayer
 from ufork.model.layers.attention import Attend
 from ufork.model.layers.linear import ONEDNN_CAPABILITIES
-from ufork.model.layers.normalization import RMSNorm
+from ufork.model.layers.normalization import RMSNorm, rms_norm
 from ufork.model.layers.rotary import Rotary, rotated
 from ufork.model.rq_head import DepthBlock, RqHead
 from ufork.model.text_head import TextHead
@@ -91,10 +91,11 @@ class FusedLayer(nn.Module):
         projections = (attention.query, attention.key, attention.value)
         self.layer, self.head_dim = layer.layer, attention.head_dim
         self.num_heads = [linear.out_features // self.head_dim for linear in projections]
-        hidden_size, eps = attention.query.in_features, layer.attention_norm.eps
-        self.shortest = torch.tensor(math.sqrt(hidden_size * eps))
+        hidden_size, self.eps = attention.query.in_features, layer.attention_norm.eps
+        self.shortest = torch.tensor(math.sqrt(hidden_size * self.eps))
         weight, bias = _joined(projections)
         self.query_key_value = Product(_after_norm(layer.attention_norm, weight), bias)
+        self.query_key_norms_NW = _joined_norms(attention, *self.num_heads[:2])
         self.gate, self.up = (Product(_after_norm(layer.mlp_norm, linear.weight)) for linear in (mlp.gate, mlp.up))
         self.out, self.down = Product(attention.out.weight), Product(mlp.down.weight)
 
@@ -103,6 +104,8 @@ class FusedLayer(nn.Module):
         heads = self.query_key_value(self._unit(hidden_TD)).unflatten(-1, (-1, self.head_dim))
         num_queries, num_keys, num_values = self.num_heads
         query_key, value_TGW = heads.split((num_queries + num_keys, num_values), dim=1)
+        if self.query_key_norms_NW is not None:
+            query_key = rms_norm(query_key, self.query_key_norms_NW, self.eps)
         query_key = rotated(query_key, rotary.cos_TW[:, None], rotary.sin_TW[:, None])
         query_THW, key_TGW = query_key.split((num_queries, num_keys), dim=1)
         mixed_THW = attend(self.layer, query_THW, key_TGW, value_TGW)
@@ -125,8 +128,9 @@ class FusedBlock(nn.Module):
         attention = block.attention
         self.num_depths, self.head_dim, self.attend = num_depths, attention.head_dim, attention.attend
         self.attention_norm, self.mlp_norm = block.attention_norm, block.mlp_norm
-        query_key_value = _joined((attention.query, attention.key, attention.value))
-        self.query_key_value = Product(*_chained(attention.widen, *query_key_value))
+        weight, bias = _joined((attention.query, attention.key, attention.value))
+        assert bias is not None
+        self.query_key_value = Product(*_chained(attention.widen, weight, bias))
         self.narrow = Product(*_chained(attention.mix, attention.narrow.weight, attention.narrow.bias))
         self.mlp_up, self.mlp_down = (Product(linear.weight, linear.bias) for linear in (block.mlp_up, block.mlp_down))
 
@@ -183,9 +187,19 @@ class FusedTextHead(TextHead):
         return self.product(hidden_TD)
 
 
-def _joined(linears: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor]:
-    """Returns weight and bias of the linear layer that computes all of `linears`."""
-    return torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])
+def _joined(linears: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
+    """Returns weight and bias of the linear layer that computes all of `linears`, which all have biases or none."""
+    has_bias = linears[0].bias is not None
+    weight_OX = torch.cat([linear.weight for linear in linears])
+    return weight_OX, torch.cat([linear.bias for linear in linears]) if has_bias else None
+
+
+def _joined_norms(attention: Attention, num_queries: int, num_keys: int) -> Tensor | None:
+    """Returns the weights of the norms of queries and of keys, a row per head; None if there are no such norms."""
+    if attention.query_norm is None or attention.key_norm is None:
+        return None
+    queries_HW = attention.query_norm.weight.expand(num_queries, -1)
+    return torch.cat((queries_HW, attention.key_norm.weight.expand(num_keys, -1))).detach()
 
 
 def _after_norm(norm: RMSNorm, weight_OD: Tensor) -> Tensor:

@@ -1,8 +1,16 @@
 """Model sizes. The defaults are those of the 0.5B body; `pipelines/recipes` has those of the released checkpoints."""
 
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from ufork.config import Config
 from ufork.vocabulary import Task
@@ -30,7 +38,10 @@ class RqHeadConfig(Config):
 
 
 class ModelConfig(Config):
-    """Sizes of the trunk, and of one branch per task with its norm and head; names as in transformers' Qwen2Config."""
+    """Sizes of the trunk, and of one branch per task with its norm and head; names as in transformers' configs.
+
+    By default layers are Qwen2's. Qwen3's have a `head_dim` of their own, no `attention_bias`, and `use_qk_norm`.
+    """
 
     hidden_size: PositiveInt = 896
     """Width of the residual stream."""
@@ -38,7 +49,13 @@ class ModelConfig(Config):
     num_attention_heads: PositiveInt = 14
     num_key_value_heads: PositiveInt = 2
     """Heads of keys and values, each shared by `num_attention_heads / num_key_value_heads` query heads."""
-    # configs on disk omit a 0, and so equal those written before this key existed
+    # configs on disk omit what is as before its key existed, and so equal those written then
+    head_dim: PositiveInt = Field(default_factory=lambda given: given["hidden_size"] // given["num_attention_heads"])
+    """Width of one attention head; default: `hidden_size / num_attention_heads`."""
+    attention_bias: bool = Field(default=True, exclude_if=lambda has_bias: has_bias)
+    """Whether the projections to queries, keys and values have biases; that of attention's output has none."""
+    use_qk_norm: bool = Field(default=False, exclude_if=lambda is_used: not is_used)
+    """Whether RMSNorm is applied to each head's queries and keys (arXiv 2302.05442), with a weight for either."""
     separate_first_layers: NonNegativeInt = Field(default=0, exclude_if=lambda number: number == 0)
     """Layers per task below the shared ones, in colocated layouts; 0 is the Y. As in Uni-X (arXiv 2509.24365), the
     model is then separate at both ends, but by task: Uni-X has layers for image tokens and for text tokens instead."""
@@ -57,9 +74,14 @@ class ModelConfig(Config):
     rq_head: RqHeadConfig = RqHeadConfig()
 
     @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+    def attention_size(self) -> int:
+        """Width of the queries of all heads together."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_size(self) -> int:
+        """Width of the keys of all heads together, and of the values."""
+        return self.num_key_value_heads * self.head_dim
 
     def branch_layers(self, task: Task) -> int:
         """Returns the number of layers of the branch of `task`."""
@@ -71,11 +93,13 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
+        if "head_dim" not in self.model_fields_set and self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} over num_attention_heads {self.num_attention_heads} must be a whole,"
-                " even number"
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads};"
+                " change one of them, or set head_dim"
             )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} is odd, and rotary embeddings rotate pairs of features")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads"
@@ -84,6 +108,13 @@ class ModelConfig(Config):
         if len(set(self.tasks)) != len(self.tasks) or not self.tasks:
             raise ValueError("tasks must name at least one task, each once")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_usual_head_dim(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = serialize(self)
+        if self.head_dim * self.num_attention_heads == self.hidden_size:
+            values.pop("head_dim", None)
+        return values
 
 
 class Dimensions(Config):

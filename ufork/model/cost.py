@@ -77,7 +77,7 @@ def path_cost(
         num_tokens: length of the packed sequence; default: the sum of `lengths`.
     """
     num_tokens = sum(lengths) if num_tokens is None else num_tokens
-    layer = num_tokens * layer_flops_per_token(config) + attention_flops(config.hidden_size, lengths)
+    layer = num_tokens * layer_flops_per_token(config) + attention_flops(config.attention_size, lengths)
     projector = 2 * num_positions * config.hidden_size * (dimensions.code_width + config.hidden_size)
     if task is Task.UNDERSTANDING:
         head = 2 * num_predictions * config.hidden_size * dimensions.vocab_size
@@ -90,13 +90,13 @@ def path_cost(
 
 def layer_flops_per_token(config: ModelConfig) -> int:
     """Counts the projections of one decoder layer."""
-    key_width = config.num_key_value_heads * config.head_dim
-    return 2 * config.hidden_size * (2 * config.hidden_size + 2 * key_width + 3 * config.intermediate_size)
+    outputs = 2 * config.attention_size + 2 * config.key_value_size + 3 * config.intermediate_size
+    return 2 * config.hidden_size * outputs
 
 
-def attention_flops(hidden_size: int, lengths: list[int]) -> int:
-    """Counts scores and weighted sums of one layer over segments of `lengths` tokens."""
-    return sum(2 * hidden_size * length * (length + 1) for length in lengths)
+def attention_flops(attention_size: int, lengths: list[int]) -> int:
+    """Counts scores and weighted sums of one layer, over segments of `lengths` tokens and all heads."""
+    return sum(2 * attention_size * length * (length + 1) for length in lengths)
 
 
 def rq_head_flops_per_position(config: ModelConfig, dimensions: Dimensions) -> int:

@@ -1,4 +1,4 @@
-"""A decoder layer as in Qwen2 (arXiv 2407.10671): grouped-query attention (q, k, v biased), SwiGLU, both pre-normed.
+"""A decoder layer as in Qwen2 (arXiv 2407.10671) or Qwen3 (arXiv 2505.09388): grouped-query attention and SwiGLU.
 
 Shapes: T tokens, D hidden size, H query heads, G key and value heads, W features of a head, F intermediate size.
 """
@@ -20,11 +20,12 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.head_dim = config.head_dim
-        key_width = config.num_key_value_heads * config.head_dim
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, key_width)
-        self.value = nn.Linear(config.hidden_size, key_width)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.query = nn.Linear(config.hidden_size, config.attention_size, bias=config.attention_bias)
+        self.key = nn.Linear(config.hidden_size, config.key_value_size, bias=config.attention_bias)
+        self.value = nn.Linear(config.hidden_size, config.key_value_size, bias=config.attention_bias)
+        self.query_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.use_qk_norm else None
+        self.key_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.use_qk_norm else None
+        self.out = nn.Linear(config.attention_size, config.hidden_size, bias=False)
 
     def forward(self, hidden_TD: Tensor, layer: int, rotary: Rotary, attend: Attend) -> Tensor:
         """Maps TD to TD."""
@@ -32,6 +33,8 @@ class Attention(nn.Module):
             projection(hidden_TD).unflatten(-1, (-1, self.head_dim))
             for projection in (self.query, self.key, self.value)
         )
+        if self.query_norm is not None and self.key_norm is not None:
+            query_THW, key_TGW = self.query_norm(query_THW), self.key_norm(key_TGW)
         query_THW, key_TGW = rotary(query_THW, key_TGW)
         mixed_THW = attend(layer, query_THW, key_TGW, value_TGW)
         return self.out(mixed_THW.flatten(1))

@@ -5,6 +5,7 @@ for any layout.
 """
 
 import hashlib
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +29,25 @@ def initialize(model: UniFork, seed: int) -> None:
     in Uni-X's code. A tied text head on another stage than the token embedding starts as its copy. Copies use the
     generator of the original.
     """
-    torch_default = [name for name, module in model.named_modules() if isinstance(module, ImageProjector | RqHead)]
-    modules = dict(model.named_modules())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            owner_name, _, kind = name.rpartition(".")
-            generator = torch.Generator().manual_seed(_seed_of(original_name(name, model.config), seed))
-            if any(name.startswith(f"{prefix}.") for prefix in torch_default):
-                _fill_as_torch(parameter, modules[owner_name], kind, generator)
-            else:
-                _fill_body(parameter, kind, model.config.initializer_range, generator)
+    for name, parameter in model.named_parameters():
+        fill_parameter(parameter, name, model, seed)
+
+
+@torch.no_grad()
+def fill_parameter(parameter: Tensor, name: str, model: UniFork, seed: int) -> None:
+    """Fills a tensor as `initialize` fills the parameter `name` of `model`, which may itself be on the meta device."""
+    owner_name, _, kind = name.rpartition(".")
+    generator = torch.Generator().manual_seed(_seed_of(original_name(name, model.config), seed))
+    if starts_as_torch(name, model):
+        _fill_as_torch(parameter, model.get_submodule(owner_name), kind, generator)
+    else:
+        _fill_body(parameter, kind, model.config.initializer_range, generator)
+
+
+def starts_as_torch(name: str, model: UniFork) -> bool:
+    """Whether a parameter belongs to the projector or the RQ head, which start with torch's defaults."""
+    owners = itertools.accumulate(name.split(".")[:-1], lambda outer, inner: f"{outer}.{inner}")
+    return any(isinstance(model.get_submodule(owner), ImageProjector | RqHead) for owner in owners)
 
 
 def original_name(name: str, config: ModelConfig) -> str:

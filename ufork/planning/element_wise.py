@@ -41,10 +41,12 @@ class _Work:
     """Work of a module, or of an operation of it that is not one kernel, in one direction."""
 
     hidden: _Moved = _Moved()
-    """For each entry of the residual stream, or of the queries, which are as wide."""
+    """For each entry of the residual stream."""
     inner: _Moved = _Moved()
     """For each entry of the wide tensor inside, which tensor parallelism partitions: of the MLP, the attention over
     depths, or the logits."""
+    query: _Moved = _Moved()
+    """For each entry of the queries."""
     key: _Moved = _Moved()
     """For each entry of the keys."""
     num_operations: int = 0
@@ -57,6 +59,7 @@ class _Sizes:
     count: int = 1
     hidden: int = 0
     inner: int = 0
+    query: int = 0
     key: int = 0
     chunks: int = 1
     """Of the vocabulary; each has its own operations."""
@@ -68,10 +71,45 @@ class _Sizes:
 
 _FORWARD, _BACKWARD = Pass.FORWARD, Pass.BACKWARD
 LAYER = {
-    _FORWARD: _Work(hidden=_Moved(values=12), inner=_Moved(values=3), key=_Moved(values=2), num_operations=14),
-    _BACKWARD: _Work(hidden=_Moved(values=24), inner=_Moved(values=5), key=_Moved(values=4), num_operations=42),
+    _FORWARD: _Work(
+        hidden=_Moved(values=10),
+        inner=_Moved(values=3),
+        query=_Moved(values=2),
+        key=_Moved(values=2),
+        num_operations=14,
+    ),
+    _BACKWARD: _Work(
+        hidden=_Moved(values=21),
+        inner=_Moved(values=5),
+        query=_Moved(values=2),
+        key=_Moved(values=2),
+        num_operations=36,
+    ),
 }
-"""A decoder layer of fused kernels: sums of the residual stream, biases, and those kernels."""
+"""A decoder layer of fused kernels: sums of the residual stream, and those kernels."""
+BIASES = {
+    _FORWARD: _Work(),
+    _BACKWARD: _Work(query=_Moved(values=1), key=_Moved(values=2), num_operations=6),
+}
+"""What its biases add, those of the values with those of the keys."""
+QUERY_KEY_NORMS = {
+    _FORWARD: _Work(query=_Moved(values=2), key=_Moved(values=2), num_operations=2),
+    _BACKWARD: _Work(query=_Moved(values=3), key=_Moved(values=3), num_operations=6),
+}
+"""What norms of its queries and keys add, as fused kernels."""
+QUERY_KEY_NORM_STEPS = {
+    _FORWARD: _Work(
+        query=_Moved(always=44, values=-6),
+        key=_Moved(always=44, values=-6),
+        num_operations=14,
+    ),
+    _BACKWARD: _Work(
+        query=_Moved(always=92, values=-3),
+        key=_Moved(always=92, values=-3),
+        num_operations=30,
+    ),
+}
+"""What these add if they are not fused."""
 NORMS = {
     _FORWARD: _Work(hidden=_Moved(always=88, values=-12), num_operations=14),
     _BACKWARD: _Work(hidden=_Moved(always=184, values=-6), num_operations=30),
@@ -82,7 +120,7 @@ MLP = {
     _BACKWARD: _Work(inner=_Moved(values=4), num_operations=2),
 }
 """What its MLP adds: the activation is written, read and kept."""
-ROTARY = dict.fromkeys(Pass, _Work(hidden=_Moved(values=8), key=_Moved(values=8), num_operations=9))
+ROTARY = dict.fromkeys(Pass, _Work(query=_Moved(values=8), key=_Moved(values=8), num_operations=9))
 """What its rotary embedding adds, in each direction."""
 DEPTH_BLOCK = {
     _FORWARD: _Work(hidden=_Moved(values=18), inner=_Moved(values=4), num_operations=14),
@@ -122,7 +160,8 @@ def element_wise(workload: Workload, stage: Stage, task: Task, direction: Pass, 
         sizes.count
         * (
             sizes.hidden * work.hidden.of(value)
-            + (sizes.inner * work.inner.of(value) + sizes.key * work.key.of(value)) / tp
+            + (sizes.inner * work.inner.of(value) + sizes.query * work.query.of(value) + sizes.key * work.key.of(value))
+            / tp
         )
         for work, sizes in works
     )
@@ -149,10 +188,19 @@ def _layers(workload: Workload, stage: Stage, task: Task, direction: Pass) -> li
         count=workload.num_layers(stage, task),
         hidden=workload.seq_len * model.hidden_size,
         inner=workload.seq_len * model.intermediate_size,
-        key=workload.seq_len * model.num_key_value_heads * model.head_dim,
+        query=workload.seq_len * model.attention_size,
+        key=workload.seq_len * model.key_value_size,
     )
-    unfused = [(NORMS, fused.norms), (MLP, fused.mlp), (ROTARY, fused.rotary)]
-    tables = [LAYER, *(table for table, is_fused in unfused if not is_fused)]
+    steps = [
+        (LAYER, True),
+        (BIASES, model.attention_bias),
+        (QUERY_KEY_NORMS, model.use_qk_norm),
+        (QUERY_KEY_NORM_STEPS, model.use_qk_norm and not fused.norms),
+        (NORMS, not fused.norms),
+        (MLP, not fused.mlp),
+        (ROTARY, not fused.rotary),
+    ]
+    tables = [table for table, is_run in steps if is_run]
     again = [Pass.FORWARD] if workload.recompute and direction is Pass.BACKWARD else []
     return [([table[each] for table in tables], sizes) for each in (direction, *again)]
 

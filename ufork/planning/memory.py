@@ -186,7 +186,9 @@ def _layer(workload: Workload, tp: int) -> int:
     norms = 2 * config.hidden_size * _norm(workload)
     inputs = 2 * config.hidden_size * value  # of the first products of attention and MLP
     log_sums = config.num_attention_heads * FP32_BYTES
-    attention = 2 * (config.hidden_size + config.num_key_value_heads * config.head_dim) * value + log_sums
+    attention = 2 * (config.attention_size + config.key_value_size) * value + log_sums
+    if config.use_qk_norm:
+        attention += (config.attention_size + config.key_value_size) * _norm(workload)
     mlp = (3 if workload.fused.mlp else 4) * config.intermediate_size * value
     return workload.seq_len * (norms + inputs + (attention + mlp) // tp)
 
@@ -208,7 +210,7 @@ def _attention_gradients(workload: Workload, tp: int) -> int:
     queries = workload.seq_len + FLASH_QUERIES * workload.num_segments
     features = -(-config.head_dim // 32) * 32
     sums = queries * config.num_attention_heads * (features + 1) * FP32_BYTES
-    return (sums + workload.seq_len * 4 * config.hidden_size * value) // tp
+    return (sums + workload.seq_len * 4 * config.attention_size * value) // tp
 
 
 def _head(workload: Workload, stage: Stage, task: Task, tp: int) -> int:

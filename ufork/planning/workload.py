@@ -125,7 +125,7 @@ class Workload:
 
     def attention_flops(self, stage: Stage, task: Task) -> int:
         """Operations of the attention between tokens in that pass, which `forward_flops` includes."""
-        return self.num_layers(stage, task) * attention_flops(self.model.hidden_size, self._segments)
+        return self.num_layers(stage, task) * attention_flops(self.model.attention_size, self._segments)
 
     def recomputed_flops(self, stage: Stage, task: Task) -> int:
         """Operations that a backward pass runs again if activations are checkpointed.

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from tests.ranks import run_on_ranks
-from tests.tiny import packed_sequence, tiny_config, tiny_model
+from tests.tiny import QWEN3, packed_sequence, tiny_config, tiny_model
 from ufork.errors import ConfigError
 from ufork.model.layers.attention import PackedAttention
 from ufork.model.unifork import UniFork
@@ -17,8 +17,8 @@ from ufork.vocabulary import Task
 CONFIG = tiny_config(num_key_value_heads=4)
 
 
-def whole_model(tied: bool) -> UniFork:
-    return tiny_model(CONFIG.model_copy(update={"tie_word_embeddings": tied}))
+def whole_model(tied: bool, **changes) -> UniFork:
+    return tiny_model(tiny_config(num_key_value_heads=4, tie_word_embeddings=tied, **changes))
 
 
 def sequences():
@@ -37,13 +37,13 @@ def joined(tp_shard: torch.Tensor, dim: int | None, group: dist.ProcessGroup) ->
     return torch.cat(tp_shards, dim)
 
 
-def run_partitioned(rank_env: RankEnvironment, tied: bool):
+def run_partitioned(rank_env: RankEnvironment, tied: bool, changes: dict):
     """Losses of both tasks, all gradients, and all weights of the partitioned model, joined."""
     from ufork.parallel.engine.tensor_parallel import apply_tensor_parallel
 
     torch.set_num_threads(1)
     with join_world(rank_env, LayoutConfig(colocated_tp=rank_env.world_size), timeout_seconds=60) as world:
-        model = whole_model(tied)
+        model = whole_model(tied, **changes)
         dims = apply_tensor_parallel(model, world.tp_group)
         losses = [model(sequence) for sequence in sequences()]
         sum(losses).backward()
@@ -55,15 +55,16 @@ def run_partitioned(rank_env: RankEnvironment, tied: bool):
 @pytest.fixture(
     scope="module",
     params=[
-        (2, True),
-        pytest.param((2, False), marks=pytest.mark.slow),
-        pytest.param((4, True), marks=pytest.mark.slow),
+        (2, True, {}),
+        (2, True, QWEN3),
+        pytest.param((2, False, {}), marks=pytest.mark.slow),
+        pytest.param((4, True, {}), marks=pytest.mark.slow),
     ],
-    ids=["tp2 tied", "tp2", "tp4 tied"],
+    ids=["tp2 tied", "tp2 tied, Qwen3", "tp2", "tp4 tied"],
 )
 def partitioned(request):
-    tp, tied = request.param
-    return whole_model(tied), run_on_ranks(run_partitioned, tp, tied)
+    tp, tied, changes = request.param
+    return whole_model(tied, **changes), run_on_ranks(run_partitioned, tp, tied, changes)
 
 
 def test_losses_and_gradients_are_those_of_the_whole_model(partitioned):

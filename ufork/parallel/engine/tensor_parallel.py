@@ -29,6 +29,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor, nn
 
 from ufork.model.decoder import Attention, DecoderLayer, SwiGLU
+from ufork.model.layers.normalization import RMSNorm
 from ufork.model.rq_head import DepthAttention, DepthBlock, RqHead
 from ufork.model.text_head import TextHead
 from ufork.model.unifork import DecoderStack, UniFork
@@ -45,6 +46,9 @@ BLOCKS: dict[type[nn.Module], dict[str, str]] = {
 
 ENTRANCES: dict[type[nn.Module], str] = {DepthAttention: "widen", DepthBlock: "mlp_norm"}
 """The submodule whose output a block's column-parallel products read, where they do not read the block's input."""
+
+PER_HEAD_NORMS = ("query_norm", "key_norm")
+"""Norms inside of attention blocks: all heads share their weights, whose gradients are summed over the ranks' heads."""
 
 
 class ColumnParallel(ColumnParallelLinear):
@@ -112,6 +116,9 @@ class _Partitioner:
             getattr(block, entrance).register_forward_hook(lambda module, inputs, output: enter(output))
         else:
             block.register_forward_pre_hook(lambda module, inputs: (enter(inputs[0]), *inputs[1:]))
+        for name in PER_HEAD_NORMS:
+            if isinstance(norm := getattr(block, name, None), RMSNorm):
+                norm.weight.register_hook(self._summed)
 
     def partition_vocabulary(self, model: UniFork) -> None:
         """Partitions embedding and heads; a tied head keeps sharing the embedding's weight."""
