@@ -1,0 +1,49 @@
+"""Makes folders of ufork's weights from models in other formats.
+
+qwen    DIR is a dense Qwen2, Qwen2.5 or Qwen3 model as transformers saves it; FOLDER is what a run may start from
+        (model.start). Values: trunk_layers, understanding_layers, generation_layers, rq_head.num_blocks, seed, ...
+        (ufork/convert/config.py)
+vila-u  DIR is VILA-U's image tokenizer (its folder vision_tower); FOLDER is one that a recipe names as vision.folder.
+        Value: image_px
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+FORMATS = ("qwen", "vila-u")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the format, both folders and values."""
+    parser.add_argument("format", choices=FORMATS, help="format of DIR, as described below")
+    parser.add_argument("source", type=Path, metavar="DIR", help="folder of the model")
+    parser.add_argument("values", nargs="*", metavar="KEY=VALUE", help="what the model is made into")
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="folder to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Converts the model, and prints its size and, for a whole model, the values of a recipe that starts from it.
+
+    Raises:
+        UforkError: the model cannot be converted, or the folder cannot be written.
+    """
+    from ufork.convert import qwen, vila_u
+    from ufork.model.weights import WeightsConfig
+    from ufork.strict_yaml import dump_yaml
+
+    converters: dict[str, Callable[[Path, Path, Sequence[str]], Any]] = {
+        "qwen": qwen.convert,
+        "vila-u": vila_u.convert,
+    }
+    converted = converters[arguments.format](arguments.source, arguments.to, arguments.values)
+    gigabytes = converted.num_bytes / 1e9
+    print(
+        f"{arguments.to}: {converted.num_parameters / 1e6:,.1f}M parameters, {gigabytes:,.2f} GB in"
+        f" {converted.seconds:.1f} s ({gigabytes / converted.seconds:.2f} GB/s)"
+    )
+    if isinstance(converted.config, WeightsConfig):
+        values = converted.config.model.model_dump(mode="json", exclude_defaults=True)
+        section = dump_yaml({"model": {"start": str(arguments.to), **values}})
+        print(f"a recipe that starts from it has\n{section}", end="")

@@ -1,0 +1,283 @@
+"""Dense Qwen2, Qwen2.5 and Qwen3 models, as transformers saves them, made into the start of a UniFork model.
+
+    config.json, *.safetensors -> checked -> plan: each parameter from one of Qwen's, or random -> a folder of weights
+
+Qwen's lower layers are the trunk; each branch starts as a copy of the upper ones and of the last norm (specification
+of the release, section 2). A branch may have another number of layers than there are upper ones: layer i of B starts as
+the upper layer ceil((i + 1) U / B) - 1 of U, both counted from 0. Its last layer is therefore always Qwen's last; a
+shallower branch leaves out layers evenly, a deeper one repeats them.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from ufork.config import Config, merge_overrides
+from ufork.convert.config import BranchingConfig
+from ufork.convert.matching import Shape, require_match
+from ufork.convert.planned_file import Plan, PlannedTensor
+from ufork.convert.tensor_folder import TensorFolder, TensorSize
+from ufork.convert.weights_folder import write_weights_folder
+from ufork.data.text_tokenizer import TextTokenizer
+from ufork.errors import CheckpointError, ConfigError, TokenizerError
+from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.initialization import fill_parameter, starts_as_torch
+from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
+from ufork.model.weights import CONFIG_NAME, WeightsConfig, meta_model
+from ufork.vocabulary import Task
+
+QWEN_EMBEDDING, QWEN_NORM, QWEN_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+LAYER_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.query_norm": "self_attn.q_norm",
+    "attention.key_norm": "self_attn.k_norm",
+    "attention.out": "self_attn.o_proj",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+"""Modules of a decoder layer, with Qwen's names."""
+REASONS = {
+    r".*\.(experts|shared_expert|gate)\..*": "the model is a mixture of experts, and only dense ones are converted",
+    r".*\.lora_[AB]\..*": "the weights are an adapter; merge it into its base model first",
+    r".*\.(qweight|qzeros|g_idx|scales|weight_scale.*)": "the weights are quantized; convert the original model",
+    r"visual\..*": "the model reads images itself; convert the text model that it is made from",
+}
+"""Why a tensor is not expected, by a pattern of its name."""
+
+
+class _Rope(BaseModel):
+    """Rotary embedding, as transformers 5 saves it."""
+
+    model_config = ConfigDict(extra="ignore")
+    rope_theta: PositiveFloat
+    rope_type: Literal["default"] = "default"
+
+
+class QwenConfig(Config):
+    """The values of Qwen's `config.json` that decide its weights and what it computes; others are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+    model_type: Literal["qwen2", "qwen3"]
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt
+    head_dim: PositiveInt | None = None
+    vocab_size: PositiveInt
+    rms_norm_eps: PositiveFloat
+    rope_theta: PositiveFloat | None = None
+    """As transformers 4 saves it."""
+    rope_parameters: _Rope | None = None
+    rope_scaling: None = None
+    tie_word_embeddings: bool = False
+    attention_bias: Literal[False] = False
+    """Of Qwen3; Qwen2 has biases without this key."""
+    hidden_act: Literal["silu"] = "silu"
+    use_sliding_window: Literal[False] = False
+    quantization_config: None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> "QwenConfig":
+        """Reads the `config.json` of `folder`.
+
+        Raises:
+            CheckpointError: it is missing or damaged, or the model is none that ufork's body computes.
+        """
+        path = folder / CONFIG_NAME
+        try:
+            mapping = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: cannot be read ({error}); give a folder of a model as transformers saves it"
+            ) from None
+        try:
+            config = cls.from_mapping(mapping, origin=str(path))
+        except ConfigError as error:
+            raise CheckpointError(f"{error}\nonly dense Qwen2, Qwen2.5 and Qwen3 models can be converted") from None
+        if config.rope_theta is None and config.rope_parameters is None:
+            raise CheckpointError(f"{path}: has neither rope_theta nor rope_parameters; download it again")
+        return config
+
+    def model(self, branching: BranchingConfig) -> ModelConfig:
+        """Returns the sizes of the model with branches.
+
+        Raises:
+            ConfigError: `branching` does not fit the number of layers.
+        """
+        first, trunk = branching.separate_first_layers, branching.trunk_layers
+        trunk = max(self.num_hidden_layers // 2 - first, 0) if trunk is None else trunk
+        upper = self.num_hidden_layers - first - trunk
+        if upper < 0:
+            raise ConfigError(
+                f"separate_first_layers={first} and trunk_layers={trunk}: the text model has {self.num_hidden_layers}"
+                " layers; lower one of them"
+            )
+        depths = {
+            f"{task}_layers": upper if (depth := getattr(branching, f"{task}_layers")) is None else depth
+            for task in Task
+        }
+        if not upper and any(depths.values()):
+            raise ConfigError(
+                f"trunk_layers={trunk}: the trunk has all layers of the text model, so that none is left to start a"
+                " branch from; lower it, or give the branches 0 layers"
+            )
+        values = {
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "attention_bias": self.model_type != "qwen3",
+            "use_qk_norm": self.model_type == "qwen3",
+            "separate_first_layers": first,
+            "trunk_layers": trunk,
+            **depths,
+            "tasks": branching.tasks,
+            "rope_theta": self.rope_parameters.rope_theta if self.rope_parameters else self.rope_theta,
+            "rms_norm_eps": self.rms_norm_eps,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "rq_head": branching.rq_head,
+            **({"head_dim": self.head_dim} if self.head_dim else {}),
+        }
+        return ModelConfig.from_mapping(values, origin=CONFIG_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What has been written."""
+
+    config: WeightsConfig
+    num_parameters: int
+    num_bytes: int
+    seconds: float
+
+
+def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Converted:
+    """Writes the start of a UniFork model, made from the Qwen model in `source`, into `folder`.
+
+    Weights keep their precision; what Qwen does not have is in fp32.
+
+    Args:
+        source: `config.json`, safetensors files and tokenizer, as transformers saves them.
+        folder: that `ufork train` can start from (`model.start`).
+        overrides: values of `BranchingConfig`, such as `generation_layers=18`.
+
+    Raises:
+        ConfigError: an override is unknown or out of range.
+        CheckpointError: the weights are damaged, or not those of a dense Qwen2 or Qwen3 model.
+        TokenizerError: there is no tokenizer, or it has more tokens than the model embeds.
+        NonFiniteError: a weight is NaN or infinite.
+        StorageError: the folder cannot be written.
+    """
+    started = time.perf_counter()
+    branching = BranchingConfig.from_mapping(merge_overrides({}, overrides), origin="ufork convert qwen")
+    qwen = QwenConfig.read(source)
+    tokenizer = _tokenizer_of(source, qwen)
+    config = WeightsConfig(
+        model=qwen.model(branching),
+        dimensions=Dimensions(
+            vocab_size=qwen.vocab_size, **branching.model_dump(include=set(Dimensions.model_fields) - {"vocab_size"})
+        ),
+    )
+    tensors = TensorFolder.open(source)
+    require_match(
+        tensors.sizes,
+        _expected(qwen, config),
+        origin=str(source),
+        model=f"the {qwen.model_type} model that {CONFIG_NAME} describes",
+        unused=(r".*\.rotary_emb\.inv_freq", *([QWEN_HEAD] if qwen.tie_word_embeddings else [])),
+        reasons=REASONS,
+    )
+    plan = plan_weights(config, tensors, num_layers=qwen.num_hidden_layers, seed=branching.seed)
+    num_bytes = write_weights_folder(folder, plan, config, tokenizer)
+    num_parameters = sum(torch.Size(tensor.size.shape).numel() for tensor in plan.values())
+    return Converted(
+        config=config, num_parameters=num_parameters, num_bytes=num_bytes, seconds=time.perf_counter() - started
+    )
+
+
+def plan_weights(config: WeightsConfig, tensors: TensorFolder, *, num_layers: int, seed: int) -> Plan:
+    """Returns how each parameter of a model is made from the `tensors` of a Qwen model with `num_layers` layers.
+
+    The projector and the RQ head are initialised as for a run with `seed`.
+    """
+    model = meta_model(config)
+    layers = source_layers(config.model, num_layers)
+    plan: dict[str, PlannedTensor] = {}
+    for name, parameter in model.named_parameters():
+        if starts_as_torch(name, model):
+            size = TensorSize(tuple(parameter.shape), torch.float32)
+            plan[name] = PlannedTensor(size, partial(_random, model, name, size, seed))
+        else:
+            origin = qwen_name(name, layers)
+            plan[name] = PlannedTensor(tensors.sizes[origin], partial(tensors.read, origin))
+    return plan
+
+
+def qwen_name(name: str, layers: dict[str, int]) -> str:
+    """Returns the Qwen tensor that a parameter of the body starts as; `layers` as `source_layers` returns them."""
+    whole = {TOKEN_EMBEDDING: QWEN_EMBEDDING, TIED_HEAD: QWEN_HEAD}
+    if name in whole:
+        return whole[name]
+    stack, is_layer, inner = name.partition(".layers.")
+    if not is_layer:
+        return QWEN_NORM
+    number, _, inner = inner.partition(".")
+    module, _, kind = inner.rpartition(".")
+    return f"model.layers.{layers[f'{stack}.layers.{number}']}.{LAYER_NAMES[module]}.{kind}"
+
+
+def source_layers(config: ModelConfig, num_layers: int) -> dict[str, int]:
+    """Returns, by the name of each layer of the model, which layer of Qwen's `num_layers` it starts as."""
+    first, trunk = config.separate_first_layers, config.trunk_layers
+    upper = num_layers - first - trunk
+    layers = {f"trunk.stack.layers.{i}": first + i for i in range(trunk)}
+    for task in config.tasks:
+        depth = config.branch_layers(task)
+        layers |= {f"trunk.first_stacks.{task}.layers.{i}": i for i in range(first)}
+        layers |= {
+            f"branches.{task}.stack.layers.{i}": first + trunk - 1 + -(-(i + 1) * upper // depth) for i in range(depth)
+        }
+    return layers
+
+
+def _expected(qwen: QwenConfig, config: WeightsConfig) -> dict[str, Shape]:
+    """Returns the shapes of Qwen's tensors: those of a model that is all trunk, by Qwen's names."""
+    all_trunk = {"trunk_layers": qwen.num_hidden_layers, "separate_first_layers": 0, "tasks": (Task.UNDERSTANDING,)}
+    plain = config.model.model_copy(update={**all_trunk, "understanding_layers": 0})
+    model = meta_model(WeightsConfig(model=plain, dimensions=config.dimensions))
+    layers = source_layers(plain, qwen.num_hidden_layers)
+    return {
+        qwen_name(name, layers): tuple(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if not starts_as_torch(name, model)
+    }
+
+
+def _tokenizer_of(source: Path, qwen: QwenConfig) -> TextTokenizer:
+    tokenizer = TextTokenizer.load(source)
+    if tokenizer.size > qwen.vocab_size:
+        raise TokenizerError(
+            f"{source}: the tokenizer has {tokenizer.size} tokens with those that ufork adds, and the model embeds"
+            f" {qwen.vocab_size}; add rows to its embedding (transformers' resize_token_embeddings)"
+        )
+    return tokenizer
+
+
+def _random(model: UniFork, name: str, size: TensorSize, seed: int) -> Tensor:
+    parameter = torch.empty(size.shape, dtype=size.dtype)
+    fill_parameter(parameter, name, model, seed)
+    return parameter
