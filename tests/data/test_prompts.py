@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ufork.data import prompts
 from ufork.data.prompts import (
     CodecSizes,
     dropped_prompt,
@@ -61,6 +62,23 @@ def test_no_merge_crosses_from_prompt_to_answer(tokenizer):
     sequence = encoded(understanding(("what?", "dog")), tokenizer)
     assert sequence.token_ids_L[-len(apart) :].tolist() == apart
     assert targets(sequence) == tokenizer.encode("dog" + TURN_END)
+
+
+def test_compatibility_with_the_release_hides_a_first_target_that_merges_with_the_prompt(tokenizer):
+    sequence = encoded(understanding(("what?", "dog")), tokenizer, compatibility="release")
+    joined = tokenizer.encode(question_prompt("what?") + "dog" + TURN_END)
+    assert sequence.token_ids_L[-len(joined) :].tolist() == joined
+    assert targets(sequence) == joined[len(tokenizer.encode(question_prompt("what?"))) :]
+
+
+def test_compatibility_with_the_release_leaves_out_positions_that_its_loss_does_not_read(tokenizer, monkeypatch):
+    monkeypatch.setattr(prompts, "RELEASE_LOSS_POSITIONS", 3)
+    whole = encoded(generation(), tokenizer)
+    sequence = encoded(generation(), tokenizer, compatibility="release")
+    assert sequence.codes_IC.tolist() == whole.codes_IC[:3].tolist()
+    assert sequence.token_ids_L.tolist() == whole.token_ids_L[:-1].tolist()
+    understood = encoded(understanding(("what?", "dog")), tokenizer, compatibility="release")
+    assert len(understood.codes_IC) == 4
 
 
 @given(turns=TURNS, with_image=st.booleans())

@@ -9,6 +9,11 @@ from ufork.config import Config
 SKIPPED_BEFORE_LIMIT = 100
 """`data.max_skipped_share` is not applied to fewer skipped samples than this."""
 
+Compatibility = Literal["none", "release"]
+"""`release` repeats, for comparisons, what the authors' code does wrong (specification of the release, section 8)."""
+RELEASE_LOSS_POSITIONS = 256
+"""Positions of an image that the release's loss reads, however many there are."""
+
 
 class SourceConfig(Config):
     """One folder of shards in a mixture."""
@@ -35,6 +40,12 @@ class DataConfig(Config):
     data-parallel ranks; packed sequences then do not depend on that number."""
     prompt_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of generation prompts replaced by the guidance null."""
+    # omitted unless set, so that the data of runs made before this key existed stay theirs
+    compatibility: Compatibility = Field(default="none", exclude_if=lambda value: value == "none")
+    """`release` chooses targets as the authors' code does, wrong as that is, to compare losses with it. A question and
+    its answer are tokenised as one text, so that the first token of the answer is no target if it merges with the
+    question's last. Of an image to draw, the first RELEASE_LOSS_POSITIONS positions are targets; the others, which
+    nothing depends on then, are left out."""
     num_workers: int = Field(default=0, ge=0, le=256)
     """Loader processes of each data-parallel rank, which make its packed sequences ahead of the steps. Each serves
     different lanes, so at most as many as the rank has lanes are started. 0: the rank makes them between the steps."""

@@ -4,7 +4,8 @@
     understanding   [begin] image [end] USER: {question} ASSISTANT: {answer}<|im_end|> ...
 
 The wording is that of UniFork's release (spec, section 4). Prompt and answer are tokenised separately, so that no merge
-crosses the boundary and the first token of an answer is always a target.
+crosses the boundary and the first token of an answer is always a target; the release tokenises them together
+(`compatibility`).
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ufork.data.config import RELEASE_LOSS_POSITIONS, Compatibility
 from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError
@@ -83,6 +85,7 @@ def encode_sample(
     codec: CodecSizes,
     seq_len: int | None = None,
     drop_prompt: bool = False,
+    compatibility: Compatibility = "none",
 ) -> EncodedSample:
     """Lays out one sample.
 
@@ -92,6 +95,7 @@ def encode_sample(
         codec: sizes of the image tokenizer, which the codes must fit.
         seq_len: largest number of tokens; None for any.
         drop_prompt: whether the prompt of a generation sample is replaced by the guidance null.
+        compatibility: `DataConfig.compatibility`.
 
     Raises:
         SampleError: it has nothing to predict, no codes for its image, codes that are not `codec`'s, or is too long.
@@ -104,7 +108,8 @@ def encode_sample(
         prompt = dropped_prompt() if drop_prompt else generation_prompt(sample.prompt)
         _check_text(sample, len(prompt), seq_len)
         layout.add_text(tokenizer.encode(prompt))
-        layout.add_image(sample.codes)
+        codes_IC = sample.codes.reshape(-1, sample.codes.shape[-1])
+        layout.add_image(codes_IC[:RELEASE_LOSS_POSITIONS] if compatibility == "release" else codes_IC)
     else:
         if not any(answer.strip() for _, answer in sample.turns):
             raise SampleError("an understanding sample needs an answer that is not empty", sample=sample.id)
@@ -113,8 +118,12 @@ def encode_sample(
         if sample.codes is not None:
             layout.add_image(sample.codes)
         for question, answer in texts:
-            layout.add_text(tokenizer.encode(question))
-            layout.add_text(tokenizer.encode(answer), is_target=True)
+            before, targets = tokenizer.encode(question), tokenizer.encode(answer)
+            if compatibility == "release":
+                together = tokenizer.encode(question + answer)
+                before, targets = together[: len(before)], together[len(before) :]
+            layout.add_text(before)
+            layout.add_text(targets, is_target=True)
     if seq_len is not None and len(layout.token_ids) > seq_len:
         raise _too_long(sample, f"{len(layout.token_ids)} tokens", seq_len)
     return layout.finish(sample)

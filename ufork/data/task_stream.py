@@ -125,4 +125,5 @@ class TaskStream:
             seq_len=self.config.seq_len,
             codec=self.codec,
             drop_prompt=drop and self.task is Task.GENERATION,
+            compatibility=self.config.compatibility,
         )

@@ -13,13 +13,13 @@ position, K codebook size, V vocabulary, L tokens of one row.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ufork.data.config import RELEASE_LOSS_POSITIONS, Compatibility
 from ufork.data.packing import pack_sequence
 from ufork.data.prompts import EncodedSample
 from ufork.infer.answer import Answers
@@ -36,11 +36,6 @@ from ufork.vocabulary import IGNORED_LABEL, PackedSequence, Task
 
 IMAGE_PLACEHOLDER = -200
 """Token id where an image stands: it becomes [begin mark, N positions, end mark]."""
-RELEASE_LOSS_POSITIONS = 256
-"""Positions of an image that the release's loss reads, however many there are (specification, section 8)."""
-
-Compatibility = Literal["ufork", "release"]
-"""`release` repeats what the authors' code does wrong, to compare losses with it; `ufork` does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +113,7 @@ def run_rows(
     model: UniFork,
     rows: PaddedRows,
     *,
-    compatibility: Compatibility = "ufork",
+    compatibility: Compatibility = "none",
     release_loss_positions: int = RELEASE_LOSS_POSITIONS,
 ) -> RowsResult:
     """Computes hidden states, logits and loss of rows of one task.
