@@ -3,11 +3,13 @@
 Reports, by the way in which steps are run (`ufork/infer/steps.py`), image positions drawn per second with guidance, by
 batch size (all codes of a position count as one), and text tokens per second of one answer; prompts count in the time.
 It also counts what the host launches per position at the released model's depth. On a CPU these are the operators that
-would be kernels on a GPU. The last line is one JSON object.
+would be kernels on a GPU. With `--requests N` it compares continuous batching of N requests with one after the other
+instead. The last line is one JSON object.
 """
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -16,21 +18,27 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_check.launches import count_launches
+from benchmarks.mixed_requests import compare
 from benchmarks.workloads.presets import PRESETS
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.answer import answer_questions
-from ufork.infer.config import DrawConfig
+from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.device import choose_device, choose_dtype
 from ufork.infer.draw import draw_codes
 from ufork.infer.fused import can_fuse, fuse_products
+from ufork.infer.model import TrainedModel
 from ufork.infer.steps import FEWEST_REPLAYS, WARM_UP_STEPS, EagerSteps, GraphSteps, Steps
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.model.initialization import initialize
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
+from ufork.vision.autoencoder import RQVAE
+from ufork.vision.codec import ImageCodec
+from ufork.vision.config import VisionConfig
 
 BATCHES, CUDA_BATCHES = (1, 8), (1, 16, 64)
 NUM_POSITIONS = 64
+PATCH_PX = 8
 REPEATS = 5
 NUM_TOKENS = 64
 PROMPT = "a red dog left of a cat"
@@ -49,14 +57,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--preset", choices=PRESETS, default="default", help="model (benchmarks/workloads/presets.py)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--requests", type=int, help="compare an engine with one after the other, of so many requests")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
-    dtype = choose_dtype(device)
+    dtype = choose_dtype(device, arguments.precision)
     preset = PRESETS[arguments.preset]
     model = _random_model(preset.model, preset.dimensions, device, dtype)
     if can_fuse(device, dtype):
         fuse_products(model)
+    setting = {"preset": arguments.preset, "device": str(device), "precision": str(dtype)}
+    if arguments.requests:
+        print(json.dumps(setting | compare(with_tokenizers(model), arguments.requests)))
+        return
     deep = _random_model(RELEASED_DEPTH, PRESETS["default"].dimensions, device, dtype)
     tokenizer = TextTokenizer.train([PROMPT], vocab_size=300)
     batches = CUDA_BATCHES if device.type == "cuda" else BATCHES
@@ -71,13 +85,23 @@ def main() -> None:
         "launches_per_position": launches,
         "guidance": DrawConfig().guidance,
     }
-    print(json.dumps({"preset": arguments.preset, "device": str(device), "precision": str(dtype)} | figures))
+    print(json.dumps(setting | figures))
 
 
 def _random_model(config: ModelConfig, dimensions: Dimensions, device: torch.device, dtype: torch.dtype) -> UniFork:
     model = UniFork(config, dimensions, choose_attention_kernel(device, dtype)).eval()
     initialize(model, 0)
     return model.to(device, dtype)
+
+
+def with_tokenizers(model: UniFork) -> TrainedModel:
+    """Returns `model` with an image tokenizer of NUM_POSITIONS positions, and answers that do not end early."""
+    side = math.isqrt(NUM_POSITIONS)
+    sizes = model.dimensions.model_dump(exclude={"vocab_size"})
+    codec = ImageCodec(RQVAE(VisionConfig(image_px=side * PATCH_PX, patch_px=PATCH_PX, hidden_width=64, **sizes)))
+    model.set_codebook(codec.codebook)
+    tokenizer = _UnendingTokenizer(TextTokenizer.train([PROMPT], vocab_size=300))
+    return TrainedModel(model, tokenizer, codec.on(model.trunk.token_embedding.weight.device))  # type: ignore[arg-type]
 
 
 def ways_on(device: torch.device) -> dict[str, Steps]:
@@ -137,7 +161,8 @@ def tokens_per_second(model: UniFork, tokenizer: TextTokenizer, *, steps: Steps 
     unending = _UnendingTokenizer(tokenizer)
 
     def answer() -> None:
-        answer_questions(model, unending, codes_BYXC, [QUESTION], max_tokens=NUM_TOKENS, steps=steps)  # type: ignore[arg-type]
+        config = AnswerConfig(max_tokens=NUM_TOKENS)
+        answer_questions(model, unending, codes_BYXC, [QUESTION], config, seeds=[0], steps=steps)  # type: ignore[arg-type]
 
     return round(NUM_TOKENS / _median_seconds(answer, REPEATS), 1)
 
@@ -148,11 +173,11 @@ class _UnendingTokenizer:
     turn_end_id = -1
 
     def __init__(self, tokenizer: TextTokenizer):
-        self.encode, self.padding_id = tokenizer.encode, tokenizer.padding_id
+        self.encode, self.padding_id, self._tokenizer = tokenizer.encode, tokenizer.padding_id, tokenizer
 
     def decode(self, token_ids: list[int]) -> str:
-        """Returns nothing: the tokens of random weights may be ones that the tokenizer does not have."""
-        return ""
+        """Returns some text: the tokens of random weights may be ones that the tokenizer does not have."""
+        return self._tokenizer.decode([token % self._tokenizer.size for token in token_ids])
 
 
 def _median_seconds(run: Callable[[], None], repeats: int) -> float:

@@ -153,6 +153,16 @@ class ClusterError(UforkError):
     failure = FailureClass.CLUSTER
 
 
+class QueueFullError(UforkError):
+    """An engine has as many requests waiting as it may."""
+
+
+class CancelledError(UforkError):
+    """A request was cancelled, or its engine was closed."""
+
+    failure = FailureClass.STOPPED
+
+
 class StoppedError(UforkError):
     """A signal asked the job to stop; its state is saved, and the same command resumes it."""
 

@@ -8,6 +8,7 @@ from tests.tiny import DIMENSIONS
 from ufork.data.packing import pack_sequence
 from ufork.data.prompts import EncodedSample, question_prompt
 from ufork.infer.answer import answer_questions
+from ufork.infer.config import AnswerConfig
 from ufork.model.layers.attention import PackedAttention
 from ufork.vocabulary import IGNORED_LABEL, Task
 
@@ -27,10 +28,16 @@ class ShowsIds:
         return " ".join(map(str, token_ids))
 
 
-def answers(model, tokenizer, turn_end_id=-1, max_tokens=8, count=2):
+def answers(model, tokenizer, turn_end_id=-1, max_tokens=8, count=2, seed=0, **changes):
     """Token ids per question."""
+    config = AnswerConfig(max_tokens=max_tokens, **changes)
     shown = answer_questions(
-        model, ShowsIds(tokenizer, turn_end_id), CODES_BYXC[:count], QUESTIONS[:count], max_tokens=max_tokens
+        model,
+        ShowsIds(tokenizer, turn_end_id),
+        CODES_BYXC[:count],
+        QUESTIONS[:count],
+        config,
+        seeds=range(seed, seed + count),
     )
     return [[int(token) for token in answer.split()] for answer in shown]
 
@@ -69,6 +76,14 @@ def test_an_answer_ends_at_the_end_of_turn_while_another_continues(model, tokeni
     end = first[index]
     length = first.index(end)
     assert answers(model, tokenizer, turn_end_id=end) == [first[:length] + [end] * (8 - length), second]
+
+
+def test_sampled_answers_depend_on_their_seed_and_not_on_their_batch(model, tokenizer):
+    sampled = answers(model, tokenizer, seed=3, temperature=1.0)
+    assert sampled == answers(model, tokenizer, seed=3, temperature=1.0)
+    assert sampled[:1] == answers(model, tokenizer, seed=3, temperature=1.0, count=1)
+    assert sampled != answers(model, tokenizer, seed=4, temperature=1.0)
+    assert answers(model, tokenizer, temperature=1.0, top_k=1) == answers(model, tokenizer)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3])

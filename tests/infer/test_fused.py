@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.tiny import DIMENSIONS, QWEN3, packed_sequence, tiny_config, tiny_model
 from ufork.infer.answer import answer_questions
-from ufork.infer.config import DrawConfig
+from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import draw_codes
 from ufork.infer.fused import FusedBlock, FusedLayer, PackedLinear, can_fuse, fuse_products
 from ufork.infer.steps import EagerSteps
@@ -69,7 +69,8 @@ def test_the_codes_are_those_of_the_model(model, fused, tokenizer, guidance, is_
 def test_the_answers_are_those_of_the_model(model, fused, tokenizer):
     shape = (3, 2, 2, DIMENSIONS.codes_per_position)
     codes_BYXC = np.random.default_rng(0).integers(0, DIMENSIONS.codebook_size, shape, dtype=np.uint16)
-    answers = [answer_questions(by, tokenizer, codes_BYXC, PROMPTS, max_tokens=12) for by in (model, fused)]
+    config = AnswerConfig(max_tokens=12)
+    answers = [answer_questions(by, tokenizer, codes_BYXC, PROMPTS, config, seeds=range(3)) for by in (model, fused)]
     assert answers[0] == answers[1] and len(set(answers[0])) == 3
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ufork.errors import ConfigError
 from ufork.infer.config import DrawConfig
-from ufork.infer.sampling import guided, kept_probabilities, sample, uniform_numbers
+from ufork.infer.sampling import Sampling, guided, kept_probabilities, sample, uniform_numbers
 
 
 def logits_of(num_sequences, num_codes, seed):
@@ -15,8 +15,14 @@ def logits_of(num_sequences, num_codes, seed):
 
 
 def drawn(logits, seed=0, **changes):
-    config = DrawConfig(**{"temperature": 1.0, "top_k": 0, "top_p": 1.0} | changes)
-    return sample(logits, config, torch.rand(len(logits), generator=torch.Generator().manual_seed(seed)))
+    uniform = torch.rand(len(logits), generator=torch.Generator().manual_seed(seed))
+    return sample(logits, sampling_of(changes), uniform)
+
+
+def sampling_of(*changes):
+    """One for each of `changes`."""
+    everything = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    return Sampling.of([DrawConfig(**everything | change) for change in changes], torch.device("cpu"))
 
 
 @given(
@@ -77,13 +83,36 @@ def test_temperature_0_is_greedy():
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24, 1.0])
 def test_rounding_never_draws_a_removed_code(uniform):
     logits = logits_of(1, 16_384, 0).expand(200, -1)
-    config = DrawConfig(top_k=0, top_p=0.5)
-    kept = set(drawn(logits.expand(200, -1), top_p=0.5).tolist()) | set(
-        sample(logits, config, torch.rand(200)).tolist()
-    )
-    code = int(sample(logits, config, torch.full((200,), uniform))[0])
+    code = int(sample(logits, sampling_of({"top_p": 0.5}), torch.full((200,), uniform))[0])
     likelier = logits[0] > logits[0][code]
-    assert logits[0].softmax(-1)[likelier].sum() < 0.5 + 1e-5 and kept
+    assert logits[0].softmax(-1)[likelier].sum() < 0.5 + 1e-5
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.0, 1e-45, 0.3, 1.0, 3.0]),
+        "top_k": st.sampled_from([0, 1, 3, 900]),
+        "top_p": st.sampled_from([0.1, 0.7, 1.0]),
+    }
+)
+
+
+@given(options=st.lists(OPTIONS, min_size=1, max_size=8), seed=st.integers(0, 99))
+def test_a_row_draws_by_its_own_values_what_it_draws_alone(options, seed):
+    logits = logits_of(len(options), 50, seed)
+    logits[:, 25:] = logits[:, :25]  # ties, as in bf16
+    uniform = torch.rand(len(options), generator=torch.Generator().manual_seed(seed))
+    together = sample(logits, sampling_of(*options), uniform)
+    alone = [sample(logits[i : i + 1], sampling_of(changes), uniform[i : i + 1]) for i, changes in enumerate(options)]
+    assert together.equal(torch.cat(alone))
+
+
+@pytest.mark.parametrize("fault", [torch.nan, torch.inf, -torch.inf])
+def test_a_row_that_is_not_finite_changes_no_other(fault):
+    logits = logits_of(3, 9, 0)
+    expected = drawn(logits)
+    logits[1] = fault
+    assert drawn(logits)[[0, 2]].equal(expected[[0, 2]]) and 0 <= drawn(logits)[1] < 9
 
 
 def test_uniform_numbers_depend_only_on_the_seed_of_their_prompt():

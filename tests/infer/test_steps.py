@@ -10,7 +10,7 @@ from tests.infer.recorded_graph import RecordedSteps
 from tests.tiny import DIMENSIONS, tiny_config, tiny_model
 from ufork.infer.answer import answer_questions
 from ufork.infer.cache import KeyValueCache, StaticExtend
-from ufork.infer.config import DrawConfig
+from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import Drawing, draw_codes, prompt_sequences
 from ufork.infer.steps import FEWEST_REPLAYS, STEPS_PER_CHECK, WARM_UP_STEPS, EagerSteps, GraphSteps, steps_on
 from ufork.model.unifork import UniFork
@@ -121,9 +121,8 @@ def test_replayed_steps_answer_what_growing_ones_do(model, tokenizer, max_tokens
     codes_BYXC = np.random.default_rng(0).integers(0, DIMENSIONS.codebook_size, shape, dtype=np.uint16)
 
     def answered(steps, turn_end_id):
-        return answer_questions(
-            model, Ids(tokenizer, turn_end_id), codes_BYXC, PROMPTS[:3], max_tokens=max_tokens, steps=steps
-        )
+        config, by = AnswerConfig(max_tokens=max_tokens), Ids(tokenizer, turn_end_id)
+        return answer_questions(model, by, codes_BYXC, PROMPTS[:3], config, seeds=range(3), steps=steps)
 
     end = -1
     if ends:

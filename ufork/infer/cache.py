@@ -39,19 +39,35 @@ class KeyValueCache:
         self._keys_BGLW[layer][sequences_T, :, positions_T] = key_TGW
         self._values_BGLW[layer][sequences_T, :, positions_T] = value_TGW
 
-    def read(self, layer: int, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """Returns keys and values BGLW of the first `num_tokens` positions."""
-        return self._keys_BGLW[layer][:, :, :num_tokens], self._values_BGLW[layer][:, :, :num_tokens]
+    def read(self, layer: int, num_sequences: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """Returns keys and values BGLW of the first `num_sequences` sequences and `num_tokens` positions."""
+        keys_BGLW, values_BGLW = self._keys_BGLW[layer], self._values_BGLW[layer]
+        return keys_BGLW[:num_sequences, :, :num_tokens], values_BGLW[:num_sequences, :, :num_tokens]
+
+    def move(self, source: int, target: int, num_tokens: int) -> None:
+        """Copies the first `num_tokens` positions of the sequence `source` over those of `target`."""
+        for memory_BGLW in (*self._keys_BGLW.values(), *self._values_BGLW.values()):
+            memory_BGLW[target, :, :num_tokens] = memory_BGLW[source, :, :num_tokens]
+
+    def erase(self, sequence: int) -> None:
+        """Sets all of a sequence to 0. Attention multiplies what its mask hides by 0, which does not remove NaN."""
+        for memory_BGLW in (*self._keys_BGLW.values(), *self._values_BGLW.values()):
+            memory_BGLW[sequence] = 0
 
 
 class Prefill:
     """`Attend` over a packed sequence of prompts, one segment per sequence of the batch; fills the cache."""
 
-    def __init__(self, cache: KeyValueCache, packed: PackedSequence, kernel: AttentionKernel):
+    def __init__(
+        self, cache: KeyValueCache, packed: PackedSequence, kernel: AttentionKernel, sequences_B: Tensor | None = None
+    ):
+        """Segment i becomes the sequence `sequences_B[i]` of the cache; by default the sequence i."""
         self.cache = cache
         self.attend = PackedAttention(packed, kernel)
         lengths_B = packed.segment_starts_S1.diff()
-        self.sequences_T = torch.arange(len(lengths_B), device=lengths_B.device).repeat_interleave(lengths_B)
+        if sequences_B is None:
+            sequences_B = torch.arange(len(lengths_B), device=lengths_B.device)
+        self.sequences_T = sequences_B.repeat_interleave(lengths_B)
         self.positions_T = packed.positions_T
 
     def __call__(self, layer: int, query_THW: Tensor, key_TGW: Tensor, value_TGW: Tensor) -> Tensor:
@@ -72,7 +88,10 @@ class Extend:
         num_tokens: int,
         of_equal_length: bool,
     ):
-        """Attends to the first `num_tokens` positions, of each sequence up to its own if they differ in length."""
+        """Attends to the first `num_tokens` positions, of each sequence up to its own if they differ in length.
+
+        The new tokens are those of the first sequences of the cache, which may hold more.
+        """
         self.cache, self.positions_B, self.num_tokens = cache, positions_B, num_tokens
         self.sequences_B = torch.arange(len(positions_B), device=positions_B.device)
         self.mask_B11L = None if of_equal_length else _mask(positions_B, num_tokens, dtype)
@@ -80,7 +99,8 @@ class Extend:
     def __call__(self, layer: int, query_BHW: Tensor, key_BGW: Tensor, value_BGW: Tensor) -> Tensor:
         """Returns the attention output BHW."""
         self.cache.store(layer, self.sequences_B, self.positions_B, key_BGW, value_BGW)
-        return _attend_to_cache(query_BHW, *self.cache.read(layer, self.num_tokens), self.mask_B11L)
+        keys_BGLW, values_BGLW = self.cache.read(layer, len(query_BHW), self.num_tokens)
+        return _attend_to_cache(query_BHW, keys_BGLW, values_BGLW, self.mask_B11L)
 
 
 MASK_ALIGNMENT_TOKENS = 16
@@ -102,7 +122,8 @@ class StaticExtend:
     def __call__(self, layer: int, query_BHW: Tensor, key_BGW: Tensor, value_BGW: Tensor) -> Tensor:
         """Returns the attention output BHW."""
         self.cache.store(layer, self.sequences_B, self.positions_B, key_BGW, value_BGW)
-        return _attend_to_cache(query_BHW, *self.cache.read(layer, self.cache.capacity_tokens), self.mask_B11L)
+        keys_BGLW, values_BGLW = self.cache.read(layer, len(query_BHW), self.cache.capacity_tokens)
+        return _attend_to_cache(query_BHW, keys_BGLW, values_BGLW, self.mask_B11L)
 
 
 def _attend_to_cache(query_BHW: Tensor, keys_BGLW: Tensor, values_BGLW: Tensor, mask_B11L: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ Shapes: B prompts, R sequences (2B with guidance, conditional first), N position
 code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from ufork.data.prompts import EncodedSample, dropped_prompt, generation_prompt
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.config import DrawConfig
-from ufork.infer.sampling import guided, sample, uniform_numbers
+from ufork.infer.sampling import Sampling, guided, sample, uniform_numbers
 from ufork.infer.sequences import Sequences
 from ufork.infer.steps import Steps, steps_on
 from ufork.model.unifork import GenerationBranch, UniFork
@@ -94,12 +94,14 @@ class Drawing:
         """
         device = model.trunk.token_embedding.weight.device
         self.model, self.config = model, config
+        self.sampling = Sampling.of([config], device)
         self.branch: GenerationBranch = model.branches[Task.GENERATION]  # type: ignore[assignment]
         codes_per_position = len(self.branch.head.depth_positions_CP)
         self.uniform_BNC = uniform_numbers(seeds, num_positions, codes_per_position).to(device)
         self.codes_BNC = torch.zeros_like(self.uniform_BNC, dtype=torch.long)
         self.position_1 = torch.zeros(1, dtype=torch.long, device=device)
         self.no_marks = torch.empty(0, dtype=torch.long, device=device)
+        self.prompts_R = torch.arange(len(seeds), device=device).repeat(len(sequences) // len(seeds))
         self.sequences = Sequences(model, Task.GENERATION, device=device, static=steps.is_static)
         states_RD = self.sequences.start(sequences, num_new_tokens=num_positions, image_is_open=True)
         self.entering_RD = torch.zeros_like(states_RD)
@@ -111,26 +113,36 @@ class Drawing:
 
     def _draw(self, states_RD: Tensor) -> None:
         uniform_BC = self.uniform_BNC.index_select(1, self.position_1).squeeze(1)
-        codes_BC, sums_BE = _draw_position(self.branch, states_RD, self.config, uniform_BC)
+
+        def choose(logits_RK: Tensor, depth: int) -> Tensor:
+            logits_BK = guided(logits_RK, self.config.guidance, len(uniform_BC))
+            return sample(logits_BK, self.sampling, uniform_BC[:, depth])
+
+        codes_BC, sums_BE = draw_position(self.branch, states_RD, self.prompts_R, choose)
         self.codes_BNC.index_copy_(1, self.position_1, codes_BC[:, None])
         self.position_1 += 1
         entering_BD, _ = self.model.trunk.projector(sums_BE, self.no_marks)
-        self.entering_RD.copy_(entering_BD.repeat(len(states_RD) // len(codes_BC), 1))
+        self.entering_RD.copy_(entering_BD.index_select(0, self.prompts_R))
 
 
-def _draw_position(
-    branch: GenerationBranch, states_RD: Tensor, config: DrawConfig, uniform_BC: Tensor
+def draw_position(
+    branch: GenerationBranch, states_RD: Tensor, prompts_R: Tensor, choose: Callable[[Tensor, int], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Returns codes BC of one position, and the sum BE of their embeddings."""
+    """Returns codes BC of one position, and the sum BE of their embeddings.
+
+    Args:
+        branch: the generation branch.
+        states_RD: of the sequences.
+        prompts_R: number of the prompt of each sequence, whose codes it reads.
+        choose: maps logits RK and their depth to codes B, one per prompt.
+    """
     codebook_KE = branch.code_embedding.codebook_KE
-    num_prompts = len(uniform_BC)
     past: list[list[Tensor]] = [[] for _ in branch.head.blocks]
     entering, codes, sums_BE = states_RD, [], torch.zeros_like(codebook_KE[:1])
     for depth in range(len(branch.head.depth_positions_CP)):
-        logits_RK = branch.head.next_logits(entering, depth, past)
-        codes.append(sample(guided(logits_RK, config.guidance, num_prompts), config, uniform_BC[:, depth]))
+        codes.append(choose(branch.head.next_logits(entering, depth, past), depth))
         sums_BE = sums_BE + codebook_KE[codes[-1]]
-        entering = sums_BE.repeat(len(states_RD) // num_prompts, 1)
+        entering = sums_BE.index_select(0, prompts_R)
     return torch.stack(codes, dim=1), sums_BE
 
 

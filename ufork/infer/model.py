@@ -151,7 +151,7 @@ class TrainedModel:
             ConfigError: the model has no generation branch, or a prompt is empty or too long.
         """
         config = config or self.draw_config
-        self._require(Task.GENERATION, prompts, "prompt")
+        self.check_texts(Task.GENERATION, prompts, "prompt")
         seeds = range(config.seed, config.seed + len(prompts)) if seeds is None else seeds
         rows, columns = self.codec.grid_rows, self.codec.grid_columns
         images = []
@@ -176,7 +176,8 @@ class TrainedModel:
             ConfigError: the model has no understanding branch, or a question is empty or too long.
         """
         config = config or AnswerConfig()
-        self._require(Task.UNDERSTANDING, questions, "question")
+        self.check_texts(Task.UNDERSTANDING, questions, "question")
+        seeds = range(config.seed, config.seed + len(questions))
         answers = []
         for start in range(0, len(questions), config.batch_questions):
             batch = slice(start, start + config.batch_questions)
@@ -186,7 +187,8 @@ class TrainedModel:
                 self.tokenizer,
                 codes_BYXC,
                 list(questions[batch]),
-                max_tokens=config.max_tokens,
+                config,
+                seeds=seeds[batch],
                 steps=self.steps,
             )
         return answers
@@ -208,7 +210,12 @@ class TrainedModel:
         packed = pack_sequence([encoded], seq_len=len(encoded.token_ids_L), padding_id=self.tokenizer.padding_id)
         return TargetLoss(nats=float(self.model(packed.to(self.device))), num_targets=packed.num_targets)
 
-    def _require(self, task: Task, texts: Sequence[str], name: str) -> None:
+    def check_texts(self, task: Task, texts: Sequence[str], name: str) -> None:
+        """Checks that there is a branch for `task`, and that its `texts`, of which each is a `name`, can be read.
+
+        Raises:
+            ConfigError: they cannot.
+        """
         self._require_branch(task)
         if not texts or not all(text.strip() for text in texts):
             raise ConfigError(f"expected at least one {name}, and none of them empty; found {list(texts)}")

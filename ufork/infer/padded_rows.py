@@ -23,7 +23,7 @@ from ufork.data.config import RELEASE_LOSS_POSITIONS, Compatibility
 from ufork.data.packing import pack_sequence
 from ufork.data.prompts import EncodedSample
 from ufork.infer.answer import Answers
-from ufork.infer.config import DrawConfig
+from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import draw_sequences, open_image
 from ufork.infer.model import VISION_FOLDER
 from ufork.infer.steps import EagerSteps
@@ -172,7 +172,8 @@ def _codes_of(
 def answer_rows(model: UniFork, rows: PaddedRows, *, end_id: int, max_tokens: int) -> list[list[int]]:
     """Continues rows of understanding greedily; returns new tokens, up to and with `end_id` or `max_tokens` of them."""
     steps = EagerSteps()
-    answers = Answers(model, rows.samples(), turn_end_id=end_id, max_tokens=max_tokens, steps=steps)
+    samples, config = rows.samples(), AnswerConfig(max_tokens=max_tokens)
+    answers = Answers(model, samples, config, turn_end_id=end_id, seeds=range(len(samples)), steps=steps)
     steps.run(answers.step, max_tokens - 1, answers.have_ended)
     return [tokens[: tokens.index(end_id) + 1] if end_id in tokens else tokens for tokens in answers.tokens()]
 

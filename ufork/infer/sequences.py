@@ -19,6 +19,34 @@ from ufork.model.unifork import Branch, UniFork
 from ufork.vocabulary import Task
 
 
+def run_prompts(
+    model: UniFork,
+    prompts: list[EncodedSample],
+    cache: KeyValueCache,
+    *,
+    image_is_open: bool,
+    sequences_B: Tensor | None = None,
+) -> Tensor:
+    """Runs prompts of one task as one packed sequence, fills `cache`, and returns the state BD of each last token.
+
+    Args:
+        model: on the device of `cache`.
+        prompts: one per sequence.
+        cache: of the task's sequences.
+        image_is_open: whether the prompts end with a begin-of-image mark whose image follows.
+        sequences_B: the sequence of the cache that each prompt begins; the first ones by default.
+    """
+    packed = pack_sequence(prompts, seq_len=sum(len(prompt.token_ids_L) for prompt in prompts), padding_id=0)
+    if image_is_open:
+        packed = dataclasses.replace(packed, image_ends_M=packed.image_ends_M[:0])
+    packed = packed.to(model.trunk.token_embedding.weight.device)
+    attend = Prefill(cache, packed, model.kernel, sequences_B)
+    hidden_TD = model.trunk.states(model.trunk.embed(packed), packed.task, packed.positions_T, attend)
+    branch: Branch = model.branches[packed.task]  # type: ignore[assignment]
+    states_TD = branch.states(hidden_TD, packed.positions_T, attend)
+    return states_TD[packed.segment_starts_S1[1:].long() - 1]
+
+
 class Sequences:
     """Key-value cache and current length of each sequence.
 
@@ -38,23 +66,20 @@ class Sequences:
             image_is_open: whether the prompts end with a begin-of-image mark whose image follows.
         """
         lengths = [len(prompt.token_ids_L) for prompt in prompts]
-        packed = pack_sequence(prompts, seq_len=sum(lengths), padding_id=0)
-        if image_is_open:
-            packed = dataclasses.replace(packed, image_ends_M=packed.image_ends_M[:0])
-        packed = packed.to(self.device)
         capacity_tokens = max(lengths) + num_new_tokens
         if self.static:
             capacity_tokens = math.ceil(capacity_tokens / MASK_ALIGNMENT_TOKENS) * MASK_ALIGNMENT_TOKENS
         self.cache = KeyValueCache(num_sequences=len(prompts), capacity_tokens=capacity_tokens)
         self.positions_B = torch.tensor(lengths, device=self.device)
         self.longest, self.of_equal_length = max(lengths), len(set(lengths)) == 1
-        embedded_TD = self.model.trunk.embed(packed)
-        states_TD = self._states(embedded_TD, packed.positions_T, Prefill(self.cache, packed, self.model.kernel))
-        return states_TD[packed.segment_starts_S1[1:].long() - 1]
+        return run_prompts(self.model, prompts, self.cache, image_is_open=image_is_open)
 
     def step(self, entering_BD: Tensor) -> Tensor:
         """Appends one embedded token to each sequence and returns its state BD."""
-        states_BD = self._states(entering_BD, self.positions_B, self._attend(entering_BD.dtype))
+        attend = self._attend(entering_BD.dtype)
+        hidden_BD = self.model.trunk.states(entering_BD, self.task, self.positions_B, attend)
+        branch: Branch = self.model.branches[self.task]  # type: ignore[assignment]
+        states_BD = branch.states(hidden_BD, self.positions_B, attend)
         self.positions_B += 1
         return states_BD
 
@@ -65,8 +90,3 @@ class Sequences:
         return Extend(
             self.cache, self.positions_B, dtype, num_tokens=self.longest, of_equal_length=self.of_equal_length
         )
-
-    def _states(self, embedded_TD: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
-        hidden_TD = self.model.trunk.states(embedded_TD, self.task, positions_T, attend)
-        branch: Branch = self.model.branches[self.task]  # type: ignore[assignment]
-        return branch.states(hidden_TD, positions_T, attend)

@@ -84,9 +84,11 @@ class Trunk(nn.Module):
 
     def states(self, embedded_TD: Tensor, task: Task, positions_T: Tensor, attend: Attend) -> Tensor:
         """Returns hidden states TD at the fork, of the inputs of the first layer."""
-        if task in self.first_stacks:
-            embedded_TD = self.first_stacks[task](embedded_TD, positions_T, attend)
-        return self.stack(embedded_TD, positions_T, attend)
+        return self.stack(self.first_states(embedded_TD, task, positions_T, attend), positions_T, attend)
+
+    def first_states(self, embedded_TD: Tensor, task: Task, positions_T: Tensor, attend: Attend) -> Tensor:
+        """Returns the inputs TD of the shared layers: those of the first layer, unless the task has its own layers."""
+        return self.first_stacks[task](embedded_TD, positions_T, attend) if task in self.first_stacks else embedded_TD
 
     def embed(self, packed: PackedSequence) -> Tensor:
         """Returns inputs TD of the first layer: text tokens, and image features between their marks."""
