@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,13 +108,13 @@ class ImageCodec:
         """S, positions across the image."""
         return self.config.grid_columns
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the weights and the config, which identifies the codec that made given codes."""
         digest = hashlib.sha256(json.dumps(_described(self.config), sort_keys=True).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
+            digest.update(value.cpu().contiguous().numpy())
         return digest.hexdigest()
 
     @torch.no_grad()

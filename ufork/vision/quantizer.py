@@ -38,7 +38,8 @@ class ResidualQuantizer(nn.Module):
     def __init__(self, *, codebook_size: int, code_width: int, codes_per_position: int) -> None:
         super().__init__()
         self.codes_per_position = codes_per_position
-        self.register_buffer("codebook", torch.randn(codebook_size, code_width, dtype=torch.float32))
+        codebook = torch.empty(codebook_size, code_width, dtype=torch.float32)
+        self.register_buffer("codebook", nn.init.normal_(codebook))  # unlike randn, skipped WithoutInitialization
 
     def forward(self, features: Tensor) -> Quantized:
         """Quantizes `features` [..., W]."""

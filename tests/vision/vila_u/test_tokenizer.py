@@ -63,6 +63,15 @@ def test_half_precision_around_the_tokenizer_changes_no_code(codec, expected):
         assert torch.equal(codec.model.encode(expected["image"]), expected["codes"])
 
 
+@pytest.mark.gpu
+@SIZES
+def test_a_gpu_chooses_the_same_codes(codec, expected, size):
+    on_gpu = codec.on(torch.device("cuda:0"))
+    assert torch.equal(on_gpu.model.encode(expected["image" + size].cuda()).cpu(), expected["codes" + size])
+    drawn = on_gpu.model.decode(expected["codes" + size].cuda()).cpu()
+    torch.testing.assert_close(pixels(drawn), pixels(expected["decoded" + size]), rtol=0, atol=1e-3 * 255)
+
+
 def test_a_saved_tokenizer_is_loaded_unchanged_by_its_kind(codec, tmp_path):
     codec.save(tmp_path)
     loaded = ImageCodec.load(tmp_path)
