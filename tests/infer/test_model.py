@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.golden_files import golden_codec
 from tests.tiny import CODEC_SIZES, DIMENSIONS, packed_sequence, tiny_config, tiny_model, tiny_tokenizer
 from ufork.data.packing import pack_sequence
 from ufork.data.prompts import encode_sample
@@ -17,6 +18,8 @@ from ufork.errors import CheckpointError, ConfigError, SampleError, TokenizerErr
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.model import DRAW_FILE, MAX_TEXT_CHARS, TEXT_FOLDER, VISION_FOLDER, TrainedModel
 from ufork.infer.model import save_trained as save_whole
+from ufork.model.initialization import initialize
+from ufork.model.unifork import UniFork
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, load_weights, save_weights
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec
@@ -94,6 +97,25 @@ def test_there_is_one_answer_per_question_for_any_batch_size(saved):
     answers = model.answer(images, questions, AnswerConfig(max_tokens=4))
     assert answers == model.answer(images, questions, AnswerConfig(max_tokens=4, batch_questions=2))
     assert len(answers) == 3 and all(isinstance(answer, str) for answer in answers)
+
+
+def test_a_model_with_vila_us_tokenizer_draws_answers_and_reads_images(tmp_path):
+    codec, tokenizer = golden_codec(), tiny_tokenizer()
+    sizes = {"codebook_size": 128, "code_width": 32, "codes_per_position": 4}
+    config = WeightsConfig(model=tiny_config(), dimensions=DIMENSIONS.model_copy(update=sizes))
+    model = UniFork(config.model, config.dimensions)
+    initialize(model, 0)
+    save_whole(tmp_path, dict(model.named_parameters()), config, tokenizer, codec, DrawConfig())
+    loaded = TrainedModel.load(tmp_path)
+    assert loaded.codec.digest == codec.digest
+    assert loaded.draw(PROMPTS[:2]).shape == (2, 16, 16, 3)
+    images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    assert len(loaded.answer(images, PROMPTS[:1], AnswerConfig(max_tokens=2))) == 1
+    stream = BytesIO()
+    Image.fromarray(images[0]).save(stream, "PNG")
+    with_image = sample_of(Task.GENERATION, image=stream.getvalue(), image_format="png")
+    with_codes = sample_of(Task.GENERATION, codes=codec.encode(images)[0].astype(np.uint16))
+    assert loaded.loss(with_image) == loaded.loss(with_codes)
 
 
 @pytest.mark.parametrize(
