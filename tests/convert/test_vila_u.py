@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipelines import cli
 from tests.golden_files import TOKENIZER, golden, golden_codec, write_vila_u
 from ufork.convert.vila_u import RQ_HEAD_PREFIX, convert
 from ufork.convert.vila_u_config import RqHeadSizes
@@ -42,6 +43,12 @@ def test_the_tokenizer_is_that_of_the_release(tower, tmp_path):
     assert converted.config == codec.config == TOKENIZER
     assert codec.digest == golden_codec().digest
     assert converted.num_parameters == sum(value.numel() for value in codec.model.state_dict().values())
+
+
+def test_the_verb_writes_the_tokenizer(tower, tmp_path, capsys):
+    assert cli.main(["convert", "vila-u", str(tower), "--to", str(tmp_path / "to"), "image_px=24"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'to'}: 0.2M parameters")
+    assert ImageCodec.load(tmp_path / "to").grid_rows == 6
 
 
 def test_the_folder_around_the_tower_may_be_given_and_images_be_larger(tower, tmp_path):
