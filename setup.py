@@ -47,6 +47,7 @@ setup(
     package_data={
         "pipelines": ["recipes/*.yaml", "suites/*.yaml", "verification/*.yaml"],
         "ufork.report": ["templates/*"],
+        "ufork.hugging_face": ["templates/*"],
         "data_prep.report": ["templates/*"],
     },
     install_requires=CORE,

@@ -37,6 +37,7 @@ VERBS = {
     "submit": "train a recipe on a Slurm cluster",
     "health": "check a node of a Slurm job before it trains",
     "checkpoint": "list, verify, prune, export or reshape checkpoints",
+    "export": "write a trained model as a folder that Hugging Face's transformers loads",
     "status": "show a run's state and progress, or why it ended",
     "draw": "draw images for text prompts with a trained model",
     "answer": "answer a question about an image with a trained model",

@@ -18,6 +18,7 @@ FLOORS = [
     ["data_prep.inputs"],
     ["data_prep.filtering", "data_prep.demo"],
     ["ufork.report", "data_prep"],
+    ["ufork.hugging_face"],
     ["ufork.train"],
     ["pipelines"],
     ["benchmarks"],

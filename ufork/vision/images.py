@@ -57,7 +57,7 @@ def decode_image(data: bytes, *, size_px: int, purpose: Task) -> np.ndarray:
         image = _pillow_image(data, header) if pixels is None else Image.fromarray(pixels)
     if image.size == (size_px, size_px):
         return np.array(image)
-    return np.array(_padded(image, size_px) if purpose == Task.UNDERSTANDING else _cropped(image, size_px))
+    return np.array(padded(image, size_px) if purpose == Task.UNDERSTANDING else _cropped(image, size_px))
 
 
 def decode_whole(data: bytes) -> np.ndarray:
@@ -96,18 +96,21 @@ def _pillow_image(data: bytes, header: ImageHeader) -> Image.Image:
     image: Image.Image = Image.open(io.BytesIO(data), formats=(PILLOW_DECODERS[header.format],))
     if image.size != (header.width_px, header.height_px):  # a second IHDR chunk, which would evade the limits
         raise ValueError(f"size {image.width} x {image.height}, {header.width_px} x {header.height_px} in its header")
+    image.load()
+    return in_rgb(image)
+
+
+def in_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB, transparent pixels blended with white."""
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, _WHITE)
         ground.alpha_composite(image.convert("RGBA"))
         return ground.convert("RGB")
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    image.load()
-    return image
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _padded(image: Image.Image, size_px: int) -> Image.Image:
-    """The image in the middle of a grey square."""
+def padded(image: Image.Image, size_px: int) -> Image.Image:
+    """The whole image, its long side scaled to `size_px`, in the middle of a grey square."""
     scaled = image.resize(_scaled_size(image.size, size_px, max(image.size)), Image.Resampling.BICUBIC)
     square = Image.new("RGB", (size_px, size_px), (_PADDING_VALUE,) * 3)
     square.paste(scaled, ((size_px - scaled.width) // 2, (size_px - scaled.height) // 2))

@@ -1,0 +1,49 @@
+"""The README.md of an exported model: what it is, how it was trained and how it scores, and how to use it.
+
+    config of the export, files of the run (recipe, data, metrics, scores, versions) -> templates/model_card.md.j2
+
+Weights outside a run have a card without training facts. The licence is the publisher's to choose.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ufork import __version__
+from ufork.convert.planned_file import Plan
+from ufork.report.run_record import RunRecord, read_run
+from ufork.run_folder import RunFolder
+from ufork.vocabulary import Task
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def model_card(weights: Path, *, config: dict[str, Any], task: Task | None, plan: Plan) -> str:
+    """Returns the text of the card, in Markdown with the metadata that the Hugging Face Hub reads.
+
+    Args:
+        weights: the exported weights, RUN/phases/NAME/weights if they are a run's.
+        config: `config.json` of the export.
+        task: the only branch that was exported, if not all.
+        plan: its tensors.
+    """
+    run = run_of(weights)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("model_card.md.j2").render(
+        version=__version__,
+        config=config,
+        task=task,
+        num_parameters=sum(math.prod(tensor.size.shape) for tensor in plan.values()),
+        run=run,
+        phase=weights.parent.name,
+    )
+
+
+def run_of(weights: Path) -> RunRecord | None:
+    """Returns the record of the run that holds the weights; None if they lie elsewhere."""
+    folder = weights.resolve().parent.parent.parent
+    return read_run(folder) if RunFolder(folder).config.is_file() else None
