@@ -24,11 +24,17 @@ def check_recipe(recipe: Recipe, num_ranks: int, dimensions: Dimensions | None =
         dimensions: sizes of the run's tokenizers; those that the recipe asks for by default.
 
     Raises:
-        ConfigError: there is no phase, or one cannot train; the message names the first.
+        CheckpointError: `model.start` holds damaged weights.
+        ConfigError: there is no phase, or one cannot train; the message names the first. Or `model.start` holds the
+            weights of another model.
     """
     if not recipe.phases:
         raise ConfigError("phases: the recipe has none, so there is nothing to train; name at least one")
     sizes = dimensions or nominal_dimensions(recipe)
+    if start := existing_start(recipe):
+        from pipelines.start import check_start
+
+        check_start(recipe.model.sizes, start, sizes)
     for name, phase in recipe.phases.items():
         try:
             check_phase(phase.train, phase.data, recipe.layout, recipe.model, sizes, num_ranks=num_ranks)
@@ -41,14 +47,29 @@ def nominal_dimensions(recipe: Recipe) -> Dimensions:
 
     Raises:
         TokenizerError: as `nominal_image_tokenizer`.
+        CheckpointError: `model.start` holds damaged weights.
     """
     vision = nominal_image_tokenizer(recipe)
     return Dimensions(
-        vocab_size=QWEN_VOCABULARY if recipe.text.folder else recipe.text.padded_vocab_size,
+        vocab_size=_nominal_vocabulary(recipe),
         codebook_size=vision.codebook_size,
         code_width=vision.code_width,
         codes_per_position=vision.codes_per_position,
     )
+
+
+def existing_start(recipe: Recipe) -> Path | None:
+    """Returns the folder `model.start`; None while it does not exist."""
+    start = recipe.model.start
+    return Path(start) if start is not None and Path(start).exists() else None
+
+
+def _nominal_vocabulary(recipe: Recipe) -> int:
+    if start := existing_start(recipe):
+        from pipelines.start import start_config
+
+        return start_config(start).dimensions.vocab_size
+    return QWEN_VOCABULARY if recipe.text.folder or recipe.model.start else recipe.text.padded_vocab_size
 
 
 def nominal_image_tokenizer(recipe: Recipe) -> TokenizerConfig:

@@ -58,6 +58,20 @@ class RunConfig(Config):
         return folder
 
 
+class RecipeModelConfig(ModelConfig):
+    """The model of a run, and what its first phase starts from."""
+
+    # omitted if there is none, so that configs stored before this key existed stay the same
+    start: str | None = Field(default=None, exclude_if=lambda folder: folder is None)
+    """Folder of weights that the first phase starts from, of `ufork convert` or of another run's phase; random weights
+    if there is none."""
+
+    @property
+    def sizes(self) -> ModelConfig:
+        """The model without what it starts from."""
+        return ModelConfig(**self.model_dump(exclude={"start"}))
+
+
 class PhaseConfig(Config):
     """One phase of a recipe; it starts from the weights of the phase before. Missing values are the recipe's."""
 
@@ -72,7 +86,7 @@ class Recipe(Config):
     prepare: PrepareConfig = PrepareConfig()
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
-    model: ModelConfig = ModelConfig()
+    model: RecipeModelConfig = RecipeModelConfig()
     data: DataConfig = DataConfig()
     """Data of the phases, which may each override it."""
     train: TrainConfig = TrainConfig()

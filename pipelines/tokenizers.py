@@ -21,6 +21,7 @@ from ufork.data.shards.source import ShardSource
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError, ShardError
 from ufork.files import storage_errors, write_whole
+from ufork.infer.model import TEXT_FOLDER
 from ufork.run_folder import RunFolder
 from ufork.vocabulary import Task
 
@@ -33,15 +34,19 @@ log = logging.getLogger(__name__)
 
 
 def make_text_tokenizer(recipe: Recipe) -> None:
-    """Trains the text tokenizer on the texts that training will read, or copies the one in `text.folder`.
+    """Trains the text tokenizer on the texts that training will read, or copies one.
+
+    It is the one in `text.folder`, or that of the weights in `model.start`.
 
     Raises:
         ShardError: the shards are missing or damaged.
-        TokenizerError: `text.folder` contains no tokenizer.
+        TokenizerError: the folder contains no tokenizer.
         StorageError: the run's folder cannot be written.
     """
     if recipe.text.folder is not None:
         tokenizer = TextTokenizer.load(Path(recipe.text.folder))
+    elif recipe.model.start is not None:
+        tokenizer = TextTokenizer.load(Path(recipe.model.start) / TEXT_FOLDER)
     else:
         tokenizer = TextTokenizer.train(_texts(recipe.run_folder), vocab_size=recipe.text.vocab_size)
     tokenizer.save(recipe.run_folder.text_tokenizer)

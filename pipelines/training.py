@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from pipelines.doctor.banner import log_banner
 from pipelines.launch.ranks import process_context
 from pipelines.launch.stop_signals import StopRequest, handled
 from pipelines.recipe import Recipe
+from pipelines.start import check_start_tokenizer, start_config
 from pipelines.terminal import log_to_terminal
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError
@@ -57,7 +59,9 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
         run.record(recipe.model_dump(mode="json"), ("text", "model", "data", "layout", "train", "phases"))
         log_banner(run.path, has_gpu=uses_cuda(os.environ))
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
-    check_recipe(recipe, rank_env.world_size, _dimensions(tokenizer, codec))
+    check_recipe(recipe, rank_env.world_size, _dimensions(recipe, tokenizer, codec))
+    if recipe.model.start is not None:
+        check_start_tokenizer(Path(recipe.model.start), tokenizer)
     phases = [phase_of(recipe, name, tokenizer, codec) for name in names]
     _require_weights(phases[0])
     timeout_seconds = max(phase.train.timeout_seconds for phase in phases)
@@ -81,14 +85,15 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
 def phase_of(recipe: Recipe, name: str, tokenizer: TextTokenizer, codec: ImageCodec) -> Phase:
     """Returns the recipe's phase `name` as configs, with the tokenizers of the run."""
     number = list(recipe.phases).index(name)
-    previous = list(recipe.phases)[number - 1] if number else None
+    start = Path(recipe.model.start) if recipe.model.start is not None else None
+    previous = recipe.run_folder.phase(list(recipe.phases)[number - 1]).weights if number else start
     return Phase(
         name=name,
         initial=InitialModel(
-            config=WeightsConfig(model=recipe.model, dimensions=_dimensions(tokenizer, codec)),
+            config=WeightsConfig(model=recipe.model.sizes, dimensions=_dimensions(recipe, tokenizer, codec)),
             codebook_KE=codec.codebook,
             seed=recipe.run.seed,
-            folder=recipe.run_folder.phase(previous).weights if previous else None,
+            folder=previous,
         ),
         train=recipe.phases[name].train,
         data=recipe.phases[name].data,
@@ -100,10 +105,12 @@ def phase_of(recipe: Recipe, name: str, tokenizer: TextTokenizer, codec: ImageCo
     )
 
 
-def _dimensions(tokenizer: TextTokenizer, codec: ImageCodec) -> Dimensions:
+def _dimensions(recipe: Recipe, tokenizer: TextTokenizer, codec: ImageCodec) -> Dimensions:
     codebook_size, code_width = codec.codebook.shape
+    start = recipe.model.start
     return Dimensions(
-        vocab_size=tokenizer.padded_size,
+        # an embedding that exists may have more rows than its tokenizer needs
+        vocab_size=tokenizer.padded_size if start is None else start_config(Path(start)).dimensions.vocab_size,
         codebook_size=codebook_size,
         code_width=code_width,
         codes_per_position=codec.codes_per_position,

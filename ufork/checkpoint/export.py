@@ -16,6 +16,7 @@ from ufork.checkpoint.state import (
     record_of,
     verify,
 )
+from ufork.config import read_mapping
 from ufork.errors import CheckpointError
 from ufork.model.unifork import UniFork
 from ufork.model.weights import MODEL_PREFIX, WEIGHTS_NAME, WeightsConfig, load_weights
@@ -50,11 +51,17 @@ def checkpoint_weights(path: Path, run: RunFolder) -> tuple[dict[str, Tensor], W
 def _initial_weights(path: Path, run: RunFolder, state: CheckpointState) -> Path:
     """The weights in the run whose checksum the checkpoint records as those that its phase began with."""
     wanted = state.run_metadata.fixed[FIXED_INITIAL_WEIGHTS]
-    for phase in run.phases():
-        weights = phase.weights / WEIGHTS_NAME
+    for folder in (*(phase.weights for phase in run.phases()), *_start_of(run)):
+        weights = folder / WEIGHTS_NAME
         if wanted and weights.is_file() and record_of(weights).checksum == wanted:
             return weights.parent
     raise CheckpointError(
-        f"{path}: its phase trained only part of the model, and the weights that it began with are not in"
-        f" {run.path}/phases/*/weights; give a checkpoint inside its run's folder, of a phase after the first"
+        f"{path}: its phase trained only part of the model, and the weights that it began with are neither in"
+        f" {run.path}/phases/*/weights nor in the run's model.start; give a checkpoint inside its run's folder"
     )
+
+
+def _start_of(run: RunFolder) -> list[Path]:
+    """Returns the folder of weights that the run's first phase started from, if there is one."""
+    model = read_mapping(run.config).get("model", {}) if run.config.exists() else {}
+    return [Path(model["start"])] if model.get("start") else []

@@ -43,7 +43,7 @@ def write_planned(path: Path, plan: Plan) -> int:
     """
     # Wide types first, so that every tensor lies at a multiple of its type's size: torch maps no others.
     names = sorted(plan, key=lambda name: (-plan[name].size.dtype.itemsize, name))
-    header, num_bytes = _header(names, plan)
+    header, num_bytes = file_header({name: plan[name].size for name in names})
     with whole_file(path, durable=True) as file:
         file.write(header)
         for name in names:
@@ -51,11 +51,10 @@ def write_planned(path: Path, plan: Plan) -> int:
     return len(header) + num_bytes
 
 
-def _header(names: list[str], plan: Plan) -> tuple[bytes, int]:
-    """Returns the header, and the bytes of all tensors."""
+def file_header(sizes: Mapping[str, TensorSize]) -> tuple[bytes, int]:
+    """Returns the start of a file whose tensors come in the order of `sizes`, and the bytes of all tensors."""
     entries, end = {}, 0
-    for name in names:
-        size = plan[name].size
+    for name, size in sizes.items():
         start, end = end, end + size.num_bytes
         entries[name] = {"dtype": _NAMES[size.dtype], "shape": size.shape, "data_offsets": (start, end)}
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()

@@ -195,7 +195,7 @@ def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Conver
     tensors = TensorFolder.open(source)
     require_match(
         tensors.sizes,
-        _expected(qwen, config),
+        qwen_shapes(qwen, config),
         origin=str(source),
         model=f"the {qwen.model_type} model that {CONFIG_NAME} describes",
         unused=(r".*\.rotary_emb\.inv_freq", *([QWEN_HEAD] if qwen.tie_word_embeddings else [])),
@@ -254,7 +254,7 @@ def source_layers(config: ModelConfig, num_layers: int) -> dict[str, int]:
     return layers
 
 
-def _expected(qwen: QwenConfig, config: WeightsConfig) -> dict[str, Shape]:
+def qwen_shapes(qwen: QwenConfig, config: WeightsConfig) -> dict[str, Shape]:
     """Returns the shapes of Qwen's tensors: those of a model that is all trunk, by Qwen's names."""
     all_trunk = {"trunk_layers": qwen.num_hidden_layers, "separate_first_layers": 0, "tasks": (Task.UNDERSTANDING,)}
     plain = config.model.model_copy(update={**all_trunk, "understanding_layers": 0})

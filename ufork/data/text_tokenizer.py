@@ -72,6 +72,10 @@ class TextTokenizer:
         """
         write_whole(make_folder(folder) / FILE_NAME, self._tokenizer.to_str())
 
+    def equals(self, other: "TextTokenizer") -> bool:
+        """Whether both encode every text alike."""
+        return self._tokenizer.to_str() == other._tokenizer.to_str()
+
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of `text` without adding any; special tokens in the text become their ids."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids

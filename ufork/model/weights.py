@@ -46,18 +46,30 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
     Raises:
         CheckpointError: a file is missing, damaged or not ufork's.
     """
+    config = read_weights_config(folder)
+    try:
+        return load_file(folder / WEIGHTS_NAME), config
+    except (ValueError, SafetensorError, OSError) as error:
+        raise _damaged(folder, error) from None
+
+
+def read_weights_config(folder: Path) -> WeightsConfig:
+    """Reads the sizes of the model whose weights are in `folder`; raises as `load_weights`."""
     for name in (WEIGHTS_NAME, CONFIG_NAME):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: no {name}; give a folder of weights, such as RUN/phases/NAME/weights")
     try:
         mapping = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS_NAME)
-    except (ValueError, SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder}: damaged weights ({error}); export them again") from None
+    except (ValueError, OSError) as error:
+        raise _damaged(folder, error) from None
     try:
-        return weights, WeightsConfig.from_mapping(mapping, origin=str(folder / CONFIG_NAME))
+        return WeightsConfig.from_mapping(mapping, origin=str(folder / CONFIG_NAME))
     except ConfigError as error:
         raise CheckpointError(f"{error}\nthese weights are not ufork's, or were written by another version") from None
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{folder}: damaged weights ({error}); export or convert them again")
 
 
 def allocate_model(
