@@ -31,7 +31,7 @@ VERBS = {
     "prepare": "make the shards of a recipe's demo sources",
     "shard": "convert a collection of images and text to shards; merge, verify or encode shards",
     "tokenizer": "train the text tokenizer, fit the image tokenizer, encode shards with it",
-    "convert": "make ufork's weights from a Qwen model, or an image tokenizer from VILA-U's",
+    "convert": "make ufork's weights from a Qwen model, UniFork's release or VILA-U's image tokenizer",
     "plan": "estimate step time and memory of the layouts for a number of devices, and recommend one",
     "train": "train a recipe's phases, on this machine or as one rank of torchrun or srun",
     "submit": "train a recipe on a Slurm cluster",

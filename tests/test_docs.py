@@ -51,9 +51,9 @@ def commands(code: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A folder with `pipelines/`, `docs/` and `runs/demo`, whose weights are untrained."""
+    """A folder with `pipelines/`, `docs/`, `tests/` and `runs/demo`, whose weights are untrained."""
     folder = tmp_path_factory.mktemp("docs")
-    for name in ("pipelines", "docs", "slurm"):
+    for name in ("pipelines", "docs", "slurm", "tests"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "runs").mkdir()
     _, run = make_run(folder / "runs", "demo")

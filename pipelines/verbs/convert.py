@@ -3,6 +3,9 @@
 qwen    DIR is a dense Qwen2, Qwen2.5 or Qwen3 model as transformers saves it; FOLDER is what a run may start from
         (model.start). Values: trunk_layers, understanding_layers, generation_layers, rq_head.num_blocks, seed, ...
         (ufork/convert/config.py)
+unifork DIR is a checkpoint of UniFork's authors (or a DeepSpeed folder global_step* of one), with the config of its
+        image tokenizer in vision_tower; FOLDER is what a run may start from, and what `ufork draw` and `ufork answer`
+        load. Value: image_px
 vila-u  DIR is VILA-U's image tokenizer (its folder vision_tower); FOLDER is one that a recipe names as vision.folder.
         Value: image_px
 """
@@ -12,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-FORMATS = ("qwen", "vila-u")
+FORMATS = ("qwen", "unifork", "vila-u")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +32,13 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UforkError: the model cannot be converted, or the folder cannot be written.
     """
-    from ufork.convert import qwen, vila_u
+    from ufork.convert import qwen, unifork, vila_u
     from ufork.model.weights import WeightsConfig
     from ufork.strict_yaml import dump_yaml
 
     converters: dict[str, Callable[[Path, Path, Sequence[str]], Any]] = {
         "qwen": qwen.convert,
+        "unifork": unifork.convert,
         "vila-u": vila_u.convert,
     }
     converted = converters[arguments.format](arguments.source, arguments.to, arguments.values)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
@@ -70,6 +70,8 @@ class QwenConfig(Config):
     """The values of Qwen's `config.json` that decide its weights and what it computes; others are ignored."""
 
     model_config = ConfigDict(extra="ignore")
+    models: ClassVar[str] = "dense Qwen2, Qwen2.5 and Qwen3 models"
+    """What has such a file, for messages."""
     model_type: Literal["qwen2", "qwen3"]
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
@@ -91,7 +93,7 @@ class QwenConfig(Config):
     quantization_config: None = None
 
     @classmethod
-    def read(cls, folder: Path) -> "QwenConfig":
+    def read(cls, folder: Path) -> Self:
         """Reads the `config.json` of `folder`.
 
         Raises:
@@ -107,7 +109,7 @@ class QwenConfig(Config):
         try:
             config = cls.from_mapping(mapping, origin=str(path))
         except ConfigError as error:
-            raise CheckpointError(f"{error}\nonly dense Qwen2, Qwen2.5 and Qwen3 models can be converted") from None
+            raise CheckpointError(f"{error}\nonly {cls.models} can be converted") from None
         if config.rope_theta is None and config.rope_parameters is None:
             raise CheckpointError(f"{path}: has neither rope_theta nor rope_parameters; download it again")
         return config

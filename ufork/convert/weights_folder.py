@@ -17,15 +17,20 @@ def parameter_shapes(config: WeightsConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
 
 
-def write_weights_folder(folder: Path, plan: Plan, config: WeightsConfig, tokenizer: TextTokenizer) -> int:
-    """Writes weights that `load_weights` reads, and the text tokenizer; returns the size of the weights in bytes.
+def write_weights_folder(folder: Path, plan: Plan, config: WeightsConfig, tokenizer: TextTokenizer | None) -> int:
+    """Writes weights that `load_weights` reads, and the text tokenizer if there is one.
+
+    Returns:
+        the size of the weights in bytes.
 
     Raises:
         NonFiniteError: a weight is NaN or infinite.
         StorageError: the folder cannot be written.
     """
     assert {name: tensor.size.shape for name, tensor in plan.items()} == parameter_shapes(config)
-    tokenizer.save(make_folder(folder) / TEXT_FOLDER)
+    make_folder(folder)
+    if tokenizer is not None:
+        tokenizer.save(folder / TEXT_FOLDER)
     num_bytes = write_planned(folder / WEIGHTS_NAME, plan)
     write_whole(folder / CONFIG_NAME, config.model_dump_json(indent=1), durable=True)
     return num_bytes

@@ -1,0 +1,1 @@
+"""Comparison of ufork with recorded tensors of UniFork's release."""
