@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ufork.analysis.alignment_figure import alignment_figure
     from ufork.analysis.alignment_record import PICTURES, RECORD, AlignmentRecord
+    from ufork.analysis.figure import png_of
     from ufork.analysis.measure_alignment import measure_alignment
     from ufork.analysis.pairs import read_pairs
     from ufork.analysis.text_model import external_text_features
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     record.save(arguments.out / RECORD)
     for measure, picture in PICTURES.items():
-        write_whole(arguments.out / picture, alignment_figure(record, measure))
+        write_whole(arguments.out / picture, png_of(alignment_figure(record, measure)))
     print(printable(record.summary(), keep="\n"))
 
 

@@ -5,16 +5,19 @@ is left of each score above that mean. A dotted line is between layers that both
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ufork.analysis.alignment_record import TITLES, AlignmentRecord, Measure, ModelAlignment
-from ufork.analysis.figure import TASK_COLOURS, new_figure, png_of
+from ufork.analysis.figure import TASK_COLOURS, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PANEL_INCHES = (4.2, 2.6)
 
 
-def alignment_figure(record: AlignmentRecord, measure: Measure) -> bytes:
-    """Returns the PNG of one measure.
+def alignment_figure(record: AlignmentRecord, measure: Measure) -> "Figure":
+    """Draws one measure.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -28,15 +31,17 @@ def alignment_figure(record: AlignmentRecord, measure: Measure) -> bytes:
         axes[1][column].set_xlabel("layer (0: input)")
     axes[0][0].set_ylabel(TITLES[measure])
     axes[1][0].set_ylabel("above permuted pairs")
+    for task in dict.fromkeys(curve.task for model in record.models for curve in model.curves):
+        axes[0][0].plot([], [], "o-", markersize=3, color=TASK_COLOURS[task], label=str(task))
     axes[0][0].legend(frameon=False)
-    return png_of(figure)
+    return figure
 
 
 def _draw(upper: Any, lower: Any, model: ModelAlignment, measure: Measure) -> None:
     for curve in model.curves:
         colour, layers = TASK_COLOURS[curve.task], [layer.layer for layer in curve.layers]
         scores = [layer.scores[measure] for layer in curve.layers]
-        upper.plot(layers, [score.score for score in scores], "o-", markersize=3, color=colour, label=str(curve.task))
+        upper.plot(layers, [score.score for score in scores], "o-", markersize=3, color=colour)
         upper.plot(layers, [score.null_mean for score in scores], "--", linewidth=0.8, color=colour)
         upper.fill_between(
             layers,
