@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_check.launches import count_launches
-from benchmarks.mixed_requests import compare
+from benchmarks.mixed_requests import WORDS, compare
 from benchmarks.workloads.presets import PRESETS
+from ufork.data.prompts import generation_prompt, question_prompt
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import AnswerConfig, DrawConfig
@@ -100,7 +101,8 @@ def with_tokenizers(model: UniFork) -> TrainedModel:
     sizes = model.dimensions.model_dump(exclude={"vocab_size"})
     codec = ImageCodec(RQVAE(VisionConfig(image_px=side * PATCH_PX, patch_px=PATCH_PX, hidden_width=64, **sizes)))
     model.set_codebook(codec.codebook)
-    tokenizer = _UnendingTokenizer(TextTokenizer.train([PROMPT], vocab_size=300))
+    texts = [generation_prompt(" ".join(WORDS)), question_prompt(" ".join(WORDS))]
+    tokenizer = _UnendingTokenizer(TextTokenizer.train(texts, vocab_size=model.dimensions.vocab_size))
     return TrainedModel(model, tokenizer, codec.on(model.trunk.token_embedding.weight.device))  # type: ignore[arg-type]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ufork.infer.config import AnswerConfig, DrawConfig, EngineConfig
 from ufork.infer.engine import Engine
 from ufork.infer.model import TrainedModel
-from ufork.infer.requests import Reply
+from ufork.infer.requests import AnswerReply, DrawingReply, Reply
 
 WORDS = "a red dog left of two green cats and an apple on top of the blue house".split()
 FEWEST_WORDS, MOST_WORDS = 2, 24
@@ -31,7 +31,7 @@ class Request:
     answer: AnswerConfig
     image: np.ndarray | None
 
-    def ask(self, engine: Engine, notify: Callable[[Reply[Any]], None]) -> Reply[Any]:
+    def ask(self, engine: Engine, notify: Callable[[Reply[Any]], None]) -> AnswerReply | DrawingReply:
         """Asks an engine."""
         if self.image is None:
             return engine.draw(self.text, self.draw, notify=notify)
@@ -71,17 +71,17 @@ def compare(model: TrainedModel, number: int, repeats: int = 3) -> dict[str, Any
     engine; of all requests at once, and of requests that come one by one over the time that all took.
     """
     requests = mixed_requests(number, model.image_px)
+    engine = Engine(model, EngineConfig(max_waiting=number))
+    serve(engine, requests)
     rounds = []
-    with Engine(model, EngineConfig(max_waiting=number)) as engine:
-        _ask(engine, requests)
-        for _ in range(repeats):
-            alone = _seconds(lambda: [request.run(model) for request in requests])
-            idle = [_ask(engine, [request])[0] for request in requests]
-            start = time.perf_counter()
-            at_once = _ask(engine, requests)
-            together = time.perf_counter() - start
-            over_time = _ask(engine, requests, interval_seconds=together / number)
-            rounds.append((alone, together, _ratios(at_once, idle), _ratios(over_time, idle)))
+    for _ in range(repeats):
+        alone = _seconds(lambda: [request.run(model) for request in requests])
+        idle = [serve(engine, [request]).first_parts[0] for request in requests]
+        at_once = serve(engine, requests)
+        over_time = serve(engine, requests, interval_seconds=at_once.seconds / number)
+        rounds.append(
+            (alone, at_once.seconds, _ratios(at_once.first_parts, idle), _ratios(over_time.first_parts, idle))
+        )
     alone, together, at_once, over_time = (list(column) for column in zip(*rounds, strict=True))
     return {
         "requests": number,
@@ -92,17 +92,32 @@ def compare(model: TrainedModel, number: int, repeats: int = 3) -> dict[str, Any
     }
 
 
-def _ask(engine: Engine, requests: Sequence[Request], interval_seconds: float = 0.0) -> list[float]:
-    """Returns the seconds from each request to its first part; waits for all ends."""
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """Seconds of a round."""
+
+    seconds: float
+    """From the first request to the last end, images included."""
+    first_parts: list[float]
+    """From each request to its first part."""
+
+
+def serve(engine: Engine, requests: Sequence[Request], interval_seconds: float = 0.0) -> Served:
+    """Serves requests that come so far apart; the engine sees each between two of its steps, as it would a thread's."""
     firsts: list[list[float]] = [[] for _ in requests]
-    starts, replies = [], []
-    for request, first in zip(requests, firsts, strict=True):
-        starts.append(time.perf_counter())
-        replies.append(request.ask(engine, lambda _, first=first: first or first.append(time.perf_counter())))  # type: ignore[misc]
-        time.sleep(interval_seconds)
+    replies: list[AnswerReply | DrawingReply] = []
+    start = time.perf_counter()
+    comes = [start + number * interval_seconds for number in range(len(requests))]
+    while len(replies) < len(requests) or not all(reply.has_ended for reply in replies):
+        while len(replies) < len(requests) and time.perf_counter() >= comes[len(replies)]:
+            first = firsts[len(replies)]
+            notify = lambda _, first=first: first or first.append(time.perf_counter())  # noqa: E731
+            replies.append(requests[len(replies)].ask(engine, notify))
+        engine.step()
     for reply in replies:
-        reply.result()  # type: ignore[attr-defined]
-    return [first[0] - start for first, start in zip(firsts, starts, strict=True)]
+        reply.result()
+    seconds = time.perf_counter() - start
+    return Served(seconds=seconds, first_parts=[first[0] - came for first, came in zip(firsts, comes, strict=True)])
 
 
 def _ratios(seconds: Sequence[float], idle: Sequence[float]) -> list[float]:

@@ -278,6 +278,16 @@ def test_closing_ends_requests_and_refuses_new_ones(trained):
         engine.draw("a dog")
 
 
+def test_an_engine_that_stops_ends_all_requests(trained, monkeypatch, caplog):
+    monkeypatch.setattr(Engine, "_next_chunk", lambda self: 1 / 0)
+    with Engine(trained) as engine:
+        with pytest.raises(ZeroDivisionError):
+            engine.draw("a dog").result(60)
+        with pytest.raises(CancelledError, match="engine is closed"):
+            engine.draw("a dog")
+    assert "the engine has stopped" in caplog.text
+
+
 def test_waiting_has_a_limit(trained):
     with pytest.raises(TimeoutError, match=r"no reply after 0.01 s"):
         Engine(trained).draw("a dog").wait(timeout_seconds=0.01)

@@ -186,12 +186,20 @@ class Engine:
                 running.fail(error)
 
     def _run(self) -> None:
-        while True:
+        try:
+            while self._await_work():
+                self.step()
+        except Exception as error:  # nobody would see it: all requests end with it
+            log.exception("the engine has stopped")
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closed or self._waiting or self.num_running)
-                if self._is_closed:
-                    return
-            self.step()
+                self._is_closed = True
+            self._end_all(error)
+
+    def _await_work(self) -> bool:
+        """Waits for requests; returns whether there are any, and not the end of the engine."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._waiting or self.num_running)
+            return not self._is_closed
 
     def _encode(self, text: str, name: str) -> list[int]:
         token_ids = self.model.tokenizer.encode(text)
