@@ -1,6 +1,7 @@
 """Makes the text tokenizer and the image tokenizer of a run, and encodes its images.
 
-text    trains a byte-level BPE on the shards' texts, or copies the one in text.folder  -> RUN/tokenizer/text
+text    trains a byte-level BPE on the shards' texts, or copies the tokenizer in text.folder or model.start
+                                                                                        -> RUN/tokenizer/text
 fit     fits the image tokenizer to the shards' images, or copies the one in vision.folder -> RUN/tokenizer/vision
 encode  encodes the shards' images with the image tokenizer                             -> RUN/codes/SOURCE/SPLIT
 """

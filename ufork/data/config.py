@@ -65,7 +65,8 @@ class TextConfig(Config):
     """The text tokenizer."""
 
     folder: str | None = None
-    """A Hugging Face tokenizer folder. Without one, a byte-level BPE is trained on the texts of the shards."""
+    """A Hugging Face tokenizer folder. Without one, the tokenizer is that of `model.start`, if there is one, or else a
+    byte-level BPE that is trained on the texts of the shards."""
     vocab_size: PositiveInt = 1024
     """Size of the BPE that is trained."""
 

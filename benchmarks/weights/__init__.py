@@ -1,0 +1,1 @@
+"""Weights going in and out: memory and time."""
