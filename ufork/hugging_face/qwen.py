@@ -1,58 +1,31 @@
 """Trunk and understanding branch as a plain Qwen2 or Qwen3 model for text, which needs no code of ufork's.
 
-    ufork's names -> Qwen's names; the layers along the path of the task are numbered from 0
-
-Images are left out: their embeddings are no tokens of a text model.
+It is the reverse of `ufork convert qwen`. Images are left out: their embeddings are no tokens of a text model.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
+from ufork.convert.qwen import qwen_name, source_layers
 from ufork.errors import CheckpointError
 from ufork.model.config import ModelConfig
-from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
+from ufork.model.unifork import TOKEN_EMBEDDING
 from ufork.model.weights import WeightsConfig
 from ufork.vocabulary import Task
 
-LAYER_NAMES = {
-    "attention_norm": "input_layernorm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.query_norm": "self_attn.q_norm",
-    "attention.key_norm": "self_attn.k_norm",
-    "attention.out": "self_attn.o_proj",
-    "mlp_norm": "post_attention_layernorm",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.up": "mlp.up_proj",
-    "mlp.down": "mlp.down_proj",
-}
-"""Qwen's name of each module of a layer."""
+_PATH = (
+    TOKEN_EMBEDDING,
+    f"trunk.first_stacks.{Task.UNDERSTANDING}.",
+    "trunk.stack.",
+    f"branches.{Task.UNDERSTANDING}.",
+)
+"""How the names of the parameters along the path of understanding begin."""
 
 
 def qwen_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
     """Returns Qwen's name of each of the parameters `names` that lies on the path of understanding."""
-    renamed = {TOKEN_EMBEDDING: "model.embed_tokens.weight", "branches.understanding.norm.weight": "model.norm.weight"}
-    if not config.tie_word_embeddings:
-        renamed[TIED_HEAD] = "lm_head.weight"
-    layers = {layer: number for number, layer in enumerate(_path(config))}
-    for name in names:
-        stack, _, inner = name.partition(".layers.")
-        number, _, inner = inner.partition(".")
-        if (layer := f"{stack}.layers.{number}") in layers:
-            module, _, kind = inner.rpartition(".")
-            renamed[name] = f"model.layers.{layers[layer]}.{LAYER_NAMES[module]}.{kind}"
-    return renamed
-
-
-def _path(config: ModelConfig) -> list[str]:
-    """Returns the names of the layers along the path of understanding."""
-    stacks = {
-        f"trunk.first_stacks.{Task.UNDERSTANDING}": config.separate_first_layers,
-        "trunk.stack": config.trunk_layers,
-        f"branches.{Task.UNDERSTANDING}.stack": config.understanding_layers,
-    }
-    return [f"{stack}.layers.{number}" for stack, num_layers in stacks.items() for number in range(num_layers)]
+    layers = source_layers(config, num_layers=config.path_layers(Task.UNDERSTANDING))
+    return {name: qwen_name(name, layers) for name in names if name.startswith(_PATH)}
 
 
 def qwen_config(config: WeightsConfig, token_ids: dict[str, int], *, seq_len: int) -> dict[str, Any]:
