@@ -92,6 +92,15 @@ def test_answers_of_a_padded_batch_are_those_of_ufork(weights, model, processor)
     assert answered(model, processor, inputs) == TrainedModel.load(weights).answer(images, QUESTIONS)
 
 
+def test_a_conversation_is_tokenized_with_its_image(processor):
+    image = random_image(0)
+    content = [{"type": "image", "image": Image.fromarray(image)}, {"type": "text", "text": QUESTIONS[0]}]
+    messages = [{"role": "user", "content": content}]
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
+    expected = asked(processor, QUESTIONS[:1], [image])
+    assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {}, {"guidance": 1.0, "batch_prompts": 1}], ids=str)
 def test_drawings_are_those_of_ufork(weights, model, processor, sampling):
     own = TrainedModel.load(weights)

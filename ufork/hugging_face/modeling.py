@@ -176,20 +176,23 @@ class UniForkForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return torch.cat(images)
 
     def _model_for_drawing(self) -> UniFork:
-        """Returns the model with this device's fastest kernels, on the same parameters; as long as they do not change.
+        """Returns the model with this device's fastest kernels; the same one as long as no parameter changes.
 
-        On CPUs it holds their values once more (`fuse_products`).
+        It has the same parameters, except where products are fused on a CPU: those are made of a copy. Tensors of a
+        file lie anywhere in memory, and rounding depends on it: other codes would be drawn than by ufork, which loads
+        into memory that torch has allocated.
         """
         parameters = list(self.model.parameters())
         key = (self.device, self.dtype, *(parameter._version for parameter in parameters))
         if self._drawing is None or self._drawing[0] != key:
             self._drawing = None
             self._share_codebook()
-            shared = {id(tensor): tensor for tensor in (*parameters, *self.model.buffers())}
+            fuses = can_fuse(self.device, self.dtype)
+            shared = {} if fuses else {id(tensor): tensor for tensor in (*parameters, *self.model.buffers())}
             model = copy.deepcopy(self.model, shared).eval()
             model.kernel = choose_attention_kernel(self.device, self.dtype)
             use_kernels(model, choose_kernels(self.device))
-            if can_fuse(self.device, self.dtype):
+            if fuses:
                 fuse_products(model)
             self._drawing = key, model
         return self._drawing[1]

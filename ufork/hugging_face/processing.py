@@ -53,13 +53,21 @@ class UniForkProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def __call__(
-        self, images: Any = None, text: str | list[str] | None = None, return_tensors: str | None = "pt", **others: Any
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        videos: None = None,
+        audio: None = None,
+        return_tensors: str | None = "pt",
+        **others: Any,
     ) -> BatchFeature:
         """Returns `input_ids` and `attention_mask` of the text, padded on the left, and `pixel_values` of the images.
 
         Args:
             images: one per placeholder, in the order of the text.
             text: one or more texts.
+            videos: none; transformers passes it to every processor.
+            audio: none, likewise.
             return_tensors: as transformers' tokenizers take it.
             others: further arguments of the tokenizer.
         """
