@@ -1,8 +1,9 @@
 """Compares drawing through an exported model with ufork's own: `python -m benchmarks.export.drawing`.
 
 Random weights of a preset are exported, and loaded by transformers and by ufork in one process. Both draw the same
-prompts in turn, so that what else the machine does slows both alike. The last line is one JSON object: the median
-seconds of each, and the median of the ratios of neighbouring drawings.
+prompts in turn, on one thread, and the time is that of the CPU: what else the machine does counts little, and for both
+alike. The last line is one JSON object: the median seconds of each, and the median of the ratios of neighbouring
+drawings.
 """
 
 import argparse
@@ -35,12 +36,11 @@ IMAGE_PX, PATCH_PX = 128, 16  # 64 positions
 def main() -> None:
     """Measures one batch size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--preset", choices=PRESETS, default="default", help="model (benchmarks/workloads/presets.py)")
     parser.add_argument("--batch", type=int, default=1, help="drawings at a time")
     parser.add_argument("--pairs", type=int, default=9, help="drawings of either model")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         weights, exported = Path(folder, "weights"), Path(folder, "exported")
         save_random(weights, PRESETS[arguments.preset])
@@ -72,10 +72,10 @@ def save_random(folder: Path, preset: Preset) -> None:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Returns the time that `run` takes."""
-    started = time.perf_counter()
+    """Returns the CPU time that `run` takes."""
+    started = time.process_time()
     run()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 if __name__ == "__main__":
