@@ -46,6 +46,7 @@ setup(
     packages=find_packages(include=["ufork", "ufork.*", "pipelines", "pipelines.*", "data_prep", "data_prep.*"]),
     package_data={
         "pipelines": ["recipes/*.yaml", "suites/*.yaml", "verification/*.yaml"],
+        "pipelines.serve": ["page/*"],
         "ufork.report": ["templates/*"],
         "ufork.hugging_face": ["templates/*"],
         "data_prep.report": ["templates/*"],

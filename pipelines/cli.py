@@ -41,6 +41,7 @@ VERBS = {
     "status": "show a run's state and progress, or why it ended",
     "draw": "draw images for text prompts with a trained model",
     "answer": "answer a question about an image with a trained model",
+    "serve": "serve a page to draw and to ask about images in a browser, and its JSON API",
     "evaluate": "measure a trained model on held-out questions and prompts",
     "align": "measure how image and text features agree at every layer of a trained model",
     "ablate": "train and evaluate the arms of a suite with several seeds, and compare their scores",

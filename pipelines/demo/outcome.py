@@ -71,12 +71,13 @@ def reason_for_low_scores(recipe: Recipe, training_cores: float | None, cores: i
 
 
 def next_commands(recipe: Recipe, program: str) -> list[str]:
-    """Returns a command that draws and one that answers; `program` is how `ufork` is called here."""
+    """Returns commands that draw, answer, and serve a page for both; `program` is how `ufork` is called here."""
     weights = recipe.run_folder.phase(list(recipe.phases)[-1]).weights
     prompt = next(iter(recipe.train.drawing_prompts), "a dog")
     return [
         f'{program} draw --checkpoint {weights} --prompt "{prompt}" --out picture.png',
         f'{program} answer --checkpoint {weights} --image picture.png --question "is there a dog?"',
+        f"{program} serve --checkpoint {weights}",
     ]
 
 

@@ -98,6 +98,7 @@ def test_the_verbs_are_those_of_a_run_in_this_order(recipe):
 
 
 def test_commands_to_try_use_the_last_phase_and_a_prompt_of_the_recipe(recipe):
-    draw, answer = next_commands(recipe, ".venv/bin/ufork")
+    draw, answer, serve = next_commands(recipe, ".venv/bin/ufork")
     assert draw.startswith(".venv/bin/ufork draw --checkpoint") and "/late/weights" in draw and '"a dog"' in draw
     assert "/late/weights" in answer
+    assert serve.startswith(".venv/bin/ufork serve --checkpoint") and serve.endswith("/late/weights")
