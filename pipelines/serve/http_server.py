@@ -28,7 +28,7 @@ from pipelines.serve.allowed_origins import is_own_host, is_own_origin, names_of
 from pipelines.serve.api import Api
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.streams import Stream, message_of
-from ufork.errors import CancelledError, ConfigError, QueueFullError, SampleError
+from ufork.errors import CancelledError, ConfigError, QueueFullError, SampleError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
             self.address_family = family
             super().__init__(address[:2], RequestHandler)  # type: ignore[arg-type]
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a name that cannot be one is the latter
             raise _address_error(error, config) from None
 
     @property
@@ -273,13 +273,14 @@ def _status_of(error: Exception) -> HTTPStatus:
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def _address_error(error: OSError, config: ServeConfig) -> ConfigError:
+def _address_error(error: OSError | UnicodeError, config: ServeConfig) -> ConfigError:
     where = f"port {config.port} of {config.host}"
-    if error.errno == errno.EADDRINUSE:
+    number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or first_line(error)
+    if number == errno.EADDRINUSE:
         return ConfigError(f"{where} is taken by another program; give another --port, or --port 0 for any free one")
-    if error.errno == errno.EACCES:
+    if number == errno.EACCES:
         return ConfigError(f"{where} is for privileged users; give a --port of 1024 or more")
     return ConfigError(
-        f"cannot listen on {where} ({error.strerror}); --host is a name or an address of this machine, such as"
-        " 127.0.0.1, or 0.0.0.0 for all of its addresses"
+        f"cannot listen on {where} ({reason}); --host is a name or an address of this machine, such as 127.0.0.1, or"
+        " 0.0.0.0 for all of its addresses"
     )
