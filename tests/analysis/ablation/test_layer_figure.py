@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.analysis.ablation.trials import measured, trial
+from tests.analysis.ablation.trials import layers, measured, trial
 from ufork.analysis.ablation.layer_figure import draw_layers
 from ufork.analysis.figure import png_of
 
@@ -24,3 +24,11 @@ def test_alignment_is_that_of_the_end_and_the_cosine_the_mean_of_all_measurement
 
 def test_without_measurements_it_is_empty():
     assert not draw_layers([trial("shared")]).axes
+
+
+def test_the_cosine_of_shared_layers_is_drawn_above_separate_ones():
+    model = layers(2, 1, 1, separate_first_layers=3)
+    trial_of_x = measured("x", 0)
+    figure = draw_layers([trial_of_x.model_copy(update={"recipe": {**trial_of_x.recipe, "model": model}})])
+    _, cosine = figure.axes[-1].lines
+    assert list(cosine.get_xdata()) == [4]

@@ -63,7 +63,8 @@ def _draw_alignment(axes: "Axes", trials: Sequence[TrialResult], measure: str) -
 
 def _draw_conflict(axes: "Axes", trials: Sequence[TrialResult]) -> None:
     axes.axhline(0, color="0.6", linewidth=0.8)
-    _draw(axes, [conflict_curve(trial) for trial in trials], "0.25", "-", first_layer=1)
+    first_shared = 1 + trials[0].recipe["model"].get("separate_first_layers", 0)
+    _draw(axes, [conflict_curve(trial) for trial in trials], "0.25", "-", first_layer=first_shared)
 
 
 def _draw(axes: "Axes", curves: Sequence[Sequence[float]], colour: str, style: str, *, first_layer: int = 0) -> None:
