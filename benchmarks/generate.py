@@ -9,7 +9,6 @@ instead. The last line is one JSON object.
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -18,28 +17,22 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_check.launches import count_launches
-from benchmarks.mixed_requests import WORDS, compare
 from benchmarks.workloads.presets import PRESETS
-from ufork.data.prompts import generation_prompt, question_prompt
+from benchmarks.workloads.unending_tokenizer import UnendingTokenizer
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.answer import answer_questions
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.device import choose_device, choose_dtype
 from ufork.infer.draw import draw_codes
 from ufork.infer.fused import can_fuse, fuse_products
-from ufork.infer.model import TrainedModel
 from ufork.infer.steps import FEWEST_REPLAYS, WARM_UP_STEPS, EagerSteps, GraphSteps, Steps
 from ufork.model.config import Dimensions, ModelConfig, RqHeadConfig
 from ufork.model.initialization import initialize
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.unifork import UniFork
-from ufork.vision.autoencoder import RQVAE
-from ufork.vision.codec import ImageCodec
-from ufork.vision.config import VisionConfig
 
 BATCHES, CUDA_BATCHES = (1, 8), (1, 16, 64)
 NUM_POSITIONS = 64
-PATCH_PX = 8
 REPEATS = 5
 NUM_TOKENS = 64
 PROMPT = "a red dog left of a cat"
@@ -70,6 +63,8 @@ def main() -> None:
         fuse_products(model)
     setting = {"preset": arguments.preset, "device": str(device), "precision": str(dtype)}
     if arguments.requests:
+        from benchmarks.mixed_requests import compare, with_tokenizers  # needs packages that drawing alone does not
+
         print(json.dumps(setting | compare(with_tokenizers(model), arguments.requests)))
         return
     deep = _random_model(RELEASED_DEPTH, PRESETS["default"].dimensions, device, dtype)
@@ -93,17 +88,6 @@ def _random_model(config: ModelConfig, dimensions: Dimensions, device: torch.dev
     model = UniFork(config, dimensions, choose_attention_kernel(device, dtype)).eval()
     initialize(model, 0)
     return model.to(device, dtype)
-
-
-def with_tokenizers(model: UniFork) -> TrainedModel:
-    """Returns `model` with an image tokenizer of NUM_POSITIONS positions, and answers that do not end early."""
-    side = math.isqrt(NUM_POSITIONS)
-    sizes = model.dimensions.model_dump(exclude={"vocab_size"})
-    codec = ImageCodec(RQVAE(VisionConfig(image_px=side * PATCH_PX, patch_px=PATCH_PX, hidden_width=64, **sizes)))
-    model.set_codebook(codec.codebook)
-    texts = [generation_prompt(" ".join(WORDS)), question_prompt(" ".join(WORDS))]
-    tokenizer = _UnendingTokenizer(TextTokenizer.train(texts, vocab_size=model.dimensions.vocab_size))
-    return TrainedModel(model, tokenizer, codec.on(model.trunk.token_embedding.weight.device))  # type: ignore[arg-type]
 
 
 def ways_on(device: torch.device) -> dict[str, Steps]:
@@ -160,26 +144,13 @@ def positions_per_second(
 def tokens_per_second(model: UniFork, tokenizer: TextTokenizer, *, steps: Steps | None = None) -> float:
     """Returns the text tokens decoded per second for one image and question; the answer does not end early."""
     codes_BYXC = np.zeros((1, 8, 8, model.dimensions.codes_per_position), np.uint16)
-    unending = _UnendingTokenizer(tokenizer)
+    unending = UnendingTokenizer(tokenizer)
 
     def answer() -> None:
         config = AnswerConfig(max_tokens=NUM_TOKENS)
         answer_questions(model, unending, codes_BYXC, [QUESTION], config, seeds=[0], steps=steps)  # type: ignore[arg-type]
 
     return round(NUM_TOKENS / _median_seconds(answer, REPEATS), 1)
-
-
-class _UnendingTokenizer:
-    """A tokenizer without an end of turn."""
-
-    turn_end_id = -1
-
-    def __init__(self, tokenizer: TextTokenizer):
-        self.encode, self.padding_id, self._tokenizer = tokenizer.encode, tokenizer.padding_id, tokenizer
-
-    def decode(self, token_ids: list[int]) -> str:
-        """Returns some text: the tokens of random weights may be ones that the tokenizer does not have."""
-        return self._tokenizer.decode([token % self._tokenizer.size for token in token_ids])
 
 
 def _median_seconds(run: Callable[[], None], repeats: int) -> float:

@@ -4,6 +4,7 @@ requests -> an engine that gets all of them at once, or one after the other in t
 requests -> model.draw and model.answer, one at a time                              -> times
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,12 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.workloads.unending_tokenizer import UnendingTokenizer
+from ufork.data.prompts import generation_prompt, question_prompt
+from ufork.data.text_tokenizer import TextTokenizer
 from ufork.infer.config import AnswerConfig, DrawConfig, EngineConfig
 from ufork.infer.engine import Engine
 from ufork.infer.model import TrainedModel
 from ufork.infer.requests import AnswerReply, DrawingReply, Reply
+from ufork.model.unifork import UniFork
+from ufork.vision.autoencoder import RQVAE
+from ufork.vision.codec import ImageCodec
+from ufork.vision.config import VisionConfig
 
 WORDS = "a red dog left of two green cats and an apple on top of the blue house".split()
+NUM_POSITIONS, PATCH_PX = 64, 8
 FEWEST_WORDS, MOST_WORDS = 2, 24
 FEWEST_TOKENS, MOST_TOKENS = 8, 64
 
@@ -133,3 +142,14 @@ def _seconds(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def with_tokenizers(model: UniFork) -> TrainedModel:
+    """Returns `model` with an image tokenizer of NUM_POSITIONS positions, and answers that do not end early."""
+    side = math.isqrt(NUM_POSITIONS)
+    sizes = model.dimensions.model_dump(exclude={"vocab_size"})
+    codec = ImageCodec(RQVAE(VisionConfig(image_px=side * PATCH_PX, patch_px=PATCH_PX, hidden_width=64, **sizes)))
+    model.set_codebook(codec.codebook)
+    texts = [generation_prompt(" ".join(WORDS)), question_prompt(" ".join(WORDS))]
+    tokenizer = UnendingTokenizer(TextTokenizer.train(texts, vocab_size=model.dimensions.vocab_size))
+    return TrainedModel(model, tokenizer, codec.on(model.trunk.token_embedding.weight.device))  # type: ignore[arg-type]

@@ -1,7 +1,6 @@
 """The comparison of an engine with one request after the other, on a tiny model."""
 
-from benchmarks.generate import with_tokenizers
-from benchmarks.mixed_requests import compare, mixed_requests
+from benchmarks.mixed_requests import compare, mixed_requests, with_tokenizers
 from tests.tiny import tiny_model
 
 
