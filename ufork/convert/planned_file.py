@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ufork.convert.tensor_folder import DTYPES, TensorSize
+from ufork.convert.tensor_folder import DTYPES, TensorFolder, TensorSize
 from ufork.errors import NonFiniteError
 from ufork.files import whole_file
 
@@ -31,6 +31,13 @@ class PlannedTensor:
 
 Plan = Mapping[str, PlannedTensor]
 """Tensors of a file by name."""
+
+
+def copy_of(tensors: TensorFolder, name: str, shape: tuple[int, ...] | None = None) -> PlannedTensor:
+    """Plans a copy of a tensor in a folder, in another `shape` of as many elements if one is given."""
+    size = tensors.sizes[name]
+    shape = size.shape if shape is None else shape
+    return PlannedTensor(TensorSize(shape, size.dtype), lambda: tensors.read(name).view(shape))
 
 
 def write_planned(path: Path, plan: Plan) -> int:

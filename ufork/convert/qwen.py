@@ -11,7 +11,6 @@ shallower branch leaves out layers evenly, a deeper one repeats them.
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -23,11 +22,11 @@ from torch import Tensor
 from ufork.config import Config, merge_overrides
 from ufork.convert.config import BranchingConfig
 from ufork.convert.matching import Shape, require_match
-from ufork.convert.planned_file import Plan, PlannedTensor
+from ufork.convert.planned_file import Plan, PlannedTensor, copy_of
 from ufork.convert.tensor_folder import TensorFolder, TensorSize
-from ufork.convert.weights_folder import write_weights_folder
+from ufork.convert.weights_folder import Converted, require_embedded, write_weights_folder
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.errors import CheckpointError, ConfigError, TokenizerError
+from ufork.errors import CheckpointError, ConfigError
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.initialization import fill_parameter, starts_as_torch
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
@@ -157,16 +156,6 @@ class QwenConfig(Config):
         return ModelConfig.from_mapping(values, origin=CONFIG_NAME)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Converted:
-    """What has been written."""
-
-    config: WeightsConfig
-    num_parameters: int
-    num_bytes: int
-    seconds: float
-
-
 def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Converted:
     """Writes the start of a UniFork model, made from the Qwen model in `source`, into `folder`.
 
@@ -224,8 +213,7 @@ def plan_weights(config: WeightsConfig, tensors: TensorFolder, *, num_layers: in
             size = TensorSize(tuple(parameter.shape), torch.float32)
             plan[name] = PlannedTensor(size, partial(_random, model, name, size, seed))
         else:
-            origin = qwen_name(name, layers)
-            plan[name] = PlannedTensor(tensors.sizes[origin], partial(tensors.read, origin))
+            plan[name] = copy_of(tensors, qwen_name(name, layers))
     return plan
 
 
@@ -271,11 +259,8 @@ def qwen_shapes(qwen: QwenConfig, config: WeightsConfig) -> dict[str, Shape]:
 
 def _tokenizer_of(source: Path, qwen: QwenConfig) -> TextTokenizer:
     tokenizer = TextTokenizer.load(source)
-    if tokenizer.size > qwen.vocab_size:
-        raise TokenizerError(
-            f"{source}: the tokenizer has {tokenizer.size} tokens with those that ufork adds, and the model embeds"
-            f" {qwen.vocab_size}; add rows to its embedding (transformers' resize_token_embeddings)"
-        )
+    remedy = "add rows to its embedding (transformers' resize_token_embeddings)"
+    require_embedded(tokenizer, qwen.vocab_size, origin=source, remedy=remedy)
     return tokenizer
 
 

@@ -11,8 +11,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,15 +22,15 @@ from ufork.config import Config, merge_overrides
 from ufork.convert.config import BranchingConfig
 from ufork.convert.deepspeed_folder import find_step, gathered_weights
 from ufork.convert.matching import Shape, require_match
-from ufork.convert.planned_file import PlannedTensor
+from ufork.convert.planned_file import copy_of
 from ufork.convert.qwen import LAYER_NAMES, QWEN_EMBEDDING, QWEN_HEAD, QwenConfig, qwen_name, source_layers
-from ufork.convert.tensor_folder import SUFFIX, TensorFolder, TensorSize
+from ufork.convert.tensor_folder import SUFFIX, TensorFolder
 from ufork.convert.vila_u import DEPTH_POSITIONS, RQ_HEAD_PREFIX, TOWER_FOLDER, TokenizerSource
 from ufork.convert.vila_u_config import TowerSizes, read_tower_sizes
 from ufork.convert.vila_u_names import rq_head_name
-from ufork.convert.weights_folder import parameter_shapes, write_weights_folder
+from ufork.convert.weights_folder import Converted, parameter_shapes, require_embedded, write_weights_folder
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.errors import CheckpointError, TokenizerError
+from ufork.errors import CheckpointError
 from ufork.infer.model import VISION_FOLDER
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.weights import CONFIG_NAME, WeightsConfig
@@ -72,19 +70,7 @@ class ReleaseOverrides(Config):
     side of the images that it was trained on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvertedRelease:
-    """What has been written."""
-
-    config: WeightsConfig
-    num_parameters: int
-    """Of the model, without the image tokenizer."""
-    num_bytes: int
-    """Of the weights of both."""
-    seconds: float
-
-
-def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> ConvertedRelease:
+def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Converted:
     """Writes the checkpoint in `source` into `folder`, which recipes can start from and programs can load.
 
     Weights keep their precision; those of a DeepSpeed folder are in fp32.
@@ -121,16 +107,10 @@ def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Conver
         )
         if release.tie_word_embeddings:
             _require_tied_head(tensors)
-        plan = {
-            name: PlannedTensor(
-                TensorSize(shape, tensors.sizes[release_name(name, layers)].dtype),
-                partial(_read_as, tensors, release_name(name, layers), shape),
-            )
-            for name, shape in shapes.items()
-        }
+        plan = {name: copy_of(tensors, release_name(name, layers), shape) for name, shape in shapes.items()}
         num_bytes = write_weights_folder(folder, plan, config, _text_tokenizer(root, config.dimensions))
         num_bytes += tokenizer.write(folder / VISION_FOLDER)
-    return ConvertedRelease(
+    return Converted(
         config=config,
         num_parameters=sum(torch.Size(shape).numel() for shape in shapes.values()),
         num_bytes=num_bytes,
@@ -215,13 +195,6 @@ def _text_tokenizer(root: Path, dimensions: Dimensions) -> TextTokenizer | None:
         log.warning("%s has no text tokenizer: the weights are written without one, and read token ids only", root)
         return None
     tokenizer = TextTokenizer.load(root)
-    if tokenizer.size > dimensions.vocab_size:
-        raise TokenizerError(
-            f"{root}: the tokenizer has {tokenizer.size} tokens with those that ufork adds, and the model embeds"
-            f" {dimensions.vocab_size}; give the tokenizer that the model was trained with"
-        )
+    remedy = "give the tokenizer that the model was trained with"
+    require_embedded(tokenizer, dimensions.vocab_size, origin=root, remedy=remedy)
     return tokenizer
-
-
-def _read_as(tensors: TensorFolder, name: str, shape: Shape) -> Tensor:
-    return tensors.read(name).view(shape)

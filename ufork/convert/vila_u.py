@@ -11,16 +11,14 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor
 
 from ufork.config import Config, merge_overrides
 from ufork.convert.matching import Shape, require_match
-from ufork.convert.planned_file import PlannedTensor, write_planned
+from ufork.convert.planned_file import PlannedTensor, copy_of, write_planned
 from ufork.convert.tensor_folder import TensorFolder, TensorSize
 from ufork.convert.vila_u_config import CONFIG_NAME, RqHeadSizes, read_tower_sizes
 from ufork.convert.vila_u_names import rq_head_name, tokenizer_name
@@ -167,18 +165,12 @@ def _write_rq_head(folder: Path, tensors: TensorFolder, sizes: RqHeadSizes) -> i
     make_folder(folder)
     plan = {}
     for name, shape in rq_head_shapes(sizes).items():
-        origin = rq_head_name(name)
         if name == DEPTH_POSITIONS:
             shape = shape[1:]
-        size = TensorSize(shape, tensors.sizes[origin].dtype)
-        plan[RQ_HEAD_PREFIX + name] = PlannedTensor(size, partial(_read_as, tensors, origin, shape))
+        plan[RQ_HEAD_PREFIX + name] = copy_of(tensors, rq_head_name(name), shape)
     num_bytes = write_planned(folder / WEIGHTS_FILE, plan)
     write_whole(folder / CONFIG_FILE, sizes.model_dump_json(indent=1) + "\n")
     return num_bytes
-
-
-def _read_as(tensors: TensorFolder, name: str, shape: Shape) -> Tensor:
-    return tensors.read(name).view(shape)
 
 
 def _count(shapes: Iterable[Shape]) -> int:

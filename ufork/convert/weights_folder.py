@@ -3,13 +3,40 @@
 plan by the names of ufork's parameters, sizes, text tokenizer -> model.safetensors, config.json, text/
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ufork.convert.planned_file import Plan, write_planned
 from ufork.data.text_tokenizer import TextTokenizer
+from ufork.errors import TokenizerError
 from ufork.files import make_folder, write_whole
 from ufork.infer.model import TEXT_FOLDER
 from ufork.model.weights import CONFIG_NAME, WEIGHTS_NAME, WeightsConfig, meta_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What a conversion has written."""
+
+    config: WeightsConfig
+    num_parameters: int
+    """Of the model, without an image tokenizer."""
+    num_bytes: int
+    """Of all weights."""
+    seconds: float
+
+
+def require_embedded(tokenizer: TextTokenizer, vocab_size: int, *, origin: Path, remedy: str) -> None:
+    """Checks that a model with `vocab_size` rows of embeddings has one for every token.
+
+    Raises:
+        TokenizerError: the tokenizer in `origin` has more tokens; ends with `remedy`.
+    """
+    if tokenizer.size > vocab_size:
+        raise TokenizerError(
+            f"{origin}: the tokenizer has {tokenizer.size} tokens with those that ufork adds, and the model embeds"
+            f" {vocab_size}; {remedy}"
+        )
 
 
 def parameter_shapes(config: WeightsConfig) -> dict[str, tuple[int, ...]]:

@@ -10,13 +10,12 @@ The understanding branch alone is a plain Qwen2 or Qwen3 model for text (`qwen.p
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ufork import __version__
 from ufork.config import read_mapping
-from ufork.convert.planned_file import PlannedTensor
+from ufork.convert.planned_file import PlannedTensor, copy_of
 from ufork.convert.tensor_folder import TensorFolder, TensorSize
 from ufork.data.config import DataConfig
 from ufork.data.text_tokenizer import TextTokenizer
@@ -27,7 +26,7 @@ from ufork.hugging_face.model_card import model_card
 from ufork.hugging_face.qwen import qwen_config, qwen_names
 from ufork.hugging_face.shards import write_shards
 from ufork.infer.config import AnswerConfig, DrawConfig
-from ufork.infer.model import DRAW_FILE, TEXT_FOLDER, VISION_FOLDER
+from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER, load_draw_config
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, load_weights
 from ufork.report.run_record import read_run
 from ufork.run_folder import RunFolder
@@ -62,14 +61,13 @@ class TrainedFolder:
             ConfigError: the file of the sampling is damaged.
         """
         _, config = load_weights(path)
-        draw = DrawConfig.from_yaml(path / DRAW_FILE) if (path / DRAW_FILE).exists() else DrawConfig()
         return cls(
             path=path,
             tensors=TensorFolder.open(path / WEIGHTS_NAME),
             config=config,
             tokenizer=TextTokenizer.load(path / TEXT_FOLDER),
             codec=ImageCodec.load(path / VISION_FOLDER),
-            draw=draw,
+            draw=load_draw_config(path),
         )
 
 
@@ -132,7 +130,7 @@ def export(source: Path, to: Path, *, phase: str | None = None, task: Task | Non
 
 def _copies(tensors: TensorFolder, names: Mapping[str, str]) -> dict[str, PlannedTensor]:
     """Plans copies of the weights that `names` names in the export, and of no others."""
-    return {new: PlannedTensor(tensors.sizes[name], partial(tensors.read, name)) for name, new in names.items()}
+    return {new: copy_of(tensors, name) for name, new in names.items()}
 
 
 def _unifork_plan(trained: TrainedFolder, tasks: tuple[Task, ...]) -> dict[str, PlannedTensor]:

@@ -87,8 +87,7 @@ class TrainedModel:
             origin=str(folder),
         )
         use_kernels(trained.model, choose_kernels(device))
-        if (folder / DRAW_FILE).exists():
-            trained.draw_config = DrawConfig.from_yaml(folder / DRAW_FILE)
+        trained.draw_config = load_draw_config(folder)
         return trained
 
     @classmethod
@@ -248,6 +247,15 @@ def save_trained(
     tokenizer.save(folder / TEXT_FOLDER)
     codec.save(folder / VISION_FOLDER)
     write_whole(folder / DRAW_FILE, draw.model_dump_json(indent=1) + "\n")
+
+
+def load_draw_config(folder: Path) -> DrawConfig:
+    """Returns how a folder's model samples drawings; the default where it does not say so.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    return DrawConfig.from_yaml(folder / DRAW_FILE) if (folder / DRAW_FILE).exists() else DrawConfig()
 
 
 def _check_fit(dimensions: Dimensions, tokenizer: TextTokenizer, codec: ImageCodec, folder: Path) -> None:
