@@ -27,7 +27,7 @@ from ufork.hugging_face.qwen import qwen_config, qwen_names
 from ufork.hugging_face.shards import write_shards
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER, load_draw_config
-from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, load_weights
+from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, read_weights_config
 from ufork.report.run_record import read_run
 from ufork.run_folder import RunFolder
 from ufork.vision.codec import ImageCodec, config_text
@@ -60,11 +60,10 @@ class TrainedFolder:
             TokenizerError: a tokenizer is missing or damaged.
             ConfigError: the file of the sampling is damaged.
         """
-        _, config = load_weights(path)
         return cls(
             path=path,
+            config=read_weights_config(path),  # first: it says what is missing
             tensors=TensorFolder.open(path / WEIGHTS_NAME),
-            config=config,
             tokenizer=TextTokenizer.load(path / TEXT_FOLDER),
             codec=ImageCodec.load(path / VISION_FOLDER),
             draw=load_draw_config(path),
