@@ -53,7 +53,7 @@ class ToyInput:
         time.sleep(self.delay_seconds)
         number = int(record.image[1])
         if number % 7 == 0:
-            raise SampleError(f"{number}: gone")
+            raise SampleError("image is gone", sample=str(number))
         return tiny_png() + f"{number:08d}".encode() * (self.config.image_bytes // 8)
 
 

@@ -10,9 +10,6 @@ from data_prep.inputs.record import Input, Record
 from ufork.data.shards.sample import holds_codes
 from ufork.errors import SampleError
 
-UNREADABLE = "image cannot be read"
-"""The reason under which records with an unreadable image are counted."""
-
 
 @dataclass(frozen=True)
 class FilteredRecord:
@@ -40,6 +37,6 @@ class RecordFilter:
         try:
             image = None if record.image is None else self._input.image(record)
         except SampleError as error:
-            return FilteredRecord(None, FilterResult(reason=UNREADABLE), str(error))
+            return FilteredRecord(None, FilterResult(reason=error.reason), str(error))
         # Codes (.npy) have no image header to check.
         return FilteredRecord(image, self._filters.check(record, None if image and holds_codes(image) else image))

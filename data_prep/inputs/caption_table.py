@@ -76,7 +76,9 @@ class CaptionTable:
                 return found
             path = found
         if self._images is None:
-            raise SampleError(f"{record.id}: the image is the file {path}; set input.images to the folder of images")
+            raise SampleError(
+                "image is a file; set input.images to the folder of images", sample=f"{record.id}: {path}"
+            )
         return self._images.read(str(path))
 
     def _embedded_images(self) -> "ParquetImages | None":

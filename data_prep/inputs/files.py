@@ -20,6 +20,14 @@ from ufork.files import read_bounded
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """File name suffixes of the formats that ufork/vision decodes."""
 
+TOO_LARGE = "image larger than input.max_image_mb"
+LINK_OUT = "image behind a link out of the image folder; set input.follow_links=true if you trust it"
+_REASONS = {
+    errno.EFBIG: TOO_LARGE,
+    errno.ENOENT: "no such image file; paths are relative to the image folder (input.images)",
+    errno.EINVAL: "image that is no regular file",
+}
+
 Entry = TypeVar("Entry")
 
 _logger = logging.getLogger(__name__)
@@ -92,17 +100,15 @@ class ImageFiles:
             check_path(name)
             real = os.path.realpath(path)
             if not self._follow_links and not real.startswith(self._folder + os.sep):
-                raise SampleError(
-                    f"{path}: a symlink that leads out of the folder; set input.follow_links=true if you trust it"
-                )
+                raise SampleError(LINK_OUT, sample=path)
             return read_bounded(real, self._max_bytes)
         except SkippedInput as skip:
-            raise SampleError(f"{path}: {skip.reason}") from None
+            raise SampleError(skip.reason, sample=path) from None
         except OSError as error:
-            remedy = "; raise input.max_image_mb to use it" if error.errno == errno.EFBIG else ""
-            raise SampleError(f"{path}: cannot be read ({error.strerror}){remedy}") from None
+            reason = _REASONS.get(error.errno or 0, f"image cannot be read: {error.strerror}")
+            raise SampleError(reason, detail=str(error.strerror), sample=path) from None
         except ValueError as error:
-            raise SampleError(f"{path}: cannot be read ({error})") from None
+            raise SampleError("image cannot be read", detail=str(error), sample=path) from None
 
 
 def check_path(name: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from data_prep.inputs.class_names import read_class_names
 from data_prep.inputs.config import TarsConfig
-from data_prep.inputs.files import IMAGE_SUFFIXES, entries_of, matching_files
+from data_prep.inputs.files import IMAGE_SUFFIXES, TOO_LARGE, entries_of, matching_files
 from data_prep.inputs.record import Dropped, Record, entry_id
 from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import licence_of, usable_caption, usable_text
@@ -74,9 +74,9 @@ class ForeignTars:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise SampleError(f"{record.id}: cannot be read ({error.strerror})") from None
+            raise SampleError(f"tar cannot be read: {error.strerror}", sample=record.id) from None
         if len(data) < size:
-            raise SampleError(f"{record.id}: the tar was truncated after its entries were listed")
+            raise SampleError("tar that was truncated after its entries were listed", sample=record.id)
         return data
 
     def _entries(self, path: Path) -> Iterator[_Entry]:
@@ -117,7 +117,7 @@ class ForeignTars:
         if len(images) > 1 or entry.repeated:
             raise SkippedInput("more than one image or text of the same name")
         if images[0][1] > self._config.max_image_bytes:
-            raise SkippedInput("image larger than input.max_image_mb")
+            raise SkippedInput(TOO_LARGE)
         return images[0]
 
     def _caption(self, entry: _Entry, metadata: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ class HuggingFaceDataset:
             table.flatten().validate(full=True)
             value = table.column(0)[0]
         except (pa.ArrowException, OSError, IndexError) as error:
-            raise SampleError(f"{where}: cannot be read ({error})") from None
+            raise SampleError("row that is damaged", detail=str(error), sample=where) from None
         if isinstance(value, pa.ListScalar):
             value = value.values[0]
         found = image_or_path(value, max_bytes=self._config.max_image_bytes, where=where)

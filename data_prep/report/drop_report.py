@@ -2,6 +2,7 @@
 
     Selection, Statistics  ->  folder/report.json  ->  as_text: for the terminal
                                                    ->  folder/report.html: one page that needs no other file
+    Selection without a kept record  ->  nothing_kept: the error that ends the command
 
 The templates of the page are in templates/.
 """
@@ -15,7 +16,7 @@ from markupsafe import Markup
 
 from data_prep.report.selection import Selection
 from data_prep.report.statistics import TABLES, Statistics
-from ufork.errors import ShardError
+from ufork.errors import InputError, ShardError
 from ufork.files import write_whole
 from ufork.report.page import page, render
 
@@ -25,7 +26,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 _VERSION = 1
 _TEXT_EXAMPLES = 2
-_TEXT_EXAMPLE_CHARS = 30
+_TEXT_EXAMPLE_CHARS = 60
 
 
 def save_report(folder: Path, selection: Selection, statistics: Statistics) -> None:
@@ -76,37 +77,42 @@ def write_report(folder: Path, title: str) -> Path:
 
 
 def as_text(selection: Selection, statistics: Statistics) -> str:
-    """Returns the figures of the report as text for the terminal."""
-    blocks = [_text_table(_headline(selection), _text_reasons(selection))]
+    """Returns the figures of the report as text for the terminal; last what was dropped, for whom the end is read."""
+    blocks = []
     for name, table in TABLES.items():
         rows = [
             (label, f"{number:,}", _share(number, statistics.num_samples)) for label, number in statistics.rows(name)
         ]
         if rows:
             blocks.append(_text_table(f"{table.title}: samples", rows))
-    return "\n".join(blocks)
-
-
-def _headline(selection: Selection) -> str:
     share = _share(selection.kept, selection.num_records)
-    return f"{selection.kept:,} of {selection.num_records:,} records kept, {share}; dropped:"
+    headline = f"{selection.kept:,} of {selection.num_records:,} records kept, {share}; dropped:"
+    return "\n".join([*blocks, "\n".join([headline, *_text_reasons(selection)])])
 
 
-def _text_reasons(selection: Selection) -> Sequence[tuple[str, ...]]:
-    rows = []
+def nothing_kept(selection: Selection, where: object) -> InputError:
+    """Returns the error for a collection of which no record could be kept; it names the reasons."""
+    if not selection.num_records:
+        return InputError(f"{where}: the collection has no entry; check the path, and the kind of collection")
+    headline = f"{where}: no record could be kept; all {selection.num_records:,} were dropped:"
+    return InputError("\n".join([headline, *_text_reasons(selection)]))
+
+
+def _text_reasons(selection: Selection) -> list[str]:
+    """Returns two lines for each reason: number, share and reason, then the first ids."""
+    lines = []
     for reason, number, names in _reasons(selection):
+        counted = f"  {number:>{len(f'{selection.num_records:,}')},}  {_share(number, selection.num_records):>6}  "
         named = ", ".join(_cut(name, _TEXT_EXAMPLE_CHARS) for name in names[:_TEXT_EXAMPLES])
-        rows.append((reason, f"{number:,}", _share(number, selection.num_records), named))
-    return rows
+        lines += [counted + reason, " " * len(counted) + named]
+    return lines
 
 
-def _text_table(title: str, rows: Sequence[tuple[str, ...]]) -> str:
-    """Formats a title and a table with columns aligned left, right, right, left."""
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    lines = [title]
-    for label, number, share, *rest in rows:
-        lines.append(f"  {label:{widths[0]}}  {number:>{widths[1]}}  {share:>{widths[2]}}  {''.join(rest)}".rstrip())
-    return "\n".join(lines) + "\n"
+def _text_table(title: str, rows: Sequence[tuple[str, str, str]]) -> str:
+    """Formats a title and a table with columns aligned left, right, right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"  {label:{widths[0]}}  {number:>{widths[1]}}  {share:>{widths[2]}}" for label, number, share in rows]
+    return "\n".join([title, *lines]) + "\n"
 
 
 def _reasons(selection: Selection) -> list[tuple[str, int, list[str]]]:

@@ -20,7 +20,7 @@ MAX_NAMES = 100
 """Limit of names per table, for licences that differ for every image; further names are counted as OTHERS."""
 
 OTHERS = "others"
-_MAX_NAME_CHARS = 200
+_MAX_NAME_CHARS = 300
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.filtering.record_filter import UNREADABLE, RecordFilter
+from data_prep.filtering.record_filter import RecordFilter
 from data_prep.inputs.record import Dropped, Input, Record
 from data_prep.report.selection import Selection
 from data_prep.report.statistics import Statistics
@@ -61,11 +61,11 @@ class JobDone:
 
 
 def load_done(work: WorkFolder, job: int) -> JobDone | None:
-    """Returns the result of `job`; None if it is not done, or if one of its shards is now missing or truncated."""
+    """Returns the result of `job`; None if it is not done, or its file or one of its shards is missing or damaged."""
     try:
         done = JobDone.load(work.job_done(job))
         sizes = [(work.target / entry.file).stat().st_size for entry in done.shards]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return done if sizes == [entry.bytes for entry in done.shards] else None
 
@@ -133,7 +133,7 @@ class ShardJobs:
         try:
             samples = self._maker.samples(record, filtered.image)
         except SampleError as error:
-            state.drop(record, UNREADABLE, str(error))
+            state.drop(record, error.reason, str(error))
             return []
         if not samples:
             state.drop(record, NO_SAMPLE)

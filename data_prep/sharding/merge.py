@@ -2,6 +2,7 @@
 
 .work/done/*.json of every job  --merge_shards-->  TARGET/{report.json, manifest.json, ATTRIBUTION.md}
 finished shards and report      --report_on----->  TARGET/{report.html, contact_sheet.png}
+both, and the reasons of dropped records at the end: finish_shards
 """
 
 import logging
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.report.contact_sheet import write_contact_sheet
-from data_prep.report.drop_report import as_text, save_report, write_report
+from data_prep.report.drop_report import as_text, load_report, nothing_kept, save_report, write_report
 from data_prep.report.selection import Selection
 from data_prep.report.statistics import Statistics
 from data_prep.sharding.config import ShardConfig
@@ -28,10 +29,23 @@ _NAMED_JOBS = 10
 _logger = logging.getLogger(__name__)
 
 
+def finish_shards(config: ShardConfig, target: Path) -> Manifest:
+    """Writes the manifest and the report after all jobs; the log ends with the report.
+
+    Raises:
+        UforkError: as `merge_shards`.
+    """
+    manifest = merge_shards(config, target)
+    report_on(target)
+    _logger.info("%s:\n%s", target, as_text(*load_report(target)))
+    return manifest
+
+
 def merge_shards(config: ShardConfig, target: Path) -> Manifest:
     """Writes the manifest after all jobs. A second call writes the same files.
 
     Raises:
+        InputError: no record was kept; names the reasons.
         ShardError: jobs are not done; names them and the command that runs them.
         StorageError: `target` cannot be written.
     """
@@ -41,9 +55,13 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
     selection, statistics = Selection(), Statistics()
     for dropped in dropped_entries(work.record_index):
         selection.drop(dropped.id, dropped.reason)
+    num_entries = selection.num_records + plan.num_records
     for done in _all_done(work, plan):
         entries += done.shards
         selection, statistics = selection + done.selection, statistics + done.statistics
+    assert selection.num_records == num_entries, (selection.num_records, num_entries)
+    if not selection.kept:
+        raise nothing_kept(selection, target)
     save_report(target, selection, statistics)
     manifest = finish_source(
         target,
@@ -58,7 +76,6 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
     )
     write_attribution(target, [manifest])
     _remove_drafts(target)
-    _logger.info("%s:\n%s", target, as_text(selection, statistics))
     return manifest
 
 

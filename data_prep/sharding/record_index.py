@@ -16,6 +16,8 @@ from typing import IO
 import numpy as np
 
 from data_prep.inputs.record import Dropped, Input, Record
+from data_prep.report.drop_report import nothing_kept
+from data_prep.report.selection import Selection
 from data_prep.sharding.progress import Progress
 from data_prep.sharding.unique_ids import UniqueIds, ids_with
 from ufork.errors import InputError
@@ -60,7 +62,8 @@ def build_record_index(folder: Path, source: Input) -> None:
     """Writes all records of `source` into `folder`, whole or not at all. An existing folder is kept.
 
     Raises:
-        InputError: the collection cannot be read, has no usable entry, or has two records with the same id.
+        InputError: the collection cannot be read, has no usable entry (the reasons are named), or has two records with
+            the same id.
         StorageError: `folder` cannot be written.
     """
     if folder.exists():
@@ -88,10 +91,10 @@ def _write_all(folder: Path, source: Input) -> None:
         open(folder / OFFSETS_FILE, "wb") as offsets,
         open(folder / DROPPED_FILE, "wb") as dropped,
     ):
-        number = _write_records(source.records(), ids, records, offsets, dropped)
+        selection = _write_records(source.records(), ids, records, offsets, dropped)
         repeated = ids.repeated()
-    if not number:
-        raise InputError("the input has no usable entry; check the path, and the kind of collection")
+    if not selection.kept:
+        raise nothing_kept(selection, "input")
     if repeated and (names := ids_with(repeated, _ids(folder / RECORDS_FILE))):
         raise InputError(
             f"{len(names)} ids occur more than once in the input, such as {', '.join(names[:_NAMED_IDS])}; rename the"
@@ -101,27 +104,29 @@ def _write_all(folder: Path, source: Input) -> None:
 
 def _write_records(
     entries: Iterable[Record | Dropped], ids: UniqueIds, records: IO[bytes], offsets: IO[bytes], dropped: IO[bytes]
-) -> int:
+) -> Selection:
+    """Writes the files; counts every entry, which is either a record or dropped."""
     progress = Progress("record index", unit="records")
-    end, number = 0, 0
+    end, selection = 0, Selection()
     new_offsets, new_ids = array("Q", [0]), list[str]()
     for entry in entries:
         entry, line = _encoded(entry)
         if isinstance(entry, Dropped):
             dropped.write(line)
+            selection.drop(entry.id, entry.reason)
             continue
         end += records.write(line)
         new_offsets.append(end)
         new_ids.append(entry.id)
-        number += 1
+        selection.kept += 1
         if len(new_offsets) >= _BUFFERED_RECORDS:
             new_offsets.tofile(offsets)
             ids.add(new_ids)
-            progress.reach(number)
+            progress.reach(selection.kept)
             new_offsets, new_ids = array("Q"), []
     new_offsets.tofile(offsets)
     ids.add(new_ids)
-    return number
+    return selection
 
 
 def _encoded(entry: Record | Dropped) -> tuple[Record | Dropped, bytes]:

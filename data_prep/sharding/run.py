@@ -17,14 +17,14 @@ from pathlib import Path
 from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.fingerprints import find_duplicates, fingerprint_chunks, fingerprints
 from data_prep.sharding.job import OpenInput, ShardJobs, load_done
-from data_prep.sharding.merge import merge_shards, report_on
+from data_prep.sharding.merge import finish_shards
 from data_prep.sharding.plan import ShardPlan, make_plan
 from data_prep.sharding.progress import Progress
 from data_prep.sharding.record_index import RecordIndex, build_record_index
 from data_prep.sharding.work_folder import WorkFolder
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.writer import finished_source
-from ufork.errors import ConfigError
+from ufork.errors import ConfigError, InputError
 from ufork.processes.worker_pool import run_jobs
 
 _logger = logging.getLogger(__name__)
@@ -71,9 +71,7 @@ def shard(config: ShardConfig, target: Path, open_input: OpenInput) -> Manifest:
     make_record_index(config, target, open_input)
     fingerprint_records(config, target, open_input)
     write_shards(config, target, open_input)
-    manifest = merge_shards(config, target)
-    report_on(target)
-    return manifest
+    return finish_shards(config, target)
 
 
 def make_record_index(config: ShardConfig, target: Path, open_input: OpenInput) -> ShardPlan:
@@ -86,8 +84,12 @@ def make_record_index(config: ShardConfig, target: Path, open_input: OpenInput) 
     work.claim(config)
     if work.plan.exists():
         return ShardPlan.load(work.plan)
-    source = open_input()
-    build_record_index(work.record_index, source)
+    try:
+        source = open_input()
+        build_record_index(work.record_index, source)
+    except InputError:
+        work.release()
+        raise
     plan = make_plan(work.plan, config, RecordIndex(work.record_index), source)
     _logger.info("%s: %d records in %d jobs of %d", target, plan.num_records, plan.num_jobs, plan.job_records)
     return plan

@@ -113,7 +113,7 @@ def _image_fields(record: Record, data: bytes) -> dict[str, Any]:
     name = image_format(data)
     if name is None:
         formats = ", ".join(PILLOW_DECODERS)
-        raise SampleError(f"{record.id}: {len(data)} bytes that are neither an image ({formats}) nor codes (.npy)")
+        raise SampleError(f"image is none of {formats}, and no codes (.npy)", sample=record.id)
     return {"image": data, "image_format": name}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_prep.sharding.config import ShardConfig
 from ufork.errors import ConfigError
-from ufork.files import make_folder, write_whole
+from ufork.files import make_folder, storage_errors, write_whole
 
 NAME = ".work"
 _FINGERPRINTS, _DROPPED, _DONE = "fingerprints", "dropped", "done"
@@ -60,6 +60,11 @@ class WorkFolder:
             raise ConfigError(
                 f"{self.target}: started with another config ({changes}); restore it, or give another folder"
             )
+
+    def release(self) -> None:
+        """Undoes `claim` where nothing could be made, so that the same folder can be tried with another config."""
+        with storage_errors(self.config):
+            self.config.unlink(missing_ok=True)
 
     def _refuse_other_shards(self) -> None:
         if (other := next(self.target.glob("*.tar"), None)) is not None:

@@ -135,15 +135,14 @@ def _shard(arguments: argparse.Namespace, share: "Share | None") -> None:
     from functools import partial
 
     from data_prep.inputs.config import open_input
-    from data_prep.sharding.merge import merge_shards, report_on
+    from data_prep.sharding.merge import finish_shards
     from data_prep.sharding.run import WHOLE, fingerprint_records, make_record_index, shard, write_shards
 
     config, target = _config_of(arguments)
     opener = partial(open_input, config.input)
     step = "merge" if arguments.kind == "merge" else arguments.step
     if step == "merge":
-        merge_shards(config, target)
-        report_on(target)
+        finish_shards(config, target)
     elif step is None and share is None:
         shard(config, target, opener)
     else:

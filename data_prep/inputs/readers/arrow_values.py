@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.inputs.files import TOO_LARGE
 from ufork.errors import SampleError
 
 _NOT_UTF8 = "\udcff"
@@ -43,11 +44,11 @@ def image_or_path(value: pa.Scalar, *, max_bytes: int, where: str) -> bytes | st
     if value.is_valid:
         size = value.as_buffer().size
         if size > max_bytes:
-            raise SampleError(f"{where}: {size} bytes, more than input.max_image_mb allows")
+            raise SampleError(TOO_LARGE, detail=f"{size} bytes", sample=where)
         return value.as_py()
     if isinstance(path, str) and path:
         return path
-    raise SampleError(f"{where}: its image column has neither an image nor a path")
+    raise SampleError("neither an image nor a path in the image column", sample=where)
 
 
 def _python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:

@@ -79,7 +79,7 @@ class ParquetImages:
         try:
             value = self._group(file, group)[row]
         except (IndexError, InputError) as error:
-            raise SampleError(f"{where}: cannot be read ({error})") from None
+            raise SampleError("image in a damaged part of the table", detail=str(error), sample=where) from None
         return image_or_path(value, max_bytes=self._max_image_bytes, where=where)
 
     def _read_group(self, file: str, group: int) -> pa.ChunkedArray:

@@ -155,7 +155,7 @@ def test_images_must_be_inside_their_folder(tmp_path):
     path.write_text(json.dumps([entry("a?", "b", image="link.jpg"), entry("a?", "b", image="gone.jpg")]))
     reader = open_input(ConversationsConfig(path=path, images=tmp_path / "images"))
     link, gone = reader.records()
-    with pytest.raises(SampleError, match="leads out"):
+    with pytest.raises(SampleError, match="link out of"):
         reader.image(link)
     with pytest.raises(SampleError, match="gone.jpg"):
         reader.image(gone)

@@ -152,5 +152,5 @@ def test_a_tar_that_was_truncated_after_its_entries_were_listed(tmp_path):
     with pytest.raises(SampleError, match="truncated"):
         reader.image(record)
     path.unlink()
-    with pytest.raises(SampleError, match="cannot be read"):
+    with pytest.raises(SampleError, match="tar cannot be read"):
         reader.image(record)

@@ -165,7 +165,7 @@ def test_an_image_whose_length_is_damaged_is_refused(tmp_path):
     save(tmp_path, {"image": encoded(*data), "text": ["a"] * 5}, image=IMAGE)
     reader, records = damaged(tmp_path, data, caption_column="text")
     assert [isinstance(record, Dropped) for record in records] == [False, False, True, True, False]
-    with pytest.raises(SampleError, match="row 2: cannot be read"):
+    with pytest.raises(SampleError, match="row 2: row that is damaged"):
         reader.image(Record(id="x", image=(2,)))
     assert reader.image(records[4]) == data[4]
 

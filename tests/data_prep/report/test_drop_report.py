@@ -30,12 +30,14 @@ def test_the_page_names_dropped_records_and_is_self_contained(tmp_path):
     assert "http" not in html
 
 
-def test_the_columns_of_the_text_are_aligned():
+def test_the_text_ends_with_the_reasons_and_two_ids_of_each():
     lines = as_text(DROPPED, SAMPLES).splitlines()
-    assert lines[:3] == [
+    assert lines[-5:] == [
         "12 of 16 records kept, 75.0%; dropped:",
-        "  image below 64 px  3  18.8%  a.jpg, a.jpg",
-        "  no text            1   6.2%  b <script>.jpg",
+        "   3   18.8%  image below 64 px",
+        "              a.jpg, a.jpg",
+        "   1    6.2%  no text",
+        "              b <script>.jpg",
     ]
     assert "Shorter side of the image, px: samples" in lines and "  384 to 512  12  100.0%" in lines
 

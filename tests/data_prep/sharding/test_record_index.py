@@ -63,9 +63,11 @@ def test_repeated_ids_are_refused_by_name(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_input_without_entries_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no usable entry"):
-        build_record_index(tmp_path / "record_index", Listed([Dropped("a", "empty")]))
+def test_an_input_without_usable_entries_is_refused_with_the_reasons(tmp_path):
+    with pytest.raises(InputError, match=r"all 3 were dropped:\n.*2 .* empty\n +a, b\n.*1 .* odd\n +c"):
+        build_record_index(tmp_path / "x", Listed([Dropped("a", "empty"), Dropped("b", "empty"), Dropped("c", "odd")]))
+    with pytest.raises(InputError, match="has no entry"):
+        build_record_index(tmp_path / "x", Listed([]))
 
 
 def test_an_entry_with_a_lone_surrogate_is_dropped(tmp_path):

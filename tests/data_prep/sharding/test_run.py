@@ -18,7 +18,7 @@ from data_prep.sharding.run import Share, fingerprint_records, make_record_index
 from tests.toy_input import kept_ids, opener, toy_shard_config
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.source import ShardSource
-from ufork.errors import ConfigError, ShardError
+from ufork.errors import ConfigError, InputError, ShardError
 from ufork.vocabulary import Task
 
 
@@ -40,7 +40,7 @@ def ids(folder, task: Task) -> list[str]:
 def no_contact_sheet():
     """Skips the contact sheet, which would take most of the time here and has its own tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_prep.sharding.run.report_on", lambda target: None)
+        patch.setattr("data_prep.sharding.merge.report_on", lambda target: None)
         yield
 
 
@@ -119,12 +119,21 @@ def test_a_folder_with_other_shards_is_refused(tmp_path):
 
 def test_the_manifest_counts_dropped_records_and_has_the_licence(whole):
     folder, manifest = whole
-    assert manifest.skipped == {"no image and no text": 10, "image cannot be read": 11}
+    assert manifest.skipped == {"no image and no text": 10, "image is gone": 11}
     assert manifest.licence == "CC-BY-4.0" and manifest.num_samples(Task.GENERATION) == 59
     assert len(ids(folder, Task.UNDERSTANDING)) == 79
     manifest.check(folder, deep=True)
     dropped = "".join(path.read_text() for path in sorted((folder / ".work" / "dropped").iterdir()))
-    assert dropped.count("\n") == 11 and '"detail":"7: gone"' in dropped
+    assert dropped.count("\n") == 11 and '"detail":"7: image is gone"' in dropped
+
+
+def test_a_folder_in_which_nothing_could_be_made_takes_another_config(tmp_path):
+    """F21: where no record is left after the filters either, no manifest is written."""
+    with pytest.raises(InputError, match="has no entry"):
+        run(tmp_path, size=0)
+    with pytest.raises(InputError, match=r"no record could be kept; all 6 were dropped:\n +6 +100\.0%  text below"):
+        run(tmp_path, size=6, filters={"min_text_chars": 1000})
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_the_order_is_shuffled_by_the_seed_or_that_of_the_input(whole, tmp_path):
@@ -148,7 +157,7 @@ def test_shards_have_about_the_configured_size(tmp_path):
 def test_filtered_records_and_duplicates_are_dropped_and_counted(tmp_path, duplicates, num_near):
     """All toy images look alike, so they are near duplicates of the first if texts are not compared."""
     manifest = run(tmp_path, duplicates=duplicates, filters={"min_text_chars": 10})
-    unusable = {"image cannot be read": 11, "no image and no text": 10, "text below 10 characters": 6}
+    unusable = {"image is gone": 11, "no image and no text": 10, "text below 10 characters": 6}
     assert manifest.skipped == unusable | ({"near duplicate": num_near} if num_near else {})
     selection, statistics = load_report(tmp_path)
     assert selection.kept == 100 - selection.dropped.total() == 73 - num_near
