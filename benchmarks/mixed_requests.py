@@ -150,6 +150,6 @@ def with_tokenizers(model: UniFork) -> TrainedModel:
     sizes = model.dimensions.model_dump(exclude={"vocab_size"})
     codec = ImageCodec(RQVAE(VisionConfig(image_px=side * PATCH_PX, patch_px=PATCH_PX, hidden_width=64, **sizes)))
     model.set_codebook(codec.codebook)
-    texts = [generation_prompt(" ".join(WORDS)), question_prompt(" ".join(WORDS))]
+    texts = ["".join(generation_prompt(" ".join(WORDS))), question_prompt(" ".join(WORDS))]
     tokenizer = UnendingTokenizer(TextTokenizer.train(texts, vocab_size=model.dimensions.vocab_size))
     return TrainedModel(model, tokenizer, codec.on(model.trunk.token_embedding.weight.device))  # type: ignore[arg-type]

@@ -156,7 +156,7 @@ def _texts(folder: RunFolder) -> Iterator[str]:
         for number in range(len(source)):
             sample = source[number]
             if sample.prompt:
-                yield generation_prompt(sample.prompt)
+                yield "".join(generation_prompt(sample.prompt))
             for question, answer in sample.turns:
                 yield question_prompt(question)
                 yield answer

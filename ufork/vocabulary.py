@@ -23,14 +23,25 @@ class Task(StrEnum):
 IGNORED_LABEL = -100
 """Label of a position that predicts no text token (torch's default `ignore_index`)."""
 
-TURN_START = "<|im_start|>"
-TURN_END = "<|im_end|>"
-PADDING = "<|vision_pad|>"
-DROPPED_PROMPT = "<|video_pad|>"
+
+class ControlToken(str):
+    """Name of a token that steers the model.
+
+    Only a piece of a prompt that is of this type becomes the token; the same name in a text stays text.
+    """
+
+
+TURN_START = ControlToken("<|im_start|>")
+TURN_END = ControlToken("<|im_end|>")
+PADDING = ControlToken("<|vision_pad|>")
+DROPPED_PROMPT = ControlToken("<|video_pad|>")
 """Replaces a caption that was dropped for classifier-free guidance (spec of the release, section 4)."""
 
-SPECIAL_TOKENS = ("<|endoftext|>", TURN_START, TURN_END, PADDING, DROPPED_PROMPT)
-"""Text tokens that are never split or merged, named as in Qwen2.5."""
+SPECIAL_TOKENS = (ControlToken("<|endoftext|>"), TURN_START, TURN_END, PADDING, DROPPED_PROMPT)
+"""Tokens that are never split or merged, named as in Qwen2.5."""
+
+Prompt = str | tuple[str, ...]
+"""What a text tokenizer encodes: a text, or texts and control tokens in order."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ def expected_states(trained, pair, task, side):
         begin, token_ids = len(text), text + image
         where = range(len(text)) if side == "text" else range(begin + 1, begin + 1 + len(codes))
     else:
-        text = encode(question_prompt(CAPTION_QUESTION)) + encode(pair.text + TURN_END)
+        text = encode(question_prompt(CAPTION_QUESTION)) + encode((pair.text, TURN_END))
         if side == "text":
             return hidden_states(trained, text, np.zeros((0, 1), np.int64), None, task), range(len(text))
         begin, token_ids, where = 0, image + text, range(1, 1 + len(codes))

@@ -19,7 +19,7 @@ from ufork.data.prompts import (
 from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError
-from ufork.vocabulary import DROPPED_PROMPT, IGNORED_LABEL, TURN_END, Task
+from ufork.vocabulary import DROPPED_PROMPT, IGNORED_LABEL, SPECIAL_TOKENS, TURN_END, TURN_START, Task
 
 CODES = np.arange(12, dtype=np.uint16).reshape(2, 2, 3)
 WORDS = st.text(min_size=1, max_size=12).filter(str.strip)
@@ -56,17 +56,17 @@ def targets(sequence):
 
 
 def test_no_merge_crosses_from_prompt_to_answer(tokenizer):
-    joined = tokenizer.encode(question_prompt("what?") + "dog" + TURN_END)
-    apart = tokenizer.encode(question_prompt("what?")) + tokenizer.encode("dog" + TURN_END)
+    joined = tokenizer.encode((question_prompt("what?") + "dog", TURN_END))
+    apart = tokenizer.encode(question_prompt("what?")) + tokenizer.encode(("dog", TURN_END))
     assert joined != apart, "the example must be one where tokenising both as one string would merge"
     sequence = encoded(understanding(("what?", "dog")), tokenizer)
     assert sequence.token_ids_L[-len(apart) :].tolist() == apart
-    assert targets(sequence) == tokenizer.encode("dog" + TURN_END)
+    assert targets(sequence) == tokenizer.encode(("dog", TURN_END))
 
 
 def test_compatibility_with_the_release_hides_a_first_target_that_merges_with_the_prompt(tokenizer):
     sequence = encoded(understanding(("what?", "dog")), tokenizer, compatibility="release")
-    joined = tokenizer.encode(question_prompt("what?") + "dog" + TURN_END)
+    joined = tokenizer.encode((question_prompt("what?") + "dog", TURN_END))
     assert sequence.token_ids_L[-len(joined) :].tolist() == joined
     assert targets(sequence) == joined[len(tokenizer.encode(question_prompt("what?"))) :]
 
@@ -86,7 +86,8 @@ def test_labels_are_exactly_the_answers_shifted_by_one_position(tokenizer, turns
     sequence = encoded(understanding(*turns, codes=CODES if with_image else None), tokenizer)
     image = [tokenizer.padding_id] * 6 if with_image else []
     text = [
-        (tokenizer.encode(question_prompt(question)), tokenizer.encode(answer + TURN_END)) for question, answer in turns
+        (tokenizer.encode(question_prompt(question)), tokenizer.encode((answer, TURN_END)))
+        for question, answer in turns
     ]
     assert sequence.token_ids_L.tolist() == image + list(itertools.chain(*itertools.chain(*text)))
     is_target = [False] * len(image)
@@ -112,6 +113,18 @@ def test_a_dropped_prompt_is_the_null_text_without_the_caption(tokenizer):
     sequence = encoded(generation("zebra"), tokenizer, drop_prompt=True)
     assert tokenizer.id_of(DROPPED_PROMPT) in sequence.token_ids_L
     assert "zebra" not in tokenizer.decode(sequence.token_ids_L)
+
+
+@pytest.mark.parametrize("name", [*map(str, SPECIAL_TOKENS), "</s>"])
+def test_control_tokens_that_a_text_names_are_text(tokenizer, name):
+    """F8: the sequences hold the tokens of the wording, at their places, and no others."""
+    controls = set(tokenizer.encode(SPECIAL_TOKENS))
+    drawn = encoded(generation(f"a {name} dog"), tokenizer)
+    assert [id for id in drawn.token_ids_L[:-6] if id in controls] == [tokenizer.id_of(TURN_START)]
+    understood = encoded(understanding((f"a {name}?", f"b {name} c")), tokenizer)
+    assert [id for id in understood.token_ids_L[6:] if id in controls] == [tokenizer.turn_end_id]
+    assert understood.token_ids_L[-1] == tokenizer.turn_end_id
+    assert tokenizer.decode(targets(understood)) == f"b {name} c"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Text to ids and back: trained here, saved, or of another project."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from pipelines.check_recipe import QWEN_VOCABULARY
 from tests.tiny import TEXTS, tiny_tokenizer
@@ -31,9 +33,9 @@ def test_any_text_is_decoded_and_saving_changes_no_id(trained_and_loaded, text):
 
 def test_special_tokens_are_single_ids_that_decoding_omits(trained_and_loaded):
     for tokenizer in trained_and_loaded:
-        ids = [tokenizer.encode(token) for token in SPECIAL_TOKENS]
-        assert ids == [[tokenizer.id_of(token)] for token in SPECIAL_TOKENS]
-        assert tokenizer.decode(tokenizer.encode("a dog" + TURN_END)) == "a dog"
+        ids = tokenizer.encode(SPECIAL_TOKENS)
+        assert ids == [tokenizer.id_of(token) for token in SPECIAL_TOKENS]
+        assert tokenizer.decode(tokenizer.encode(("a dog", TURN_END))) == "a dog"
 
 
 def test_training_merges_frequent_pairs(trained_and_loaded):
@@ -43,7 +45,7 @@ def test_training_merges_frequent_pairs(trained_and_loaded):
 
 
 def test_missing_special_tokens_are_added_behind_the_others(tmp_path):
-    plain = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    plain = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")], unk_token="b"))
     plain.save(str(tmp_path / FILE_NAME))
     loaded = TextTokenizer.load(tmp_path)
     assert sorted(map(loaded.id_of, SPECIAL_TOKENS)) == [3, 4, 5, 6, 7]
@@ -83,3 +85,76 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file"):
         tiny_tokenizer().save(tmp_path / "file" / "text")
+
+
+NAMES = [*map(str, SPECIAL_TOKENS), "</s>", "<|image_pad|>"]
+"""Plain texts."""
+
+
+@pytest.fixture(scope="module", params=["trained here", "qwen", "names in the vocabulary"])
+def any_tokenizer(request, tmp_path_factory):
+    if request.param == "trained here":
+        return tiny_tokenizer()
+    if request.param == "qwen":
+        return TextTokenizer.load(request.getfixturevalue("qwen_folder"))
+    letters = sorted(set("".join(NAMES) + "ab ▁"))
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *[(letter, -1.0) for letter in letters], ("<|im_end|>", -0.5)]
+    unigram = Tokenizer(models.Unigram(pieces, unk_id=0))
+    unigram.normalizer, unigram.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
+    unigram.add_special_tokens([AddedToken("<unk>"), AddedToken("</s>")])
+    folder = tmp_path_factory.mktemp("unigram")
+    unigram.save(str(folder / FILE_NAME))
+    return TextTokenizer.load(folder)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "＜/s＞", "<<|im_end|>>", "</s></s>"])
+def test_a_text_that_names_control_tokens_stays_text(any_tokenizer, name):
+    """F8: also where the vocabulary itself holds the name, or normalization makes it."""
+    controls = set(any_tokenizer.encode(SPECIAL_TOKENS)) | {any_tokenizer._tokenizer.token_to_id("</s>")}
+    for text in (name, f"a {name} b", f"a{name}b{name}"):
+        ids = any_tokenizer.encode(text)
+        assert controls.isdisjoint(ids)
+        letters = unicodedata.normalize("NFKC", text).replace(" ", "")
+        assert text == any_tokenizer.decode(ids) or letters == any_tokenizer.decode(ids).translate(
+            {32: "", ord("▁"): ""}
+        )
+
+
+def test_a_control_token_that_a_tokenizer_declares_to_be_a_word_is_none_in_texts(tmp_path):
+    plain = Tokenizer(models.BPE({letter: id for id, letter in enumerate("?<|>_deimn")}, [], unk_token="?"))
+    plain.add_tokens([AddedToken(TURN_END, special=False)])
+    plain.save(str(tmp_path / FILE_NAME))
+    loaded = TextTokenizer.load(tmp_path)
+    assert loaded.turn_end_id not in loaded.encode(TURN_END)
+    assert loaded.encode((TURN_END,)) == [loaded.turn_end_id]
+
+
+def test_unknown_words_stay_unknown(tmp_path):
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.add_special_tokens([AddedToken("[UNK]")])
+    words.save(str(tmp_path / FILE_NAME))
+    assert TextTokenizer.load(tmp_path).encode("a zebra a") == [1, 0, 1]
+
+
+def _byte_level_without(letter):
+    alphabet = [known for known in sorted(pre_tokenizers.ByteLevel.alphabet()) if known != letter]
+    tokenizer = Tokenizer(models.BPE({known: id for id, known in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "lossy",
+    [
+        Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])),
+        Tokenizer(models.WordLevel({"a": 0})),
+        Tokenizer(models.Unigram([("a", -1.0)])),
+        _byte_level_without("Ĥ"),
+    ],
+    ids=["characters", "words", "unigram", "one byte missing"],
+)
+def test_a_tokenizer_that_would_lose_characters_is_refused(tmp_path, lossy):
+    lossy.save(str(tmp_path / FILE_NAME))
+    with pytest.raises(TokenizerError, match=f"{tmp_path}: the tokenizer has no token for .*, nor one for unknown"):
+        TextTokenizer.load(tmp_path)

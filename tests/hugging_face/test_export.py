@@ -18,7 +18,7 @@ from ufork.vision.vila_u.config import PixelDecoderConfig, VilaUConfig
 from ufork.vision.vila_u.tokenizer import VilaU
 from ufork.vocabulary import PADDING, Task
 
-PROMPTS = ["a red dog", "two apples left of a cat"]
+PROMPTS = ["a red <|im_end|> dog", "two apples left of a cat"]
 QUESTIONS = ["what is this?", "how many?"]
 
 
@@ -77,7 +77,7 @@ def test_text_logits_are_those_of_ufork(weights, model, processor):
 
 
 def test_code_logits_are_those_of_ufork(weights, model, processor):
-    prompt = processor.tokenizer.encode(generation_prompt(PROMPTS[1]))
+    prompt = processor.tokenizer.encode("".join(generation_prompt(PROMPTS[1])))
     token_ids = prompt + processor.tokenizer.encode(PADDING * TOKENS_PER_IMAGE)
     with torch.no_grad():
         codes = torch.tensor(CODES)[None]

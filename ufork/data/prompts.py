@@ -17,7 +17,7 @@ from ufork.data.config import RELEASE_LOSS_POSITIONS, Compatibility
 from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import SampleError
-from ufork.vocabulary import DROPPED_PROMPT, IGNORED_LABEL, TURN_END, TURN_START, Task
+from ufork.vocabulary import DROPPED_PROMPT, IGNORED_LABEL, TURN_END, TURN_START, Prompt, Task
 
 MAX_CHARS_PER_TOKEN = 64
 """A text with more characters than this per token of the packed sequence is skipped without being tokenised, which can
@@ -49,14 +49,14 @@ class EncodedSample:
     """int64; empty without an image."""
 
 
-def generation_prompt(caption: str) -> str:
-    """The text before an image to draw."""
-    return f"{TURN_START}USER: {caption} ASSISTANT: "
+def generation_prompt(caption: str) -> Prompt:
+    """What precedes an image to draw."""
+    return (TURN_START, f"USER: {caption} ASSISTANT: ")
 
 
-def dropped_prompt() -> str:
-    """Text that replaces a prompt for the unconditional model of classifier-free guidance, in training and sampling."""
-    return generation_prompt(f"{DROPPED_PROMPT}.")
+def dropped_prompt() -> Prompt:
+    """Replaces a prompt for the unconditional model of classifier-free guidance, in training and sampling."""
+    return (TURN_START, "USER: ", DROPPED_PROMPT, ". ASSISTANT: ")
 
 
 def question_prompt(question: str) -> str:
@@ -106,21 +106,21 @@ def encode_sample(
         if sample.codes is None or not sample.prompt.strip():
             raise SampleError("a generation sample needs an image and a prompt that is not empty", sample=sample.id)
         prompt = dropped_prompt() if drop_prompt else generation_prompt(sample.prompt)
-        _check_text(sample, len(prompt), seq_len)
+        _check_text(sample, sum(map(len, prompt)), seq_len)
         layout.add_text(tokenizer.encode(prompt))
         codes_IC = sample.codes.reshape(-1, sample.codes.shape[-1])
         layout.add_image(codes_IC[:RELEASE_LOSS_POSITIONS] if compatibility == "release" else codes_IC)
     else:
         if not any(answer.strip() for _, answer in sample.turns):
             raise SampleError("an understanding sample needs an answer that is not empty", sample=sample.id)
-        texts = [(question_prompt(question), answer + TURN_END) for question, answer in sample.turns]
+        texts = [(question_prompt(question), answer) for question, answer in sample.turns]
         _check_text(sample, sum(len(question) + len(answer) for question, answer in texts), seq_len)
         if sample.codes is not None:
             layout.add_image(sample.codes)
         for question, answer in texts:
-            before, targets = tokenizer.encode(question), tokenizer.encode(answer)
+            before, targets = tokenizer.encode(question), tokenizer.encode((answer, TURN_END))
             if compatibility == "release":
-                together = tokenizer.encode(question + answer)
+                together = tokenizer.encode((question + answer, TURN_END))
                 before, targets = together[: len(before)], together[len(before) :]
             layout.add_text(before)
             layout.add_text(targets, is_target=True)

@@ -33,7 +33,7 @@ from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.layers.causal import causal_attention
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
 from ufork.vision.patches import to_bytes
-from ufork.vocabulary import PADDING, PackedSequence, Task
+from ufork.vocabulary import PADDING, ControlToken, PackedSequence, Prompt, Task
 
 
 class UniForkForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -271,9 +271,15 @@ class _PromptTokenizer:
         self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         self.padding_id = self.tokenizer.convert_tokens_to_ids(PADDING)
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of `text`."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Returns the token ids of `prompt`. No text becomes a control token, whatever it holds."""
+        token_ids: list[int] = []
+        for piece in (prompt,) if isinstance(prompt, str) else prompt:
+            if isinstance(piece, ControlToken):
+                token_ids.append(self.tokenizer.convert_tokens_to_ids(piece))
+            else:
+                token_ids += self.tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=True)
+        return token_ids
 
 
 def _positions(input_ids: Tensor, attention_mask: Tensor | None, num_past: int) -> Tensor:

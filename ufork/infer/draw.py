@@ -148,10 +148,10 @@ def draw_position(
 
 def prompt_sequences(prompts: Sequence[str], tokenizer: TextTokenizer, *, guidance: float) -> list[EncodedSample]:
     """Returns the sequences of `prompts`, and with guidance as many of the guidance null."""
-    texts = [generation_prompt(prompt) for prompt in prompts]
+    wanted = [generation_prompt(prompt) for prompt in prompts]
     if guidance != 1:
-        texts += [dropped_prompt()] * len(prompts)
-    return [open_image(tokenizer.encode(text), padding_id=tokenizer.padding_id) for text in texts]
+        wanted += [dropped_prompt()] * len(prompts)
+    return [open_image(tokenizer.encode(prompt), padding_id=tokenizer.padding_id) for prompt in wanted]
 
 
 def open_image(token_ids: Sequence[int], *, padding_id: int) -> EncodedSample:

@@ -30,7 +30,7 @@ from ufork.infer.requests import AnswerJob, AnswerReply, DrawingJob, DrawingRepl
 from ufork.infer.running import Running, RunningAnswers, RunningDrawings
 from ufork.infer.sampling import uniform_numbers
 from ufork.infer.slots import run_together
-from ufork.vocabulary import Task
+from ufork.vocabulary import Prompt, Task
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,8 @@ class Engine:
         """
         config = config or self.model.draw_config
         self.model.check_texts(Task.GENERATION, [prompt], "prompt")
-        texts = [generation_prompt(prompt), *([dropped_prompt()] if config.guidance != 1 else [])]
-        prompts_ids = [self._encode(text, "prompt") for text in texts]
+        prompts = [generation_prompt(prompt), *([dropped_prompt()] if config.guidance != 1 else [])]
+        prompts_ids = [self._encode(each, "prompt") for each in prompts]
         codec = self.model.codec
         num_positions = codec.grid_rows * codec.grid_columns
         job = DrawingJob(
@@ -201,8 +201,8 @@ class Engine:
             self._changed.wait_for(lambda: self._is_closed or self._waiting or self.num_running)
             return not self._is_closed
 
-    def _encode(self, text: str, name: str) -> list[int]:
-        token_ids = self.model.tokenizer.encode(text)
+    def _encode(self, prompt: Prompt, name: str) -> list[int]:
+        token_ids = self.model.tokenizer.encode(prompt)
         if len(token_ids) > self.config.max_prompt_tokens:
             raise ConfigError(
                 f"a {name} has {len(token_ids):,} tokens, this engine reads {self.config.max_prompt_tokens:,}"
