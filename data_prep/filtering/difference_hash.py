@@ -13,8 +13,8 @@ import simplejpeg
 from PIL import Image
 
 from ufork.errors import SampleError
-from ufork.vision.image_header import read_image_header
-from ufork.vision.images import decode_whole
+from ufork.vision.image_header import ImageHeader, read_image_header
+from ufork.vision.images import decode_whole, turned
 
 NO_PICTURE = 0
 """Hash of a missing or damaged image, or of one that never gets brighter to the right, such as an image of one colour.
@@ -28,7 +28,8 @@ _MIN_DETAIL = 4
 def difference_hash(data: bytes) -> int:
     """Returns the hash of an image file, 0 to 2**64 - 1; NO_PICTURE if it cannot be decoded."""
     try:
-        grey = _reduced_jpeg(data) if read_image_header(data).format == "jpg" else None
+        header = read_image_header(data)
+        grey = _reduced_jpeg(data, header) if header.format == "jpg" else None
         grey = grey or Image.fromarray(decode_whole(data)).convert("L")
     except (SampleError, ValueError):
         return NO_PICTURE
@@ -36,9 +37,10 @@ def difference_hash(data: bytes) -> int:
     return int.from_bytes(np.packbits(pixels[:, 1:] > pixels[:, :-1]).tobytes())
 
 
-def _reduced_jpeg(data: bytes) -> Image.Image | None:
+def _reduced_jpeg(data: bytes, header: ImageHeader) -> Image.Image | None:
     """Decodes a JPEG at down to an eighth of its size; None for colour spaces that only Pillow converts."""
     if simplejpeg.decode_jpeg_header(data)[2] not in ("YCbCr", "Gray"):
         return None
-    height, width = _MIN_DETAIL * _ROWS, _MIN_DETAIL * _COLUMNS
-    return Image.fromarray(simplejpeg.decode_jpeg(data, "GRAY", min_height=height, min_width=width)[:, :, 0])
+    side_px = _MIN_DETAIL * _COLUMNS
+    stored = simplejpeg.decode_jpeg(data, "GRAY", min_height=side_px, min_width=side_px)[:, :, 0]
+    return Image.fromarray(turned(stored, header.orientation))

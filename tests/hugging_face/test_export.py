@@ -121,11 +121,14 @@ def test_drawings_follow_the_weights_when_they_change(folder, processor):
 
 
 def test_pixels_are_those_that_ufork_decodes(processor, tmp_path):
-    Image.fromarray(random_image(0)[:9]).save(tmp_path / "wide.png")
-    pixels = processor(images=str(tmp_path / "wide.png"))["pixel_values"][0]
-    data = (tmp_path / "wide.png").read_bytes()
-    expected = decode_image(data, size_px=IMAGE_PX, purpose=Task.UNDERSTANDING)
-    assert torch.equal(to_bytes(pixels.permute(1, 2, 0)), torch.from_numpy(expected))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    path = tmp_path / "wide.png"
+    Image.fromarray(random_image(0)[:9]).save(path, exif=exif)
+    expected = decode_image(path.read_bytes(), size_px=IMAGE_PX, purpose=Task.UNDERSTANDING)
+    for image in (str(path), Image.open(path)):
+        pixels = processor(images=image)["pixel_values"][0]
+        assert torch.equal(to_bytes(pixels.permute(1, 2, 0)), torch.from_numpy(expected))
 
 
 def test_text_and_images_that_do_not_match_are_refused(model, processor):

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ufork.errors import SampleError
-from ufork.vision.image_header import MAX_PIXELS, MAX_SIDE_PX, ImageHeader, image_format, read_image_header
+from ufork.vision.image_header import (
+    MAX_JPEG_SCANS,
+    MAX_PIXELS,
+    MAX_SIDE_PX,
+    ImageHeader,
+    image_format,
+    read_image_header,
+)
 
 SAVED = {
     "png": ("PNG", "RGB", {}),
@@ -95,8 +102,9 @@ def test_no_other_format_is_recognised(data):
         (png_header(MAX_PIXELS, 1), f"image with a side of more than {MAX_SIDE_PX} pixels"),
         (png_header(1, MAX_SIDE_PX + 1), f"image with a side of more than {MAX_SIDE_PX} pixels"),
         (webp_header(2**24, 1), f"image with a side of more than {MAX_SIDE_PX} pixels"),
+        (saved("jpg, progressive")[:-2] + b"\xff\xda" * MAX_JPEG_SCANS, f"JPEG of more than {MAX_JPEG_SCANS} scans"),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_the_reason_is_named(data, reason):
     with pytest.raises(SampleError) as caught:

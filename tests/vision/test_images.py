@@ -88,6 +88,13 @@ def test_a_transparent_colour_is_white():
     assert pixels[3, 3].tolist() == [0, 0, 9] and (pixels.reshape(-1, 3) == 255).all(axis=1).sum() == 63
 
 
+def test_grey_of_16_bits_keeps_its_upper_8():
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    assert (decode_whole(encoded(values)) == np.arange(256).reshape(16, 16, 1)).all()
+    pixels = decode_whole(encoded(values, transparency=257 * 5))
+    assert pixels[0, 5].tolist() == [255] * 3 and pixels[0, 6].tolist() == [6] * 3
+
+
 @pytest.mark.parametrize(
     "mode, form",
     [("L", "PNG"), ("1", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG"), ("RGBA", "WEBP")],

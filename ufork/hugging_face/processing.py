@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import make_flat_list_of_images, to_numpy_array
@@ -87,4 +87,4 @@ class UniForkProcessor(ProcessorMixin):
 
 
 def _pil(image: Any) -> Image.Image:
-    return image if isinstance(image, Image.Image) else Image.fromarray(to_numpy_array(image))
+    return ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else Image.fromarray(to_numpy_array(image))

@@ -1,6 +1,7 @@
 """Decodes image files: to the square uint8 arrays that training reads, or at their own size.
 
-bytes of a PNG, JPEG or WebP -> header checked (image_header.py) -> RGB, transparent pixels blended with white
+bytes of a PNG, JPEG or WebP -> header checked (image_header.py) -> RGB as viewers show it: turned by its EXIF
+   orientation, transparent pixels blended with white, 16 bits reduced to 8, the first of several frames
 -> decode_image: uint8 [size, size, 3]; understanding pads the whole image to a square, generation crops the middle
 -> decode_whole: uint8 [height, width, 3]
 
@@ -31,6 +32,8 @@ _DECODER_ERRORS = (
 
 _PADDING_VALUE = 127
 _WHITE = (255, 255, 255, 255)
+_FLIPPED_AXES = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+"""Axes that an EXIF orientation mirrors, after exchanging rows and columns from 5 on."""
 
 
 def decode_image(data: bytes, *, size_px: int, purpose: Task) -> np.ndarray:
@@ -51,12 +54,10 @@ def decode_image(data: bytes, *, size_px: int, purpose: Task) -> np.ndarray:
     # libjpeg-turbo decodes at half the size (or less) faster than at full size
     height, width = (min(length, -(-length * size_px // side_px)) for length in (header.height_px, header.width_px))
     with _decoding_errors():
-        pixels = _jpeg_pixels(data, header, min_height=height, min_width=width)
-        if pixels is not None and pixels.shape[:2] == (size_px, size_px):
-            return pixels
-        image = _pillow_image(data, header) if pixels is None else Image.fromarray(pixels)
-    if image.size == (size_px, size_px):
-        return np.array(image)
+        pixels = _pixels(data, header, min_height=height, min_width=width)
+    if pixels.shape[:2] == (size_px, size_px):
+        return np.ascontiguousarray(pixels)
+    image = Image.fromarray(pixels)
     return np.array(padded(image, size_px) if purpose == Task.UNDERSTANDING else _cropped(image, size_px))
 
 
@@ -68,8 +69,13 @@ def decode_whole(data: bytes) -> np.ndarray:
     """
     header = read_image_header(data)
     with _decoding_errors():
-        pixels = _jpeg_pixels(data, header)
-        return np.array(_pillow_image(data, header)) if pixels is None else pixels
+        return np.ascontiguousarray(_pixels(data, header))
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns and mirrors stored pixels [height, width, ...] as their EXIF orientation, 1 to 8, says."""
+    upright = pixels.swapaxes(0, 1) if orientation > 4 else pixels
+    return np.flip(upright, _FLIPPED_AXES.get(orientation, ()))
 
 
 @contextmanager
@@ -81,32 +87,45 @@ def _decoding_errors() -> Iterator[None]:
         raise SampleError("image cannot be decoded", detail=str(error) or type(error).__name__) from None
 
 
-def _jpeg_pixels(data: bytes, header: ImageHeader, *, min_height: int = 0, min_width: int = 0) -> np.ndarray | None:
-    """RGB pixels of a JPEG, decoded at a reduced size that is not below the given one (0: at its own size).
-
-    None for other formats, and for colour spaces that only Pillow converts.
-    """
-    if header.format != "jpg" or simplejpeg.decode_jpeg_header(data)[2] not in ("YCbCr", "Gray", "RGB"):
-        return None
-    return simplejpeg.decode_jpeg(data, "RGB", min_height=min_height, min_width=min_width)
+def _pixels(data: bytes, header: ImageHeader, *, min_height: int = 0, min_width: int = 0) -> np.ndarray:
+    """RGB pixels [height, width, 3]; most JPEGs at a reduced size, if one is given that they need not be below."""
+    if header.format == "jpg" and simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "Gray", "RGB"):
+        if header.orientation > 4:
+            min_height, min_width = min_width, min_height
+        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=min_height, min_width=min_width)
+    else:
+        pixels = np.array(_pillow_image(data, header))
+    return turned(pixels, header.orientation)
 
 
 def _pillow_image(data: bytes, header: ImageHeader) -> Image.Image:
-    """The image in RGB, transparent pixels blended with white."""
+    """The image as stored, in RGB, transparent pixels blended with white."""
     image: Image.Image = Image.open(io.BytesIO(data), formats=(PILLOW_DECODERS[header.format],))
-    if image.size != (header.width_px, header.height_px):  # a second IHDR chunk, which would evade the limits
-        raise ValueError(f"size {image.width} x {image.height}, {header.width_px} x {header.height_px} in its header")
+    if image.size != header.stored_size:  # a second IHDR chunk, which would evade the limits
+        width, height = header.stored_size
+        raise ValueError(f"size {image.width} x {image.height}, {width} x {height} in its header")
     image.load()
     return in_rgb(image)
 
 
 def in_rgb(image: Image.Image) -> Image.Image:
     """The image in RGB, transparent pixels blended with white."""
+    if image.mode.startswith("I;16"):
+        image = _with_eight_bits(image)
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, _WHITE)
         ground.alpha_composite(image.convert("RGBA"))
         return ground.convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _with_eight_bits(image: Image.Image) -> Image.Image:
+    """The grey image of 16 bits with the upper 8; Pillow would make everything from 256 on white."""
+    values = np.asarray(image)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    if (transparent := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def padded(image: Image.Image, size_px: int) -> Image.Image:
