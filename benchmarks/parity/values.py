@@ -3,10 +3,12 @@
 converted checkpoint, golden inputs -> values by the names of the golden tensors -> largest differences -> table
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,6 +21,8 @@ from ufork.parallel.config import LayoutConfig
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.vision.codec import ImageCodec
+from ufork.vision.images import decode_image
+from ufork.vision.patches import from_bytes
 from ufork.vision.vila_u.tokenizer import VilaU
 from ufork.vocabulary import Task
 
@@ -26,6 +30,12 @@ ALLOWED = 1e-5
 ALLOWED_PIXEL = 1e-3
 """Of 255."""
 PIXELS = ("decoded", "decoded_hi")
+PREPARED = (
+    ("und384_off12_stride24", 384, Task.UNDERSTANDING, 24),
+    ("gen384_off12_stride24", 384, Task.GENERATION, 24),
+    ("und32", 32, Task.UNDERSTANDING, 1),
+)
+"""Of a prepared picture: its golden tensor's name, its side, its task and its stride."""
 VOCABULARY_DIM = -1
 """Dimension of logits that ranks partition."""
 TIMEOUT_SECONDS = 120.0
@@ -69,9 +79,22 @@ def differences(found: Values, golden: Values) -> list[Difference]:
 
 def read_golden(folder: Path) -> Values:
     """Returns all golden tensors; pixels in 0..255."""
-    files = ("tokenizer", "mixed_inputs", "und", "gen", "rq_head")
+    files = ("tokenizer", "preprocess", "mixed_inputs", "und", "gen", "rq_head")
     values = {f"{file} {name}": t for file in files for name, t in load_file(folder / f"{file}.safetensors").items()}
     return {name: _pixels(t) if name.partition(" ")[2] in PIXELS else t for name, t in values.items()}
+
+
+def prepared_values(golden: Values) -> Values:
+    """Returns the golden pictures as they are prepared for either task, some at every `stride`th pixel only."""
+    values = {}
+    for picture in ("wide", "tall"):
+        file = io.BytesIO()
+        Image.fromarray(golden[f"preprocess {picture}_u8"].numpy()).save(file, "PNG")
+        for name, size_px, task, stride in PREPARED:
+            pixels = from_bytes(torch.from_numpy(decode_image(file.getvalue(), size_px=size_px, purpose=task)))
+            sampled = pixels[stride // 2 :: stride, stride // 2 :: stride]
+            values[f"preprocess {picture}_{name}"] = sampled.permute(2, 0, 1)
+    return values
 
 
 def tokenizer_values(codec: ImageCodec, golden: Values) -> Values:
@@ -135,7 +158,8 @@ def mixed_rows(codec: ImageCodec, golden: Values, task: Task) -> PaddedRows:
 def all_values(folder: Path, golden: Values) -> Values:
     """Returns the values of the converted model in `folder`, on one process."""
     codec = ImageCodec.load(folder / VISION_FOLDER)
-    return {**tokenizer_values(codec, golden), **model_values(load_plain(folder), codec, golden)}
+    tokenizer = {**prepared_values(golden), **tokenizer_values(codec, golden)}
+    return {**tokenizer, **model_values(load_plain(folder), codec, golden)}
 
 
 def partitioned_values(folder: Path, golden: Values, *, tp: int) -> Values:

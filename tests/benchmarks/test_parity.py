@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.parity import batches
 from benchmarks.parity.values import Difference, all_values, differences, partitioned_values, read_golden, table
 from tests.golden_files import GOLDEN
 from ufork.convert.unifork import convert
@@ -24,9 +25,15 @@ def beyond_allowance(values, expected) -> list[Difference]:
     return [one for one in differences(values, expected) if not one.is_allowed]
 
 
-def test_tokenizer_body_heads_and_losses_are_the_releases(converted, expected):
+def test_preparation_tokenizer_body_heads_and_losses_are_the_releases(converted, expected):
     values = all_values(converted, expected)
-    assert len(values) == 22 and not beyond_allowance(values, expected)
+    assert len(values) == 28 and not beyond_allowance(values, expected)
+
+
+def test_gradients_answers_and_drawings_are_those_of_an_independent_implementation(converted, expected):
+    values = batches.ufork_values(converted, expected)
+    assert len(values) == 5
+    assert not beyond_allowance(values, batches.reference_values(GOLDEN / "ckpt", converted, expected))
 
 
 @pytest.mark.slow

@@ -194,12 +194,14 @@ def draw_rows(
         rows: prompts.
         config: how codes are sampled; a `temperature` of 0 takes the most likely ones.
         num_positions: positions of an image.
-        unconditional: with guidance, as many rows to guide away from: the guidance null, or the release's negative
-            prompt.
+        unconditional: as many rows to guide away from: the guidance null, or the release's negative prompt. Needed
+            with guidance; without it (1) they do not matter and are not run.
         seeds: one per row; 0, 1, ... by default.
     """
-    assert (unconditional is None) == (config.guidance == 1), "guidance needs unconditional rows, and only guidance"
-    prompts = [*rows.samples_to_draw(), *(unconditional.samples_to_draw() if unconditional else ())]
+    prompts = rows.samples_to_draw()
+    if config.guidance != 1:
+        assert unconditional is not None, "guidance needs unconditional rows"
+        prompts += unconditional.samples_to_draw()
     seeds = range(len(rows.token_ids_RT)) if seeds is None else seeds
     return draw_sequences(model, prompts, config, num_positions=num_positions, seeds=seeds, steps=EagerSteps())
 
