@@ -18,8 +18,9 @@ from pathlib import Path
 from types import ModuleType
 
 from pipelines.terminal import LINE_ENDS, log_to_terminal, printable
+from pipelines.text_arguments import require_text
 from ufork import __version__
-from ufork.errors import StorageError, UforkError
+from ufork.errors import ConfigError, StorageError, UforkError
 
 FAILURE_FILE = "UFORK_FAILURE_FILE"
 """Environment variable: where any verb records the error that ends it. Batch scripts set it for each rank."""
@@ -59,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.add_arguments(parser)
     log_to_terminal()
+    try:
+        require_text(chosen.arguments)
+    except ConfigError as error:
+        parser.error(str(error))
     arguments = parser.parse_intermixed_args(chosen.arguments)
     failure_file = _failure_file(verb, arguments)
     try:

@@ -15,6 +15,11 @@ def printable(text: str, *, keep: str = "") -> str:
     return "".join(each if each.isprintable() or each in keep else _escaped(each) for each in text)
 
 
+def show(text: object) -> None:
+    """Prints a text with its lines, other control characters escaped."""
+    print(printable(str(text), keep=LINE_ENDS))
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 

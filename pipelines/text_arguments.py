@@ -1,23 +1,30 @@
-"""Values from the command line, as argparse's `type`. Imports nothing heavy, so that help appears at once."""
+"""Texts of the command line, and values as argparse's `type`. Imports nothing heavy, so that help appears at once."""
 
 import argparse
 import math
 import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from ufork.errors import ConfigError
 
 
-def utf8_text(argument: str) -> str:
-    """Returns a text argument; as argparse's `type` it makes argparse name the option at fault.
+def require_text(arguments: Sequence[str]) -> None:
+    """Checks that all arguments are text: most end in files or messages that can hold no other bytes.
 
     Raises:
-        ArgumentTypeError: its bytes were not UTF-8 (Python passes such bytes on as lone surrogates).
+        ConfigError: names the first whose bytes are not UTF-8 (Python passes such bytes on as lone surrogates).
     """
-    try:
-        argument.encode()
-    except UnicodeEncodeError as error:
-        raise argparse.ArgumentTypeError(
-            f"not UTF-8 text: {argument!a}, character {error.start + 1}; check the terminal's encoding"
-        ) from None
-    return argument
+    for before, argument in pairwise(["", *arguments]):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            option = argument if argument.startswith("--") else before
+            name = option.partition("=")[0] if option.startswith("--") else "an argument"
+            raise ConfigError(
+                f"{name}: not UTF-8 text: {argument!a}, character {error.start + 1}; check the terminal's encoding, or"
+                " rename the file"
+            ) from None
 
 
 def whole_number(argument: str) -> int:

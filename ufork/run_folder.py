@@ -235,6 +235,21 @@ class RunFolder:
             return {}
 
 
+def trained_seq_len(weights: Path) -> int | None:
+    """Returns the length of the packed sequences that RUN/phases/NAME/weights was trained on, in tokens.
+
+    None for weights outside a run, and where the run's config does not say it.
+    """
+    phase = weights.resolve().parent
+    try:
+        length: Any = read_mapping(RunFolder(phase.parent.parent).config)
+        for key in ("phases", phase.name, "data", "seq_len"):
+            length = length[key]
+    except (ConfigError, LookupError, TypeError):
+        return None
+    return length if type(length) is int and length > 0 else None
+
+
 def versions_in_use() -> dict[str, str]:
     """Versions of ufork, Python, the platform and the packages that matter."""
     installed = {package: metadata.version(package) for package in REPORTED_PACKAGES}

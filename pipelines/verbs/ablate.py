@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.terminal import show
 from pipelines.text_arguments import whole_number
 
 if TYPE_CHECKING:
@@ -96,15 +97,15 @@ def _show(suite: "Suite", results: Path) -> None:
     from pipelines.ablation.outcome import results_of
     from pipelines.ablation.tables import write_tables
 
-    print(write_tables(suite, results_of(suite, results), results))
-    print(f"results, table and figures: {results}")
+    show(write_tables(suite, results_of(suite, results), results))
+    show(f"results, table and figures: {results}")
 
 
 def _submit(suite: "Suite", missing: "list[Trial]", results: Path, arguments: argparse.Namespace) -> None:
     from pipelines.ablation.array import Array, submit
 
     if not missing:
-        print(f"{suite.config.name}: all results exist; --table shows them")
+        show(f"{suite.config.name}: all results exist; --table shows them")
         return
     array = Array(
         suite=suite,
@@ -115,7 +116,7 @@ def _submit(suite: "Suite", missing: "list[Trial]", results: Path, arguments: ar
         options=arguments.sbatch,
     )
     jobs = " ".join(map(str, submit(array, missing, os.environ)))
-    print(f"{len(missing)} trials: jobs {jobs}\nlogs:    {suite.folder}/slurm/logs\ncancel:  scancel {jobs}")
+    show(f"{len(missing)} trials: jobs {jobs}\nlogs:    {suite.folder}/slurm/logs\ncancel:  scancel {jobs}")
 
 
 def _parallel(suite: "Suite", arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.device_arguments import add_device_arguments, load_model, memory_errors
-from pipelines.terminal import printable
+from pipelines.terminal import show
 
 if TYPE_CHECKING:
     from ufork.analysis.config import AlignmentConfig
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
     record.save(arguments.out / RECORD)
     for measure, picture in PICTURES.items():
         write_whole(arguments.out / picture, png_of(alignment_figure(record, measure)))
-    print(printable(record.summary(), keep="\n"))
+    show(record.summary())
 
 
 def _config(arguments: argparse.Namespace) -> "AlignmentConfig":

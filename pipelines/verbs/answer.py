@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from pipelines.device_arguments import add_device_arguments, load_model, memory_errors
-from pipelines.terminal import printable
-from pipelines.text_arguments import utf8_text
+from pipelines.terminal import printable, show
 
 MAX_IMAGE_BYTES = 256 * 2**20
 """Largest image file that is read."""
@@ -17,9 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, required=True, help="folder of exported weights, such as RUN/phases/PHASE/weights"
     )
     parser.add_argument("--image", type=Path, required=True, help="PNG, JPEG or WebP file")
-    parser.add_argument(
-        "--question", action="append", type=utf8_text, required=True, help="question; may be given several times"
-    )
+    parser.add_argument("--question", action="append", required=True, help="question; may be given several times")
     add_device_arguments(parser)
 
 
@@ -52,4 +49,4 @@ def run(arguments: argparse.Namespace) -> None:
             raise SampleError(f"{arguments.image}: {error}") from None
         answers = model.answer(np.stack([image] * len(arguments.question)), arguments.question)
     for answer in answers:
-        print(printable(answer))
+        show(printable(answer))

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.terminal import show
 from pipelines.text_arguments import whole_number
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         _export(arguments.run, arguments.output)
     else:
         reshape(arguments.run, arguments.output, num_ranks=arguments.ranks)
-    print(arguments.output)
+    show(arguments.output)
 
 
 def _export(checkpoint: Path, output: Path) -> None:
@@ -111,9 +112,9 @@ def _list(folders: list["CheckpointFolder"]) -> None:
         try:
             state = read_state(path)
             size = sum(record.bytes for record in state.files.values())
-            print(f"{path}  {size / 1e6:,.0f} MB  {state.run_metadata.layout}")
+            show(f"{path}  {size / 1e6:,.0f} MB  {state.run_metadata.layout}")
         except CheckpointError as error:
-            print(f"{path}  damaged: {error}")
+            show(f"{path}  damaged: {error}")
 
 
 def _verify(folders: list["CheckpointFolder"]) -> None:
@@ -124,10 +125,10 @@ def _verify(folders: list["CheckpointFolder"]) -> None:
     for path in _all(folders):
         try:
             verify(path, deep=True)
-            print(f"{path}  valid")
+            show(f"{path}  valid")
         except CheckpointError as error:
             num_damaged += 1
-            print(f"{path}  damaged: {error}")
+            show(f"{path}  damaged: {error}")
     if num_damaged:
         raise CheckpointError(f"{num_damaged} damaged; `ufork train` skips them and resumes from the newest valid one")
 
@@ -139,9 +140,9 @@ def _prune(folders: list["CheckpointFolder"], keep: int) -> None:
         raise ConfigError(f"--keep {keep}: expected at least 1; to start over, train with train.resume=never")
     for folder in folders:
         for step, fault in folder.newest_valid().damaged.items():
-            print(f"{folder.set_aside(step)}  damaged, renamed: {fault}")
+            show(f"{folder.set_aside(step)}  damaged, renamed: {fault}")
         for step in folder.prune(keep=keep):
-            print(f"{folder.at(step)}  removed")
+            show(f"{folder.at(step)}  removed")
 
 
 def _all(folders: list["CheckpointFolder"]) -> Iterator[Path]:

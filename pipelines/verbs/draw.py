@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from pipelines.device_arguments import add_device_arguments, load_model, memory_errors
-from pipelines.text_arguments import utf8_text
+from pipelines.terminal import show
 
 SAMPLING = {
     "guidance": (float, "strength of classifier-free guidance; 1 turns it off"),
@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="folder of exported weights, such as RUN/phases/PHASE/weights"
     )
-    parser.add_argument(
-        "--prompt", action="append", type=utf8_text, required=True, help="what to draw; may be given several times"
-    )
+    parser.add_argument("--prompt", action="append", required=True, help="what to draw; may be given several times")
     parser.add_argument(
         "--out", type=Path, required=True, help="picture to write; its extension is .png, .jpg, .jpeg or .webp"
     )
@@ -39,15 +37,15 @@ def run(arguments: argparse.Namespace) -> None:
         UforkError: the weights, a prompt, a value or the device is at fault, or the picture cannot be written.
     """
     from ufork.infer.config import DrawConfig
-    from ufork.report.grid import picture_format, write_grid
+    from ufork.report.grid import check_writable, write_grid
 
     chosen = {key: value for key, value in vars(arguments).items() if key in SAMPLING}
     DrawConfig.from_mapping(chosen, origin="options")  # before anything is read
-    picture_format(arguments.out)
+    check_writable(arguments.out)
 
     with memory_errors("Give fewer prompts at a time"):
         model = load_model(arguments.checkpoint, arguments)
-        config = model.draw_config.model_copy(update=chosen)
+        config = DrawConfig.from_mapping({**model.draw_config.model_dump(), **chosen}, origin="options")
         images = model.draw(arguments.prompt, config)
     write_grid(images, arguments.out)
-    print(arguments.out)
+    show(arguments.out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.device_arguments import add_device_arguments, load_model, memory_errors
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
-from pipelines.terminal import printable
+from pipelines.terminal import show
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
             weights_id=_weights_id(checkpoint) + ("" if model.precision == "fp32" else f" in {model.precision}"),
         )
     evaluation.save(folder.evaluation)
-    print(printable(evaluation.summary(), keep="\n"))
+    show(evaluation.summary())
 
 
 def benchmarks_of(recipe: "Recipe", tasks: Collection["Task"]) -> list["Benchmark"]:

@@ -7,6 +7,8 @@ understanding branch alone (--task understanding) is a plain Qwen2 or Qwen3 text
 import argparse
 from pathlib import Path
 
+from pipelines.terminal import show
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run, the format and the folder to write."""
@@ -34,4 +36,4 @@ def run(arguments: argparse.Namespace) -> None:
 
     task = Task(arguments.task) if arguments.task else None
     export(arguments.run, arguments.to, phase=arguments.phase, task=task)
-    print(arguments.to)
+    show(arguments.to)

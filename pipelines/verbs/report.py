@@ -6,6 +6,8 @@ It can be written at any time: the page shows what the run has done so far, and 
 import argparse
 from pathlib import Path
 
+from pipelines.terminal import show
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run."""
@@ -27,4 +29,4 @@ def run(arguments: argparse.Namespace) -> None:
     folder = arguments.run
     if not folder.is_dir():
         folder = read_recipe(folder, arguments.overrides).run_folder.path
-    print(f"report: {write_report(folder)}")
+    show(f"report: {write_report(folder)}")

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.terminal import show
 from pipelines.text_arguments import whole_number
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _verify(folder: Path) -> None:
     faults = verify_shards(folder, num_workers=len(os.sched_getaffinity(0)))
     if faults:
         raise ShardError("\n  ".join([f"{folder}: {len(faults)} faults", *faults]))
-    print(f"{folder}: verified, matches its manifest")
+    show(f"{folder}: verified, matches its manifest")
 
 
 def _report(folder: Path) -> None:
@@ -116,7 +117,7 @@ def _report(folder: Path) -> None:
     from data_prep.sharding.merge import report_on
 
     report_on(folder)
-    print(as_text(*load_report(folder)))
+    show(as_text(*load_report(folder)))
 
 
 def _encode(arguments: argparse.Namespace) -> None:

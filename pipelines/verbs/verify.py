@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from pipelines.terminal import show
 from pipelines.verbs.demo import program_name
 
 CHANGEABLE = ("run.folder", "run.name")
@@ -52,4 +53,4 @@ def run(arguments: argparse.Namespace) -> None:
     )
     demo = Demo(request, environment=os.environ, out=sys.stdout)
     measured = require_recorded(recorded, demo.choice.machine_class)
-    print(verify(demo, recorded, measured))
+    show(verify(demo, recorded, measured))

@@ -1,7 +1,9 @@
 """What the model card and the config take from the run."""
 
 import json
+import shutil
 
+import markdown_it
 import pytest
 import yaml
 
@@ -49,6 +51,23 @@ def test_the_card_has_phases_scores_data_recipe_and_versions(run, tmp_path):
     assert "seq_len: 55" in card and "torch 2.13.0" in card
     metadata = yaml.safe_load(card.split("---")[1])
     assert metadata["library_name"] == "transformers" and "license" not in metadata
+
+
+def test_text_of_others_is_shown_as_text(run, tmp_path):
+    """Row M7: names, scores and attributions are not read as Markdown or HTML."""
+    copy = RunFolder(shutil.copytree(run.path, tmp_path / "runs" / "copy"))
+    hostile = "`<img src=x onerror=alert(1)> ![a](http://x) [b](javascript:1)\n# Heading | cell"
+    record = json.loads(copy.evaluation.read_text())
+    record["checkpoint"] = record["benchmarks"][0]["title"] = hostile
+    copy.evaluation.write_text(json.dumps(record))
+    copy.config.write_text(copy.config.read_text() + f"# ```\n# {hostile.splitlines()[0]}\n")
+    (copy.shards / "ATTRIBUTION.md").write_text(f"# Whose\n\n## {hostile}\n\n{hostile}\n")
+    export(copy.path, tmp_path / "out")
+    _, _, card = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    page = markdown_it.MarkdownIt("commonmark").enable("table").render(card)
+    assert "<img" not in page and page.count("<a ") == 1, "only the link to the paper"
+    assert "&lt;img src=x onerror=alert(1)&gt; ![a](http://x) [b](javascript:1)" in page
+    assert page.count("<h1>") == 1 and page.count("<pre>") == 2
 
 
 def test_the_phase_can_be_chosen_and_its_sequences_bound_the_text(run, tmp_path):

@@ -150,6 +150,19 @@ def test_a_missing_recipe_is_reported_without_a_traceback():
     )
 
 
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_an_argument_that_is_not_utf8_is_named_by_every_verb(verb, capsys):
+    """Row F18."""
+    for arguments, named in (
+        (["--prompt", b"a d\xff\xfeog"], "--prompt: not UTF-8 text: 'a d\\udcff\\udcfeog', character 4"),
+        ([b"--question=ol\xe9?"], "--question: not UTF-8 text"),
+        ([b"ol\xe9/recipe.yaml"], "an argument: not UTF-8 text: 'ol\\udce9/recipe.yaml'"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([verb, *map(os.fsdecode, arguments)])
+        assert ended.value.code == 2 and f"ufork {verb}: error: {named}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -68,19 +68,29 @@ def test_values_out_of_range_are_refused_before_the_model_is_read(tmp_path, opti
     assert option in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", [os.fsdecode(b"a d\xff\xfeog"), os.fsdecode(b"ol\xe9?")])
-def test_text_that_is_not_utf8_is_an_error_that_names_the_argument(tmp_path, text, capsys):
-    with pytest.raises(SystemExit) as drawn:
-        draw(tmp_path, tmp_path / "x.png", prompt=text)
-    assert drawn.value.code == 2 and "argument --prompt: not UTF-8 text" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as answered:
-        answer(tmp_path, tmp_path / "x.png", text)
-    assert answered.value.code == 2 and "argument --question: not UTF-8 text" in capsys.readouterr().err
-
-
 def test_a_very_long_prompt_is_refused(weights, tmp_path, capsys):
     assert draw(weights, tmp_path / "x.png", prompt="a" * 100_000) == 2
     assert "100,000 characters" in capsys.readouterr().err
+
+
+def test_a_text_longer_than_all_sequences_of_training_is_said(weights, tmp_path, caplog):
+    """Row W; the run's config has the length, and weights elsewhere have none."""
+    run = tmp_path / "run"
+    shutil.copytree(weights, run / "phases" / "all" / "weights")
+    (run / "config.yaml").write_text("phases: {all: {data: {seq_len: 40}}}")
+    Image.new("RGB", (5, 9)).save(tmp_path / "x.png")
+    for folder, expected in ((run / "phases" / "all" / "weights", ["prompt", "question"]), (weights, [])):
+        caplog.clear()
+        assert draw(folder, tmp_path / "y.png") == 0 == draw(folder, tmp_path / "y.png", prompt="a dog " * 9)
+        assert answer(folder, tmp_path / "x.png") == 0 == answer(folder, tmp_path / "x.png", "what is this? " * 9)
+        said = [record.getMessage() for record in caplog.records if "at most 40 (data.seq_len)" in record.getMessage()]
+        assert [message.split()[1] for message in said] == expected
+
+
+def test_an_existing_folder_is_refused_before_the_model_is_read(tmp_path, capsys):
+    (tmp_path / "x.png").mkdir()
+    assert draw(tmp_path / "no-weights", tmp_path / "x.png") == 2
+    assert "x.png: is a folder; give the name of a picture in it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "huge", "text", "tiff"])

@@ -2,7 +2,7 @@
 
 import logging
 
-from pipelines.terminal import PrintableFormatter, printable
+from pipelines.terminal import PrintableFormatter, printable, show
 
 
 def test_printable_text_is_unchanged():
@@ -17,3 +17,8 @@ def test_control_characters_and_lone_surrogates_are_escaped():
 def test_log_records_keep_their_lines_only():
     record = logging.LogRecord("ufork", logging.WARNING, "", 0, "sample skipped: %s\nnext", ("\x1b]0;x\x07",), None)
     assert PrintableFormatter("%(message)s").format(record) == "sample skipped: \\x1b]0;x\\x07\nnext"
+
+
+def test_what_is_shown_keeps_its_lines_only(capsys):
+    show("a\x1b[2J\n\tb\udc80")
+    assert capsys.readouterr().out == "a\\x1b[2J\n\tb\\udc80\n"

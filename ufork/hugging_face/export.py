@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ufork import __version__
-from ufork.config import read_mapping
 from ufork.convert.planned_file import PlannedTensor, copy_of
 from ufork.convert.tensor_folder import TensorFolder, TensorSize
 from ufork.data.config import DataConfig
@@ -29,7 +28,7 @@ from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER, load_draw_config
 from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, read_weights_config
 from ufork.report.run_record import read_run
-from ufork.run_folder import RunFolder
+from ufork.run_folder import RunFolder, trained_seq_len
 from ufork.vision.codec import ImageCodec, config_text
 from ufork.vocabulary import PADDING, SPECIAL_TOKENS, TURN_END, Task
 
@@ -112,7 +111,8 @@ def export(source: Path, to: Path, *, phase: str | None = None, task: Task | Non
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StorageError(f"{to}: not empty; choose another folder, or remove it first")
     if task is Task.UNDERSTANDING:
-        config = qwen_config(trained.config, _token_ids(trained.tokenizer), seq_len=_seq_len(trained.path))
+        seq_len = trained_seq_len(trained.path) or DataConfig().seq_len
+        config = qwen_config(trained.config, _token_ids(trained.tokenizer), seq_len=seq_len)
         plan = _copies(trained.tensors, qwen_names(trained.tensors.sizes, trained.config.model))
     else:
         tasks = trained.config.model.tasks if task is None else (task,)
@@ -185,13 +185,6 @@ def _write_tokenizer(to: Path, tokenizer: TextTokenizer) -> None:
     }
     _write_json(to / "tokenizer_config.json", config)
     write_whole(to / "chat_template.jinja", CHAT_TEMPLATE.read_text(encoding="utf-8"))
-
-
-def _seq_len(weights: Path) -> int:
-    """Returns the longest text of the training, in tokens; the default of recipes for weights outside a run."""
-    config, phase = RunFolder(weights.resolve().parent.parent.parent).config, weights.resolve().parent.name
-    recorded = read_mapping(config)["phases"].get(phase, {}) if config.is_file() else {}
-    return recorded.get("data", {}).get("seq_len", DataConfig().seq_len)
 
 
 def _write_processor(to: Path, trained: TrainedFolder) -> None:

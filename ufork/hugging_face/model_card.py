@@ -2,7 +2,9 @@
 
     config of the export, files of the run (recipe, data, metrics, scores, versions) -> templates/model_card.md.j2
 
-Weights outside a run have a card without training facts. The licence is the publisher's to choose.
+Weights outside a run have a card without training facts. The licence is the publisher's to choose. Names, scores and
+attributions come from files that somebody else may have written: every value of the template is escaped, so that it is
+shown as text and never read as Markdown or HTML.
 """
 
 import math
@@ -10,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from ufork import __version__
 from ufork.convert.planned_file import Plan
+from ufork.markdown import as_code, as_fenced, as_text
 from ufork.report.run_record import RunRecord, read_run
 from ufork.run_folder import RunFolder
 from ufork.vocabulary import Task
@@ -31,8 +35,13 @@ def model_card(weights: Path, *, config: dict[str, Any], task: Task | None, plan
     """
     run = run_of(weights)
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else as_text(str(value)),
     )
+    environment.filters |= {"code": as_code, "fenced": as_fenced, "sections": _as_sections}
     return environment.get_template("model_card.md.j2").render(
         version=__version__,
         config=config,
@@ -40,6 +49,14 @@ def model_card(weights: Path, *, config: dict[str, Any], task: Task | None, plan
         num_parameters=sum(math.prod(tensor.size.shape) for tensor in plan.values()),
         run=run,
         phase=weights.parent.name,
+    )
+
+
+def _as_sections(markdown: str) -> Markup:
+    """Returns an ATTRIBUTION.md without its title, its headings one level lower and all else as text."""
+    lines = markdown.partition("\n")[2].strip().splitlines()
+    return Markup(
+        "\n".join(f"### {as_text(line[3:])}" if line.startswith("## ") else str(as_text(line)) for line in lines)
     )
 
 

@@ -4,6 +4,8 @@ folder: model.safetensors, config.json, draw.json, text/ (tokenizer), vision/ (i
 prompts -> draw -> images      images, questions -> answer -> texts      sample -> loss -> cross-entropy
 """
 
+import logging
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ufork.data.packing import pack_sequence
-from ufork.data.prompts import CodecSizes, encode_sample
+from ufork.data.prompts import CodecSizes, encode_sample, generation_prompt, question_prompt
 from ufork.data.shards.sample import Sample
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError, ConfigError
@@ -30,9 +32,12 @@ from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.layers.attention_kernels import AttentionKernel
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig, allocate_model, load_weights, put_weights, save_weights
+from ufork.run_folder import trained_seq_len
 from ufork.vision.codec import ImageCodec
 from ufork.vision.images import decode_image
-from ufork.vocabulary import Task
+from ufork.vocabulary import Prompt, Task
+
+log = logging.getLogger(__name__)
 
 TEXT_FOLDER, VISION_FOLDER = "text", "vision"
 DRAW_FILE = "draw.json"
@@ -61,6 +66,8 @@ class TrainedModel:
         self.steps = steps or steps_on(self.device)
         self.draw_config = DrawConfig()
         """How drawings are sampled by default."""
+        self.seq_len: int | None = None
+        """Tokens of the packed sequences of training, where the weights' run says it."""
 
     @classmethod
     def load(cls, folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Self:
@@ -88,6 +95,7 @@ class TrainedModel:
         )
         use_kernels(trained.model, choose_kernels(device))
         trained.draw_config = load_draw_config(folder)
+        trained.seq_len = trained_seq_len(folder)
         return trained
 
     @classmethod
@@ -151,6 +159,7 @@ class TrainedModel:
         """
         config = config or self.draw_config
         self.check_texts(Task.GENERATION, prompts, "prompt")
+        self._warn_of_long(list(map(generation_prompt, prompts)), "prompt")
         seeds = range(config.seed, config.seed + len(prompts)) if seeds is None else seeds
         rows, columns = self.codec.grid_rows, self.codec.grid_columns
         images = []
@@ -176,6 +185,7 @@ class TrainedModel:
         """
         config = config or AnswerConfig()
         self.check_texts(Task.UNDERSTANDING, questions, "question")
+        self._warn_of_long(list(map(question_prompt, questions)), "question")
         seeds = range(config.seed, config.seed + len(questions))
         answers = []
         for start in range(0, len(questions), config.batch_questions):
@@ -217,11 +227,25 @@ class TrainedModel:
         """
         self._require_branch(task)
         if not texts or not all(text.strip() for text in texts):
-            raise ConfigError(f"expected at least one {name}, and none of them empty; found {list(texts)}")
-        if not all(_is_unicode(text) for text in texts):
-            raise ConfigError(f"a {name} is not valid Unicode text: {list(texts)!a}")
+            raise ConfigError(f"expected at least one {name}, and none of them empty; found {reprlib.repr(texts)}")
+        for text in texts:
+            if not _is_unicode(text):
+                raise ConfigError(f"a {name} is not valid Unicode text: {reprlib.repr(text)}")
         if (longest := max(map(len, texts))) > MAX_TEXT_CHARS:
             raise ConfigError(f"a {name} has {longest:,} characters, at most {MAX_TEXT_CHARS:,} are read; shorten it")
+
+    def _warn_of_long(self, prompts: Sequence[Prompt], name: str) -> None:
+        """Logs how long the longest of `prompts` is with its image, if no sequence of training was as long."""
+        num_tokens = max(len(self.tokenizer.encode(prompt)) for prompt in prompts)
+        num_tokens += self.codec.grid_rows * self.codec.grid_columns + 2
+        if self.seq_len is not None and num_tokens > self.seq_len:
+            log.warning(
+                "a %s has %d tokens with its image, and the sequences of training had at most %d (data.seq_len): the"
+                " model has learned nothing about positions beyond; shorten it",
+                name,
+                num_tokens,
+                self.seq_len,
+            )
 
     def _require_branch(self, task: Task) -> None:
         if task not in self.model.branches:

@@ -19,16 +19,18 @@ QUALITY = 95
 """Quality of JPEG and WebP files, from 0 to 100."""
 
 
-def picture_format(path: Path) -> str:
-    """Returns Pillow's name of the format for the extension of `path`.
+def check_writable(path: Path) -> str:
+    """Returns Pillow's name of the format for the extension of `path`, before anything is drawn.
 
     Raises:
-        ConfigError: the extension is none of FORMATS.
+        ConfigError: the extension is none of FORMATS, or `path` is a folder.
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(
             f"{path}: cannot write pictures of type {path.suffix!r}; end the name in {', '.join(FORMATS)}"
         )
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; give the name of a picture in it, such as {path / 'drawing.png'}")
     return FORMATS[path.suffix.lower()]
 
 
@@ -50,10 +52,10 @@ def write_grid(images: np.ndarray, path: Path) -> None:
     """Writes `images` (uint8 [B, H, W, 3]) as one picture in the format that the extension of `path` says.
 
     Raises:
-        ConfigError: the extension is none of FORMATS.
+        ConfigError: as `check_writable`.
         StorageError: the file cannot be written.
     """
-    form = picture_format(path)
+    form = check_writable(path)
     make_folder(path.parent, choose="another --out")
     with whole_file(path, choose="another --out") as file:
         Image.fromarray(grid_of(images)).save(file, format=form, quality=QUALITY)

@@ -16,6 +16,7 @@ from ufork.analysis.ablation.statistics import (
     score_names,
 )
 from ufork.analysis.ablation.trial_result import TrialResult
+from ufork.markdown import as_text
 from ufork.vocabulary import Task
 
 LEAST_P = 0.001
@@ -123,14 +124,15 @@ def _cost_table(results: Sequence[TrialResult]) -> str:
 
 def _origins(results: Sequence[TrialResult]) -> Iterator[str]:
     commits = sorted({result.commit or "unknown" for result in results})
-    yield f"- commits: {', '.join(commits)}"
-    yield f"- machines: {'; '.join(sorted({result.machine for result in results}))}"
+    yield f"- commits: {as_text(', '.join(commits))}"
+    yield f"- machines: {as_text('; '.join(sorted({result.machine for result in results})))}"
     torch = sorted({result.versions.get("torch", "unknown") for result in results})
-    yield f"- torch: {', '.join(torch)}"
+    yield f"- torch: {as_text(', '.join(torch))}"
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Returns a table whose first row is its head, with cells padded so that it reads well as plain text."""
+    rows = [[as_text(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     head, *body = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
