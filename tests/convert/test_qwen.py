@@ -9,8 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tests.convert.tiny_qwen import SIZES, SMALL, save_qwen
+from tests.golden_files import write_vila_u
 from tests.ranks import run_on_ranks
 from tests.tiny import encoded_sample, packed_sequence, tiny_tokenizer
+from ufork.convert import vila_u
 from ufork.convert.config import BranchingConfig
 from ufork.convert.qwen import QwenConfig, convert, source_layers
 from ufork.errors import CheckpointError, ConfigError, TokenizerError
@@ -138,6 +140,22 @@ def test_the_projector_and_the_rq_head_are_those_of_a_run_with_that_seed(qwen2, 
     assert len(expected) > 20
     for name, parameter in expected.items():
         assert weights[name].equal(parameter), name
+
+
+def test_the_rq_head_may_be_vila_us(tmp_path):
+    vila_u.convert(write_vila_u(tmp_path), tmp_path / "vila-u")
+    rq_head = tmp_path / "vila-u/rq_head"
+    save_qwen(tmp_path / "theirs", 2, tied=True, hidden_size=48)
+    convert(tmp_path / "theirs", tmp_path / "ours", [f"rq_head_folder={rq_head}"])
+    weights, config = load_weights(tmp_path / "ours")
+    expected = load_file(rq_head / "model.safetensors")
+    assert len(expected) > 20 and all(weights[name].equal(tensor) for name, tensor in expected.items())
+    assert (config.dimensions.codebook_size, config.model.rq_head.num_blocks) == (128, 2)
+    with pytest.raises(ConfigError, match="code_width: the RQ head in rq_head_folder=.* has its own"):
+        convert(tmp_path / "theirs", tmp_path / "ours", [f"rq_head_folder={rq_head}", "code_width=32"])
+    save_qwen(tmp_path / "small", 2, tied=True)
+    with pytest.raises(ConfigError, match="for a body of width 48, and the text model's is 32"):
+        convert(tmp_path / "small", tmp_path / "ours", [f"rq_head_folder={rq_head}"])
 
 
 def test_weights_keep_their_precision(qwen2, tmp_path):

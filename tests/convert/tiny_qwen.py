@@ -24,13 +24,14 @@ SMALL = (
 )
 
 
-def save_qwen(folder, generation: int, *, tied: bool, **saving):
+def save_qwen(folder, generation: int, *, tied: bool, hidden_size: int = SIZES["hidden_size"], **saving):
     """Writes a random Qwen2 or Qwen3 model with a tokenizer into `folder`, and returns it."""
     torch.manual_seed(0)
+    sizes = {**SIZES, "hidden_size": hidden_size}
     if generation == 2:
-        qwen = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=tied))
+        qwen = Qwen2ForCausalLM(Qwen2Config(**sizes, tie_word_embeddings=tied))
     else:
-        qwen = Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=QWEN3["head_dim"], tie_word_embeddings=tied))
+        qwen = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=QWEN3["head_dim"], tie_word_embeddings=tied))
     for parameter in qwen.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.15)
     qwen.eval().save_pretrained(folder, **saving)

@@ -1,5 +1,7 @@
 """What a text model is made into: the values of the model that the text model does not decide."""
 
+from pathlib import Path
+
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ufork.config import Config
@@ -27,5 +29,8 @@ class BranchingConfig(Config):
     """Width of a code's embedding."""
     codes_per_position: PositiveInt = 4
     """Codes at each image position."""
+    rq_head_folder: Path | None = None
+    """VILA-U's RQ head, from `rq_head/` of what `ufork convert vila-u` writes; the last four values are then its own.
+    By default the RQ head is random."""
     seed: int = Field(default=0, ge=0, le=2**62)
     """Seed of projector and RQ head, which the text model does not have."""

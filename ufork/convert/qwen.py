@@ -24,6 +24,8 @@ from ufork.convert.config import BranchingConfig
 from ufork.convert.matching import Shape, require_match
 from ufork.convert.planned_file import Plan, PlannedTensor, copy_of
 from ufork.convert.tensor_folder import TensorFolder, TensorSize
+from ufork.convert.vila_u import RQ_HEAD_PREFIX
+from ufork.convert.vila_u_config import RqHeadSizes
 from ufork.convert.weights_folder import Converted, require_embedded, write_weights_folder
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError, ConfigError
@@ -176,6 +178,8 @@ def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Conver
     started = time.perf_counter()
     branching = BranchingConfig.from_mapping(merge_overrides({}, overrides), origin="ufork convert qwen")
     qwen = QwenConfig.read(source)
+    if branching.rq_head_folder is not None:
+        branching = _with_rq_head(branching, branching.rq_head_folder, qwen.hidden_size)
     tokenizer = _tokenizer_of(source, qwen)
     config = WeightsConfig(
         model=qwen.model(branching),
@@ -193,6 +197,8 @@ def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Conver
         reasons=REASONS,
     )
     plan = plan_weights(config, tensors, num_layers=qwen.num_hidden_layers, seed=branching.seed)
+    if branching.rq_head_folder is not None:
+        plan = {**plan, **_planned_rq_head(branching.rq_head_folder, plan)}
     num_bytes = write_weights_folder(folder, plan, config, tokenizer)
     num_parameters = sum(torch.Size(tensor.size.shape).numel() for tensor in plan.values())
     return Converted(
@@ -215,6 +221,30 @@ def plan_weights(config: WeightsConfig, tensors: TensorFolder, *, num_layers: in
         else:
             plan[name] = copy_of(tensors, qwen_name(name, layers))
     return plan
+
+
+def _with_rq_head(branching: BranchingConfig, folder: Path, body_size: int) -> BranchingConfig:
+    """Returns `branching` with the sizes of the RQ head in `folder`, which must be for a body of width `body_size`."""
+    sizes = RqHeadSizes.from_yaml(folder / CONFIG_NAME)
+    values = {name: getattr(sizes, name) for name in RqHeadSizes.model_fields if name != "body_size"}
+    if given := branching.model_fields_set & values.keys():
+        raise ConfigError(
+            f"{', '.join(sorted(given))}: the RQ head in rq_head_folder={folder} has its own; remove them"
+        )
+    if sizes.body_size != body_size:
+        raise ConfigError(
+            f"rq_head_folder={folder}: the RQ head is for a body of width {sizes.body_size}, and the text model's is"
+            f" {body_size}; without rq_head_folder the RQ head starts at random, as UniFork's does"
+        )
+    return branching.model_copy(update=values)
+
+
+def _planned_rq_head(folder: Path, plan: Plan) -> Plan:
+    """Returns the tensors in `folder` for the parameters of the RQ head in `plan`."""
+    head = TensorFolder.open(folder)
+    shapes = {name: tensor.size.shape for name, tensor in plan.items() if name.startswith(RQ_HEAD_PREFIX)}
+    require_match(head.sizes, shapes, origin=str(folder), model=f"the RQ head that {CONFIG_NAME} describes")
+    return {name: copy_of(head, name) for name in shapes}
 
 
 def qwen_name(name: str, layers: dict[str, int]) -> str:
