@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.parity import batches
-from benchmarks.parity.values import all_values, differences, partitioned_values, read_golden, table
+from benchmarks.parity.partitioned import partitioned_values
+from benchmarks.parity.values import all_values, differences, read_golden, table
 from ufork.convert.unifork import convert
 
 GOLDEN = Path("tests/golden")
@@ -33,9 +34,9 @@ def main() -> int:
         convert(arguments.golden / "ckpt", Path(folder))
         if arguments.tp == 1:
             values = {**all_values(Path(folder), golden), **batches.ufork_values(Path(folder), golden)}
-            golden |= batches.reference_values(arguments.golden / "ckpt", Path(folder), golden)
         else:
             values = partitioned_values(Path(folder), golden, tp=arguments.tp)
+        golden |= batches.reference_values(arguments.golden / "ckpt", Path(folder), golden)
     found = differences(values, golden)
     print(table(found))
     return 0 if all(one.is_allowed for one in found) else 1

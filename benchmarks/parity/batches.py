@@ -15,9 +15,12 @@ from ufork.convert.unifork import release_tensors
 from ufork.infer.config import DrawConfig
 from ufork.infer.model import VISION_FOLDER
 from ufork.infer.padded_rows import IMAGE_PLACEHOLDER, PaddedRows, answer_rows, draw_rows, load_plain, run_rows
+from ufork.model.config import ModelConfig
+from ufork.model.unifork import UniFork
 from ufork.vision.codec import ImageCodec
 from ufork.vocabulary import Task
 
+GRADIENTS = "mixed gradients"
 GUIDANCE = (1.0, 3.0, 4.0)
 END_ID, MAX_TOKENS = 2, 16
 NUM_POSITIONS = 16
@@ -30,10 +33,11 @@ def ufork_values(folder: Path, golden: Values) -> Values:
     """Returns the values of the converted model in `folder`."""
     model, codec = load_plain(folder), ImageCodec.load(folder / VISION_FOLDER)
     rows = {task: mixed_rows(codec, golden, task) for task in Task}
-    sum(run_rows(model, rows[task]).loss for task in Task).backward()
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     answers = answer_rows(model, rows[Task.UNDERSTANDING], end_id=END_ID, max_tokens=MAX_TOKENS)
-    values = {"mixed gradients": _joined(release_tensors(gradients, model.config)), "mixed answers": _tensor(answers)}
+    values = {
+        GRADIENTS: joined_gradients(mixed_gradients(model, rows), model.config),
+        "mixed answers": _tensor(answers),
+    }
     texts, negative = _prompts(rows)
     prompts, unconditional = _left_padded(texts), _left_padded([negative] * len(texts))
     for guidance in GUIDANCE:
@@ -50,12 +54,23 @@ def reference_values(checkpoint: Path, folder: Path, golden: Values) -> Values:
     sum(release.loss(rows[task]) for task in Task).backward()
     gradients = {name: t.grad for name, t in release.tensors.items() if t.grad is not None}
     answers = release.answers(rows[Task.UNDERSTANDING], end_id=END_ID, max_tokens=MAX_TOKENS)
-    values = {"mixed gradients": _joined(gradients), "mixed answers": _tensor(answers)}
+    values = {GRADIENTS: _joined(gradients), "mixed answers": _tensor(answers)}
     texts, negative = _prompts(rows)
     for guidance in GUIDANCE:
         codes = release.drawings(texts, [negative] * len(texts), guidance=guidance, num_positions=NUM_POSITIONS)
         values[f"mixed drawings, guidance {guidance:g}"] = codes
     return values
+
+
+def mixed_gradients(model: UniFork, rows: dict[Task, PaddedRows]) -> dict[str, Tensor]:
+    """Returns the gradients of the sum of both tasks' losses, by the names of the model's parameters."""
+    sum(run_rows(model, rows[task]).loss for task in Task).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def joined_gradients(gradients: dict[str, Tensor], config: ModelConfig) -> Tensor:
+    """Returns gradients of whole parameters, in the order of the release's names, as one vector."""
+    return _joined(release_tensors(gradients, config))
 
 
 def _prompts(rows: dict[Task, PaddedRows]) -> tuple[list[Tensor], Tensor]:

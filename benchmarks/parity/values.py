@@ -12,14 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipelines.launch.local_ranks import start_local_ranks
-from pipelines.launch.ranks import process_context
 from ufork.infer.model import VISION_FOLDER
 from ufork.infer.padded_rows import PaddedRows, load_plain, run_rows
 from ufork.model.unifork import GenerationBranch, UniFork
-from ufork.parallel.config import LayoutConfig
-from ufork.parallel.rank_environment import RankEnvironment
-from ufork.parallel.transport.stage_world import join_world
 from ufork.vision.codec import ImageCodec
 from ufork.vision.images import decode_image
 from ufork.vision.patches import from_bytes
@@ -36,9 +31,6 @@ PREPARED = (
     ("und32", 32, Task.UNDERSTANDING, 1),
 )
 """Of a prepared picture: its golden tensor's name, its side, its task and its stride."""
-VOCABULARY_DIM = -1
-"""Dimension of logits that ranks partition."""
-TIMEOUT_SECONDS = 120.0
 
 Values = dict[str, Tensor]
 """Tensors by the golden file's name and their own, "und trunk_hidden"."""
@@ -160,28 +152,6 @@ def all_values(folder: Path, golden: Values) -> Values:
     codec = ImageCodec.load(folder / VISION_FOLDER)
     tokenizer = {**prepared_values(golden), **tokenizer_values(codec, golden)}
     return {**tokenizer, **model_values(load_plain(folder), codec, golden)}
-
-
-def partitioned_values(folder: Path, golden: Values, *, tp: int) -> Values:
-    """Returns the values of the converted model with body and heads partitioned over `tp` processes."""
-    context = process_context(("ufork.parallel.engine.tensor_parallel",))
-    by_rank = start_local_ranks(_rank_values, tp, folder, golden, context=context, timeout_seconds=TIMEOUT_SECONDS)
-    joined = {
-        name: torch.cat([values[name] for values in by_rank], VOCABULARY_DIM) for name in by_rank[0] if "logits" in name
-    }
-    return {**by_rank[0], **joined}
-
-
-@torch.no_grad()
-def _rank_values(rank_env: RankEnvironment, folder: Path, golden: Values) -> Values:
-    from ufork.parallel.engine.tensor_parallel import apply_tensor_parallel
-
-    torch.set_num_threads(1)
-    layout = LayoutConfig(colocated_tp=rank_env.world_size)
-    with join_world(rank_env, layout, timeout_seconds=TIMEOUT_SECONDS) as world:
-        model = load_plain(folder)
-        apply_tensor_parallel(model, world.tp_group)
-        return model_values(model, ImageCodec.load(folder / VISION_FOLDER), golden)
 
 
 def table(found: list[Difference]) -> str:

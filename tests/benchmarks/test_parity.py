@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks.parity import batches
-from benchmarks.parity.values import Difference, all_values, differences, partitioned_values, read_golden, table
+from benchmarks.parity.partitioned import partitioned_values
+from benchmarks.parity.values import Difference, all_values, differences, read_golden, table
 from tests.golden_files import GOLDEN
 from ufork.convert.unifork import convert
 
@@ -21,6 +22,11 @@ def expected():
     return read_golden(GOLDEN)
 
 
+@pytest.fixture(scope="module")
+def reference(converted, expected):
+    return batches.reference_values(GOLDEN / "ckpt", converted, expected)
+
+
 def beyond_allowance(values, expected) -> list[Difference]:
     return [one for one in differences(values, expected) if not one.is_allowed]
 
@@ -30,16 +36,15 @@ def test_preparation_tokenizer_body_heads_and_losses_are_the_releases(converted,
     assert len(values) == 28 and not beyond_allowance(values, expected)
 
 
-def test_gradients_answers_and_drawings_are_those_of_an_independent_implementation(converted, expected):
+def test_gradients_answers_and_drawings_are_those_of_an_independent_implementation(converted, expected, reference):
     values = batches.ufork_values(converted, expected)
-    assert len(values) == 5
-    assert not beyond_allowance(values, batches.reference_values(GOLDEN / "ckpt", converted, expected))
+    assert len(values) == 5 and not beyond_allowance(values, reference)
 
 
 @pytest.mark.slow
-def test_body_heads_and_losses_partitioned_over_ranks_are_the_releases(converted, expected):
+def test_body_heads_losses_and_gradients_partitioned_over_ranks_are_the_releases(converted, expected, reference):
     values = partitioned_values(converted, expected, tp=2)
-    assert len(values) == 12 and not beyond_allowance(values, expected)
+    assert len(values) == 13 and not beyond_allowance(values, expected | reference)
 
 
 def test_differences_count_where_rows_are_no_padding():

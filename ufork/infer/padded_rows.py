@@ -171,6 +171,7 @@ def _codes_of(
 @torch.inference_mode()
 def answer_rows(model: UniFork, rows: PaddedRows, *, end_id: int, max_tokens: int) -> list[list[int]]:
     """Continues rows of understanding greedily; returns new tokens, up to and with `end_id` or `max_tokens` of them."""
+    _require_whole(model)
     steps = EagerSteps()
     samples, config = rows.samples(), AnswerConfig(max_tokens=max_tokens)
     answers = Answers(model, samples, config, turn_end_id=end_id, seeds=range(len(samples)), steps=steps)
@@ -198,12 +199,18 @@ def draw_rows(
             with guidance; without it (1) they do not matter and are not run.
         seeds: one per row; 0, 1, ... by default.
     """
+    _require_whole(model)
     prompts = rows.samples_to_draw()
     if config.guidance != 1:
         assert unconditional is not None, "guidance needs unconditional rows"
         prompts += unconditional.samples_to_draw()
     seeds = range(len(rows.token_ids_RT)) if seeds is None else seeds
     return draw_sequences(model, prompts, config, num_positions=num_positions, seeds=seeds, steps=EagerSteps())
+
+
+def _require_whole(model: UniFork) -> None:
+    whole = len(model.trunk.token_embedding.weight) == model.dimensions.vocab_size
+    assert whole, "a tensor-parallel rank has the logits of a part of the vocabulary only; decode with whole weights"
 
 
 def load_plain(folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> UniFork:
