@@ -207,7 +207,7 @@ RENAMED_KEYS = {
 
 
 def _describe(fault: "ErrorDetails", cls: type[Config]) -> str:
-    key = ".".join(str(key) if str(key).isprintable() else repr(key) for key in fault["loc"])
+    key = _shortened(".".join(str(key) if str(key).isprintable() else repr(key) for key in fault["loc"]))
     if fault["type"] != "extra_forbidden":
         value = fault["input"]
         reason = value.reason if isinstance(value, _Refused) else fault["msg"]

@@ -25,6 +25,8 @@ from ufork.infer.requests import DrawingReply
 
 MAX_TEXT_BYTES = 256 * 2**10
 """Largest body besides an image."""
+MAX_VALUES = 20_000
+"""Most commas and brackets of a body; a prompt may hold half of them, and base64 has none."""
 
 
 class DrawBody(Config):
@@ -75,7 +77,7 @@ class Api:
             },
         }
 
-    def draw(self, data: bytes) -> Stream:
+    def draw(self, data: bytes | bytearray) -> Stream:
         """Asks for the images of a prompt.
 
         Raises:
@@ -112,7 +114,7 @@ class Api:
         )
         return Stream(replies, events)
 
-    def answer(self, data: bytes) -> Stream:
+    def answer(self, data: bytes | bytearray) -> Stream:
         """Asks a question about an image.
 
         Raises:
@@ -141,11 +143,24 @@ class Api:
         return min(self._config.max_images, self._config.max_waiting)
 
 
-def _object(data: bytes) -> dict[str, Any]:
+def _object(data: bytes | bytearray) -> dict[str, Any]:
+    if sum(data.count(mark) for mark in b",[{") > MAX_VALUES:  # a value takes thirty times as much memory as its text
+        raise ConfigError(f"the body has more than {MAX_VALUES:,} commas and brackets")
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=_distinct, parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise ConfigError("the body is not JSON") from None
     if not isinstance(value, dict):
         raise ConfigError(f"the body: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ConfigError("the body has a key twice")
+    return value
+
+
+def _no_number(name: str) -> None:
+    raise ConfigError(f"the body is not JSON: {name} is no number")

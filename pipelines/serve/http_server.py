@@ -5,11 +5,13 @@
     POST /api/draw, answer    JSON in; one JSON object per line out, as they come (`streams.py`)
     errors                    {"message": ...} and a status
 
-Each connection has a thread and one request. Its number, the sizes of what it sends and the time it may take for that
-are bounded. A client that goes away cancels its request.
+Each connection has a thread and one request. Bounded are the number of connections, the size of each part of a request
+and the time for it (`request_input.py`), and the memory of all bodies together (`memory_budget.py`). A client that goes
+away cancels its request.
 """
 
 import errno
+import io
 import json
 import logging
 import select
@@ -19,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -27,6 +30,8 @@ from typing import Any
 from pipelines.serve.allowed_origins import is_own_host, is_own_origin, names_of
 from pipelines.serve.api import Api
 from pipelines.serve.config import ServeConfig
+from pipelines.serve.memory_budget import Hold, MemoryBudget
+from pipelines.serve.request_input import RequestInput
 from pipelines.serve.streams import Stream, message_of
 from ufork.errors import CancelledError, ConfigError, QueueFullError, SampleError, first_line
 
@@ -51,10 +56,14 @@ SPARE_CONNECTIONS = 32
 """Connections beside those of requests that wait or are under way: for the page's files, and for refusals."""
 IDLE_SECONDS = 10.0
 """Longest time in which a client neither sends nor reads anything that is expected of it."""
+HEADER_SECONDS, MAX_HEADER_BYTES = 10.0, 2**16
+"""Longest time for the first line and the headers of a request, and their largest size."""
 BODY_SECONDS = 60.0
 """Longest time for the body of a request."""
-DISCARD_SECONDS = 2.0
-"""Longest time in which the rest of a refused request is discarded, so that the client reads the refusal."""
+DISCARD_SECONDS, MAX_DISCARDED_BYTES = 2.0, 2**30
+"""Within these the rest of a refused request is discarded, so that the client reads the refusal."""
+BODIES_AT_ONCE = 4
+"""Largest bodies that may be in memory at a time, until their requests have started."""
 CLOSING_SECONDS = 3.0
 """Longest time in which streams send their last event when the server ends."""
 
@@ -83,6 +92,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.api: Api
         self._max_connections = max_requests + SPARE_CONNECTIONS
         self._free = threading.Semaphore(self._max_connections)
+        self.bodies: MemoryBudget
         try:
             family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
             self.address_family = family
@@ -100,6 +110,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def serve(self, api: Api) -> None:
         """Answers requests until `shutdown`, or until a signal handler raises."""
         self.api = api
+        self.bodies = MemoryBudget(BODIES_AT_ONCE * api.max_body_bytes)
         self.serve_forever()
 
     def wait_for_connections(self, seconds: float = CLOSING_SECONDS) -> None:
@@ -110,16 +121,25 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 break
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Starts a thread for a connection, or closes it if there are too many."""
+        """Starts a thread for a connection, or refuses it if there are too many."""
         if not self._free.acquire(blocking=False):
             log.warning("a connection is refused: %d are open", self._max_connections)
-            self.shutdown_request(request)
+            self._refuse_connection(request)
             return
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread can be started
             self._free.release()
             raise
+
+    def _refuse_connection(self, connection: socket.socket) -> None:
+        message = f"{self._max_connections} connections are open, as many as this server takes; try again later"
+        connection.setblocking(False)  # this thread accepts all others
+        with suppress(OSError):
+            connection.recv(MAX_HEADER_BYTES)  # closing with unread input would reset the connection and the refusal
+        with suppress(OSError):
+            connection.send(_plain_response(HTTPStatus.SERVICE_UNAVAILABLE, message))
+        self.shutdown_request(connection)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answers the request of a connection."""
@@ -143,6 +163,14 @@ class RequestHandler(BaseHTTPRequestHandler):
     timeout = IDLE_SECONDS
     disable_nagle_algorithm = True
 
+    def setup(self) -> None:
+        """Bounds what the client sends, from its first byte on."""
+        super().setup()
+        self.rfile.close()
+        self._input = RequestInput(self.connection, idle_seconds=IDLE_SECONDS)
+        self._input.allow(HEADER_SECONDS, MAX_HEADER_BYTES)
+        self.rfile = io.BufferedReader(self._input)
+
     def do_GET(self) -> None:
         """Sends a file of the page, or what the model can do."""
         if not self._is_trusted():
@@ -159,7 +187,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         """Starts a request and sends its events."""
         if not self._is_trusted():
             return
-        asks: dict[str, Callable[[bytes], Stream]] = {
+        asks: dict[str, Callable[[bytes | bytearray], Stream]] = {
             "/api/draw": self.server.api.draw,
             "/api/answer": self.server.api.answer,
         }
@@ -167,9 +195,12 @@ class RequestHandler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND, f"post to one of {', '.join(asks)}")
         elif self.headers.get_content_type() != "application/json":
             self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json")
-        elif (body := self._body()) is not None:
+        elif (length := self._body_length()) is not None:
             try:
-                stream = asks[self.path](body)
+                with self.server.bodies.hold() as hold:
+                    stream = asks[self.path](self._body(length, hold))
+            except (TimeoutError, ConnectionError):  # of the connection
+                raise
             except Exception as error:  # the client is told, whatever it is
                 self._refuse(_status_of(error), message_of(error))
                 return
@@ -185,20 +216,21 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def _is_trusted(self) -> bool:
         """Whether no other site has made a browser send the request; otherwise it is refused."""
-        host = self.headers.get("Host")
+        hosts, origins = (self.headers.get_all(name, []) for name in ("Host", "Origin"))
+        host = hosts[0] if len(hosts) == 1 else None
         if host is None or not is_own_host(host, self.server.names):
             self._refuse(
                 HTTPStatus.FORBIDDEN,
                 f"the host {host!r} is none of this server's; open {self.server.url}, or start it with --allow-host",
             )
             return False
-        if not is_own_origin(self.headers.get("Origin"), host):
+        if not all(is_own_origin(origin, host) for origin in origins):
             self._refuse(HTTPStatus.FORBIDDEN, "requests from pages of other sites are refused")
             return False
         return True
 
-    def _body(self) -> bytes | None:
-        """Returns the body; None if it is refused."""
+    def _body_length(self) -> int | None:
+        """Returns the size of the body; None if it is refused."""
         length, most = self.headers.get("Content-Length", ""), self.server.api.max_body_bytes
         if not (length.isascii() and length.isdecimal() and len(length) < 19):
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "expected a Content-Length")
@@ -210,14 +242,18 @@ class RequestHandler(BaseHTTPRequestHandler):
                 " (--max-image-mib)",
             )
             return None
+        return int(length)
+
+    def _body(self, length: int, hold: Hold) -> bytearray:
         body = bytearray()
-        deadline = time.monotonic() + BODY_SECONDS
-        while len(body) < int(length):
-            chunk = self.rfile.read1(int(length) - len(body))
-            if not chunk or time.monotonic() > deadline:
-                raise TimeoutError("the body of a request is incomplete")
+        self._input.allow(BODY_SECONDS, length)
+        while len(body) < length:
+            chunk = self.rfile.read1(length - len(body))
+            if not chunk:
+                raise ConnectionAbortedError("the body of a request is incomplete")
+            hold.take(len(chunk))
             body += chunk
-        return bytes(body)
+        return body
 
     def _send_stream(self, stream: Stream) -> None:
         with stream:
@@ -241,11 +277,9 @@ class RequestHandler(BaseHTTPRequestHandler):
     def _discard_input(self) -> None:
         """Reads what the client still sends: closing a connection with unread input would reset it, and the refusal."""
         self.connection.shutdown(socket.SHUT_WR)
-        deadline = time.monotonic() + DISCARD_SECONDS
-        while (seconds := deadline - time.monotonic()) > 0:
-            self.connection.settimeout(seconds)
-            if not self.rfile.read1(2**16):
-                return
+        self._input.allow(DISCARD_SECONDS, MAX_DISCARDED_BYTES)
+        while self.rfile.read1(2**16):
+            pass
 
     def _send_json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
         self._send(status, "application/json", json.dumps(value).encode())
@@ -263,6 +297,14 @@ class RequestHandler(BaseHTTPRequestHandler):
     def version_string(self) -> str:
         """Returns the name of the server, without versions."""
         return "ufork"
+
+
+def _plain_response(status: HTTPStatus, message: str) -> bytes:
+    """Returns a refusal that is sent without a handler."""
+    data = json.dumps({"message": message}).encode()
+    headers = {"Content-Type": "application/json; charset=utf-8", "Content-Length": str(len(data)), **HEADERS}
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + data
 
 
 def _status_of(error: Exception) -> HTTPStatus:

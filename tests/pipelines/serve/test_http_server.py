@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -23,6 +24,9 @@ from ufork.vocabulary import Task
 IMAGE = base64.b64encode(png(24)).decode()
 DRAW = {"prompt": "a dog", "num_images": 2, "sampling": {"seed": 3, "guidance": 2.0}}
 ASK = {"image": IMAGE, "question": "what is this?", "sampling": {"max_tokens": 6}}
+
+
+POST = b"POST /api/draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ def test_a_model_of_one_task_says_so_and_refuses_the_other():
     ("path", "body", "message"),
     [
         ("/api/draw", b"{", "not JSON"),
-        ("/api/draw", b"[" * 100_000, "not JSON"),
+        ("/api/draw", b"[" * 10_000, "not JSON"),
         ("/api/draw", [], "expected a JSON object, found list"),
         ("/api/draw", {}, "prompt: Field required"),
         ("/api/draw", {"prompt": " "}, "none of them empty"),
@@ -99,7 +103,11 @@ def test_a_model_of_one_task_says_so_and_refuses_the_other():
         ("/api/draw", {"prompt": "x" * 20_000}, "at most 10,000 are read"),
         ("/api/draw", {"prompt": "x", "num_images": 9}, "num_images is 9, this server draws at most 8"),
         ("/api/draw", {"prompt": "x", "number": 9}, "number: unknown key; the nearest known one is 'num_images'"),
-        ("/api/draw", {"prompt": "x", "sampling": {"guidance": float("nan")}}, "guidance"),
+        ("/api/draw", {"prompt": "x", "sampling": {"guidance": float("nan")}}, "NaN is no number"),
+        ("/api/draw", {"prompt": "x", "sampling": {"guidance": 1e308}}, "guidance"),
+        ("/api/draw", b'{"prompt": "x", "sampling": {"seed": %s}}' % (b"9" * 5000), "not JSON"),
+        ("/api/draw", b'{"prompt": "x", "num_images": 1, "prompt": "y"}', "a key twice"),
+        ("/api/draw", b'{"prompt": [%s0]}' % (b"[]," * 20_000), "more than 20,000 commas and brackets"),
         ("/api/draw", {"prompt": "x", "num_images": 2, "sampling": {"seed": 2**63 - 1}}, "seed"),
         ("/api/answer", {**ASK, "image": "?"}, "in base64"),
         ("/api/answer", {**ASK, "image": base64.b64encode(b"<svg>").decode()}, "image is none of"),
@@ -222,11 +230,71 @@ def test_connections_are_bounded(model, monkeypatch):
     monkeypatch.setattr(http_server, "SPARE_CONNECTIONS", 1)
     with served(model, EngineConfig(max_waiting=1)) as server:
         idle = [server.send(b"") for _ in range(2)]
-        refused = server.send(b"")
-        assert refused.recv(1) == b"", "closed at once"
+        refused = server.send(b"GET / HTTP/1.1\r\n").makefile("rb").read()
+        assert b" 503 " in refused and b"2 connections are open, as many as this server takes" in refused
         idle[0].close()
         wait_until(lambda: is_answered(server))
         idle[1].close()
+
+
+@pytest.mark.parametrize(
+    ("start", "then"),
+    [
+        (b"", b"G"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"X-A: b\r\n"),
+        (
+            POST % 999,
+            b" ",
+        ),
+    ],
+)
+def test_a_client_that_sends_little_by_little_is_dropped(model, start, then, monkeypatch):
+    for part in ("HEADER", "BODY"):
+        monkeypatch.setattr(http_server, f"{part}_SECONDS", 0.3)
+    with served(model) as server:
+        connection, began = server.send(start), time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < began + 30:
+                connection.sendall(then)
+                time.sleep(0.05)
+        assert time.monotonic() < began + 15 and is_answered(server)
+
+
+def test_headers_are_bounded(server):
+    with pytest.raises(ConnectionError):
+        connection = server.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        connection.sendall(b"X-A: %s\r\n" % (b"b" * 60_000) * 20)
+        assert connection.makefile("rb").read() == b""
+        raise ConnectionError
+    assert is_answered(server)
+
+
+def test_bodies_are_bounded_together(model, monkeypatch):
+    monkeypatch.setattr(http_server, "BODIES_AT_ONCE", 1)
+    with served(model, max_image_mib=0.01) as server:
+        most = server.server.api.max_body_bytes
+        head = (
+            "POST /api/draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+        )
+        unfinished = server.send(head.format(most).encode() + b" " * (most - 8))
+        wait_until(lambda: server.server.bodies._left < 200)
+        status, message = server.refusal("/api/draw", DRAW | {"prompt": "x" * 200})
+        assert status == 503 and "fill the server's memory; try again later" in message
+        unfinished.close()
+        wait_until(lambda: server.server.bodies._left == most)
+        assert server.events("/api/draw", DRAW)[-1] == {"event": "end"}
+
+
+def test_long_names_are_cut_in_the_refusal(server):
+    status, message = server.refusal("/api/draw", {"prompt": "x", "y" * 2_000_000: 1})
+    assert status == 400 and "unknown key" in message and len(message) < 1000
+
+
+@pytest.mark.parametrize("headers", ["Host: attacker.example", "Origin: http://attacker.example"])
+def test_a_second_host_or_origin_does_not_pass_beside_the_first(server, headers):
+    own = f"Host: localhost:{server.port}\r\nOrigin: http://localhost:{server.port}\r\n"
+    answer = server.send(f"GET /api/model HTTP/1.1\r\n{own}{headers}\r\n\r\n".encode()).makefile("rb").read()
+    assert b" 403 " in answer.splitlines()[0]
 
 
 def is_answered(server):
