@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from data_prep.inputs.record import Input
 from ufork.config import Config
@@ -93,9 +93,17 @@ class TarsConfig(CollectionConfig):
     """Key of the caption in members KEY.json; used if there is no member KEY.txt."""
     licence_key: str = "license"
     """Key of the image's licence in members KEY.json."""
+    extensions: dict[str, Literal["image", "caption", "metadata", "class", "ignored"]] = {}
+    """What members of further extensions hold, such as `{input.jpg: image, outputs.txt: caption}` for KEY.input.jpg and
+    KEY.outputs.txt. Known are jpg, jpeg, png and webp, txt (caption), json (metadata), cls and cls.txt (class)."""
     class_names: Path | None = None
     """File with the names of the classes that members KEY.cls refer to: one a line, starting with class 0, or JSON, a
     list or `{number: name}`."""
+
+    @field_validator("extensions")
+    @classmethod
+    def _in_one_form(cls, extensions: dict[str, str]) -> dict[str, str]:
+        return {name.lower().removeprefix("."): holds for name, holds in extensions.items()}
 
 
 class HuggingFaceConfig(CollectionConfig):

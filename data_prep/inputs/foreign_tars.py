@@ -4,13 +4,12 @@
              KEY.json  {"caption": ..., "license": ...}
              KEY.cls   number or name of a class                    ->  Record(caption, class_name, licence)
 
-Neighbouring members with the same key are one entry. Nothing is unpacked, so names of members are never used as paths.
+Members are grouped by readers/tar_entries.py. Nothing is unpacked, so names of members are never used as paths.
 """
 
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -18,32 +17,33 @@ from typing import Any
 from data_prep.inputs.class_names import read_class_names
 from data_prep.inputs.config import TarsConfig
 from data_prep.inputs.files import IMAGE_SUFFIXES, TOO_LARGE, entries_of, matching_files
+from data_prep.inputs.readers.tar_entries import CAPTION, CLASS, IMAGE, MAX_TEXT_BYTES, METADATA, TarEntry, tar_entries
 from data_prep.inputs.record import Dropped, Record, entry_id
 from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import licence_of, usable_caption, usable_text
-from ufork.data.shards.index import scan_members, split_name
 from ufork.errors import InputError, SampleError, ShardError
 
-_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar.{name}" for name in ("gz", "bz2", "xz", "zst", "lz4")))
 """Compressed tars are matched so that they are refused rather than ignored."""
-_IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
-_CAPTION, _METADATA, _CLASSES = "txt", "json", ("cls", "cls.txt")
-_MAX_METADATA_BYTES = 2**20
+_COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ\0": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+    b"\x04\x22\x4d\x18": "unlz4",
+    b"PK\3\4": "unzip",
+}
+"""First bytes of compressed files, and the programs that unpack them."""
+_EXTENSIONS = {
+    **{suffix.removeprefix("."): IMAGE for suffix in IMAGE_SUFFIXES},
+    **{"txt": CAPTION, "json": METADATA, "cls": CLASS, "cls.txt": CLASS},
+}
 _DOWNLOADED = "success"
-_GZIP_START = b"\x1f\x8b"
-
-
-@dataclass
-class _Entry:
-    """Members of one key, by extension."""
-
-    key: str
-    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Offset and size of each member."""
-    texts: dict[str, bytes] = field(default_factory=dict)
-    """Contents of all members except images."""
-    repeated: bool = False
-    """Whether an extension occurred twice."""
+_GROUPING = (
+    "; members of an entry must follow each other (`tar --sort=name`) and have one key"
+    " (input.extensions={input.jpg: image} reads KEY.input.jpg)"
+)
+_NO_IMAGE, _NO_TEXT = f"no image beside the text{_GROUPING}", f"neither caption nor class beside the image{_GROUPING}"
 
 
 class ForeignTars:
@@ -54,6 +54,7 @@ class ForeignTars:
         self._config = config
         self._tars = matching_files(config.path, _SUFFIXES)
         self._names = read_class_names(config.class_names) if config.class_names else {}
+        self._roles = {**_EXTENSIONS, **config.extensions}
 
     def records(self) -> Iterator[Record | Dropped]:
         """Implements `Input`: tar by tar in order of their names."""
@@ -79,54 +80,78 @@ class ForeignTars:
             raise SampleError("tar that was truncated after its entries were listed", sample=record.id)
         return data
 
-    def _entries(self, path: Path) -> Iterator[_Entry]:
+    def _entries(self, path: Path) -> Iterator[TarEntry | SkippedInput]:
         """Yields the entries of a tar; raises InputError where it cannot be read further."""
         try:
             with open(path, "rb") as file:
                 if not (size := os.fstat(file.fileno()).st_size):
                     raise InputError(f"{path}: is empty")
-                if file.read(2) == _GZIP_START:
-                    raise InputError(
-                        f"{path}: is compressed, so its members cannot be read separately; `gunzip` it first"
-                    )
                 with mmap(file.fileno(), size, access=ACCESS_READ) as data:
-                    yield from _grouped(data, str(path))
+                    for start, program in _COMPRESSED.items():
+                        if data[: len(start)] == start:
+                            raise InputError(
+                                f"{path}: is compressed, so its members cannot be read separately; `{program}` it first"
+                            )
+                    yield from tar_entries(data, str(path), self._roles)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except ShardError as error:
             raise InputError(str(error)) from None
 
-    def _record(self, tar: str, number: int, entry: _Entry) -> Record | Dropped:
+    def _record(self, tar: str, number: int, entry: TarEntry) -> Record | Dropped:
         id = entry_id(tar, number, entry.key)
         try:
             offset, size = self._image_span(entry)
-            metadata = _metadata(entry)
+            metadata = self._metadata(entry)
             caption = self._caption(entry, metadata)
             class_name = self._class_name(entry)
             if not caption and not class_name:
-                raise SkippedInput("neither caption nor class")
+                raise SkippedInput(entry.not_stored or _NO_TEXT)
             licence = licence_of(metadata, self._config.licence_key)
         except SkippedInput as skip:
             return Dropped(id, skip.reason)
         return Record(id=id, image=(tar, offset, size), caption=caption, class_name=class_name, licence=licence)
 
-    def _image_span(self, entry: _Entry) -> tuple[int, int]:
-        images = [entry.spans[name] for name in _IMAGES if name in entry.spans]
-        if not images:
-            raise SkippedInput("no image beside the text")
-        if len(images) > 1 or entry.repeated:
-            raise SkippedInput("more than one image or text of the same name")
-        if images[0][1] > self._config.max_image_bytes:
-            raise SkippedInput(TOO_LARGE)
-        return images[0]
+    def _extensions(self, entry: TarEntry, role: str) -> list[str]:
+        return [extension for extension in entry.spans if self._roles[extension] == role]
 
-    def _caption(self, entry: _Entry, metadata: dict[str, Any]) -> str:
-        text = entry.texts.get(_CAPTION)
-        value = metadata.get(self._config.caption_key) if text is None else _decoded(text)
+    def _image_span(self, entry: TarEntry) -> tuple[int, int]:
+        images = self._extensions(entry, IMAGE)
+        if not images:
+            unnamed = "no member that is an image or text by its name; input.extensions sets what others hold"
+            raise SkippedInput(entry.not_stored or (_NO_IMAGE if entry.spans else unnamed))
+        if len(images) > 1 or entry.repeated:
+            raise SkippedInput("more than one image or text of the same name; input.extensions can ignore some")
+        offset, size = entry.spans[images[0]]
+        if size > self._config.max_image_bytes:
+            raise SkippedInput(TOO_LARGE)
+        return offset, size
+
+    def _text(self, entry: TarEntry, role: str) -> str | None:
+        extensions = self._extensions(entry, role)
+        if len(extensions) > 1:
+            raise SkippedInput("more than one image or text of the same name; input.extensions can ignore some")
+        return _decoded(entry.texts[extensions[0]]) if extensions else None
+
+    def _metadata(self, entry: TarEntry) -> dict[str, Any]:
+        text = self._text(entry, METADATA)
+        try:
+            metadata = {} if text is None else json.loads(text)
+        except (ValueError, RecursionError):
+            raise SkippedInput("metadata that is not JSON") from None
+        if not isinstance(metadata, dict):
+            raise SkippedInput("metadata that is not an object")
+        if metadata.get("status", _DOWNLOADED) != _DOWNLOADED:
+            raise SkippedInput("image that img2dataset could not download")
+        return metadata
+
+    def _caption(self, entry: TarEntry, metadata: dict[str, Any]) -> str:
+        text = self._text(entry, CAPTION)
+        value = metadata.get(self._config.caption_key) if text is None else text
         return "" if value is None else usable_caption(value, max_chars=self._config.max_text_chars)
 
-    def _class_name(self, entry: _Entry) -> str:
-        value = next((_decoded(entry.texts[name]) for name in _CLASSES if name in entry.texts), None)
+    def _class_name(self, entry: TarEntry) -> str:
+        value = self._text(entry, CLASS)
         if value is None:
             return ""
         name = usable_text(value, what="class", max_chars=self._config.max_text_chars)
@@ -137,38 +162,7 @@ class ForeignTars:
         return name
 
 
-def _grouped(data: mmap, where: str) -> Iterator[_Entry]:
-    entry = _Entry("")
-    for name, offset, size in scan_members(data, where):
-        key, extension = split_name(name)
-        if key and key != entry.key:
-            if entry.spans:
-                yield entry
-            entry = _Entry(key)
-        if key and extension in (*_IMAGES, _CAPTION, _METADATA, *_CLASSES):
-            entry.repeated = entry.repeated or extension in entry.spans
-            entry.spans[extension] = offset, size
-            if extension not in _IMAGES:
-                entry.texts[extension] = data[offset : offset + min(size, _MAX_METADATA_BYTES + 1)]
-    if entry.spans:
-        yield entry
-
-
-def _metadata(entry: _Entry) -> dict[str, Any]:
-    if _METADATA not in entry.texts:
-        return {}
-    try:
-        metadata = json.loads(_decoded(entry.texts[_METADATA]))
-    except (ValueError, RecursionError):
-        raise SkippedInput("metadata that is not JSON") from None
-    if not isinstance(metadata, dict):
-        raise SkippedInput("metadata that is not an object")
-    if metadata.get("status", _DOWNLOADED) != _DOWNLOADED:
-        raise SkippedInput("image that img2dataset could not download")
-    return metadata
-
-
 def _decoded(text: bytes) -> str:
-    if len(text) > _MAX_METADATA_BYTES:
+    if len(text) > MAX_TEXT_BYTES:
         raise SkippedInput("text or metadata that is too large")
     return text.decode("utf-8-sig", "surrogateescape")

@@ -86,7 +86,8 @@ def as_text(selection: Selection, statistics: Statistics) -> str:
         if rows:
             blocks.append(_text_table(f"{table.title}: samples", rows))
     share = _share(selection.kept, selection.num_records)
-    headline = f"{selection.kept:,} of {selection.num_records:,} records kept, {share}; dropped:"
+    headline = f"{selection.kept:,} of {selection.num_records:,} records kept, {share}"
+    headline += "; dropped:" if selection.dropped else ""
     return "\n".join([*blocks, "\n".join([headline, *_text_reasons(selection)])])
 
 

@@ -82,11 +82,17 @@ def tars(folder: Path, sorts: list[str]) -> dict[str, object]:
         "no text": {"png": tiny_png()},
         "no image": {"txt": b"a cat"},
         "damaged": {"png": b"nonsense", "txt": b"a cat"},
+        "other": {"bin": b"", "npy": b""},
+        "dotted": {"1.png": tiny_png()},
     }
     with tarfile.open(folder / "t.tar", "w") as tar:
         for number, sort in enumerate(sorts):
-            for extension, contents in members[sort].items():
-                info = tarfile.TarInfo(f"{number:04d}.{extension}")
+            if sort == "link":
+                info = tarfile.TarInfo(f"{number:04d}.png")
+                info.type, info.linkname = tarfile.LNKTYPE, "0000.png"
+                tar.addfile(info)
+            for extension, contents in members.get(sort, {"png": b""} if sort == "hidden" else {}).items():
+                info = tarfile.TarInfo(f"{'.' if sort == 'hidden' else ''}{number:04d}.{extension}")
                 info.size = len(contents)
                 tar.addfile(info, io.BytesIO(contents))
     return {"kind": "tars", "path": folder / "t.tar"}
@@ -106,7 +112,7 @@ COLLECTIONS = [
     (conversations, (GOOD, "empty", "no image", "damaged")),
     (delimited, (GOOD, "empty", "no image", "latin-1", "ragged", "NUL", "huge")),
     (parquet, (GOOD, "empty", "no image", "damaged")),
-    (tars, (GOOD, "no text", "no image", "damaged")),
+    (tars, (GOOD, "no text", "no image", "damaged", "other", "dotted", "hidden", "link")),
     (hugging_face, (GOOD, "empty", "no image", "damaged")),
 ]
 

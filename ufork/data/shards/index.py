@@ -8,10 +8,11 @@ key are one sample; the key is the path up to the file name's first dot, and the
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +25,11 @@ BLOCK_BYTES = 512
 INDEX_VERSION = 1
 _ABSENT = -1
 _REGULAR, _PAX, _GNU_NAME = b"0\0", b"x", b"L"
-_SKIPPED = b"123456gK"
-"""Links, devices, folders, PAX defaults and long link targets, which are skipped: they hold no contents of a sample."""
+_SKIPPED = b"123456"
+"""Links, devices and folders, which are skipped: they hold no contents of a sample."""
+_OF_THE_NEXT_MEMBER = b"gK"
+"""PAX defaults and long link targets, which nothing here needs."""
+_GNU_SPARSE, _PAX_SPARSE = b"S", "GNU.sparse."
 _MAX_NAME_BYTES, _MAX_DIGITS = 2**16, 20
 """Limits of the records that extend a header; more than any file system or size needs."""
 
@@ -173,12 +177,40 @@ def scan_members(data: mmap | memoryview, where: str) -> Iterator[tuple[str, int
     Raises:
         ShardError: the tar is truncated, damaged, or holds a member of an unknown type.
     """
-    position = 0
+    for member in tar_members(data, where):
+        if member.type in _REGULAR:
+            yield member.name.encode(errors="surrogateescape").decode(errors="replace"), member.offset, member.size
+        elif member.type not in _SKIPPED:
+            raise ShardError(
+                f"{where}: byte {member.offset}: members of type {member.type!r} are not supported; use plain files"
+            )
+
+
+class TarMember(NamedTuple):
+    """A member of a tar, as its header states it."""
+
+    name: str
+    """Bytes that are not UTF-8 are lone surrogates, as in `os.fsdecode`."""
+    type: bytes
+    """Type flag: b"0" for a file, b"S" for one that is stored as sparse in either of GNU tar's formats."""
+    offset: int
+    size: int
+
+
+def tar_members(data: mmap | memoryview, where: str, start: int = 0) -> Generator[TarMember, None, int]:
+    """Yields the members of a tar of any type, from the header at byte `start`; returns where its end mark begins.
+
+    Raises:
+        ShardError: the tar is truncated or damaged.
+    """
+    position = start
     extended: dict[str, str] = {}
     while (header := _block(data, position, where)).strip(b"\0"):
         size = int(extended.pop("size", "0")) or _number(header[124:136], where, position)
         _check_header(header, where, position)
         contents, kind = position + BLOCK_BYTES, header[156:157]
+        if kind == _GNU_SPARSE:
+            contents += _sparse_map_bytes(data, position, where)
         position = contents + -(-size // BLOCK_BYTES) * BLOCK_BYTES
         if contents + size > len(data):
             raise _truncated(data, where)
@@ -187,14 +219,22 @@ def scan_members(data: mmap | memoryview, where: str) -> Iterator[tuple[str, int
         if kind == _PAX:
             extended.update(_pax_records(bytes(data[contents : contents + size])))
         elif kind == _GNU_NAME:
-            extended["path"] = bytes(data[contents : contents + size]).rstrip(b"\0").decode(errors="replace")
-        elif kind in _REGULAR:
-            yield extended.pop("path", "") or _ustar_name(header), contents, size
+            extended["path"] = _name(bytes(data[contents : contents + size]).rstrip(b"\0"))
+        elif kind not in _OF_THE_NEXT_MEMBER:
+            name = extended.get("GNU.sparse.name") or extended.get("path") or _ustar_name(header)
+            is_sparse = any(key.startswith(_PAX_SPARSE) for key in extended)
+            yield TarMember(name, _GNU_SPARSE if is_sparse else kind, contents, size)
             extended = {}
-        elif kind not in _SKIPPED:
-            raise ShardError(f"{where}: byte {position}: members of type {kind!r} are not supported; use plain files")
-        elif kind not in b"gK":
-            extended = {}
+    return position
+
+
+def _sparse_map_bytes(data: mmap | memoryview, position: int, where: str) -> int:
+    """Returns the size of the blocks between the header of a sparse file at `position` and its contents."""
+    num_blocks, is_continued = 0, _block(data, position, where)[482]
+    while is_continued:
+        num_blocks += 1
+        is_continued = _block(data, position + num_blocks * BLOCK_BYTES, where)[504]
+    return num_blocks * BLOCK_BYTES
 
 
 def _block(data: mmap | memoryview, position: int, where: str) -> bytes:
@@ -226,11 +266,15 @@ def _number(octal: bytes, where: str, position: int) -> int:
 def _ustar_name(header: bytes) -> str:
     name = header[:100].split(b"\0")[0]
     prefix = header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b""
-    return (prefix + b"/" + name if prefix else name).decode(errors="replace")
+    return _name(prefix + b"/" + name if prefix else name)
+
+
+def _name(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
-    """Reads path and size from lines such as b"19 path=a/b.json", which begin with their own length."""
+    """Reads path, size and marks of sparse files from lines such as b"19 path=a/b.json", which state their length."""
     records = {}
     while data:
         length_text, _, _ = data.partition(b" ")
@@ -238,8 +282,8 @@ def _pax_records(data: bytes) -> dict[str, str]:
             break
         length = int(length_text)
         name, _, value = data[len(length_text) + 1 : length - 1].partition(b"=")
-        if name == b"path" or (name == b"size" and _is_size(value)):
-            records[name.decode()] = value.decode(errors="replace")
+        if name == b"path" or (name == b"size" and _is_size(value)) or name.startswith(_PAX_SPARSE.encode()):
+            records[_name(name)] = _name(value)
         data = data[length:]
     return records
 
