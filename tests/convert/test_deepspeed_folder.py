@@ -1,5 +1,7 @@
 """ZeRO folders of DeepSpeed give the weights that were trained, whichever stage wrote them."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,27 @@ def test_the_weights_are_those_that_were_saved(saved, tmp_path):
         for name, value in Model().state_dict().items():
             torch.testing.assert_close(found.read(name), value, msg=name)
     assert list(tmp_path.iterdir()) == [], "the gathered weights are removed"
+
+
+class Runs:
+    """A value whose pickle makes a folder when it is read."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_file_that_names_a_function_is_refused_and_the_function_is_not_run(saved, tmp_path):
+    step = shutil.copytree(find_step(saved), tmp_path / "global_step7")
+    state = next(step.glob("*optim_states.pt"))
+    content = torch.load(state, weights_only=False)
+    torch.save({**content, "extra": Runs(tmp_path / "run")}, state)
+    with pytest.raises(CheckpointError, match=r"names \w+.mkdir, and reading it could run any program"):
+        with gathered_weights(step, scratch=tmp_path / "scratch"):
+            pass
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

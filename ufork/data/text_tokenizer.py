@@ -59,8 +59,8 @@ class TextTokenizer:
             from transformers import AutoTokenizer  # seconds to import, and rarely needed
 
             try:
-                tokenizer = AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
-            except (OSError, ValueError, AttributeError) as error:
+                tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).backend_tokenizer
+            except Exception as error:  # of transformers, for folders of any content
                 raise TokenizerError(
                     f"{folder}: expected a Hugging Face tokenizer folder with {FILE_NAME} ({error})"
                 ) from None
