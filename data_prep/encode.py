@@ -23,11 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
 
 from data_prep.sharding.progress import Progress
 from data_prep.sharding.work_folder import NAME as WORK_NAME
-from ufork.config import Config
+from ufork.config import Config, NumProcesses
 from ufork.data.shards.manifest import Manifest, ShardEntry
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.source import ShardSource
@@ -64,7 +63,7 @@ class EncodeConfig(Config):
     """Whether images are kept beside their codes; training reads the codes."""
     device: str = "auto"
     """Where the codec computes: cpu, cuda, cuda:N, or auto, the first GPU that torch can use and otherwise the CPU."""
-    num_workers: PositiveInt = 1
+    num_workers: NumProcesses = 1
     """Number of processes; if more than 1, each uses one thread. The codes do not depend on it. On a GPU several
     processes share it, and decode images while it computes."""
 

@@ -25,6 +25,7 @@ from ufork.vision.config import VisionConfig
 
 MAX_FOLDER_BYTES = 2048
 """Half of what Linux allows for a path; the rest is for the names below `run.folder`."""
+MAX_PHASES = 100
 PHASE_SECTIONS = ("train", "data")
 """Sections that a phase may override."""
 
@@ -93,7 +94,7 @@ class Recipe(Config):
     """Training of the phases, which may each override it."""
     layout: LayoutConfig = LayoutConfig()
     """Layout of the job's ranks, the same in all phases."""
-    phases: dict[Name, PhaseConfig] = {}
+    phases: dict[Name, PhaseConfig] = Field(default={}, max_length=MAX_PHASES)
     """Phases by name, in the order in which they train."""
     evaluate: EvaluateConfig = EvaluateConfig()
     demo: DemoConfig = DemoConfig()

@@ -60,9 +60,17 @@ def test_anchors_within_the_limits_are_read():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-4", 1e-4), ("-.5E+3", -500.0), ("'1e-4'", "1e-4"), ("2024-01-01", "2024-01-01"), ("", None)],
+    [
+        ("1e-4", 1e-4),
+        ("-.5E+3", -500.0),
+        ("'1e-4'", "1e-4"),
+        ("[1_000, 0x1F, -0, .5, 1., 0]", [1000, 31, 0, 0.5, 1.0, 0]),
+        ("[0100, 1:30, 1:30.5]", ["0100", "1:30", "1:30.5"]),
+        ("2024-01-01", "2024-01-01"),
+        ("", None),
+    ],
 )
-def test_numbers_with_exponents_are_numbers_and_dates_are_text(text, value):
+def test_numbers_are_those_of_yaml_1_2_and_dates_are_text(text, value):
     assert load_yaml(text) == value
 
 

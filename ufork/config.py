@@ -17,7 +17,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ufork.errors import ConfigError
 from ufork.strict_yaml import MAX_BYTES, dump_yaml, load_yaml
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 MAX_FLOAT = 3.4028234663852886e38
 """Largest number of IEEE 754 binary32; torch refuses larger ones as scalars of fp32 operations."""
+
+NumProcesses = Annotated[int, Field(ge=1, le=1024)]
+"""Number of processes to start on one machine."""
 
 
 class Config(BaseModel):

@@ -2,9 +2,10 @@
 
     text -> nodes (size, depth and expanded aliases limited) -> mappings, lists, strings, numbers, booleans, null
 
-Differences from `yaml.safe_load`: 1e-4 is a number, as YAML 1.2 has it; dates stay text; a key that appears twice in a
-mapping is an error, as are tags, NUL and halves of surrogate pairs (YAML can escape them, but no file name and no
-tokenizer takes them). Damaged or hostile input of any kind raises `yaml.YAMLError`.
+Differences from `yaml.safe_load`: 1e-4 is a number, as YAML 1.2 has it; dates stay text, and so do 0100 and 1:30, which
+YAML 1.1 reads as 64 and 90; a key that appears twice in a mapping is an error, as are tags, NUL and halves of surrogate
+pairs (YAML can escape them, but no file name and no tokenizer takes them). Damaged or hostile input of any kind raises
+`yaml.YAMLError`.
 """
 
 import re
@@ -22,7 +23,13 @@ MAX_VALUES = 100_000
 _PREFIX = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {_PREFIX + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value")}
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_NUMBERS = {
+    "int": r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0b[01][01_]*)$",
+    "float": r"[-+]?([0-9][0-9_]*)?\.[0-9]+([eE][-+]?[0-9]+)?$|[-+]?[0-9][0-9_]*(\.|\.?[eE][-+]?[0-9]+)$"
+    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$",
+}
+"""Patterns that replace those of YAML 1.1."""
+_REPLACED = {_PREFIX + name for name in ("timestamp", *_NUMBERS)}
 
 
 def load_yaml(text: str) -> Any:
@@ -69,10 +76,11 @@ class _Dumper(yaml.SafeDumper):
 
 for _class in (_Loader, _Dumper):
     _class.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != _PREFIX + "timestamp"]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
         for first, resolvers in _class.yaml_implicit_resolvers.items()
     }
-    _class.add_implicit_resolver(_PREFIX + "float", _EXPONENT, list("-+.0123456789"))
+    for _name, _pattern in _NUMBERS.items():
+        _class.add_implicit_resolver(_PREFIX + _name, re.compile(_pattern), list("-+.0123456789"))
 
 
 def _require_bounded(node: yaml.Node, known: dict[int, tuple[int, int]], above: list[int]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from PIL import UnidentifiedImageError
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from data_prep.demo.emoji_concepts import Emoji, groups_of_sprites, is_held_out, read_emoji
 from data_prep.demo.questions import Question
@@ -53,7 +53,7 @@ class EmojiConfig(Config):
     """Share of the concept groups that are held out of training."""
     skin_tones: bool = True
     """Whether variants with the five skin tones are included; they are half of all images."""
-    image_px: PositiveInt = 64
+    image_px: int = Field(default=64, ge=1, le=4096)
     """Height and width of the images."""
     num_name_choices: int = Field(default=3, ge=2, le=10)
     """Number of names to choose from in the question "which is this"; wrong ones have the same category and split."""

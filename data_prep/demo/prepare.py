@@ -23,7 +23,7 @@ from data_prep.demo.scene_grammar import ScenesConfig
 from data_prep.demo.scenes import SceneSource
 from data_prep.demo.source import SPLITS, Source
 from data_prep.inputs.skipped_input import SkippedInput
-from ufork.config import Config
+from ufork.config import Config, NumProcesses
 from ufork.data.shards.manifest import Manifest
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.writer import ShardWriter, finish_source, finished_source, start_source, write_attribution
@@ -46,7 +46,7 @@ class PrepareConfig(Config):
     """Single emoji; null makes none."""
     shard_samples: PositiveInt = 4096
     """Samples per tar; a tar is built in memory."""
-    num_workers: PositiveInt = 2
+    num_workers: NumProcesses = 2
     """Number of processes that make samples."""
 
 

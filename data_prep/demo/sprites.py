@@ -77,7 +77,7 @@ class SpriteConfig(Config):
     """Number of tints, the first of `TINTS`."""
     num_backgrounds: int = Field(default=4, ge=2, le=len(BACKGROUNDS))
     """Number of backgrounds, the first of `BACKGROUNDS`, which starts with white."""
-    canvas_px: PositiveInt = 64
+    canvas_px: int = Field(default=64, ge=1, le=4096)
     """Height and width of a scene."""
     sprite_px: PositiveInt = 24
     """Height and width of a sprite."""

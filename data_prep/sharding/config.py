@@ -9,7 +9,7 @@ from data_prep.filtering.duplicates import DuplicatesConfig
 from data_prep.filtering.filters import FilterConfig
 from data_prep.inputs.config import InputConfig
 from data_prep.sharding.sample_making import SamplesConfig
-from ufork.config import Config
+from ufork.config import Config, NumProcesses
 
 
 class ShardConfig(Config):
@@ -17,7 +17,7 @@ class ShardConfig(Config):
 
     input: InputConfig
     """Kind and path of the collection, and how it is read."""
-    source: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")
+    source: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=100)
     """Name of the source, in the manifest and in every sample's id."""
     split: Literal["train", "heldout"] = "train"
     """Split that the collection becomes."""
@@ -33,7 +33,7 @@ class ShardConfig(Config):
     """Approximate size of a tar, estimated from a sample of the records. A worker keeps one tar per task in memory."""
     shard_samples: PositiveInt | None = None
     """Number of records per tar before filtering; replaces `shard_mb`."""
-    num_workers: PositiveInt = 2
+    num_workers: NumProcesses = 2
     """Number of processes; the shards do not depend on it."""
     samples: SamplesConfig = SamplesConfig()
     """Samples that are made from a record."""

@@ -45,7 +45,8 @@ class SamplesConfig(Config):
     @classmethod
     def _names_the_class(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for template in templates:
-            if [field for _, field, _, _ in string.Formatter().parse(template) if field is not None] != [_FIELD]:
+            fields = [field for _, *field in string.Formatter().parse(template) if field[0] is not None]
+            if fields != [[_FIELD, "", None]]:  # a width, as in {class_name:>9999}, would be the memory to take
                 raise ValueError(f"expected {{{_FIELD}}} once and no other braces, found {template!r}")
         return templates
 

@@ -36,9 +36,9 @@ class SuiteConfig(Config):
     """Path of the recipe that the arms start from, relative to the suite's file."""
     values: Values = {}
     """Values of all arms."""
-    arms: dict[Name, Values] = Field(min_length=1)
+    arms: dict[Name, Values] = Field(min_length=1, max_length=256)
     """Values of each arm by its name; {} for an arm that is the recipe itself."""
-    seeds: tuple[Annotated[int, Field(ge=0, le=2**62)], ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**62)], ...] = Field(default=(0, 1, 2), min_length=1, max_length=256)
     """Values of `run.seed`, which decides initial weights and the order of samples; data has the seed of the recipe."""
     matched: Matched = Matched()
     baselines: tuple[Name, ...] = ()

@@ -56,7 +56,7 @@ class MachineClass(Config):
 class DemoConfig(Config):
     """Classes of machine."""
 
-    machines: tuple[MachineClass, ...] = (MachineClass(name="any"),)
+    machines: tuple[MachineClass, ...] = Field(default=(MachineClass(name="any"),), max_length=16)
     """The first class whose rate and cores a machine reaches is taken; the last takes every machine."""
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from ufork.config import Config
 
@@ -49,7 +49,7 @@ class DataConfig(Config):
     num_workers: int = Field(default=0, ge=0, le=256)
     """Loader processes of each data-parallel rank, which make its packed sequences ahead of the steps. Each serves
     different lanes, so at most as many as the rank has lanes are started. 0: the rank makes them between the steps."""
-    prefetch_steps: PositiveInt = 2
+    prefetch_steps: int = Field(default=2, ge=1, le=1000)
     """Steps for which each loader process makes packed sequences ahead."""
     worker_timeout_seconds: float = Field(default=300.0, gt=0, le=1e8)
     """Time in which a step's packed sequences must arrive from a loader process; otherwise the run ends."""
@@ -67,7 +67,7 @@ class TextConfig(Config):
     folder: str | None = None
     """A Hugging Face tokenizer folder. Without one, the tokenizer is that of `model.start`, if there is one, or else a
     byte-level BPE that is trained on the texts of the shards."""
-    vocab_size: PositiveInt = 1024
+    vocab_size: int = Field(default=1024, ge=1, le=2**24)
     """Size of the BPE that is trained."""
 
     @property

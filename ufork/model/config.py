@@ -1,12 +1,10 @@
 """Model sizes. The defaults are those of the 0.5B body; `pipelines/recipes` has those of the released checkpoints."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     Field,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -15,16 +13,20 @@ from pydantic import (
 from ufork.config import Config
 from ufork.vocabulary import Task
 
+Width = Annotated[int, Field(ge=1, le=2**24)]
+"""Size of one dimension of a weight; the bound only catches errors."""
+NumLayers = Annotated[int, Field(ge=0, le=10_000)]
+
 
 class RqHeadConfig(Config):
     """The depth transformer that predicts the codes of one image position (specification of the release, section 6)."""
 
-    hidden_size: PositiveInt = 896
+    hidden_size: Width = 896
     """Width of its residual stream."""
-    attention_size: PositiveInt = 3584
+    attention_size: Width = 3584
     """Width of queries, keys and values, all heads together."""
-    num_attention_heads: PositiveInt = 32
-    num_blocks: PositiveInt = 6
+    num_attention_heads: Width = 32
+    num_blocks: Annotated[int, Field(ge=1, le=10_000)] = 6
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -43,26 +45,26 @@ class ModelConfig(Config):
     By default layers are Qwen2's. Qwen3's have a `head_dim` of their own, no `attention_bias`, and `use_qk_norm`.
     """
 
-    hidden_size: PositiveInt = 896
+    hidden_size: Width = 896
     """Width of the residual stream."""
-    intermediate_size: PositiveInt = 4864
-    num_attention_heads: PositiveInt = 14
-    num_key_value_heads: PositiveInt = 2
+    intermediate_size: Width = 4864
+    num_attention_heads: Width = 14
+    num_key_value_heads: Width = 2
     """Heads of keys and values, each shared by `num_attention_heads / num_key_value_heads` query heads."""
     # configs on disk omit what is as before its key existed, and so equal those written then
-    head_dim: PositiveInt = Field(default_factory=lambda given: given["hidden_size"] // given["num_attention_heads"])
+    head_dim: Width = Field(default_factory=lambda given: given["hidden_size"] // given["num_attention_heads"])
     """Width of one attention head; default: `hidden_size / num_attention_heads`."""
     attention_bias: bool = Field(default=True, exclude_if=lambda has_bias: has_bias)
     """Whether the projections to queries, keys and values have biases; that of attention's output has none."""
     use_qk_norm: bool = Field(default=False, exclude_if=lambda is_used: not is_used)
     """Whether RMSNorm is applied to each head's queries and keys (arXiv 2302.05442), with a weight for either."""
-    separate_first_layers: NonNegativeInt = Field(default=0, exclude_if=lambda number: number == 0)
+    separate_first_layers: NumLayers = Field(default=0, exclude_if=lambda number: number == 0)
     """Layers per task below the shared ones, in colocated layouts; 0 is the Y. As in Uni-X (arXiv 2509.24365), the
     model is then separate at both ends, but by task: Uni-X has layers for image tokens and for text tokens instead."""
-    trunk_layers: NonNegativeInt = 12
+    trunk_layers: NumLayers = 12
     """Layers that both tasks share: the fork depth. Without branch layers the model is the fully shared baseline."""
-    understanding_layers: NonNegativeInt = 12
-    generation_layers: NonNegativeInt = 12
+    understanding_layers: NumLayers = 12
+    generation_layers: NumLayers = 12
     tasks: tuple[Task, ...] = (Task.UNDERSTANDING, Task.GENERATION)
     """Branches to build; a single one makes a single-task expert."""
     rope_theta: PositiveFloat = 1e6
@@ -120,11 +122,11 @@ class ModelConfig(Config):
 class Dimensions(Config):
     """Sizes that follow from the tokenizers rather than the recipe."""
 
-    vocab_size: PositiveInt
+    vocab_size: Width
     """Rows of the token embedding."""
-    codebook_size: PositiveInt
+    codebook_size: Width
     """Entries of the codebook."""
-    code_width: PositiveInt
+    code_width: Width
     """Width of a code's embedding."""
-    codes_per_position: PositiveInt
+    codes_per_position: Width
     """Residual depth: codes at each image position."""

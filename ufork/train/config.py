@@ -1,8 +1,17 @@
 """Config of training a phase: steps, batch, trained groups, optimizer, precision, loss, checkpoints, reports."""
 
+import json
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from ufork.analysis.config import AlignmentConfig
 from ufork.checkpoint.config import CheckpointConfig
@@ -168,6 +177,12 @@ class TrainConfig(Config):
     alignment: AlignmentProbeConfig = AlignmentProbeConfig()
     """Alignment of image and text features, measured during training."""
     wandb: WandbConfig = WandbConfig()
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _has_finite_numbers(cls, values: dict[str, Any]) -> dict[str, Any]:
+        json.dumps(values, allow_nan=False)  # raises ValueError
+        return values
 
     @property
     def balances_gradients(self) -> bool:

@@ -12,6 +12,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from ufork.config import Config
 
+MAX_IMAGE_PX = 4096
+"""Largest side of the square images that a tokenizer takes."""
+
 
 class FitConfig(Config):
     """Configuration of fitting the tokenizer to images."""
@@ -54,15 +57,15 @@ class TokenizerConfig(Config):
     kind: ClassVar[str]
     """Name of the kind of tokenizer in config.json."""
 
-    image_px: PositiveInt = 64
+    image_px: int = Field(default=64, ge=1, le=MAX_IMAGE_PX)
     """Side of the square images."""
-    patch_px: PositiveInt = 8
+    patch_px: int = Field(default=8, ge=1, le=MAX_IMAGE_PX)
     """Side of the square patch of one position."""
-    codes_per_position: PositiveInt = 4
+    codes_per_position: int = Field(default=4, ge=1, le=1024)
     """Residual depth: number of codes whose vectors sum to a position's features."""
     codebook_size: int = Field(default=512, ge=2, le=65536)
     """Rows of the codebook, which all depths share; codes are stored as uint16."""
-    code_width: PositiveInt = 64
+    code_width: int = Field(default=64, ge=1, le=2**16)
     """Width of a code's vector."""
 
     @model_validator(mode="after")
@@ -87,11 +90,11 @@ class RqvaeConfig(TokenizerConfig):
 
     kind = "rqvae"
 
-    hidden_width: PositiveInt = 256
+    hidden_width: int = Field(default=256, ge=1, le=2**16)
     """Width of the encoder's and the decoder's blocks."""
-    num_encoder_blocks: int = Field(default=2, ge=0)
+    num_encoder_blocks: int = Field(default=2, ge=0, le=1000)
     """Residual blocks of the encoder; they see one patch at a time."""
-    num_decoder_blocks: int = Field(default=2, ge=0)
+    num_decoder_blocks: int = Field(default=2, ge=0, le=1000)
     """Residual blocks of the decoder; they see one position at a time, without its neighbours."""
 
 

@@ -100,6 +100,8 @@ def test_other_files_are_refused(data):
         ("class_questions", ["a", "a"], "no value twice"),
         ("prompt_templates", ["a photo"], "class_name"),
         ("prompt_templates", ["{class_name.__class__}"], "class_name"),
+        ("prompt_templates", ["{class_name:>1000000000}"], "class_name"),
+        ("prompt_templates", ["{class_name!r}"], "class_name"),
         ("prompt_templates", ["{class_name} {other}"], "class_name"),
     ],
 )
