@@ -7,7 +7,8 @@ recipe, tokenizers of the run -> a Phase -> ufork.train: open_session, train_pha
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from pipelines.launch.stop_signals import StopRequest, handled
 from pipelines.recipe import Recipe
 from pipelines.start import check_start_tokenizer, start_config
 from pipelines.terminal import log_to_terminal
+from ufork.checkpoint.folder import CheckpointFolder
+from ufork.checkpoint.state import read_state
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.errors import CheckpointError
+from ufork.errors import CheckpointError, ConfigError
 from ufork.infer.config import DrawConfig
 from ufork.infer.model import save_trained
 from ufork.model.config import Dimensions
@@ -58,19 +61,35 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
     if rank_env.rank == 0:
         run.record(recipe.model_dump(mode="json"), ("text", "model", "data", "layout", "train", "phases"))
         log_banner(run.path, has_gpu=uses_cuda(os.environ))
+        if unnamed := [phase.path.name for phase in run.phases() if phase.path.name not in recipe.phases]:
+            log.warning(
+                "%s has phases that the recipe does not name: %s; a phase whose name has changed starts over, unless"
+                " its folder is renamed, too",
+                run.path,
+                ", ".join(unnamed),
+            )
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
     check_recipe(recipe, rank_env.world_size, _dimensions(recipe, tokenizer, codec))
     if recipe.model.start is not None:
         check_start_tokenizer(Path(recipe.model.start), tokenizer)
     phases = [phase_of(recipe, name, tokenizer, codec) for name in names]
-    _require_weights(phases[0])
+    _require_same_order(phases)
     timeout_seconds = max(phase.train.timeout_seconds for phase in phases)
     asked_to_stop = StopRequest()
     with (
         handled(asked_to_stop.receive),
         join_world(rank_env, recipe.layout, timeout_seconds=timeout_seconds) as world,
     ):
+        followed = world.from_rank_0("followed", _followed(phases))
         for phase in phases:
+            if phase.name in followed:
+                log.info(
+                    "phase %s: not trained further, since %s has started from its weights",
+                    phase.name,
+                    followed[phase.name],
+                )
+                continue
+            _require_weights(phase)
             if world.rank in phase.layout_of(world.size).present_ranks:
                 hooks = Hooks(
                     asked_to_stop=asked_to_stop,
@@ -117,12 +136,46 @@ def _dimensions(recipe: Recipe, tokenizer: TextTokenizer, codec: ImageCodec) -> 
     )
 
 
+def _require_same_order(phases: Sequence[Phase]) -> None:
+    """Checks, before any phase trains, that each has the number that it had when its checkpoints were written."""
+    for phase in phases:
+        checkpoints = CheckpointFolder(phase.folder.checkpoints)
+        if not checkpoints.steps() or phase.train.resume == "never":
+            continue
+        with suppress(CheckpointError):  # damaged, which is handled when the phase is resumed
+            seed = read_state(checkpoints.at(checkpoints.steps()[-1])).stream.seed
+            if seed != phase.data_seed:
+                raise ConfigError(
+                    f"phases.{phase.name}: run.seed plus the phase's number was {seed} in its checkpoints, is"
+                    f" {phase.data_seed}, which decides the order of samples; restore the seed and the order of the"
+                    f" phases, or start it over with phases.{phase.name}.train.resume=never"
+                )
+
+
+def _followed(phases: Sequence[Phase]) -> dict[str, str]:
+    """Returns the phases whose weights a later one has started from, with its name.
+
+    If they were trained further, by a larger train.steps or since their checkpoints are gone, the later one would have
+    lost what it started from.
+    """
+    found = {}
+    for number, phase in enumerate(phases):
+        resumed = [
+            later.name
+            for later in phases[number + 1 :]
+            if later.train.resume != "never" and CheckpointFolder(later.folder.checkpoints).steps()
+        ]
+        if resumed and phase.train.resume != "never" and (phase.folder.weights / WEIGHTS_NAME).is_file():
+            found[phase.name] = resumed[0]
+    return found
+
+
 def _require_weights(phase: Phase) -> None:
     folder = phase.initial.folder
     if folder and not (folder / WEIGHTS_NAME).is_file():
         raise CheckpointError(
             f"phase {phase.name} starts from the weights of the phase before it, and {folder} has no {WEIGHTS_NAME};"
-            f" train {folder.parent.name} first"
+            f" train {folder.parent.name} first (--phase {folder.parent.name})"
         )
 
 

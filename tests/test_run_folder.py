@@ -56,3 +56,17 @@ def test_phases_are_the_folders_in_phases(tmp_path):
     run.phase("a").path.mkdir()
     (tmp_path / "phases" / "notes.txt").touch()
     assert run.phases() == [run.phase("a"), run.phase("b")]
+
+
+def test_the_run_of_a_checkpoint_is_found_through_links(tmp_path):
+    run, elsewhere = RunFolder(tmp_path / "run"), tmp_path / "elsewhere"
+    run.text_tokenizer.mkdir(parents=True)
+    (elsewhere / "step-00000001").mkdir(parents=True)
+    run.phase("all").path.mkdir(parents=True)
+    run.phase("all").checkpoints.symlink_to(elsewhere)
+    assert RunFolder.of_checkpoint(run.phase("all").checkpoints / "step-00000001") == run
+    (tmp_path / "real").mkdir()
+    run.phase("other").checkpoints.mkdir(parents=True)
+    (run.phase("other").checkpoints / "step-00000002").mkdir()
+    (tmp_path / "newest").symlink_to(run.phase("other").checkpoints / "step-00000002")
+    assert RunFolder.of_checkpoint(tmp_path / "newest") == run

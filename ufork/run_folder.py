@@ -13,6 +13,7 @@ RUN/submissions/NNN   what a job runs     RUN/slurm/{jobs.jsonl,logs/,health/,fa
 
 import json
 import logging
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -206,8 +207,10 @@ class RunFolder:
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> Self:
-        """The run that holds the checkpoint RUN/phases/NAME/checkpoints/step-N."""
-        return cls(checkpoint.resolve().parent.parent.parent.parent)
+        """The run that holds the checkpoint RUN/phases/NAME/checkpoints/step-N, of which parts may be links."""
+        paths = Path(os.path.abspath(checkpoint)), checkpoint.resolve()
+        named, real = (cls(path.parent.parent.parent.parent) for path in paths)
+        return named if named.text_tokenizer.exists() else real
 
     def record(self, resolved: Mapping[str, Any], sections: tuple[str, ...]) -> None:
         """Writes `sections` of the resolved recipe into `config.yaml`, and the versions in use.

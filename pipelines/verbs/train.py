@@ -36,13 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def failure_folder(arguments: argparse.Namespace) -> "Path | None":
-    """Returns where failures are recorded without Slurm; None if the recipe cannot be read."""
+    """Returns where failures are recorded without Slurm; None if the recipe cannot be read, or there is no run."""
     from ufork.errors import ConfigError
 
     try:
-        return recipe_of(arguments).run_folder.failures
+        run = recipe_of(arguments).run_folder
     except ConfigError:
         return None
+    return run.failures if run.path.is_dir() else None
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--ranks {arguments.ranks}: at least one rank trains")
 
     phases = _phases_to_train(recipe, arguments.phase)
+    _require_run(recipe)
 
     from pipelines.check_recipe import check_recipe
     from pipelines.launch.ranks import joined_environment, run_ranks
@@ -67,6 +69,18 @@ def run(arguments: argparse.Namespace) -> None:
     rank_env = joined_environment(os.environ, num_ranks)
     check_recipe(recipe, rank_env.world_size if rank_env else num_ranks or 1)
     run_ranks(_train_on_rank, num_ranks, recipe, phases, arguments.trace)
+
+
+def _require_run(recipe: "Recipe") -> None:
+    from ufork.errors import ConfigError
+
+    folder = recipe.run_folder.path
+    if not folder.is_dir():
+        raise ConfigError(
+            f"run.folder={recipe.run.folder}, run.name={recipe.run.name}: there is no folder {folder.absolute()}, which"
+            " has the tokenizers of the run; a relative run.folder starts at the current folder. For a new run, `ufork"
+            f" tokenizer` makes them"
+        )
 
 
 def _phases_to_train(recipe: "Recipe", only: str | None) -> list[str]:

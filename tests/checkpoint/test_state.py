@@ -1,15 +1,28 @@
 """Contents of `state.json`: damage is named, and nothing that it does not list is read."""
 
+import logging
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.checkpoint.saved import FIXED, content_of, sign, truncate
-from ufork.checkpoint.state import STATE_FILE, read_state, require_unchanged, verify
-from ufork.errors import CheckpointError
+from ufork.checkpoint.resume import find_checkpoint
+from ufork.checkpoint.state import (
+    FIXED_CODEBOOK,
+    FIXED_INITIAL_WEIGHTS,
+    FIXED_TOKENS,
+    STATE_FILE,
+    RunMetadata,
+    describe_changes,
+    read_state,
+    require_unchanged,
+    verify,
+)
+from ufork.errors import CheckpointError, ConfigError
 from ufork.files import write_tensors
 from ufork.parallel.engine.state_files import StateFiles
 
@@ -51,6 +64,14 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(folder, name):
     found = folder.newest_valid()
     assert found.path == folder.at(20)
     assert list(found.damaged) == [30] and "step-00000030" in found.damaged[30]
+
+
+def test_another_version_is_no_damage(folder):
+    sign(folder.at(30), content_of(folder.at(30)) | {"version": 4})
+    with pytest.raises(
+        CheckpointError, match=r"step-00000030: version 4, expected 3; resume with the ufork that wrote"
+    ):
+        folder.newest_valid()
 
 
 def test_every_digit_of_the_state_is_covered_by_its_checksum(folder):
@@ -101,8 +122,8 @@ def test_a_changed_value_is_named_with_the_old_and_new_value(folder):
         require_unchanged(state, changed, origin=folder.path)
     assert str(raised.value) == (
         f"{folder.path}: cannot resume: model.hidden_size was 32 in the checkpoint, is 64 in the recipe;"
-        " train.optimizer was adamw in the checkpoint, is sgd in the recipe. Restore these values, or start the phase"
-        " over with train.resume=never"
+        " train.optimizer was adamw in the checkpoint, is sgd in the recipe. Restore what has changed, or start the"
+        " phase over with phases.NAME.train.resume=never"
     )
 
 
@@ -112,3 +133,56 @@ def test_fixed_values_are_compared_as_json(folder):
     metadata = state.run_metadata.model_copy(update={"fixed": {"train.trainable": ["trunk"]}})
     state = state.model_copy(update={"run_metadata": metadata})
     require_unchanged(state, {"train.trainable": ("trunk",)}, origin=folder.path)
+
+
+def test_changed_contents_are_named_without_their_checksums(folder):
+    state = read_state(folder.at(30))
+    require_unchanged(state, {**FIXED, FIXED_TOKENS: "1", FIXED_CODEBOOK: "1"}, origin=folder.path)  # not recorded yet
+    contents = dict.fromkeys((FIXED_INITIAL_WEIGHTS, FIXED_TOKENS, FIXED_CODEBOOK), "0")
+    metadata = state.run_metadata.model_copy(update={"fixed": FIXED | contents})
+    state = state.model_copy(update={"run_metadata": metadata})
+    for name, message in (
+        (FIXED_INITIAL_WEIGHTS, "the weights that the phase starts from have changed"),
+        (FIXED_TOKENS, "the text tokenizer has changed"),
+        (FIXED_CODEBOOK, "the image tokenizer has changed"),
+    ):
+        with pytest.raises(CheckpointError, match=f"cannot resume: {message}. Restore"):
+            require_unchanged(state, FIXED | contents | {name: "1"}, origin=folder.path)
+
+
+def metadata_with(settings, **changes):
+    return RunMetadata(**{"fixed": FIXED, "layout": "colocated, tp 1", "versions": {}, "settings": settings} | changes)
+
+
+def test_changes_are_named_with_both_values_as_far_as_they_are_recorded():
+    before = metadata_with({"train": {"learning_rate": 0.1, "loss_weights": {"generation": 1.0}}})
+    now = metadata_with(
+        {"train": {"learning_rate": 0.2, "loss_weights": {"generation": 1.0}}}, layout="colocated, tp 2"
+    )
+    assert describe_changes(before, before) == []
+    assert describe_changes(before, now) == [
+        "layout was colocated, tp 1, is colocated, tp 2",
+        "train.learning_rate was 0.1, is 0.2",
+    ]
+    assert describe_changes(metadata_with({}, versions={"ufork": "1"}), metadata_with({"train": {}})) == [
+        "version.ufork was 1, is None"
+    ]
+
+
+def found_by_one_rank(folder, metadata, steps):
+    alone = SimpleNamespace(is_leader=True, gather=lambda value: [value])
+    return find_checkpoint(folder, "auto", metadata, alone, steps=steps)
+
+
+def test_changes_since_the_checkpoint_are_logged_in_one_line(folder, caplog):
+    caplog.set_level(logging.INFO)
+    assert found_by_one_rank(folder, metadata_with({}, layout="forked"), steps=30) == folder.at(30)
+    assert caplog.messages == [
+        f"resumed: {folder.at(30)}, after step 30",
+        "changed since step 30: layout was colocated, tp 1, is forked",
+    ]
+
+
+def test_fewer_steps_than_are_done_are_refused(folder):
+    with pytest.raises(ConfigError, match=r"train.steps=29: .*step-00000030 was written after 30 steps; set .*=30 or"):
+        found_by_one_rank(folder, metadata_with({}), steps=29)

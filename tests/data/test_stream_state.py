@@ -14,7 +14,7 @@ from tests.tiny import CODEC_SIZES, tiny_tokenizer, write_codes_source
 from ufork.data import stream
 from ufork.data.config import DataConfig, SourceConfig
 from ufork.data.stream import TrainingStream
-from ufork.data.stream_state import StreamState, join_states
+from ufork.data.stream_state import SourceState, StreamState, join_states
 from ufork.errors import CheckpointError
 from ufork.vocabulary import Task
 
@@ -172,3 +172,42 @@ def test_other_data_is_refused_by_name(folder, changed, said):
     state = saved([open_stream(folder)])
     with pytest.raises(CheckpointError, match=f"state.json: .*{said}"):
         open_stream(folder, **changed).restore(state, origin="state.json")
+
+
+def state_of(*sources, tasks=(Task.GENERATION,)):
+    described = [
+        SourceState(folder=name, recipe=recipe, samples=9, weight=1.0, reader="index") for name, recipe in sources
+    ]
+    return StreamState(
+        seed=0, num_lanes=1, step=0, first_sequence={}, sources=dict.fromkeys(tasks, tuple(described)), taken={}
+    )
+
+
+@pytest.mark.parametrize(
+    "now, said",
+    [
+        (state_of(("a", "1"), ("b", "2")), None),
+        (state_of(("moved/a", "1"), ("b", "2")), None),
+        (state_of(("a", "1")), r"data.generation was \['a', 'b'\], is \['a'\]"),
+        (state_of(("a", "1"), ("b", "2"), ("c", "3")), r"is \['a', 'b', 'c'\]"),
+        (state_of(("a", "1"), ("c", "3")), r"is \['a', 'c'\]"),
+        (state_of(("b", "2"), ("a", "1")), r"is \['b', 'a'\]"),
+        (state_of(("a", "1"), ("b", "3")), "recipe of data.generation's b was 2, is 3"),
+        (
+            state_of(("a", "1"), ("b", "2"), tasks=Task),
+            "train.global_batch_size was of generation, is of generation and",
+        ),
+    ],
+)
+def test_sources_may_move_and_no_more(now, said):
+    before = state_of(("a", "1"), ("b", "2"))
+    if said is None:
+        before.require_fits(now, origin="state.json")
+        return
+    with pytest.raises(CheckpointError, match=said):
+        before.require_fits(now, origin="state.json")
+
+
+def test_a_source_without_a_digest_is_known_by_its_folder():
+    with pytest.raises(CheckpointError, match=r"was \['a'\], is \['b'\]"):
+        state_of(("a", "")).require_fits(state_of(("b", "")), origin="state.json")

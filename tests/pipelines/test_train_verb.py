@@ -122,6 +122,15 @@ def test_no_phase_and_no_rank_are_refused(tmp_path, capsys):
     assert "--ranks 0" in refused(capsys, "train", recipe, "--ranks", 0)
 
 
+def test_a_run_that_is_not_there_is_named_and_not_made(tmp_path, capsys, monkeypatch):
+    recipe, _ = make_run(tmp_path, "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    said = refused(capsys, "train", recipe, "run.folder=runs")
+    assert f"there is no folder {tmp_path}/elsewhere/runs/run" in said
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_missing_weights_and_images_are_named(tmp_path, capsys):
     shown = refused(capsys, "draw", "--checkpoint", tmp_path, "--prompt", "a dog", "--out", tmp_path / "x.png")
     assert f"{tmp_path}: no model.safetensors" in shown

@@ -63,7 +63,8 @@ def test_a_line_is_on_disk_before_the_next_step(tmp_path):
     reports.close()
 
 
-def test_a_resumed_phase_keeps_the_reports_before_its_start(tmp_path):
+def test_a_resumed_phase_keeps_the_reports_before_its_start(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     reports = telemetry(tmp_path, log_every_steps=1)
     for step in range(4):
         reports.record(step, result(), 0.1)
@@ -72,6 +73,7 @@ def test_a_resumed_phase_keeps_the_reports_before_its_start(tmp_path):
         file.write('{"step": 5, "loss')  # killed while writing
     again = telemetry(tmp_path, log_every_steps=1, start=TrainState(step=3))
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3], "even if it is killed before its first step"
+    assert "removed the reports up to step 4, since training starts after step 3" in caplog.text
     again.record(3, result(), 0.1)
     again.close()
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3, 4]

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ufork.checkpoint.state import CheckpointState, read_state, step_of, verify, write_state
+from ufork.checkpoint.state import CheckpointState, OtherVersionError, read_state, step_of, verify, write_state
 from ufork.errors import CheckpointError
 from ufork.files import make_folder, storage_errors, sync
 from ufork.vocabulary import Task
@@ -56,12 +56,18 @@ class CheckpointFolder:
         return self.path / f"step-{step:08d}"
 
     def newest_valid(self) -> Found:
-        """Searches from the newest checkpoint back, and reads every byte of each."""
+        """Searches from the newest checkpoint back, and reads every byte of each.
+
+        Raises:
+            OtherVersionError: one is of another version, which is no damage.
+        """
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
                 verify(self.at(step), deep=True)
                 return Found(self.at(step), damaged)
+            except OtherVersionError:
+                raise
             except CheckpointError as error:
                 damaged[step] = str(error)
         return Found(None, damaged)

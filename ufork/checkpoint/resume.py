@@ -10,9 +10,17 @@ from pathlib import Path
 from torch import Tensor
 
 from ufork.checkpoint.folder import CheckpointFolder
-from ufork.checkpoint.state import STATE_FILE, RunMetadata, TrainState, read_state, require_unchanged, verify
+from ufork.checkpoint.state import (
+    STATE_FILE,
+    RunMetadata,
+    TrainState,
+    describe_changes,
+    read_state,
+    require_unchanged,
+    verify,
+)
 from ufork.data.stream import TrainingStream
-from ufork.errors import CheckpointError
+from ufork.errors import CheckpointError, ConfigError
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING
 from ufork.model.weights import MODEL_PREFIX
 from ufork.parallel.engine.rank_state import EngineShards
@@ -23,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def find_checkpoint(
-    folder: CheckpointFolder, resume: str, run_metadata: RunMetadata | None, bridge: Bridge
+    folder: CheckpointFolder, resume: str, run_metadata: RunMetadata | None, bridge: Bridge, *, steps: int
 ) -> Path | None:
     """Takes the folder for this job, and returns the checkpoint that the leader chose; None to start from step 0.
 
@@ -32,21 +40,23 @@ def find_checkpoint(
         resume: `auto`, `never` or the path of a checkpoint, as `TrainConfig.resume`.
         run_metadata: metadata of this start, on the leader; not needed on other ranks.
         bridge: all ranks with work call this together.
+        steps: steps of the phase.
 
     Raises:
         CheckpointError: a value that may not change has changed since the checkpoint was written.
+        ConfigError: the checkpoint was written after more than `steps` steps.
         StorageError: the folder cannot be written.
         PeerError: a rank is gone.
     """
     found = None
     if bridge.is_leader:
         assert run_metadata is not None
-        found = _choose(folder, resume, run_metadata)
+        found = _choose(folder, resume, run_metadata, steps)
     chosen, folder.restart = bridge.gather([str(found) if found else None, folder.restart])[0]
     return Path(chosen) if chosen else None
 
 
-def _choose(folder: CheckpointFolder, resume: str, run_metadata: RunMetadata) -> Path | None:
+def _choose(folder: CheckpointFolder, resume: str, run_metadata: RunMetadata, steps: int) -> Path | None:
     folder.take()
     if resume == "never":
         for step in folder.prune(keep=0):
@@ -60,9 +70,16 @@ def _choose(folder: CheckpointFolder, resume: str, run_metadata: RunMetadata) ->
         return None
     state = read_state(path)
     require_unchanged(state, run_metadata.fixed, origin=path)
-    log.info("resumed: %s, after step %d", path, state.train_state.step)
-    if state.run_metadata.layout != run_metadata.layout:
-        log.info("layout: was %s, is %s", state.run_metadata.layout, run_metadata.layout)
+    done = state.train_state.step
+    if done > steps:
+        raise ConfigError(
+            f"train.steps={steps}: {path} was written after {done} steps; set train.steps={done} or more, move later"
+            " checkpoints away to resume from an earlier one, or start the phase over with"
+            " phases.NAME.train.resume=never"
+        )
+    log.info("resumed: %s, after step %d", path, done)
+    if changes := describe_changes(state.run_metadata, run_metadata):
+        log.info("changed since step %d: %s", done, "; ".join(changes))
     return path
 
 

@@ -25,14 +25,27 @@ STATE_FILE = "state.json"
 MAX_STATE_BYTES = 64 * 2**20
 """Largest `state.json` that is read; more than the state of 100,000 ranks needs."""
 FIXED_MODEL, FIXED_DIMENSIONS, FIXED_INITIAL_WEIGHTS = "model", "tokenizers", "previous_phase_weights"
-"""Keys of `RunMetadata.fixed`: the model's config, the sizes that the tokenizers determine, and the checksum of the
-weights that the phase began with."""
+FIXED_TOKENS, FIXED_CODEBOOK = "text_tokens", "codebook"
+"""Keys of `RunMetadata.fixed`: the model's config, the sizes that the tokenizers determine, and checksums of the
+weights that the phase began with, the text tokenizer's tokens and the image tokenizer's codebook."""
 
+_CONTENTS = {
+    FIXED_INITIAL_WEIGHTS: "the weights that the phase starts from have changed",
+    FIXED_TOKENS: "the text tokenizer has changed",
+    FIXED_CODEBOOK: "the image tokenizer has changed",
+}
+"""What to say instead of two checksums."""
+_RECORDED_LATER = {FIXED_TOKENS, FIXED_CODEBOOK}
+"""Keys that checkpoints of earlier versions lack."""
 _STEP_NAME = re.compile(r"step-(\d{8})")
 _CHECKSUM = "checksum"
 
 _Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _FileName = Annotated[str, StringConstraints(pattern=r"^[a-z]+/dp\d+-tp\d+\.safetensors$")]
+
+
+class OtherVersionError(CheckpointError):
+    """A checkpoint is whole, and cannot be read since another version of ufork wrote it."""
 
 
 class FileRecord(Config):
@@ -74,6 +87,8 @@ class RunMetadata(Config):
 
     fixed: Mapping[str, Any]
     """Values that may not change between two starts, by their names in the recipe."""
+    settings: Mapping[str, Any] = {}
+    """Values that may change, likewise; empty in checkpoints that did not record them yet."""
     layout: str
     """Description of the layout, which may change."""
     versions: Mapping[str, str]
@@ -122,13 +137,19 @@ def read_state(path: Path) -> CheckpointState:
     """Reads `state.json` of the checkpoint at `path`.
 
     Raises:
-        CheckpointError: the checkpoint is unfinished, damaged or of another version.
+        OtherVersionError: the checkpoint is of another version.
+        CheckpointError: the checkpoint is unfinished or damaged.
     """
     try:
         mapping: dict[str, Any] = json.loads(read_bounded(path / STATE_FILE, MAX_STATE_BYTES))
-        if mapping.get("version") != CHECKPOINT_VERSION:
-            raise CheckpointError(f"{path}: version {mapping.get('version')}, expected {CHECKPOINT_VERSION}")
-        if mapping.pop(_CHECKSUM, None) != _digest(mapping):
+        version, checksum = mapping.get("version"), mapping.pop(_CHECKSUM, None)
+        is_whole = checksum == _digest(mapping)
+        if version != CHECKPOINT_VERSION:
+            raise (OtherVersionError if is_whole else CheckpointError)(
+                f"{path}: version {version}, expected {CHECKPOINT_VERSION}; resume with the ufork that wrote it, or"
+                " start the phase over with phases.NAME.train.resume=never"
+            )
+        if not is_whole:
             raise CheckpointError(f"{path}: {STATE_FILE} is damaged (it does not match its own checksum)")
         state = CheckpointState.from_mapping(mapping, origin=str(path / STATE_FILE))
     except OSError as error:
@@ -173,17 +194,35 @@ def require_unchanged(state: CheckpointState, fixed: Mapping[str, Any], *, origi
     Raises:
         CheckpointError: names each value that has changed, with both values.
     """
-    before, now = _flat(state.run_metadata.fixed), _flat(json.loads(json.dumps(fixed)))
+    before = state.run_metadata.fixed
+    known = {name: value for name, value in fixed.items() if name in before or name not in _RECORDED_LATER}
     changed = [
-        f"{name} was {before.get(name)} in the checkpoint, is {now.get(name)} in the recipe"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+        _CONTENTS.get(name) or f"{name} was {was} in the checkpoint, is {value} in the recipe"
+        for name, was, value in _changes(before, known)
     ]
     if changed:
         raise CheckpointError(
-            f"{origin}: cannot resume: {'; '.join(changed)}. Restore these values, or start the phase over with"
-            " train.resume=never"
+            f"{origin}: cannot resume: {'; '.join(changed)}. Restore what has changed, or start the phase over with"
+            " phases.NAME.train.resume=never"
         )
+
+
+def describe_changes(before: RunMetadata, now: RunMetadata) -> list[str]:
+    """Returns, with both values, those that may change and have changed since `before`, as far as it records them."""
+    settings = {**now.settings, "layout": now.layout, "version": now.versions}
+    recorded = {**before.settings, "layout": before.layout, "version": before.versions}
+    compared = {name: value for name, value in settings.items() if name in recorded}
+    return [f"{name} was {was}, is {value}" for name, was, value in _changes(recorded, compared)]
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Returns dotted name, old value and new value of each value that has changed; None stands for no value."""
+    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
+    return [
+        (name, old.get(name), new.get(name))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ A lane's position is the number of samples that it took from each source. Packed
 ranks, so the same state serves any number of replicas. Seed, lanes and sources must be the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -58,16 +58,20 @@ class StreamState(Config):
             )
             if mine != others
         ]
-        changes += [change for task in now.sources for change in self._changes_of(task, now)]
+        if self.sources.keys() != now.sources.keys():
+            changes.append(f"train.global_batch_size was of {_names(self.sources)}, is of {_names(now.sources)}")
+        changes += [
+            change for task in self.sources.keys() & now.sources.keys() for change in self._changes_of(task, now)
+        ]
         if changes:
             raise CheckpointError(
                 f"{origin}: cannot resume, since the data has changed: {'; '.join(changes)}. Restore the earlier"
-                " values, or start over with train.resume=never"
+                " values, or start the phase over with phases.NAME.train.resume=never"
             )
 
     def _changes_of(self, task: Task, now: "StreamState") -> list[str]:
-        mine, others = self.sources.get(task, ()), now.sources[task]
-        if [source.folder for source in mine] != [source.folder for source in others]:
+        mine, others = self.sources[task], now.sources[task]
+        if len(mine) != len(others) or not all(map(_may_be_same, mine, others)):
             return [f"data.{task} was {[s.folder for s in mine]}, is {[s.folder for s in others]}"]
         return [
             f"{name} of data.{task}'s {source.folder} was {getattr(source, name)}, is {getattr(other, name)}"
@@ -75,6 +79,15 @@ class StreamState(Config):
             for name in ("weight", "samples", "recipe", "reader")
             if getattr(source, name) != getattr(other, name)
         ]
+
+
+def _may_be_same(source: SourceState, other: SourceState) -> bool:
+    """Whether they are one source, which may have been moved: then it was made from the same."""
+    return source.folder == other.folder or (source.recipe != "" and source.recipe == other.recipe)
+
+
+def _names(tasks: Iterable[Task]) -> str:
+    return " and ".join(sorted(tasks))
 
 
 def join_states(states: Sequence[StreamState]) -> StreamState:

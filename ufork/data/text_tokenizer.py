@@ -4,6 +4,7 @@ Texts are strangers'. `TextTokenizer.encode` is the one place where they become 
 token there, whatever it holds.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from ufork.data.config import padded_vocab_size
 from ufork.errors import TokenizerError
-from ufork.files import make_folder, write_whole
+from ufork.files import Checksum, make_folder, write_whole
 from ufork.vocabulary import PADDING, SPECIAL_TOKENS, TURN_END, ControlToken, Prompt
 
 FILE_NAME = "tokenizer.json"
@@ -93,6 +94,11 @@ class TextTokenizer:
     def equals(self, other: "TextTokenizer") -> bool:
         """Whether both encode every text alike."""
         return self._tokenizer.to_str() == other._tokenizer.to_str()
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of all tokens with their ids."""
+        return Checksum(json.dumps(sorted(self._tokenizer.get_vocab().items())).encode()).hexdigest()
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Returns the token ids of `prompt` without adding any. No text becomes a control token, whatever it holds."""

@@ -15,9 +15,11 @@ from ufork.checkpoint.folder import CheckpointFolder
 from ufork.checkpoint.resume import find_checkpoint, resume
 from ufork.checkpoint.saver import Saver
 from ufork.checkpoint.state import (
+    FIXED_CODEBOOK,
     FIXED_DIMENSIONS,
     FIXED_INITIAL_WEIGHTS,
     FIXED_MODEL,
+    FIXED_TOKENS,
     RunMetadata,
     TrainState,
     record_of,
@@ -26,6 +28,7 @@ from ufork.data.config import DataConfig
 from ufork.data.prompts import CodecSizes
 from ufork.data.stream import TrainingStream
 from ufork.data.text_tokenizer import TextTokenizer
+from ufork.files import Checksum
 from ufork.model.layers.attention import choose_attention_kernel
 from ufork.model.weights import WEIGHTS_NAME
 from ufork.parallel.config import LayoutConfig
@@ -42,6 +45,30 @@ from ufork.train.device_errors import device_errors
 from ufork.train.initial_model import InitialModel, Weights
 from ufork.train.stage import TrainingStage, reads_data
 from ufork.train.telemetry import Telemetry
+
+_NO_SETTINGS_OF_TRAIN = {
+    "optimizer",
+    "trainable",
+    "resume",
+    "checkpoint",
+    "max_nonfinite_steps",
+    "timeout_seconds",
+    "log_every_steps",
+    "draw_every_steps",
+    "drawing_prompts",
+    "gradient_conflict",
+    "alignment",
+    "wandb",
+}
+"""Values of `train` that may not change, and those that do not change the weights."""
+_NO_SETTINGS_OF_DATA = {
+    "num_lanes",
+    "num_workers",
+    "prefetch_steps",
+    "worker_timeout_seconds",
+    "max_skipped_share",
+}
+"""Likewise of `data`; the stream's own state has what may not change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +152,7 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
         bridge = world.open_bridge(phase.layout_of(world.size), phase.name)
         run_metadata = _run_metadata(phase) if bridge.is_leader else None
         checkpoints = CheckpointFolder(phase.folder.checkpoints)
-        found = find_checkpoint(checkpoints, phase.train.resume, run_metadata, bridge)
+        found = find_checkpoint(checkpoints, phase.train.resume, run_metadata, bridge, steps=phase.train.steps)
         stream = _open_stream(phase, world, context) if reads_data(world.coordinate, bridge.layout) else None
         if stream:
             opened.callback(stream.close)
@@ -203,8 +230,14 @@ def _run_metadata(phase: Phase) -> RunMetadata:
         "train.optimizer": phase.train.optimizer,
         "train.trainable": phase.train.trainable,
         FIXED_INITIAL_WEIGHTS: record_of(previous / WEIGHTS_NAME).checksum if previous else None,
+        FIXED_TOKENS: phase.tokenizer.checksum,
+        FIXED_CODEBOOK: Checksum(phase.initial.codebook_KE.contiguous().numpy().tobytes()).hexdigest(),
     }
-    return RunMetadata(fixed=fixed, layout=phase.layout.describe(), versions=versions_in_use())
+    settings = {
+        "train": phase.train.model_dump(mode="json", exclude=_NO_SETTINGS_OF_TRAIN),
+        "data": phase.data.model_dump(mode="json", exclude=_NO_SETTINGS_OF_DATA),
+    }
+    return RunMetadata(fixed=fixed, settings=settings, layout=phase.layout.describe(), versions=versions_in_use())
 
 
 def _absent_weights(phase: Phase, layout: Layout) -> Weights:

@@ -184,13 +184,14 @@ class Telemetry:
 
 def _keep_reports_until(step: int, path: Path) -> None:
     """Removes reports of steps that will be taken again, and damaged lines."""
-    kept = []
-    if step:
-        earlier = read_metrics(path)
-        if earlier.fault:
-            log.warning("%s", earlier.fault)
-        kept = [json.dumps(entry) + "\n" for entry in earlier.entries if entry["step"] <= step]
-    write_whole(path, "".join(kept), durable=True, choose=_ANOTHER_RUN_FOLDER)
+    earlier = read_metrics(path)
+    if earlier.fault:
+        log.warning("%s", earlier.fault)
+    kept = [entry for entry in earlier.entries if entry["step"] <= step]
+    if len(kept) < len(earlier.entries):
+        last = earlier.entries[-1]["step"]
+        log.info("%s: removed the reports up to step %d, since training starts after step %d", path, last, step)
+    write_whole(path, "".join(f"{json.dumps(entry)}\n" for entry in kept), durable=True, choose=_ANOTHER_RUN_FOLDER)
 
 
 def _means_by_task(name: str, figures: list[dict[Task, float]]) -> dict[str, float]:

@@ -14,6 +14,7 @@ WORLD_SIZE, which must be the stage's.
 """
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ from ufork.parallel.transport.data_plane import DataPlane, data_plane_of, nccl_t
 from ufork.parallel.transport.device import agree_on_device, report_device
 from ufork.parallel.transport.device_progress import DeviceProgress
 from ufork.parallel.transport.roll_call import answering_roll_calls
-from ufork.parallel.transport.store_calls import in_time
+from ufork.parallel.transport.store_calls import STORE_SECONDS, in_time
 from ufork.processes.kept_memory import keep_freed_memory
 
 POLL_SECONDS = 0.5
@@ -111,6 +112,20 @@ class World:
         groups = [*self.device_groups, *(group for bridge in self.bridges for group in bridge.device_groups)]
         self.bridges.clear()
         return abort_groups(groups)
+
+    def from_rank_0(self, name: str, value: Any) -> Any:
+        """Returns the `value` of rank 0, of JSON's types, on all ranks, which must all call with the same `name`.
+
+        Raises:
+            PeerError: rank 0 is gone, or did not call in time.
+        """
+        key = f"from rank 0/{name}"
+        if self.rank == 0:
+            self.store.set(key, json.dumps(value))
+        try:
+            return json.loads(in_time(lambda: self.store.get(key), self.timeout_seconds + STORE_SECONDS))
+        except dist.DistError as error:
+            raise PeerError(f"{self.coordinate} waited for rank 0 ({error})", cause=str(error)) from error
 
     def report_finished(self, name: str) -> None:
         """Releases the ranks in `wait_until_finished`."""
