@@ -64,6 +64,18 @@ def test_sdpa_equals_the_formula(lengths, num_key_value_heads, group):
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_that_are_not_finite_stay_in_their_segment(dtype):
+    tensors, segments = inputs_of([2, 5, 3], 2, 1, dtype)
+    expected = sdpa_attention(*tensors, segments)
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor[2:7] = torch.nan
+    found = sdpa_attention(*tensors, segments)
+    assert found[2:7].isnan().all()
+    assert found[:2].equal(expected[:2]) and found[7:].equal(expected[7:])
+
+
 @pytest.mark.parametrize("longest", [MAX_EXPLICIT_LENGTH, MAX_EXPLICIT_LENGTH + 1])
 @pytest.mark.parametrize(("num_key_value_heads", "group"), [(2, 1), (1, 3)])
 def test_half_precision_on_a_cpu_equals_the_formula(longest, num_key_value_heads, group):

@@ -20,7 +20,8 @@ class PaddedSegments:
     """Where tokens go if every segment is padded to the longest, and where they come from."""
 
     source_SL: Tensor
-    """The token at each place; any token at places of padding."""
+    """The token at each place; at places of padding the segment's last one. A mask multiplies what it hides by 0, so
+    that values that are not finite, if they came from another segment, would reach this one."""
     place_T: Tensor
     """The place of each token, counted over all segments."""
 
@@ -41,6 +42,6 @@ class Segments:
         tokens_T = torch.arange(num_tokens, device=starts_S1.device, dtype=starts_S1.dtype)
         segment_T = torch.searchsorted(starts_S1, tokens_T, right=True) - 1
         return PaddedSegments(
-            source_SL=(starts_S1[:-1, None] + offsets_L).clamp(max=num_tokens - 1),
+            source_SL=torch.minimum(starts_S1[:-1, None] + offsets_L, starts_S1[1:, None] - 1),
             place_T=segment_T * self.longest + self._positions_T,
         )
