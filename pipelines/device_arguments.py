@@ -54,12 +54,9 @@ def load_model(checkpoint: Path, arguments: argparse.Namespace) -> "TrainedModel
         CheckpointError: weights are missing or damaged.
         TokenizerError: a tokenizer is missing or damaged.
     """
-    import torch
-
-    from ufork.infer.device import choose_device, choose_dtype
+    from ufork.infer.device import choose_device, choose_dtype, use_device
     from ufork.infer.model import TrainedModel
 
     device = choose_device(arguments.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # Triton's kernels run on the current device, wherever their tensors are
+    use_device(device)
     return TrainedModel.load(checkpoint, device=device, dtype=choose_dtype(device, arguments.precision))

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ufork.errors import SampleError
+from ufork.infer.device import use_device
 from ufork.infer.requests import partial_image
 from ufork.vision.codec import ImageCodec
 from ufork.vision.image_header import read_image_header
@@ -40,8 +40,7 @@ class Pictures:
     def __init__(self, codec: ImageCodec, *, max_image_pixels: float):
         """Starts the thread; `close`, or `with`, ends it."""
         self._codec, self._max_image_pixels = codec, max_image_pixels
-        device = codec.codebook.device
-        self._thread = ThreadPoolExecutor(1, "ufork pictures", _use_device, (device,))
+        self._thread = ThreadPoolExecutor(1, "ufork pictures", use_device, (codec.codebook.device,))
         self._unfinished = threading.Lock()
         self._next_time = 0.0
 
@@ -96,8 +95,3 @@ class Pictures:
         file = io.BytesIO()
         Image.fromarray(partial_image(self._codec, codes_NC)).save(file, "PNG", compress_level=PNG_COMPRESSION)
         return file.getvalue()
-
-
-def _use_device(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # a thread's own; Triton's kernels run on it, wherever their tensors are

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ufork.errors import ConfigError
-from ufork.infer.device import choose_device, choose_dtype
+from ufork.infer.device import choose_device, choose_dtype, use_device
 
 
 @pytest.fixture
@@ -79,3 +79,11 @@ def test_precision_is_bf16_on_gpus_that_compute_it_and_fp32_elsewhere(gpus):
     assert choose_dtype(old) == choose_dtype(cpu) == choose_dtype(new, "fp32") == torch.float32
     with pytest.raises(ConfigError, match="compute capability 7.5 and emulates bf16"):
         choose_dtype(old, "bf16")
+
+
+def test_a_thread_selects_its_gpu_and_no_cpu(monkeypatch):
+    selected = []
+    monkeypatch.setattr(torch.cuda, "set_device", selected.append)
+    use_device(torch.device("cpu"))
+    use_device(torch.device("cuda:1"))
+    assert selected == [torch.device("cuda:1")]

@@ -63,6 +63,12 @@ def choose_dtype(device: torch.device, precision: Precision = "auto") -> torch.d
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+def use_device(device: torch.device) -> None:
+    """Selects a GPU for the calling thread: Triton's kernels run on its current device, wherever their tensors are."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def _trouble_of(device: torch.device) -> str:
     """Returns why torch cannot use the CUDA device; empty if it can."""
     if not torch.backends.cuda.is_built():
