@@ -4,7 +4,8 @@ Reports, by the way in which steps are run (`ufork/infer/steps.py`), image posit
 batch size (all codes of a position count as one), and text tokens per second of one answer; prompts count in the time.
 It also counts what the host launches per position at the released model's depth. On a CPU these are the operators that
 would be kernels on a GPU. With `--requests N` it compares continuous batching of N requests with one after the other
-instead. The last line is one JSON object.
+instead, and the time until each gives its first position or token with the same request's alone
+(`benchmarks/mixed_requests.py`). The last line is one JSON object.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Drawings and answers of mixed lengths: continuous batching against one after the other.
 
-requests -> an engine that gets all of them at once, or one after the other in time -> times
+requests -> an engine's thread, which gets all of them at once or one by one over time -> times
 requests -> model.draw and model.answer, one at a time                              -> times
 """
 
@@ -76,28 +76,32 @@ def mixed_requests(number: int, image_px: int, seed: int = 0) -> list[Request]:
 def compare(model: TrainedModel, number: int, repeats: int = 3) -> dict[str, Any]:
     """Returns medians of `repeats` rounds, in which the ways of running `number` requests take turns.
 
-    `first_part` is the time from a request to its first position or token as a multiple of the same time in an idle
-    engine; of all requests at once, and of requests that come one by one over the time that all took.
+    The first part of a request is its first position or token. Its time is from the call that asks the engine to the
+    engine's notification. `alone` is the time of the same request when the engine has no other; the ratios are the
+    times of all requests at once, and of requests that come one by one over the time that all took, divided by it.
     """
     requests = mixed_requests(number, model.image_px)
-    engine = Engine(model, EngineConfig(max_waiting=number))
-    serve(engine, requests)
     rounds = []
-    for _ in range(repeats):
-        alone = _seconds(lambda: [request.run(model) for request in requests])
-        idle = [serve(engine, [request]).first_parts[0] for request in requests]
-        at_once = serve(engine, requests)
-        over_time = serve(engine, requests, interval_seconds=at_once.seconds / number)
-        rounds.append(
-            (alone, at_once.seconds, _ratios(at_once.first_parts, idle), _ratios(over_time.first_parts, idle))
-        )
-    alone, together, at_once, over_time = (list(column) for column in zip(*rounds, strict=True))
+    with Engine(model, EngineConfig(max_waiting=number)) as engine:
+        serve(engine, requests)
+        for _ in range(repeats):
+            one_by_one_s = _seconds(lambda: [request.run(model) for request in requests])
+            alone = [serve(engine, [request]).first_parts[0] for request in requests]
+            at_once = serve(engine, requests)
+            over_time = serve(engine, requests, interval_seconds=at_once.seconds / number)
+            rounds.append((one_by_one_s, at_once.seconds, alone, at_once.first_parts, over_time.first_parts))
+    one_by_one, together, *first_parts = (list(column) for column in zip(*rounds, strict=True))
+    alone, at_once, over_time = (np.array(seconds) for seconds in first_parts)
     return {
         "requests": number,
-        "one_after_the_other_s": round(statistics.median(alone), 3),
+        "one_after_the_other_s": round(statistics.median(one_by_one), 3),
         "engine_s": round(statistics.median(together), 3),
-        "throughput_ratio": round(statistics.median(a / t for a, t in zip(alone, together, strict=True)), 2),
-        "first_part_ratio": {"at_once": _summary(at_once), "over_time": _summary(over_time)},
+        "throughput_ratio": round(statistics.median(a / t for a, t in zip(one_by_one, together, strict=True)), 2),
+        "first_part_ms": {
+            name: _summary(1000 * seconds, digits=1)
+            for name, seconds in (("alone", alone), ("at_once", at_once), ("over_time", over_time))
+        },
+        "first_part_ratio": {"at_once": _summary(at_once / alone), "over_time": _summary(over_time / alone)},
     }
 
 
@@ -112,30 +116,29 @@ class Served:
 
 
 def serve(engine: Engine, requests: Sequence[Request], interval_seconds: float = 0.0) -> Served:
-    """Serves requests that come so far apart; the engine sees each between two of its steps, as it would a thread's."""
+    """Serves requests that come so far apart, by the engine's own thread."""
+    asked: list[float] = []
     firsts: list[list[float]] = [[] for _ in requests]
-    replies: list[AnswerReply | DrawingReply] = []
+    replies = []
     start = time.perf_counter()
-    comes = [start + number * interval_seconds for number in range(len(requests))]
-    while len(replies) < len(requests) or not all(reply.has_ended for reply in replies):
-        while len(replies) < len(requests) and time.perf_counter() >= comes[len(replies)]:
-            first = firsts[len(replies)]
-            notify = lambda _, first=first: first or first.append(time.perf_counter())  # noqa: E731
-            replies.append(requests[len(replies)].ask(engine, notify))
-        engine.step()
+    for number, (request, first) in enumerate(zip(requests, firsts, strict=True)):
+        time.sleep(max(0.0, start + number * interval_seconds - time.perf_counter()))
+        asked.append(time.perf_counter())
+        replies.append(request.ask(engine, lambda _, first=first: first or first.append(time.perf_counter())))
+    for reply in replies:
+        reply.wait()
     for reply in replies:
         reply.result()
     seconds = time.perf_counter() - start
-    return Served(seconds=seconds, first_parts=[first[0] - came for first, came in zip(firsts, comes, strict=True)])
+    return Served(seconds=seconds, first_parts=[first[0] - came for first, came in zip(firsts, asked, strict=True)])
 
 
-def _ratios(seconds: Sequence[float], idle: Sequence[float]) -> list[float]:
-    return [found / alone for found, alone in zip(seconds, idle, strict=True)]
-
-
-def _summary(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
-    ratios = [ratio for of_round in rounds for ratio in of_round]
-    return {"median": round(statistics.median(ratios), 2), "p90": round(float(np.quantile(ratios, 0.9)), 2)}
+def _summary(values: np.ndarray, digits: int = 2) -> dict[str, float]:
+    """Returns quantiles over all requests of all rounds."""
+    return {
+        name: round(float(np.quantile(values, share)), digits)
+        for name, share in (("median", 0.5), ("p90", 0.9), ("most", 1.0))
+    }
 
 
 def _seconds(run: Callable[[], Any]) -> float:

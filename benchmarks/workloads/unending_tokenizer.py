@@ -10,7 +10,8 @@ class UnendingTokenizer:
 
     def __init__(self, tokenizer: TextTokenizer):
         self.encode, self.padding_id, self._tokenizer = tokenizer.encode, tokenizer.padding_id, tokenizer
+        self._size = tokenizer.size  # which lists the vocabulary
 
     def decode(self, token_ids: list[int]) -> str:
         """Returns some text: the tokens of random weights may be ones that the tokenizer does not have."""
-        return self._tokenizer.decode([token % self._tokenizer.size for token in token_ids])
+        return self._tokenizer.decode([token % self._size for token in token_ids])

@@ -14,4 +14,5 @@ def test_half_of_the_requests_are_drawings_and_all_have_other_lengths():
 def test_both_ways_are_timed():
     found = compare(with_tokenizers(tiny_model()), 2, repeats=1)
     assert found["one_after_the_other_s"] > 0 and found["engine_s"] > 0 and found["throughput_ratio"] > 0
-    assert found["first_part_ratio"].keys() == {"at_once", "over_time"}
+    assert found["first_part_ms"].keys() == {"alone", "at_once", "over_time"}
+    assert all(ratio["most"] >= ratio["median"] > 0 for ratio in found["first_part_ratio"].values())

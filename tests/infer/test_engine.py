@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny import DIMENSIONS, tiny_config, tiny_model, tiny_tokenizer
+from ufork.data.prompts import dropped_prompt, generation_prompt
 from ufork.errors import CancelledError, ConfigError, NonFiniteError, QueueFullError
 from ufork.infer.config import AnswerConfig, DrawConfig, EngineConfig
 from ufork.infer.engine import Engine
 from ufork.infer.model import TrainedModel
+from ufork.infer.slots import run_together
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec
 from ufork.vision.config import VisionConfig
@@ -91,6 +93,55 @@ def test_both_tasks_pass_the_trunk_in_the_same_products(trained):
     engine.step()
     hook.remove()
     assert rows == [2 + 1 + 1]
+
+
+def test_requests_that_come_during_a_step_start_in_it_and_change_no_other(trained, monkeypatch):
+    """The second answer ends at once, and the third drawing has no slot until the first one ends."""
+    asked = [
+        lambda engine: engine.draw("a cat", DrawConfig(seed=2)),
+        lambda engine: engine.answer(IMAGES[1], "x", AnswerConfig(max_tokens=1)),
+        lambda engine: engine.draw("x", DrawConfig(seed=3, guidance=1.0)),
+    ]
+    engine, parts = Engine(trained, FEW), []
+    replies = [engine.draw("a dog", DrawConfig(seed=1)), engine.answer(IMAGES[0], "what?", AnswerConfig(max_tokens=4))]
+
+    def during_a_step(*arguments):
+        if asked:
+            replies.append(asked.pop(0)(engine))
+        return run_together(*arguments)
+
+    monkeypatch.setattr("ufork.infer.engine.run_together", during_a_step)
+    while engine.step():
+        parts.append([len(reply.parts) for reply in replies])
+    assert parts[:3] == [[2, 2, 1], [3, 3, 2, 1], [4, 4, 3, 1, 0]]
+    for reply, prompt, config in ((0, "a dog", DrawConfig(seed=1)), (2, "a cat", DrawConfig(seed=2))):
+        assert np.array_equal(replies[reply].result(), trained.draw([prompt], config)[0])
+    assert np.array_equal(replies[4].result(), trained.draw(["x"], DrawConfig(seed=3, guidance=1.0))[0])
+    assert replies[1].result() == trained.answer(IMAGES[:1], ["what?"], AnswerConfig(max_tokens=4))[0]
+    assert replies[3].result() == trained.answer(IMAGES[1:2], ["x"], AnswerConfig(max_tokens=1))[0]
+
+
+def test_slots_are_for_the_first_requests_and_of_these_the_shortest_prompts_run_first(trained):
+    engine, order = Engine(trained, EngineConfig(max_drawings=2, prefill_tokens=1)), []
+    for prompt in ("a prompt of some words", "two words", "x", "y"):
+        engine.draw(prompt, notify=lambda _, prompt=prompt: order.append(prompt))
+    engine.answer(IMAGES[0], "x", notify=lambda _: order.append("x?"))
+    engine.step()
+    assert list(dict.fromkeys(order)) == ["x?", "two words", "a prompt of some words"]
+
+
+def test_the_prompt_without_a_caption_is_run_once(trained):
+    engine, num_tokens = Engine(trained), []
+    hook = trained.model.trunk.stack.register_forward_pre_hook(lambda _, inputs: num_tokens.append(len(inputs[0])))
+    captions = ["a dog", "x"]
+    for caption in captions:
+        engine.draw(caption, DrawConfig(guidance=4.0))
+    engine.step()
+    engine.draw("a dog", DrawConfig(guidance=4.0))
+    engine.step()
+    hook.remove()
+    lengths = [len(trained.tokenizer.encode(text)) + 1 for text in map(generation_prompt, captions)]
+    assert num_tokens == [sum(lengths), len(trained.tokenizer.encode(dropped_prompt())) + 1, 4, lengths[0], 6]
 
 
 def test_parts_come_before_the_end_and_pictures_grow(trained):

@@ -49,6 +49,12 @@ class KeyValueCache:
         for memory_BGLW in (*self._keys_BGLW.values(), *self._values_BGLW.values()):
             memory_BGLW[target, :, :num_tokens] = memory_BGLW[source, :, :num_tokens]
 
+    def copy_from(self, other: "KeyValueCache", sequences_B: Tensor) -> None:
+        """Copies the only sequence of `other`, all of it, to the beginning of each of `sequences_B`."""
+        for layer, key_1GLW in other._keys_BGLW.items():
+            self._keys_BGLW[layer][sequences_B, :, : other.capacity_tokens] = key_1GLW
+            self._values_BGLW[layer][sequences_B, :, : other.capacity_tokens] = other._values_BGLW[layer]
+
     def erase(self, sequence: int) -> None:
         """Sets all of a sequence to 0. Attention multiplies what its mask hides by 0, which does not remove NaN."""
         for memory_BGLW in (*self._keys_BGLW.values(), *self._values_BGLW.values()):

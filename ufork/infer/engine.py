@@ -3,7 +3,8 @@
     draw, answer -> queue -> free slots: prompts run, first position or token -> steps -> reply ends, slots free
 
 A step decodes one more position of every drawing and one more token of every answer under way; their rows pass the
-trunk together, then each task's branch and head. Requests that wait start between two steps, as soon as slots are free.
+trunk together, then each task's branch and head. Requests that wait start between two steps or before a head, as soon
+as slots are free.
 A request's result is that of the same request alone, up to rounding: each has its own sampling, and its random numbers
 come from its own seed.
 
@@ -13,6 +14,7 @@ come from its own seed.
         drawing.result()
 """
 
+import itertools
 import logging
 import threading
 from collections import deque
@@ -22,9 +24,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from ufork.data.prompts import dropped_prompt, generation_prompt, question_prompt
+from ufork.data.prompts import generation_prompt, question_prompt
 from ufork.errors import CancelledError, ConfigError, QueueFullError
 from ufork.infer.config import AnswerConfig, DrawConfig, EngineConfig
+from ufork.infer.device import use_device
 from ufork.infer.model import TrainedModel
 from ufork.infer.requests import AnswerJob, AnswerReply, DrawingJob, DrawingReply, Job, cancelled
 from ufork.infer.running import Running, RunningAnswers, RunningDrawings
@@ -100,15 +103,14 @@ class Engine:
         """
         config = config or self.model.draw_config
         self.model.check_texts(Task.GENERATION, [prompt], "prompt")
-        prompts = [generation_prompt(prompt), *([dropped_prompt()] if config.guidance != 1 else [])]
-        prompts_ids = [self._encode(each, "prompt") for each in prompts]
+        prompt_ids = self._encode(generation_prompt(prompt), "prompt")
         codec = self.model.codec
         num_positions = codec.grid_rows * codec.grid_columns
         job = DrawingJob(
             reply=DrawingReply(codec, notify),
             config=config,
-            prompts_ids=prompts_ids,
-            num_prompt_tokens=sum(map(len, prompts_ids)),
+            prompt_ids=prompt_ids,
+            num_prompt_tokens=len(prompt_ids),
             uniform_NC=uniform_numbers([config.seed], num_positions, codec.codes_per_position)[0],
         )
         self._enqueue(Task.GENERATION, job)
@@ -160,13 +162,17 @@ class Engine:
             Whether requests are waiting or under way. Not to be called beside the engine's own thread.
         """
         self._drop_cancelled()
-        while chunk := self._next_chunk():
-            task, jobs = chunk
-            self._start(self._running[task], jobs)
+        self._start_waiting()
         busy = [running for running in self._running.values() if running.jobs]
         if busy:
             self._decode(busy)
-        return bool(self._waiting) or any(running.jobs for running in busy)
+        return bool(self._waiting) or self.num_running > 0
+
+    def _start_waiting(self) -> None:
+        """Starts requests as long as slots are free: each has its first position or token when its prompt has run."""
+        while chunk := self._next_chunk():
+            task, jobs = chunk
+            self._start(self._running[task], jobs)
 
     def _start(self, running: Running[Any], jobs: list[Job]) -> None:
         try:
@@ -177,9 +183,11 @@ class Engine:
 
     def _decode(self, busy: list[Running[Any]]) -> None:
         try:
+            stepping = [list(running.jobs) for running in busy]
             states = run_together(self.model.model, [running.rows() for running in busy])
-            for running, states_RD in zip(busy, states, strict=True):
-                running.choose(states_RD)
+            for running, jobs, states_RD in zip(busy, stepping, states, strict=True):
+                self._start_waiting()  # those that have come meanwhile need not wait for the whole step
+                running.choose(jobs, states_RD)
         except Exception as error:  # of the device or of torch; keys and values may be half written
             log.exception("all requests under way have ended with an error")
             for running in busy:
@@ -187,6 +195,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            use_device(self.model.device)
             while self._await_work():
                 self.step()
         except Exception as error:  # nobody would see it: all requests end with it
@@ -232,23 +241,31 @@ class Engine:
             running.drop_cancelled()
 
     def _next_chunk(self) -> tuple[Task, list[Job]] | None:
-        """Takes from the queue the first request that can start, and others of its task, up to `prefill_tokens`."""
+        """Takes requests of one task, up to `prefill_tokens`, from those that can start: the shortest prompts first.
+
+        Free slots are for the requests that came first; of these, short before long makes the mean waiting time least.
+        """
         with self._changed:
-            task = next((task for task, _ in self._waiting if self._running[task].has_room), None)
-            if task is None:
+            can_start = [
+                waiting
+                for task, running in self._running.items()
+                for waiting in itertools.islice(
+                    (waiting for waiting in self._waiting if waiting[0] is task), running.room
+                )
+            ]
+            if not can_start:
                 return None
-            room = self._running[task].max_jobs - len(self._running[task].jobs)
+            can_start.sort(key=lambda waiting: waiting[1].num_prompt_tokens)
+            first_task = can_start[0][0]
             jobs: list[Job] = []
             num_tokens = 0
-            for waiting_task, job in self._waiting:
-                if waiting_task is not task:
-                    continue
+            for job in (job for task, job in can_start if task is first_task):
                 num_tokens += job.num_prompt_tokens
-                if len(jobs) == room or (jobs and num_tokens > self.config.prefill_tokens):
+                if jobs and num_tokens > self.config.prefill_tokens:
                     break
                 jobs.append(job)
             self._waiting = deque(waiting for waiting in self._waiting if waiting[1] not in jobs)
-            return task, jobs
+            return first_task, jobs
 
     def _end_all(self, error: Exception) -> None:
         with self._changed:

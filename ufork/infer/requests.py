@@ -203,14 +203,12 @@ class DrawingJob:
 
     reply: DrawingReply
     config: DrawConfig
-    prompts_ids: list[list[int]]
-    """The prompt, and with guidance the one without a caption."""
+    prompt_ids: list[int]
     num_prompt_tokens: int
-    """Of both."""
     uniform_NC: Tensor
     """Numbers in [0, 1) for each position."""
     slots: list[Slot] = field(default_factory=list)
-    """One per prompt."""
+    """One, and with guidance a second one for the sequence without a caption."""
     codes: list[list[int]] = field(default_factory=list)
     """Of the positions drawn so far."""
 

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ufork.data.prompts import EncodedSample
+from ufork.data.prompts import EncodedSample, dropped_prompt
 from ufork.errors import NonFiniteError
 from ufork.infer.answer import question_about
 from ufork.infer.cache import MASK_ALIGNMENT_TOKENS
@@ -25,7 +25,7 @@ from ufork.infer.draw import draw_position, open_image
 from ufork.infer.model import TrainedModel
 from ufork.infer.requests import AnswerJob, DrawingJob, PositionPart, TextPart, cancelled
 from ufork.infer.sampling import Sampling, extrapolated, sample
-from ufork.infer.sequences import run_prompts
+from ufork.infer.sequences import SharedPrompt, run_prompts
 from ufork.infer.slots import Rows, Slots
 from ufork.model.unifork import GenerationBranch, UnderstandingBranch
 from ufork.vocabulary import Task
@@ -49,37 +49,34 @@ class Running(ABC, Generic[AnyJob]):
         )
 
     @property
-    def has_room(self) -> bool:
-        """Whether another job can start."""
-        return len(self.jobs) < self.max_jobs
+    def room(self) -> int:
+        """How many more jobs can start."""
+        return self.max_jobs - len(self.jobs)
 
     def start(self, jobs: list[AnyJob]) -> None:
         """Runs the prompts of `jobs` and makes the first choice of each. A job whose prompt is at fault ends."""
         prompts: list[EncodedSample] = []
-        rows: list[list[int]] = []
         started: list[AnyJob] = []
         for job in jobs:
             try:
-                of_job = self.prompts_of(job)
+                prompt = self.prompt_of(job)
             except Exception as error:  # of the image, or of the memory that its codes take
                 job.reply.end(error)
                 continue
-            job.slots = [self.slots.take(len(prompt.token_ids_L)) for prompt in of_job]
-            rows.append(list(range(len(prompts), len(prompts) + len(of_job))))
-            prompts += of_job
+            job.slots = [self.slots.take(len(prompt.token_ids_L))]
+            prompts.append(prompt)
             started.append(job)
         self.jobs += started
         if not started:
             return
-        sequences_B = torch.tensor([slot.index for job in started for slot in job.slots], device=self.device)
-        states_RD = run_prompts(
+        states_BD = run_prompts(
             self.model.model,
             prompts,
             self.slots.cache,
             image_is_open=self.task is Task.GENERATION,
-            sequences_B=sequences_B,
+            sequences_B=torch.tensor([job.slots[0].index for job in started], device=self.device),
         )
-        self._advance(started, rows, states_RD)
+        self._advance(started, *self.begun(started, states_BD))
 
     def abandon(self, jobs: list[AnyJob], error: Exception) -> None:
         """Ends `jobs`, whose start has failed."""
@@ -96,9 +93,9 @@ class Running(ABC, Generic[AnyJob]):
         positions_R, attend = self.slots.extend(embedded_RD.dtype)
         return Rows(task=self.task, embedded_RD=embedded_RD, positions_R=positions_R, attend=attend)
 
-    def choose(self, states_RD: Tensor) -> None:
-        """Makes the next choice of all jobs from the states of a step."""
-        self._advance(list(self.jobs), [[slot.index for slot in job.slots] for job in self.jobs], states_RD)
+    def choose(self, jobs: list[AnyJob], states_RD: Tensor) -> None:
+        """Makes the next choice of `jobs`, which were all when the step began, from its states."""
+        self._advance(jobs, [[slot.index for slot in job.slots] for job in jobs], states_RD)
 
     def drop_cancelled(self) -> None:
         """Ends jobs that were cancelled."""
@@ -113,8 +110,12 @@ class Running(ABC, Generic[AnyJob]):
             job.reply.end(error)
 
     @abstractmethod
-    def prompts_of(self, job: AnyJob) -> list[EncodedSample]:
-        """Returns the prompts of a job, one per slot."""
+    def prompt_of(self, job: AnyJob) -> EncodedSample:
+        """Returns the prompt of a job, which its first slot is for."""
+
+    def begun(self, jobs: list[AnyJob], states_BD: Tensor) -> tuple[list[list[int]], Tensor]:
+        """Returns the rows of each job, and the states RD of all rows, given those after the prompts."""
+        return [[row] for row in range(len(jobs))], states_BD
 
     @abstractmethod
     def entering(self) -> Tensor:
@@ -165,10 +166,10 @@ class RunningAnswers(Running[AnswerJob]):
         capacity_tokens = num_image + config.max_prompt_tokens + config.max_answer_tokens
         super().__init__(model, max_jobs=config.max_answers, capacity_tokens=capacity_tokens)
 
-    def prompts_of(self, job: AnswerJob) -> list[EncodedSample]:
+    def prompt_of(self, job: AnswerJob) -> EncodedSample:
         """Encodes the image, alone: its codes do not depend on other requests."""
         codes_YXC = self.model.codec.encode(job.image[None])[0]
-        return [question_about(codes_YXC, job.question_ids, self.model.tokenizer.padding_id)]
+        return question_about(codes_YXC, job.question_ids, self.model.tokenizer.padding_id)
 
     def entering(self) -> Tensor:
         """Returns the embedded last tokens."""
@@ -206,13 +207,33 @@ class RunningDrawings(Running[DrawingJob]):
     slots_per_job = 2
 
     def __init__(self, model: TrainedModel, config: EngineConfig):
-        capacity_tokens = config.max_prompt_tokens + 1 + model.codec.grid_rows * model.codec.grid_columns
+        tokenizer = model.tokenizer
+        self.unconditional_prompt = open_image(tokenizer.encode(dropped_prompt()), padding_id=tokenizer.padding_id)
+        longest = max(config.max_prompt_tokens + 1, len(self.unconditional_prompt.token_ids_L))
+        capacity_tokens = longest + model.codec.grid_rows * model.codec.grid_columns
         super().__init__(model, max_jobs=config.max_drawings, capacity_tokens=capacity_tokens)
         self.no_marks = torch.empty(0, dtype=torch.long, device=self.device)
 
-    def prompts_of(self, job: DrawingJob) -> list[EncodedSample]:
-        """Returns the prompt, and with guidance the unconditional one."""
-        return [open_image(text_ids, padding_id=self.model.tokenizer.padding_id) for text_ids in job.prompts_ids]
+    @functools.cached_property
+    def unconditional(self) -> SharedPrompt:
+        """The prompt without a caption, with which the second sequence of each drawing with guidance begins."""
+        return SharedPrompt(self.model.model, self.unconditional_prompt, image_is_open=True)
+
+    def prompt_of(self, job: DrawingJob) -> EncodedSample:
+        """Returns the prompt with its caption."""
+        return open_image(job.prompt_ids, padding_id=self.model.tokenizer.padding_id)
+
+    def begun(self, jobs: list[DrawingJob], states_BD: Tensor) -> tuple[list[list[int]], Tensor]:
+        """Begins the second sequences of drawings with guidance; their rows come last."""
+        rows, states_RD = super().begun(jobs, states_BD)
+        guided = [number for number, job in enumerate(jobs) if job.config.guidance != 1]
+        if guided:
+            for row, number in enumerate(guided, len(jobs)):
+                rows[number].append(row)
+                jobs[number].slots.append(self.slots.take(self.unconditional.num_tokens))
+            sequences_B = torch.tensor([jobs[number].slots[1].index for number in guided], device=self.device)
+            states_RD = torch.cat((states_RD, self.unconditional.begin(self.slots.cache, sequences_B)))
+        return rows, states_RD
 
     def entering(self) -> Tensor:
         """Returns the embedded last positions."""

@@ -47,6 +47,21 @@ def run_prompts(
     return states_TD[packed.segment_starts_S1[1:].long() - 1]
 
 
+class SharedPrompt:
+    """A prompt that many sequences begin with: run once, its keys and values are copied to each of them."""
+
+    def __init__(self, model: UniFork, prompt: EncodedSample, *, image_is_open: bool):
+        """Runs the prompt; arguments as for `run_prompts`."""
+        self.num_tokens = len(prompt.token_ids_L)
+        self._cache = KeyValueCache(num_sequences=1, capacity_tokens=self.num_tokens)
+        self._state_1D = run_prompts(model, [prompt], self._cache, image_is_open=image_is_open)
+
+    def begin(self, cache: KeyValueCache, sequences_B: Tensor) -> Tensor:
+        """Begins the sequences `sequences_B` of `cache`; returns the state BD of their last tokens."""
+        cache.copy_from(self._cache, sequences_B)
+        return self._state_1D.expand(len(sequences_B), -1)
+
+
 class Sequences:
     """Key-value cache and current length of each sequence.
 
