@@ -7,17 +7,20 @@
 pyarrow is imported only to read parquet.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from data_prep.inputs.base64_images import is_base64_image
+from data_prep.inputs.class_names import class_name_of, read_class_names
 from data_prep.inputs.config import CaptionsConfig
 from data_prep.inputs.files import ImageFiles, check_path, entries_of, matching_files
 from data_prep.inputs.readers.delimited import delimited_rows
 from data_prep.inputs.readers.json_stream import json_entries
 from data_prep.inputs.record import Dropped, ImageLocation, Record, entry_id
 from data_prep.inputs.skipped_input import SkippedInput
-from data_prep.inputs.text import licence_of, usable_caption
+from data_prep.inputs.text import field_of, licence_of, list_in, usable_caption
 from ufork.errors import InputError, SampleError
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 _JSON_SUFFIXES = (".json", ".jsonl")
 _SUFFIXES = (".parquet", ".csv", ".tsv", *_JSON_SUFFIXES)
 _URL_COLUMNS = {"url", "image_url", "img_url"}
-_URL_STARTS = ("http://", "https://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _URL_REASON = "image is a URL"
 _DOWNLOAD = (
     "ufork downloads nothing: img2dataset (output_format=webdataset) downloads such a table into tars, "
@@ -36,8 +39,12 @@ _DOWNLOAD = (
 
 class _Row(NamedTuple):
     values: Mapping[str, Any]
-    embedded: tuple[int, int] | None = None
-    """Row group of an image in the table, and its row in the group; None if the image is a file."""
+    place: tuple[int, int] | None = None
+    """Row group and row in the group, in parquet, from which an image can be read again."""
+    embedded: bool = False
+    """Whether the image column, which `values` lacks then, holds images by its type."""
+    class_names: Mapping[str, str] = {}
+    """Names of the classes in the file."""
 
 
 class CaptionTable:
@@ -53,6 +60,7 @@ class CaptionTable:
             else None
         )
         self._embedded = self._embedded_images()
+        self._names = read_class_names(config.class_names) if config.class_names else {}
 
     def records(self) -> Iterator[Record | Dropped]:
         """Implements `Input`: file by file in order of their names."""
@@ -97,7 +105,7 @@ class CaptionTable:
         if suffix in _JSON_SUFFIXES:
             rows: Iterator[Mapping[str, Any] | SkippedInput] = json_entries(path)
         else:
-            rows = delimited_rows(path, self._config.column_names)
+            rows = delimited_rows(path, self._config.column_names, self._columns())
         checked = False
         for row in rows:
             if isinstance(row, SkippedInput):
@@ -111,26 +119,30 @@ class CaptionTable:
 
     def _parquet_rows(self, path: Path) -> Iterator[_Row]:
         from data_prep.inputs.readers.arrow_values import holds_images
-        from data_prep.inputs.readers.parquet import check_row_groups, parquet_rows, parquet_schema
+        from data_prep.inputs.readers.parquet import check_row_groups, class_names_in, parquet_rows, parquet_schema
 
         schema, image = parquet_schema(path), self._config.image_column
         self._check_columns(path, schema.names, self._columns())
         embedded = holds_images(schema.field(image).type)
         check_row_groups(path, self._config.max_row_group_mb)
-        columns = [name for name in self._columns() if not (embedded and name == image)]
-        for group, row, values in parquet_rows(path, columns):
-            yield _Row(values, (group, row) if embedded else None)
+        columns = [_column_of(name, schema.names) for name in self._columns() if not (embedded and name == image)]
+        names = class_names_in(schema, self._config.label_column) if self._config.label_column else {}
+        for group, row, values in parquet_rows(path, list(dict.fromkeys(columns))):
+            yield _Row(values, (group, row), embedded, names)
 
     def _columns(self) -> list[str]:
-        """Returns the configured columns, image and caption first."""
+        """Returns the configured columns, those of image and text first."""
         config = self._config
-        names = (config.image_column, config.caption_column, config.id_column, config.licence_column)
-        return [name for name in names if name is not None]
+        text = config.label_column or config.caption_column
+        return [name for name in (config.image_column, text, config.id_column, config.licence_column) if name]
 
     def _check_columns(self, path: Path, names: Iterable[str], wanted: Iterable[str]) -> None:
         names = list(names)
         for name in wanted:
-            if name not in names:
+            column = name if name == self._config.image_column else _column_of(name, names)
+            if names.count(column) > 1:
+                raise InputError(f"{path}: has several columns {column!r}; rename all but one of them")
+            if column not in names:
                 urls = f"; {_DOWNLOAD}" if _URL_COLUMNS & {known.lower() for known in names} else ""
                 raise InputError(
                     f"{path}: has no column {name!r}, only {names}; set input.image_column, "
@@ -142,28 +154,44 @@ class CaptionTable:
             yield Dropped(entry_id(file, number), row.reason)
             return
         id = entry_id(file, number, row.values.get(self._config.id_column or ""))
-        captions: Any = row.values.get(self._config.caption_column)
-        several = isinstance(captions, list) and self._config.captions == "all" and len(captions) > 0
-        for index, caption in enumerate(captions if several else [captions]):
-            yield self._record(f"{id}#{index}" if several else id, caption, file, row)
+        if self._config.label_column:
+            yield self._record(id, "", file, row)
+            return
+        caption = field_of(row.values, self._config.caption_column)
+        captions = (list_in(caption) if self._config.captions == "all" else None) or []
+        for index, one in enumerate(captions or [caption]):
+            yield self._record(f"{id}#{index}" if captions else id, one, file, row)
 
     def _record(self, id: str, caption: Any, file: str, row: _Row) -> Record | Dropped:
         config = self._config
         try:
             return Record(
                 id=id,
-                image=(file, *row.embedded) if row.embedded else self._image_path(row.values),
-                caption=usable_caption(caption, max_chars=config.max_text_chars),
+                image=(file, *row.place) if row.place and row.embedded else self._image_location(file, row),
+                caption="" if config.label_column else usable_caption(caption, max_chars=config.max_text_chars),
+                class_name=self._class_name(row) if config.label_column else "",
                 licence=licence_of(row.values, config.licence_column),
             )
         except SkippedInput as skip:
             return Dropped(id, skip.reason)
 
-    def _image_path(self, values: Mapping[str, Any]) -> ImageLocation:
-        path = values.get(self._config.image_column)
+    def _class_name(self, row: _Row) -> str:
+        value = field_of(row.values, self._config.label_column or "")
+        return class_name_of(value, self._names or row.class_names, max_chars=self._config.max_text_chars)
+
+    def _image_location(self, file: str, row: _Row) -> ImageLocation:
+        path = row.values.get(self._config.image_column)
+        if isinstance(path, list):
+            if len(path) > 1:
+                raise SkippedInput("more than one image")
+            path = path[0] if path else None
+        if isinstance(path, str) and is_base64_image(path):
+            if row.place is None:
+                raise SkippedInput("image in base64; such tables are read as parquet only")
+            return (file, *row.place)
         if path is not None and not isinstance(path, str):
             raise SkippedInput("image path that is not text")
-        if path and path.lower().startswith(_URL_STARTS):
+        if path and _URL.match(path):
             raise SkippedInput(_URL_REASON)
         if not path:
             raise SkippedInput("no image path")
@@ -171,3 +199,8 @@ class CaptionTable:
         if self._images is None:
             raise InputError(f"{self._config.path}: the images are files; set input.images to the folder of images")
         return (path,)
+
+
+def _column_of(name: str, columns: Collection[str]) -> str:
+    """Returns the column of a table that holds `name`: itself, or what precedes the dot in `column.field`."""
+    return name if name in columns else name.partition(".")[0]

@@ -7,11 +7,16 @@ tench                                 by line number
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.inputs.skipped_input import SkippedInput
+from data_prep.inputs.text import usable_text
 from ufork.errors import InputError
+from ufork.files import read_bounded
 
+_MAX_BYTES = 2**26
 _FOLDER_AND_NAMES = re.compile(r"(n\d{8})\s+(.+)")
 
 
@@ -22,7 +27,7 @@ def read_class_names(path: Path) -> dict[str, str]:
         InputError: the file cannot be read, or has none of the formats above.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path, _MAX_BYTES).decode("utf-8-sig")
         names = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(text)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
@@ -37,6 +42,26 @@ def read_class_names(path: Path) -> dict[str, str]:
 def first_name(names: str) -> str:
     """Returns the first of several names in words: `great_white_shark, Carcharodon ...` becomes `great white shark`."""
     return names.split(",")[0].replace("_", " ").strip()
+
+
+def class_name_of(value: Any, names: Mapping[str, str], *, max_chars: int) -> str:
+    """Returns the name of a class that a collection gives by its number or name.
+
+    Args:
+        value: what the collection contains.
+        names: names by number or other key.
+        max_chars: length of the longest name that is accepted.
+
+    Raises:
+        SkippedInput: `value` is no text or number, or a number without a name.
+    """
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    name = usable_text(str(value) if is_number else value, what="class", max_chars=max_chars)
+    if name in names:
+        return names[name]
+    if name.removeprefix("-").isdigit():
+        raise SkippedInput("class number without a name in class_names")
+    return name
 
 
 def _from_lines(text: str) -> dict[str, str]:

@@ -68,9 +68,15 @@ class CaptionsConfig(ImageFilesConfig):
     images: Path | None = None
     """Folder that the paths in the image column are relative to; null if the images are in the table."""
     image_column: str = "image"
-    """Column of image paths; in parquet also of image files, as bytes or as Hugging Face's struct {bytes, path}."""
+    """Column of image paths; in parquet also of image files, as bytes, in base64, as Hugging Face's struct
+    {bytes, path}, or as a list of one of these."""
     caption_column: str = "caption"
-    """Column of captions: a text, or a list of texts."""
+    """Column of captions: a text, or a list of texts; `caption.en` is the field `en` of objects in the column."""
+    label_column: str | None = None
+    """Column of classes, by name or number, to be used instead of captions."""
+    class_names: Path | None = None
+    """File with the names of numbered classes: one a line, starting with class 0, or JSON, a list or `{number: name}`.
+    Parquet files of Hugging Face contain them."""
     captions: Literal["first", "all"] = "first"
     """Use of a list of captions: "first" makes one entry with the first caption, "all" one entry for each caption."""
     id_column: str | None = None
@@ -90,7 +96,7 @@ class TarsConfig(CollectionConfig):
     kind: Literal["tars"] = "tars"
     """Selects this kind."""
     caption_key: str = "caption"
-    """Key of the caption in members KEY.json; used if there is no member KEY.txt."""
+    """Key of the caption in members KEY.json, or `key.field` of an object; used if there is no member KEY.txt."""
     licence_key: str = "license"
     """Key of the image's licence in members KEY.json."""
     extensions: dict[str, Literal["image", "caption", "metadata", "class", "ignored"]] = {}

@@ -8,6 +8,8 @@ import errno
 import glob
 import logging
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +22,8 @@ from ufork.files import read_bounded
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """File name suffixes of the formats that ufork/vision decodes."""
 
+UNREADABLE_FOLDER = "folder that cannot be read"
+_MAC_FOLDER = "__MACOSX"
 TOO_LARGE = "image larger than input.max_image_mb"
 LINK_OUT = "image behind a link out of the image folder; set input.follow_links=true if you trust it"
 _REASONS = {
@@ -40,18 +44,57 @@ def matching_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
         Paths in a fixed order, by name. Names do not change when the collection is moved.
 
     Raises:
-        InputError: no file was found.
+        InputError: no file was found, or a folder cannot be read.
     """
     if path.is_dir():
-        files = [file for file in path.rglob("*") if file.name.lower().endswith(suffixes) and file.is_file()]
+        files = []
+        for name, reason in files_below(path, follow_links=True):
+            if reason == UNREADABLE_FOLDER:
+                raise InputError(f"{path / name}: this folder cannot be read; permit it, or move it out of {path}")
+            if reason is None and name.lower().endswith(suffixes):
+                files.append(path / name)
     elif path.exists():
         files = [path]
     else:
-        files = [file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file()]
+        files = [file for file in map(Path, glob.glob(str(path), recursive=True)) if not file.is_dir()]
     if not files:
         raise InputError(f"{path}: found no file {', '.join(suffixes)}; give a file, a folder or a pattern")
     common = path if path.is_dir() else os.path.commonpath([file.parent for file in files])
     return {file.relative_to(common).as_posix(): file for file in sorted(files)}
+
+
+def files_below(root: Path, *, follow_links: bool) -> Iterator[tuple[str, str | None]]:
+    """Yields the paths of all files below the folder `root`: those of a folder by name, then the folders in it.
+
+    Yields a reason beside the path of a folder that is not entered: it cannot be read, or is a link, which is followed
+    only if `follow_links`, and never to a folder that was entered before or contains the link. Memory grows with the
+    number of folders and the files in one of them.
+    """
+    folders, entered = [""], set()
+    while folders:
+        folder = folders.pop()
+        entered.add(real := os.path.realpath(root / folder))
+        try:
+            with os.scandir(root / folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError:
+            yield folder, UNREADABLE_FOLDER
+            continue
+        below = []
+        for entry in entries:
+            path = os.path.join(folder, entry.name)
+            if not entry.is_dir():
+                yield path, None
+            elif not entry.is_symlink():
+                below.append(path)
+            elif not follow_links:
+                yield path, "link to a folder; set input.follow_links=true if you trust it"
+            elif (target := os.path.realpath(entry.path)) in entered or f"{real}{os.sep}".startswith(target + os.sep):
+                yield path, "link to a folder that was read already"
+            else:
+                entered.add(target)
+                below.append(path)
+        folders += reversed(below)
 
 
 def entries_of(
@@ -66,6 +109,8 @@ def entries_of(
     for name, path in files.items():
         number = 0
         try:
+            if not path.is_file():
+                raise InputError(f"{path}: is a link to nothing, a pipe or a device; expected a file")
             for entry in read(path):
                 yield name, number, entry
                 number += 1
@@ -76,6 +121,13 @@ def entries_of(
         any_read = any_read or number > 0
     if faults and not any_read:
         raise faults[0]
+
+
+def check_hidden(path: str) -> None:
+    """Raises SkippedInput for files that macOS and desktops add, such as ._x.jpg, which holds no image."""
+    *folders, name = path.split("/")
+    if name.startswith(".") or _MAC_FOLDER in folders:
+        raise SkippedInput("hidden file, such as macOS and desktops add")
 
 
 class ImageFiles:
@@ -98,7 +150,7 @@ class ImageFiles:
         path = os.path.join(self._folder, name)
         try:
             check_path(name)
-            real = os.path.realpath(path)
+            real = self._existing(name)
             if not self._follow_links and not real.startswith(self._folder + os.sep):
                 raise SampleError(LINK_OUT, sample=path)
             return read_bounded(real, self._max_bytes)
@@ -109,6 +161,15 @@ class ImageFiles:
             raise SampleError(reason, detail=str(error.strerror), sample=path) from None
         except ValueError as error:
             raise SampleError("image cannot be read", detail=str(error), sample=path) from None
+
+    def _existing(self, name: str) -> str:
+        """Returns the real path of `name`, as it is or as Windows (backslashes) or macOS (decomposed) may write it."""
+        real = os.path.realpath(os.path.join(self._folder, name))
+        if os.path.exists(real):
+            return real
+        forms = (name.replace("\\", "/"), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+        others = (os.path.realpath(os.path.join(self._folder, form)) for form in forms)
+        return next((other for other in others if os.path.exists(other)), real)
 
 
 def check_path(name: str) -> None:
@@ -121,5 +182,5 @@ def check_path(name: str) -> None:
         raise SkippedInput("no image path")
     if not is_clean(name):
         raise SkippedInput("image path that is not text")
-    if os.path.isabs(name) or ".." in name.split("/"):
+    if os.path.isabs(name) or ".." in re.split(r"[/\\]", name):
         raise SkippedInput("image path that leaves the collection")

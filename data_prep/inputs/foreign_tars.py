@@ -14,13 +14,13 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
-from data_prep.inputs.class_names import read_class_names
+from data_prep.inputs.class_names import class_name_of, read_class_names
 from data_prep.inputs.config import TarsConfig
 from data_prep.inputs.files import IMAGE_SUFFIXES, TOO_LARGE, entries_of, matching_files
 from data_prep.inputs.readers.tar_entries import CAPTION, CLASS, IMAGE, MAX_TEXT_BYTES, METADATA, TarEntry, tar_entries
 from data_prep.inputs.record import Dropped, Record, entry_id
 from data_prep.inputs.skipped_input import SkippedInput
-from data_prep.inputs.text import licence_of, usable_caption, usable_text
+from data_prep.inputs.text import field_of, licence_of, usable_caption
 from ufork.errors import InputError, SampleError, ShardError
 
 _SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar.{name}" for name in ("gz", "bz2", "xz", "zst", "lz4")))
@@ -147,19 +147,14 @@ class ForeignTars:
 
     def _caption(self, entry: TarEntry, metadata: dict[str, Any]) -> str:
         text = self._text(entry, CAPTION)
-        value = metadata.get(self._config.caption_key) if text is None else text
+        value = field_of(metadata, self._config.caption_key) if text is None else text
         return "" if value is None else usable_caption(value, max_chars=self._config.max_text_chars)
 
     def _class_name(self, entry: TarEntry) -> str:
         value = self._text(entry, CLASS)
         if value is None:
             return ""
-        name = usable_text(value, what="class", max_chars=self._config.max_text_chars)
-        if name in self._names:
-            return self._names[name]
-        if name.isdigit():
-            raise SkippedInput("class number without a name in class_names")
-        return name
+        return class_name_of(value, self._names, max_chars=self._config.max_text_chars)
 
 
 def _decoded(text: bytes) -> str:

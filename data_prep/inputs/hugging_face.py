@@ -16,7 +16,7 @@ from data_prep.inputs.class_names import first_name
 from data_prep.inputs.config import HuggingFaceConfig
 from data_prep.inputs.dialogue import read_dialogue
 from data_prep.inputs.files import ImageFiles
-from data_prep.inputs.readers.arrow_values import holds_images, image_or_path, python_rows
+from data_prep.inputs.readers.arrow_values import holds_images, image_or_path, is_list, python_rows
 from data_prep.inputs.record import Dropped, Record, entry_id
 from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import licence_of, usable_caption, usable_text
@@ -54,8 +54,6 @@ class HuggingFaceDataset:
             value = table.column(0)[0]
         except (pa.ArrowException, OSError, IndexError) as error:
             raise SampleError("row that is damaged", detail=str(error), sample=where) from None
-        if isinstance(value, pa.ListScalar):
-            value = value.values[0]
         found = image_or_path(value, max_bytes=self._config.max_image_bytes, where=where)
         return found if isinstance(found, bytes) else self._files.read(found)
 
@@ -75,7 +73,7 @@ class HuggingFaceDataset:
     def _num_images(self, table: pa.Table) -> list[int]:
         for name in self._image_columns():
             column = table.column(name)
-            if pa.types.is_list(column.type):
+            if is_list(column.type):
                 return [count or 0 for count in pc.list_value_length(column).to_pylist()]
             return [int(valid) for valid in column.is_valid().to_pylist()]
         return [0] * table.num_rows
@@ -139,7 +137,7 @@ class HuggingFaceDataset:
                 raise InputError(f"{config.path}: has no column {name!r}, only {known}; set input.image_column, ...")
         for name in self._image_columns():
             kind = self._dataset.features.arrow_schema.field(name).type
-            if not holds_images(kind.value_type if pa.types.is_list(kind) else kind):
+            if not holds_images(kind):
                 raise InputError(f"{config.path}: column {name!r} is of type {kind}; expected datasets.Image or bytes")
 
 

@@ -6,13 +6,12 @@ The class is that of the nearest folder above the image with a name in `class_na
 the image's own folder. Folders are sorted one at a time, so that memory does not grow with the collection.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.inputs.class_names import first_name, read_class_names
 from data_prep.inputs.config import ImageFolderConfig
-from data_prep.inputs.files import IMAGE_SUFFIXES, ImageFiles, check_path
+from data_prep.inputs.files import IMAGE_SUFFIXES, ImageFiles, check_hidden, check_path, files_below
 from data_prep.inputs.record import Dropped, Record, printable
 from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import usable_text
@@ -31,7 +30,7 @@ class ImageFolder:
     def records(self) -> Iterator[Record | Dropped]:
         """Implements `Input`: the files of a folder by name, then the folders in it."""
         found = False
-        for path, reason in self._walk():
+        for path, reason in files_below(self._config.path, follow_links=self._config.follow_links):
             found = True
             yield self._record(path) if reason is None else Dropped(printable(path), reason)
         if not found:
@@ -42,37 +41,10 @@ class ImageFolder:
         assert record.image is not None, record.id
         return self._files.read(str(record.image[0]))
 
-    def _walk(self) -> Iterator[tuple[str, str | None]]:
-        """Yields paths below the root, with a reason for those that are skipped."""
-        folders = [""]
-        while folders:
-            folder = folders.pop()
-            try:
-                with os.scandir(self._config.path / folder) as scan:
-                    entries = sorted(scan, key=lambda entry: entry.name)
-            except OSError:
-                yield folder, "folder that cannot be read"
-                continue
-            below = []
-            for entry in entries:
-                path = os.path.join(folder, entry.name)
-                if not entry.is_dir():
-                    yield path, None
-                elif entry.is_symlink() and not self._may_enter(path):
-                    yield path, "symlink to a folder"
-                else:
-                    below.append(path)
-            folders += reversed(below)
-
-    def _may_enter(self, link: str) -> bool:
-        """Whether a link to a folder is followed: never into a folder that contains the link, which would not end."""
-        parent = os.path.realpath(self._config.path / os.path.dirname(link))
-        target = os.path.realpath(self._config.path / link)
-        return self._config.follow_links and not (parent + os.sep).startswith(target.rstrip(os.sep) + os.sep)
-
     def _record(self, path: str) -> Record | Dropped:
         try:
             check_path(path)
+            check_hidden(path)
             if not path.lower().endswith(IMAGE_SUFFIXES):
                 raise SkippedInput("not an image file by its name")
             return Record(id=path, image=(path,), class_name=self._class_name(path))
@@ -82,7 +54,10 @@ class ImageFolder:
     def _class_name(self, path: str) -> str:
         folders = Path(path).parent.parts
         if not folders:
-            raise SkippedInput("image in no class's folder")
+            raise SkippedInput(
+                "image in no class's folder; put it in CLASS/, use `ufork shard captions` if a table has its caption,"
+                " or `tar --sort=name` and `ufork shard tars` if a .txt beside it has"
+            )
         if self._names is None:
             return usable_text(first_name(folders[-1]), what="class name", max_chars=self._config.max_text_chars)
         for folder in reversed(folders):

@@ -170,4 +170,15 @@ def _config_of(arguments: argparse.Namespace) -> tuple["ShardConfig", Path]:
     source = {"kind": arguments.kind, "path": os.path.abspath(arguments.path)}
     values = {**values, "input": {**values.get("input", {}), **source}}
     origin = str(arguments.config or "ufork shard")
-    return ShardConfig.from_mapping(merge_overrides(values, arguments.overrides), origin=origin), arguments.to
+    config = ShardConfig.from_mapping(merge_overrides(values, arguments.overrides), origin=origin)
+    _refuse_inside(config.input.path, arguments.to)
+    return config, arguments.to
+
+
+def _refuse_inside(collection: Path, target: Path) -> None:
+    """Refuses to write into the collection: a later command would read the shards as part of it."""
+    from ufork.errors import ConfigError
+
+    folder, target_folder = collection if collection.is_dir() else collection.parent, target.resolve()
+    if target_folder == folder.resolve() or (collection.is_dir() and folder.resolve() in target_folder.parents):
+        raise ConfigError(f"--to {target}: is inside the collection {folder}; give a folder outside of it")

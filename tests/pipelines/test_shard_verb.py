@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_folder_of_images_becomes_shards_that_verify(images, tmp_path, capsys):
-    target = tmp_path / "pets" / "train"
+    target = tmp_path / "shards" / "train"
     assert cli.main(arguments(images, target)) == 0
     source = ShardSource(target, Task.GENERATION)
     assert len(source) == 12 and "big dog" in " ".join(source[number].prompt for number in range(12))
@@ -120,6 +120,14 @@ def test_missing_arguments_and_files_are_named(images, tmp_path, capsys):
     assert "nowhere" in capsys.readouterr().err
     assert cli.main(["shard", "merge", str(tmp_path)]) == 2
     assert "config.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".", "cat", "new/train"])
+def test_shards_are_not_written_into_their_collection(images, capsys, name):
+    """W: the next command would read them as part of it."""
+    assert cli.main(arguments(images, images / name)) == 2
+    assert "is inside the collection" in capsys.readouterr().err
+    assert not (images / name / ".work").exists()
 
 
 def test_damage_ends_verify_with_every_fault(images, tmp_path, capsys):

@@ -1,12 +1,14 @@
 """Converts values of Arrow tables: texts to Python values, and images to bytes after checking their size.
 
-An image has the type `binary`, or Hugging Face's struct {bytes, path}, of which one may be null.
+An image is a value of any binary type, a text in base64, Hugging Face's struct {bytes, path}, of which one may be null,
+or a list of one of these.
 """
 
 from typing import Any
 
 import pyarrow as pa
 
+from data_prep.inputs.base64_images import base64_image, is_base64_image
 from data_prep.inputs.files import TOO_LARGE
 from ufork.errors import SampleError
 
@@ -14,10 +16,23 @@ _NOT_UTF8 = "\udcff"
 
 
 def holds_images(kind: pa.DataType) -> bool:
-    """Whether values of type `kind` are image files rather than paths of images."""
+    """Whether values of type `kind` are image files rather than texts, which are paths of images or base64."""
+    if is_list(kind) or pa.types.is_dictionary(kind):
+        return holds_images(kind.value_type)
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return _is_binary(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether `kind` is one of Arrow's list types."""
+    types = pa.types
+    return any(
+        test(kind)
+        for test in (
+            types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view
+        )
+    )  # fmt: skip
 
 
 def python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
@@ -30,25 +45,49 @@ def image_or_path(value: pa.Scalar, *, max_bytes: int, where: str) -> bytes | st
     """Returns the image file in `value`, or else the path in it.
 
     Args:
-        value: a binary value or a struct {bytes, path}.
+        value: an image in one of the forms above.
         max_bytes: size of the largest image that is accepted.
         where: name of the table row in errors.
 
     Raises:
-        SampleError: the image is too large, or there is neither an image nor a path.
+        SampleError: the image is too large, there are several, or there is neither an image nor a path.
     """
+    value = _unwrapped(value, where)
     path = None
     if value.is_valid and pa.types.is_struct(value.type):
         path = _python_value(value["path"]) if value.type.get_field_index("path") >= 0 else None
-        value = value["bytes"]
-    if value.is_valid:
+        value = _unwrapped(value["bytes"], where)
+    if value.is_valid and _is_binary(value.type):
         size = value.as_buffer().size
         if size > max_bytes:
             raise SampleError(TOO_LARGE, detail=f"{size} bytes", sample=where)
         return value.as_py()
+    text = _python_value(value)
+    if isinstance(text, str) and is_base64_image(text):
+        return base64_image(text, max_bytes=max_bytes, where=where)
+    path = path or text
     if isinstance(path, str) and path:
         return path
     raise SampleError("neither an image nor a path in the image column", sample=where)
+
+
+def _unwrapped(value: pa.Scalar, where: str) -> pa.Scalar:
+    """Returns the value that a dictionary-encoded one refers to, or the only one of a list."""
+    if value.is_valid and pa.types.is_dictionary(value.type):
+        value = value.value
+    if value.is_valid and is_list(value.type):
+        if len(value.values) > 1:
+            raise SampleError("more than one image", sample=where)
+        if len(value.values) == 0:
+            raise SampleError("no image", sample=where)
+        return value.values[0]
+    return value
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    types = pa.types
+    tests = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return any(test(kind) for test in tests)
 
 
 def _python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:

@@ -3,49 +3,100 @@
 A CSV may have quoted texts that span several lines. A TSV has no quoting: quotation marks in it are part of the text.
 """
 
+import codecs
 import csv
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
 _LINE_CHARS = 2**20
 """Longest line that is read whole; longer ones are cut into pieces that are counted as unreadable rows."""
+_ROW_CHARS = 2**22
+"""Longest row of several lines."""
 
 
-def delimited_rows(path: Path, column_names: Sequence[str] | None) -> Iterator[dict[str, str] | SkippedInput]:
+def delimited_rows(
+    path: Path, column_names: Sequence[str] | None, wanted: Collection[str]
+) -> Iterator[dict[str, str] | SkippedInput]:
     """Yields the rows of the file `path` by column, and a SkippedInput for each that cannot be read.
 
     Args:
-        path: a TSV if its suffix is .tsv, otherwise a CSV.
+        path: a TSV if its suffix is .tsv, otherwise a CSV; in UTF-8, or UTF-16 with a byte order mark.
         column_names: names for a file without a header line; None takes them from the first line.
+        wanted: names of which the file must not have several columns.
 
     Raises:
-        InputError: the file cannot be read, or is empty.
+        InputError: the file cannot be read, is empty, or has a wanted column twice.
     """
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            lines = iter(partial(file.readline, _LINE_CHARS), "")
-            is_tsv = path.suffix.lower() == ".tsv"
-            reader = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(lines)
+        with open(path, encoding=_encoding(path), errors="surrogateescape", newline="") as file:
+            lines = _Lines(file)
+            if path.suffix.lower() == ".tsv":
+                reader = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE)
+            else:
+                reader = csv.reader(lines, strict=True)
             names = column_names or next(reader, None)
             if not names:
                 raise InputError(f"{path}: is empty; expected a line with the column names")
-            yield from _rows(reader, names)
+            for name in wanted:
+                if list(names).count(name) > 1:
+                    raise InputError(f"{path}: has several columns {name!r}; rename all but one of them")
+            yield from _rows(reader, lines, names)
+    except UnicodeError as error:
+        raise InputError(f"{path}: cannot be read ({error}); convert it to UTF-8") from None
     except (OSError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
 
 
-def _rows(reader: Iterator[list[str]], names: Sequence[str]) -> Iterator[dict[str, str] | SkippedInput]:
+def _encoding(path: Path) -> str:
+    with open(path, "rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+class _Lines:
+    """Lines of a file. Those of a row that cannot be read are given once more, except the first."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._lines = iter(partial(file.readline, _LINE_CHARS), "")
+        self._again: deque[str] = deque()
+        self._row: list[str] = []
+        self._row_chars = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self._row.append(line)
+        self._row_chars += len(line)
+        if self._row_chars > _ROW_CHARS:
+            raise csv.Error("row too long")
+        return line
+
+    def start_row(self) -> None:
+        self._row, self._row_chars = [], 0
+
+    def repeat(self) -> None:
+        """Gives the lines of the current row again, from its second one on."""
+        self._again.extendleft(reversed(self._row[1:]))
+
+
+def _rows(reader: Iterator[list[str]], lines: _Lines, names: Sequence[str]) -> Iterator[dict[str, str] | SkippedInput]:
     while True:
+        lines.start_row()
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error:
-            yield SkippedInput("row that cannot be read")
+            # A quotation mark that is not closed would otherwise take the rows behind it along.
+            lines.repeat()
+            yield SkippedInput('row that cannot be read; quotation marks in quoted texts are doubled ("")')
             continue
         if len(row) == len(names):
             yield dict(zip(names, row, strict=True))

@@ -4,6 +4,7 @@ X.parquet                -> parquet_rows  -> row group, row in the group, texts
 file, row group, row     -> ParquetImages -> bytes; the last row group is cached for neighbouring images
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,11 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.inputs.class_names import first_name
 from data_prep.inputs.config import MEBIBYTE
 from data_prep.inputs.readers.arrow_values import image_or_path, python_rows
 from ufork.errors import InputError, SampleError
 
-_ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 2**26
+_FEATURES = b"huggingface"
 _BUFFER_BYTES = 2**20
 
 
@@ -29,6 +32,15 @@ def parquet_schema(path: Path) -> pa.Schema:
     """
     with _opened(path) as file:
         return file.schema_arrow
+
+
+def class_names_in(schema: pa.Schema, column: str) -> dict[str, str]:
+    """Returns the names, by number, of a column of `datasets.ClassLabel`; empty if the file does not say so."""
+    try:
+        features = json.loads((schema.metadata or {})[_FEATURES])["info"]["features"]
+        return {str(number): first_name(name) for number, name in enumerate(features[column]["names"])}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
 
 
 def check_row_groups(path: Path, max_mb: float) -> None:
@@ -52,8 +64,10 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, int,
     """
     with _opened(path) as file:
         for group in range(file.num_row_groups):
-            row = 0
-            for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False):
+            row, metadata = 0, file.metadata.row_group(group)
+            row_bytes = max(1, metadata.total_byte_size // max(1, metadata.num_rows))
+            num_rows = min(_ROWS_AT_ONCE, max(1, _BYTES_AT_ONCE // row_bytes))
+            for batch in file.iter_batches(num_rows, row_groups=[group], columns=columns, use_threads=False):
                 for values in python_rows(batch):
                     yield group, row, values
                     row += 1

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
 
+from data_prep.inputs.files import check_hidden
 from data_prep.inputs.skipped_input import SkippedInput
 from ufork.data.shards.index import BLOCK_BYTES, TarMember, tar_members
 from ufork.errors import ShardError
@@ -30,7 +31,6 @@ _NOT_STORED = {
     b"S": "image or text that is a sparse file in the tar; pack it without `--sparse`",
 }
 """Why a member of a type has no contents that can be read where it stands."""
-_MAC_FOLDER = "__MACOSX"
 _MAX_PADDING_BYTES = 2**26
 """Zeros that may follow a tar. Programs write some kilobytes; files of holes could have terabytes."""
 _NOT_ZERO = re.compile(rb"[^\0]")
@@ -80,8 +80,10 @@ def tar_entries(data: mmap, where: str, roles: Mapping[str, str]) -> Iterator[Ta
             break
         if member.type in _FOLDERS or member.name.endswith("/"):
             continue
-        if reason := _unusable(member):
-            yield SkippedInput(reason)
+        try:
+            _check(member)
+        except SkippedInput as skip:
+            yield skip
             continue
         key, extension = _split(member.name, roles)
         if extension not in roles and current is not None and member.name.startswith(f"{current.key}."):
@@ -120,13 +122,10 @@ def _all_members(data: mmap, where: str) -> Iterator[TarMember]:
         position = more.start() // BLOCK_BYTES * BLOCK_BYTES
 
 
-def _unusable(member: TarMember) -> str | None:
-    folders, file_name = member.name.split("/")[:-1], member.name.rpartition("/")[2]
-    if file_name.startswith(".") or _MAC_FOLDER in folders:
-        return "hidden file, such as macOS and desktops add"
+def _check(member: TarMember) -> None:
+    check_hidden(member.name)
     if member.type not in _FILES and member.type not in _NOT_STORED:
-        return "device, pipe or part of a file in the tar"
-    return None
+        raise SkippedInput("device, pipe or part of a file in the tar")
 
 
 def _split(name: str, roles: Mapping[str, str]) -> tuple[str, str]:

@@ -1,9 +1,13 @@
 """Caption tables in every format: texts, image locations, and rows that cannot be used."""
 
+import base64
 import csv
 import json
+import os
 import tracemalloc
+import unicodedata
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +17,8 @@ from data_prep.inputs.record import Dropped, Record
 from ufork.errors import InputError, SampleError
 
 ROWS = [("1.jpg", "a cat"), ("2.jpg", 'a "big", brown dog'), ("sub/3.jpg", "zwei\nBäume")]
+
+UNREADABLE_ROW = 'row that cannot be read; quotation marks in quoted texts are doubled ("")'
 
 
 def write_csv(path, rows=ROWS, names=("image", "caption"), **settings):
@@ -102,7 +108,7 @@ def test_a_csv_without_line_ends_takes_bounded_memory(tmp_path):
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert set(reasons(records)) == {"row that cannot be read"}
+    assert set(reasons(records)) == {UNREADABLE_ROW}
     assert peak_bytes < 10_000_000
 
 
@@ -158,7 +164,7 @@ def test_an_object_without_a_licence_has_none(tmp_path):
         ("1.jpg", "", "empty caption"),
         ("1.jpg", " \n ", "empty caption"),
         ("1.jpg", "x" * 101, "caption longer than input.max_text_chars"),
-        ("1.jpg", "a\0b", "caption that is not valid UTF-8"),
+        ("1.jpg", "a\0b", "caption that contains NUL"),
         ("", "a", "no image path"),
         ("/etc/passwd", "a", "image path that leaves the collection"),
         ("a/../../b", "a", "image path that leaves the collection"),
@@ -176,7 +182,7 @@ def test_broken_rows_of_a_csv_are_counted_and_the_rest_is_read(tmp_path):
     path.write_bytes(b"image,caption\n1.jpg,\xff\n1.jpg,a,b\n1.jpg\n\n1.jpg," + b"x" * 200_000 + b"\n1.jpg,good\n")
     _, records = read(path, images=tmp_path)
     columns = "row of more or fewer columns than the first line"
-    assert reasons(records) == ["caption that is not valid UTF-8", columns, columns, "row that cannot be read", ""]
+    assert reasons(records) == ["caption that is not valid UTF-8", columns, columns, UNREADABLE_ROW, ""]
 
 
 def test_a_text_in_parquet_that_is_not_utf8_costs_only_its_row(tmp_path):
@@ -223,3 +229,157 @@ def test_missing_columns_and_folders_are_named(tmp_path, name):
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(InputError, match="is empty"):
         read(tmp_path / "empty.csv")
+
+
+BINARY_TYPES = [
+    pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(5), pa.dictionary(pa.int32(), pa.binary()),
+    pa.list_(pa.binary()), pa.large_list(pa.binary_view()), pa.list_(pa.binary(), 1),
+    pa.struct({"bytes": pa.large_binary()}), pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.null()})),
+    pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()),
+    pa.list_(pa.string()), pa.struct({"bytes": pa.string()}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BINARY_TYPES, ids=str)
+def test_images_of_every_arrow_type_are_read(tmp_path, kind):
+    """F5 and F4: binary types, lists of one image, and base64 in every type of text."""
+    jpeg, text = b"\xff\xd8\xff\xe0\0", "string" in str(kind)
+    one = base64.b64encode(jpeg).decode() if text else jpeg
+    in_list, in_struct = str(kind).startswith(("list", "large_list", "fixed_size_list")), "struct" in str(kind)
+    image = {"bytes": one} if in_struct else one
+    image = [image] if in_list else image
+    path = write_parquet(tmp_path / "t.parquet", image=pa.array([image, None, image], kind), caption=["a", "b", "c"])
+    reader, records = read(path, images=tmp_path)
+    assert [reader.image(records[number]) for number in (0, 2)] == [jpeg, jpeg]
+    if isinstance(records[1], Record):
+        with pytest.raises(SampleError, match="neither an image nor a path"):
+            reader.image(records[1])
+    else:
+        assert records[1].reason == "no image path"
+
+
+def test_lists_of_images_hold_one(tmp_path):
+    images = [[b"1"], [b"1", b"2"], []]
+    reader, records = read(write_parquet(tmp_path / "t.parquet", image=images, caption=["a"] * 3))
+    assert reader.image(records[0]) == b"1"
+    for record, reason in zip(records[1:], ("more than one image", "no image"), strict=True):
+        with pytest.raises(SampleError, match=reason):
+            reader.image(record)
+
+
+def test_damaged_and_large_base64_costs_one_image(tmp_path):
+    texts = ["/9j/!!!x", "data:image/png;base64," + "A" * 2_000_000, "data:image/jpeg;base64,/9j/"]
+    reader, records = read(write_parquet(tmp_path / "t.parquet", image=texts, caption=["a"] * 3), max_image_mb=1)
+    assert reader.image(records[2]) == b"\xff\xd8\xff"
+    for record, reason in zip(records, ("base64 is damaged", "input.max_image_mb"), strict=False):
+        with pytest.raises(SampleError, match=reason):
+            reader.image(record)
+    _, records = read(write_csv(tmp_path / "t.csv", [("/9j/4AAQ", "a")]), images=tmp_path)
+    assert "parquet only" in records[0].reason
+
+
+@pytest.mark.parametrize("captions", [["first", "second"], '["first", "second"]', "['first', 'second']"])
+def test_a_list_written_as_text_is_a_list(tmp_path, captions):
+    """W: a JSON list as text."""
+    path = write_parquet(tmp_path / "t.parquet", image=[b"1"], caption=[captions])
+    assert [record.caption for record in read(path)[1]] == ["first"]
+    assert [record.caption for record in read(path, captions="all")[1]] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "caption", ["[sic]", "[1, 2]", "['a', 1]", "[" * 5000 + "]" * 5000, "['" + "-" * 5000 + "1]", "{x}"]
+)
+def test_texts_in_brackets_stay_texts(tmp_path, caption):
+    path = write_parquet(tmp_path / "t.parquet", image=[b"1"], caption=[caption])
+    assert [record.caption for record in read(path)[1]] == [caption]
+
+
+@pytest.mark.parametrize(
+    "caption", [{"en": "a cat", "de": "Katze"}, '{"en": "a cat"}', [{"en": "a cat"}, {"en": "two"}]]
+)
+@pytest.mark.parametrize("name", ["t.parquet", "t.jsonl"])
+def test_a_field_of_objects_is_named_by_the_column(tmp_path, caption, name):
+    """F4."""
+    path = tmp_path / name
+    if name == "t.parquet":
+        write_parquet(path, image=["1.jpg"], caption=[caption])
+    else:
+        path.write_text(json.dumps({"image": "1.jpg", "caption": caption}))
+    assert read(path, images=tmp_path, caption_column="caption.en")[1][0].caption == "a cat"
+    if isinstance(caption, dict):
+        assert "input.caption_column=caption.en" in read(path, images=tmp_path)[1][0].reason
+
+
+def test_labels_are_numbers_with_names(tmp_path):
+    """F4: number captions."""
+    path = write_parquet(tmp_path / "t.parquet", image=[b"1"] * 4, caption=[0, 1, 7, -1])
+    _, records = read(path)
+    assert all("input.label_column" in record.reason for record in records)
+    (tmp_path / "names.txt").write_text("cat\nbig_dog\n")
+    _, records = read(path, label_column="caption", class_names=tmp_path / "names.txt")
+    unnamed = "class number without a name in class_names"
+    assert [getattr(record, "class_name", "") for record in records] == ["cat", "big dog", "", ""]
+    assert reasons(records) == ["", "", unnamed, unnamed]
+    features = datasets.Features(image=datasets.Value("binary"), label=datasets.ClassLabel(names=["cat", "big_dog"]))
+    datasets.Dataset.from_dict({"image": [b"1"], "label": [1]}, features).to_parquet(tmp_path / "hf.parquet")
+    assert read(tmp_path / "hf.parquet", label_column="label")[1][0].class_name == "big dog"
+
+
+def test_a_column_that_occurs_twice_is_refused(tmp_path):
+    """W: the second one was used, silently."""
+    write_csv(tmp_path / "a.csv", [("1.jpg", "one", "two")], ("image", "caption", "caption"))
+    pq.write_table(pa.table([["1.jpg"], ["one"], ["two"]], ["image", "caption", "caption"]), tmp_path / "b.parquet")
+    for name in ("a.csv", "b.parquet"):
+        with pytest.raises(InputError, match="several columns 'caption'"):
+            read(tmp_path / name, images=tmp_path)
+    write_csv(tmp_path / "c.csv", [("1.jpg", "one", "", "")], ("image", "caption", "", ""))
+    assert read(tmp_path / "c.csv", images=tmp_path)[1][0].caption == "one"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends_of_spreadsheets(tmp_path, encoding, end):
+    (tmp_path / "t.csv").write_bytes(f'image,caption{end}1.jpg,"eine Tür, zu"{end}2.jpg,b'.encode(encoding))
+    _, records = read(tmp_path / "t.csv", images=tmp_path)
+    assert [record.caption for record in records] == ["eine Tür, zu", "b"]
+
+
+@pytest.mark.parametrize("row", ['1.jpg,"open', '1.jpg,"open "quoted" text', '1.jpg,"a\\"b"', '"1.jpg,open'])
+@pytest.mark.parametrize("more", [1, 5000])
+def test_a_quotation_mark_that_is_not_closed_costs_its_row_only(tmp_path, row, more):
+    rows = [f"{number}.jpg,good number {number}" for number in range(more)]
+    rows[more // 2] = '7.jpg,"a ""big"", brown\ndog"'
+    (tmp_path / "t.csv").write_text("\n".join(["image,caption", "0.jpg,first", row, *rows]))
+    _, records = read(tmp_path / "t.csv", images=tmp_path)
+    assert reasons(records) == ["", UNREADABLE_ROW, *[""] * more]
+    assert 'a "big", brown\ndog' in {record.caption for record in records if isinstance(record, Record)}
+
+
+def test_paths_of_other_systems_are_found(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in (b"sub/1.jpg", unicodedata.normalize("NFD", "é.jpg").encode(), b"50% off?.jpg"):
+        (tmp_path / os.fsdecode(name)).write_bytes(name)
+    rows = [
+        ("sub\\1.jpg", "a"),
+        (unicodedata.normalize("NFC", "é.jpg"), "b"),
+        ("50% off?.jpg", "c"),
+        ("..\\1.jpg", "d"),
+    ]
+    reader, records = read(write_csv(tmp_path / "t.csv", rows), images=tmp_path)
+    assert [reader.image(record)[-4:] for record in records[:3]] == [b".jpg"] * 3
+    assert records[3].reason == "image path that leaves the collection"
+
+
+def test_files_that_are_none_are_counted_and_folders_behind_links_read(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write_csv(tmp_path / "elsewhere/t.csv")
+    os.mkfifo(tmp_path / "in/a.csv")
+    (tmp_path / "in/b.csv").symlink_to("nowhere")
+    (tmp_path / "in/c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/d").symlink_to(tmp_path / "in")
+    _, records = read(tmp_path / "in", images=tmp_path)
+    assert [record.id for record in records] == ["a.csv:0", "b.csv:0", "c/t.csv:0", "c/t.csv:1", "c/t.csv:2"]
+    for path in (tmp_path / "in/a.csv", "/dev/zero", tmp_path / "in/b.csv"):
+        with pytest.raises(InputError, match="pipe or a device|found no file"):
+            read(path, images=tmp_path)

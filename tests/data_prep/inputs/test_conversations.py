@@ -80,7 +80,7 @@ def asked(*parts):
         (entry(), MIDDLE),
         (entry("<image>", "b", image="1.jpg"), "empty question"),
         (entry("a?", " "), "empty answer"),
-        (entry("a?", "b\0"), "answer that is not valid UTF-8"),
+        (entry("a?", "b\0"), "answer that contains NUL"),
         (entry("a?", "\ud800"), "answer that is not valid UTF-8"),
         (entry("a?", "b" * 1001), "conversation longer than input.max_text_chars"),
         (entry("a?", None), "message that is neither text nor a list of parts"),

@@ -94,7 +94,7 @@ def test_a_plain_tar_of_images_and_texts(tmp_path):
         ([("b.jpg", b"b"), ("b.json", b"{")], "metadata that is not JSON"),
         ([("b.jpg", b"b"), ("b.json", b"[" * 100_000)], "metadata that is not JSON"),
         ([("b.jpg", b"b"), ("b.json", b"[]")], "metadata that is not an object"),
-        ([("b.jpg", b"b"), ("b.json", b'{"caption": 3}')], "caption that is not text"),
+        ([("b.jpg", b"b"), ("b.json", b'{"caption": 3}')], "caption that is a number"),
         ([("b.jpg", b"b"), ("b.json", b'{"status": "failed"}')], "image that img2dataset could not download"),
     ],
 )  # fmt: skip
