@@ -43,6 +43,8 @@ __all__ = [
 
 DRAFT_SUFFIX = ".part"
 """Suffix of the name of every temporary file and folder."""
+MAX_CONFIG_BYTES = 16 * 2**20
+"""Largest config of a model that is read; they have some kilobytes."""
 _ANOTHER_FOLDER = "another folder"
 
 

@@ -44,6 +44,13 @@ def test_shapes_are_groups_of_their_own():
     ]
 
 
+def test_integers_are_no_weights():
+    """Row M13."""
+    found = sizes(EXPECTED) | {"layers.0.up": TensorSize((4, 2), torch.int8)}
+    with pytest.raises(CheckpointError, match=r"mistyped: layers\.\*\.up: int8: weights are bfloat16"):
+        require_match(found, EXPECTED, origin="DIR", model="a model")
+
+
 def test_a_reason_belongs_to_a_pattern():
     groups = differences({**EXPECTED, "experts.1.w": (1,), "head": (1,)}, reasons={r"experts\..*": "it is a mixture"})
     assert groups[1:] == [

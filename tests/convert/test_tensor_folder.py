@@ -1,6 +1,7 @@
 """Reading folders of safetensors files: where tensors are, and every way that a folder can be wrong."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -56,6 +57,24 @@ def test_damaged_files_are_named(sharded, name, content):
     (sharded / name).write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     with pytest.raises(CheckpointError, match=name):
         TensorFolder.open(sharded)
+
+
+@pytest.mark.parametrize("name", ["../b.safetensors", "/b.safetensors", "x" * 300 + ".safetensors", "b.bin", "\0", 7])
+def test_an_index_names_files_beside_it_only(sharded, name):
+    """An index from elsewhere; found by the fuzz suite."""
+    (sharded / INDEX_NAME).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(CheckpointError, match="which is no .safetensors file beside it"):
+        TensorFolder.open(sharded)
+
+
+def test_deep_nesting_and_a_pipe_are_damage(sharded, tmp_path):
+    (sharded / INDEX_NAME).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="damaged or incomplete"):
+        TensorFolder.open(sharded)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no .safetensors file"):
+        TensorFolder.open(tmp_path / "pipe")
 
 
 def test_several_files_need_an_index(sharded):

@@ -1,6 +1,6 @@
 """Compares the tensors of a file with those that a model needs, and names the differences in groups.
 
-    sizes found, shapes expected -> nothing, or a CheckpointError: missing, unexpected, mis-shaped, with the reason
+    sizes found, shapes expected -> nothing, or a CheckpointError: missing, unexpected, mis-shaped, mistyped, and why
 
 Names that differ in numbers only are one group: `model.layers.*.mlp.up_proj.weight (24 tensors)`.
 """
@@ -9,11 +9,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+import torch
+
 from ufork.convert.tensor_folder import TensorSize
 from ufork.errors import CheckpointError
 
 MOST_GROUPS = 12
 """Groups that a message names of each kind."""
+WEIGHT_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+"""Types that weights are converted from; smaller ones have scales that are stored elsewhere."""
 Shape = tuple[int, ...]
 
 
@@ -37,19 +41,25 @@ def require_match(
         reasons: why a tensor may differ, by a pattern of its name. A pattern is a regular expression of a whole name.
 
     Raises:
-        CheckpointError: some are missing, unexpected, or of another shape.
+        CheckpointError: some are missing, unexpected, of another shape, or no floating-point numbers.
     """
     missing = [name for name in expected if name not in found]
     surplus = [name for name in found if name not in expected and not any(re.fullmatch(p, name) for p in unused)]
     shapes = {name: (found[name].shape, shape) for name, shape in expected.items() if name in found}
     misshaped = [f"{name}: {list(a)}, expected {list(b)}" for name, (a, b) in shapes.items() if a != b]
+    mistyped = [
+        f"{name}: {str(found[name].dtype).removeprefix('torch.')}"
+        for name in expected
+        if name in found and found[name].dtype not in WEIGHT_TYPES
+    ]
     kinds = {
         "missing": _groups(missing, reasons or {}, "the model needs it; is the download complete?"),
         "unexpected": _groups(surplus, reasons or {}, "the model has no such tensor"),
         "mis-shaped": _groups(misshaped, reasons or {}, "the sizes in config.json are others"),
+        "mistyped": _groups(mistyped, reasons or {}, "weights are bfloat16, float16, float32 or float64; save them so"),
     }
     if lines := [f"  {kind}: {line}" for kind, groups in kinds.items() for line in groups]:
-        count = len(missing) + len(surplus) + len(misshaped)
+        count = len(missing) + len(surplus) + len(misshaped) + len(mistyped)
         raise CheckpointError("\n".join((f"{origin}: {count} tensor(s) are not those of {model}", *lines)))
 
 

@@ -7,6 +7,7 @@ whole folder is read in the memory of its largest tensor.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ufork.errors import CheckpointError
+from ufork.files import read_bounded
 
 INDEX_NAME = "model.safetensors.index.json"
 SUFFIX = ".safetensors"
+MAX_INDEX_BYTES = 64 * 2**20
+"""Largest index that is read; one of 10,000 tensors has a megabyte."""
+_FILE_NAME = re.compile(r"\w[\w.-]{0,200}\.safetensors")
 DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
@@ -98,7 +103,7 @@ def _files_of(path: Path) -> list[Path]:
         raise CheckpointError(f"{path}: no such folder; give a folder of weights as transformers saves them")
     if (path / INDEX_NAME).is_file():
         return _indexed_files(path / INDEX_NAME)
-    found = sorted(path.glob(f"*{SUFFIX}"))
+    found = sorted(file for file in path.glob(f"*{SUFFIX}") if file.is_file())
     if len(found) == 1:
         return found
     if not found:
@@ -114,9 +119,13 @@ def _files_of(path: Path) -> list[Path]:
 
 def _indexed_files(index: Path) -> list[Path]:
     try:
-        names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = {str(name) for name in json.loads(read_bounded(index, MAX_INDEX_BYTES))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(index, error) from None
+    if strange := sorted(name for name in names if not _FILE_NAME.fullmatch(name)):
+        raise CheckpointError(
+            f"{index}: names {strange[0][:80]!a}, which is no {SUFFIX} file beside it; download it again"
+        )
     files = [index.parent / name for name in sorted(names)]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, PositiveInt
 
 from ufork.config import Config
 from ufork.errors import CheckpointError, ConfigError
+from ufork.files import MAX_CONFIG_BYTES, read_bounded
 from ufork.model.config import Dimensions, RqHeadConfig
 from ufork.vision.vila_u.config import PixelDecoderConfig, VilaUConfig
 
@@ -199,8 +200,8 @@ def _siglip_sizes(tower: Path, name: str) -> _SiglipVision:
 
 def _checked(kind: type[Kind], path: Path) -> Kind:
     try:
-        mapping: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        mapping: Any = json.loads(read_bounded(path, MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); give a vision_tower folder of VILA-U") from None
     if not isinstance(mapping, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(mapping).__name__}")
