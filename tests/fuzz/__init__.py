@@ -1,0 +1,1 @@
+"""Damaged and hostile inputs of every kind that ufork reads, made from valid ones (docs/security.md)."""
