@@ -1,18 +1,25 @@
-"""Text from elsewhere, made safe to print: names, messages and lines of logs may contain control characters."""
+"""Text from elsewhere, made safe to print: names, messages and lines of logs may contain control characters.
+
+Credentials in URLs are not printed either: with messages of other libraries, only this place sees them all.
+"""
 
 import logging
+
+from ufork.redaction import redacted
 
 LINE_ENDS = "\n\t"
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Returns `text` with control characters escaped, so that no file can move the cursor or recolour a terminal.
+    """Returns `text` with credentials hidden and control characters escaped.
+
+    So no file can move the cursor or recolour a terminal.
 
     Args:
         text: any text: names, messages, lines of logs.
         keep: control characters to leave as they are, such as line ends.
     """
-    return "".join(each if each.isprintable() or each in keep else _escaped(each) for each in text)
+    return "".join(each if each.isprintable() or each in keep else _escaped(each) for each in redacted(text))
 
 
 def show(text: object) -> None:

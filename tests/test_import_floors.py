@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    ["ufork.errors", "ufork.strict_yaml", "ufork.config", "ufork.vocabulary"],
+    ["ufork.errors", "ufork.strict_yaml", "ufork.redaction", "ufork.config", "ufork.vocabulary"],
     ["ufork.files", "ufork.processes", "ufork.without_initialization", "ufork.markdown"],
     ["ufork.run_folder"],
     ["ufork.model", "ufork.vision", "ufork.data"],
@@ -32,6 +32,7 @@ NO_TORCH = [
     "ufork/errors.py",
     "ufork/strict_yaml.py",
     "ufork/config.py",
+    "ufork/redaction.py",
     "ufork/vocabulary.py",
     "ufork/processes/child.py",
     "ufork/parallel/rank_environment.py",

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ufork.errors import ConfigError
+from ufork.redaction import IN_FULL, redacted
 from ufork.strict_yaml import MAX_BYTES, dump_yaml, load_yaml
 
 if TYPE_CHECKING:
@@ -91,8 +92,11 @@ class Config(BaseModel):
         return cls.from_mapping(merge_overrides(read_mapping(path), overrides), origin=str(path))
 
     def to_yaml(self) -> str:
-        """Returns the resolved values as YAML, in the order of declaration; `from_yaml` reads an equal config back."""
-        return dump_yaml(self.model_dump(mode="json"))
+        """Returns the resolved values as YAML, in the order of declaration; `from_yaml` reads an equal config back.
+
+        Credentials in locations are in it: unlike other records, it is for files that are read to open the data.
+        """
+        return dump_yaml(self.model_dump(mode="json", context=IN_FULL))
 
 
 def _types_in(annotation: Any) -> set[Any]:
@@ -214,7 +218,7 @@ def _describe(fault: "ErrorDetails", cls: type[Config]) -> str:
     if fault["type"] != "extra_forbidden":
         value = fault["input"]
         reason = value.reason if isinstance(value, _Refused) else fault["msg"]
-        return f"{key}: {reason}, found {_shortened(repr(value))}"
+        return f"{key}: {reason}, found {_shortened(redacted(repr(value)))}"
     known = _known_keys(cls, fault["loc"])
     section, dot, name = key.rpartition(".")
     renamed = f"{section}{dot}{RENAMED_KEYS.get(name)}"

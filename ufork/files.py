@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 from xxhash import xxh3_128 as Checksum
 
 from ufork.errors import NonFiniteError, StorageError
+from ufork.redaction import has_credentials
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,7 @@ _ANOTHER_FOLDER = "another folder"
 
 
 def write_whole(path: Path, content: str | bytes, *, durable: bool = False, choose: str = _ANOTHER_FOLDER) -> None:
-    """Writes a file whole or not at all; text as UTF-8.
+    """Writes a file whole or not at all; text as UTF-8. Only its owner may read text with credentials of a URL.
 
     Args:
         path: file to write or to replace.
@@ -61,6 +62,8 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = False, choo
         StorageError: it cannot be written.
     """
     with whole_file(path, durable=durable, choose=choose) as file:
+        if isinstance(content, str) and has_credentials(content):
+            os.fchmod(file.fileno(), stat.S_IRUSR | stat.S_IWUSR)
         file.write(content.encode() if isinstance(content, str) else content)
 
 

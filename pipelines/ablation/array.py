@@ -3,7 +3,6 @@
 Suite -> FOLDER/submissions/NNN: suite.yaml, recipe.yaml, code -> sbatch slurm/ablate.sbatch, three times
 """
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ def _keep(array: Array, submission: Submission, environment: Mapping[str, str]) 
     submission.keep_code()
     write_whole(submission.code / COMMIT_FILE, commit_of(SOURCE, environment) + "\n")
     mapping = read_mapping(array.path)
-    shutil.copyfile(array.path.parent / mapping["recipe"], submission.recipe)
+    write_whole(submission.recipe, (array.path.parent / mapping["recipe"]).read_text(encoding="utf-8"))
     kept = submission.path / "suite.yaml"
     write_whole(kept, dump_yaml(mapping | {"recipe": submission.recipe.name}))
     return kept

@@ -14,6 +14,7 @@ from pipelines.ablation.suite import Suite, Trial, recipe_differences
 from ufork.analysis.ablation.trial_result import Curve, TrialResult, load_results, result_file, scores_of
 from ufork.errors import ConfigError
 from ufork.eval.record import Evaluation
+from ufork.redaction import redacted_values
 from ufork.report.charts import thinned
 from ufork.report.metrics import read_metrics
 from ufork.run_folder import PhaseFolder, versions_in_use
@@ -42,7 +43,7 @@ def result_of(suite: Suite, trial: Trial, *, commit: str, machine: str) -> Trial
         suite=suite.config.name,
         arm=trial.arm,
         seed=trial.seed,
-        values=dict(trial.values),
+        values=redacted_values(dict(trial.values)),
         recipe=recipe.model_dump(mode="json", exclude={"demo": True, "run": {"folder"}}),
         cost=cost_of(recipe),
         steps=entries[-1]["step"] if entries else 0,

@@ -20,6 +20,7 @@ from pipelines.commands import signal_name
 from pipelines.launch.stop_signals import handled
 from ufork.errors import UforkError
 from ufork.files import make_folder, storage_errors
+from ufork.redaction import redacted
 
 POLL_SECONDS = 1.0
 STOP_SECONDS = 60.0
@@ -78,7 +79,7 @@ class VerbProcess:
         """
         make_folder(self.log.parent)
         with storage_errors(self.log), open(self.log, "ab") as log:
-            log.write(f"== {time.strftime('%F %T')} {shlex.join(self.command)}\n".encode())
+            log.write(f"== {time.strftime('%F %T')} {redacted(shlex.join(self.command))}\n".encode())
             log.flush()
             start = log.tell()
             process = subprocess.Popen(

@@ -19,6 +19,7 @@ from pydantic import Field
 from ufork.config import Config
 from ufork.errors import ConfigError, FailureClass, FieldValue, UforkError
 from ufork.files import make_folder, read_bounded, write_whole
+from ufork.redaction import redacted
 
 MAX_CHARACTERS = 32_768
 """Longer messages and tracebacks are cut in the middle."""
@@ -70,7 +71,7 @@ def record_of(error: BaseException, *, exit_code: int, rank: int) -> FailureReco
 
 
 def _shortened(message: str) -> str:
-    readable = message.encode("utf-8", errors="backslashreplace").decode("utf-8")
+    readable = redacted(message).encode("utf-8", errors="backslashreplace").decode("utf-8")
     half = MAX_CHARACTERS // 2
     return readable if len(readable) <= 2 * half else f"{readable[:half]}\n[...]\n{readable[-half:]}"
 

@@ -76,8 +76,10 @@ def run(arguments: argparse.Namespace) -> None:
                 layer = -1 if config.text_layer is None else config.text_layer
                 external_ND = external_text_features(arguments.text_model, texts, layer=layer, device=model.device)
             models.append(measure_alignment(model, pairs, config, name=name, external_ND=external_ND))
+    from ufork.redaction import redacted
+
     record = AlignmentRecord(
-        data=arguments.data,
+        data=[redacted(folder) for folder in arguments.data],
         text=str(arguments.text_model or "own"),
         settings=config.model_dump(mode="json"),
         seconds=time.monotonic() - began,

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from ufork.config import Config
+from ufork.redaction import Location
 
 SKIPPED_BEFORE_LIMIT = 100
 """`data.max_skipped_share` is not applied to fewer skipped samples than this."""
@@ -18,9 +19,9 @@ RELEASE_LOSS_POSITIONS = 256
 class SourceConfig(Config):
     """One folder of shards in a mixture."""
 
-    folder: str
+    folder: Location
     """A source folder (with a `manifest.json`), relative to the run's folder unless absolute; or the URL of one, of any
-    kind that fsspec opens (`s3://...`)."""
+    kind that fsspec opens (`s3://...`). Records show no credentials of a URL (`ufork.redaction`)."""
     reader: Literal["index", "stream"] = "index"
     """`index` reads each sample where its shard's index says, in any order. `stream` reads shards from their start, by
     webdataset, for storage that only reads whole files; samples are then shuffled less (`SequentialSource`)."""

@@ -27,6 +27,7 @@ from ufork.data.stream_state import SourceState, StreamState
 from ufork.data.task_stream import SkippedSample, TaskStream
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.processes.prefetch import prefetch
+from ufork.redaction import redacted
 from ufork.vocabulary import PackedSequence, Task
 
 
@@ -234,7 +235,7 @@ class TrainingStream:
         configs: tuple[SourceConfig, ...] = getattr(self.config, task)
         return tuple(
             SourceState(
-                folder=config.folder,
+                folder=redacted(config.folder),
                 recipe=source.manifest.recipe,
                 samples=len(source),
                 weight=config.weight,

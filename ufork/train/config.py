@@ -16,6 +16,7 @@ from pydantic import (
 from ufork.analysis.config import AlignmentConfig
 from ufork.checkpoint.config import CheckpointConfig
 from ufork.config import Config
+from ufork.redaction import Location
 from ufork.vocabulary import Task
 
 ParameterGroup = Literal[
@@ -84,7 +85,7 @@ class AlignmentProbeConfig(AlignmentConfig):
 
     every_steps: NonNegativeInt = 0
     """Steps between two measurements; 0 measures nothing."""
-    data: tuple[str, ...] = ()
+    data: tuple[Location, ...] = ()
     """Source folders of the pairs, as `folder` of the phase's own sources, which are taken by default."""
     num_pairs: int = Field(default=200, ge=20, le=10**6)
     """Pairs of an image and a text, no two with the same text."""

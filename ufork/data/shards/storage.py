@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from ufork.errors import ConfigError, ShardError
+from ufork.redaction import has_credentials, redacted
 
 _REMEDY = "prepare the data again, or restore the file"
 
@@ -138,12 +139,12 @@ class RemoteStorage:
             self._system, self._path = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
             raise ConfigError(
-                f"{url}: cannot be opened ({error}); install what it names, or give another URL"
+                redacted(f"{url}: cannot be opened ({error}); install what it names, or give another URL")
             ) from None
 
     def where(self, name: str) -> str:
-        """URL of a file."""
-        return f"{self.url}/{name}"
+        """URL of a file, without credentials."""
+        return redacted(f"{self.url}/{name}")
 
     def local_path(self, name: str) -> None:
         """Returns None: no file is on this machine."""
@@ -182,4 +183,7 @@ class RemoteStorage:
             raise self._fault(name, error) from None
 
     def _fault(self, name: str, error: Exception) -> ShardError:
-        return ShardError(f"{self.where(name)}: cannot be read ({type(error).__name__}: {error}); {_REMEDY}")
+        said = f"{type(error).__name__}: {error}"
+        if has_credentials(self.url):  # some file systems name the path only, which begins with them
+            said = said.replace(self._path, redacted(self.url))
+        return ShardError(f"{self.where(name)}: cannot be read ({redacted(said)}); {_REMEDY}")
