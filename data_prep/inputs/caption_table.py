@@ -103,7 +103,8 @@ class CaptionTable:
             yield from self._parquet_rows(path)
             return
         if suffix in _JSON_SUFFIXES:
-            rows: Iterator[Mapping[str, Any] | SkippedInput] = json_entries(path)
+            entry_keys = [name.partition(".")[0] for name in self._columns()[:2]]
+            rows: Iterator[Mapping[str, Any] | SkippedInput] = json_entries(path, entry_keys)
         else:
             rows = delimited_rows(path, self._config.column_names, self._columns())
         checked = False

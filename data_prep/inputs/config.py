@@ -124,9 +124,13 @@ class HuggingFaceConfig(CollectionConfig):
     caption_column: str | None = None
     """Column of captions: a text, or a list of texts, of which the first is used."""
     label_column: str | None = None
-    """Column of classes: `datasets.ClassLabel`, or a text."""
+    """Column of classes: `datasets.ClassLabel`, a text, or numbers, which `class_names` names."""
+    class_names: Path | None = None
+    """File with the names of the classes in the label column: one a line, starting with class 0, or JSON, a list or
+    `{class: name}`. Numbers without names are used as they are."""
     conversations_column: str | None = None
-    """Column of conversations: lists of messages, as under `conversations` in LLaVA or under `messages`."""
+    """Column of conversations: lists of messages, as under `conversations` in LLaVA, under `messages`, or under `texts`
+    in The Cauldron, also as JSON text. A column `system` beside it holds system prompts."""
     id_column: str | None = None
     """Column of the dataset's own ids, which become part of the entries' ids."""
     licence_column: str | None = None

@@ -7,18 +7,21 @@ Entries without an image are kept as text. Messages are read by data_prep/inputs
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from data_prep.inputs.config import ConversationsConfig
-from data_prep.inputs.dialogue import Dialogue, find_messages, read_dialogue
+from data_prep.inputs.dialogue import MESSAGES_KEYS, Dialogue, read_dialogue, system_of
 from data_prep.inputs.files import ImageFiles, check_path, entries_of, matching_files
 from data_prep.inputs.readers.json_stream import json_entries
 from data_prep.inputs.record import Dropped, Record, entry_id
 from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
-_SUFFIXES = (".json", ".jsonl")
-_IMAGE_KEYS = ("image", "images")
+_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+_IMAGE_KEYS = ("image", "images", "image_path", "image_paths", "img", "img_path", "image_file")
+_PATH_KEYS = ("path", "image", "url", "file_name")
+_MAX_PATH_CHARS = 4096
 
 
 class Conversations:
@@ -36,7 +39,7 @@ class Conversations:
 
     def records(self) -> Iterator[Record | Dropped]:
         """Implements `Input`: file by file in order of their names."""
-        for file, number, entry in entries_of(self._paths, json_entries):
+        for file, number, entry in entries_of(self._paths, partial(json_entries, entry_keys=MESSAGES_KEYS)):
             if isinstance(entry, SkippedInput):
                 yield Dropped(entry_id(file, number), entry.reason)
             else:
@@ -55,7 +58,10 @@ class Conversations:
 
     def _record(self, entry: Mapping[str, Any], id: str) -> Record | Dropped:
         try:
-            dialogue = read_dialogue(find_messages(entry), max_chars=self._config.max_text_chars)
+            messages = next((entry[key] for key in MESSAGES_KEYS if entry.get(key) is not None), None)
+            if messages is None:
+                raise SkippedInput("no conversations or messages")
+            dialogue = read_dialogue(messages, max_chars=self._config.max_text_chars, system=system_of(entry))
             image = image_path(entry, dialogue)
             if image is not None:
                 check_path(image)
@@ -71,21 +77,29 @@ def image_path(entry: Mapping[str, Any], dialogue: Dialogue) -> str | None:
     """Returns the image path of an entry; None for text without an image.
 
     Raises:
-        SkippedInput: the entry has several images, a video, or an image marker without an image.
+        SkippedInput: the entry has several images, a video, an image marker without an image, or an image that is no
+            file.
     """
     if entry.get("video") or entry.get("videos"):
         raise SkippedInput("video")
-    paths: list[Any] = []
-    for key in _IMAGE_KEYS:
-        value = entry.get(key)
-        paths += value if isinstance(value, list) else [value] if value else []
-    paths = paths or list(dialogue.paths)
-    if len(paths) > 1 or dialogue.markers > 1:
+    given = [image for key in _IMAGE_KEYS for image in _several(entry.get(key))] or list(dialogue.images)
+    if len(given) > 1 or dialogue.num_images > 1:
         raise SkippedInput("more than one image")
-    if not paths:
-        if dialogue.markers:
+    if not given:
+        if dialogue.num_images:
             raise SkippedInput("image marker without an image")
         return None
-    if not isinstance(paths[0], str):
+    path = given[0]
+    if isinstance(path, Mapping):
+        path = next((path[key] for key in _PATH_KEYS if path.get(key)), None)
+    if not isinstance(path, str):
         raise SkippedInput("image path that is not text")
-    return paths[0]
+    if path.startswith(("http://", "https://")):
+        raise SkippedInput("image is a URL")
+    if path.startswith("data:") or len(path) > _MAX_PATH_CHARS:
+        raise SkippedInput("image inside the JSON; write it to a file")
+    return path
+
+
+def _several(value: Any) -> list[Any]:
+    return [item for item in (value if isinstance(value, list) else [value]) if item]

@@ -5,6 +5,7 @@
 Arrow files are memory-mapped. `load_from_disk` neither accesses the network nor runs a dataset's script.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,9 +13,9 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.inputs.class_names import first_name
+from data_prep.inputs.class_names import class_name_of, first_name, read_class_names
 from data_prep.inputs.config import HuggingFaceConfig
-from data_prep.inputs.dialogue import read_dialogue
+from data_prep.inputs.dialogue import SYSTEM_KEYS, read_dialogue, system_of
 from data_prep.inputs.files import ImageFiles
 from data_prep.inputs.readers.arrow_values import holds_images, image_or_path, is_list, python_rows
 from data_prep.inputs.record import Dropped, Record, entry_id
@@ -23,6 +24,8 @@ from data_prep.inputs.text import licence_of, usable_caption, usable_text
 from ufork.errors import InputError, SampleError
 
 _ROWS_AT_ONCE = 1000
+
+_logger = logging.getLogger(__name__)
 
 
 class HuggingFaceDataset:
@@ -35,11 +38,22 @@ class HuggingFaceDataset:
         self._check_columns()
         self._images = self._dataset.select_columns(self._image_columns())
         self._files = ImageFiles(config.path, max_bytes=config.max_image_bytes, follow_links=False)
+        self._names = self._class_names()
         texts = (config.caption_column, config.label_column, config.conversations_column)
         self._text_columns = [name for name in (*texts, config.id_column, config.licence_column) if name is not None]
+        if config.conversations_column is not None:
+            self._text_columns += [name for name in SYSTEM_KEYS if name in self._dataset.column_names]
 
     def records(self) -> Iterator[Record | Dropped]:
         """Implements `Input`: row by row."""
+        label = self._dataset.features.get(self._config.label_column or "")
+        if not self._names and isinstance(label, datasets.Value) and pa.types.is_integer(label.pa_type):
+            _logger.warning(
+                "%s: column %r has numbers of classes without their names, so the numbers become the texts; name them"
+                " by input.class_names",
+                self._config.path,
+                self._config.label_column,
+            )
         for number, row in enumerate(self._rows()):
             yield Dropped(entry_id("row", number), "row that is damaged") if row is None else self._record(number, *row)
 
@@ -56,6 +70,14 @@ class HuggingFaceDataset:
             raise SampleError("row that is damaged", detail=str(error), sample=where) from None
         found = image_or_path(value, max_bytes=self._config.max_image_bytes, where=where)
         return found if isinstance(found, bytes) else self._files.read(found)
+
+    def _class_names(self) -> dict[str, str]:
+        """Returns the names of classes by number: those of the file, or else of the dataset, which may have none."""
+        if self._config.class_names is not None:
+            return read_class_names(self._config.class_names)
+        label = self._dataset.features.get(self._config.label_column or "")
+        names = label.names if isinstance(label, datasets.ClassLabel) else []
+        return {str(number): first_name(name) for number, name in enumerate(names)}
 
     def _image_columns(self) -> list[str]:
         return [self._config.image_column] if self._config.image_column is not None else []
@@ -106,21 +128,20 @@ class HuggingFaceDataset:
         column = self._config.label_column
         if column is None:
             return ""
-        label, feature = row[column], self._dataset.features[column]
-        if isinstance(feature, datasets.ClassLabel) and label is not None:
-            if not 0 <= label < feature.num_classes:
-                raise SkippedInput("class number without a name")
-            label = first_name(feature.int2str(label))
-        return usable_text(label, what="class", max_chars=self._config.max_text_chars)
+        label, max_chars = row[column], self._config.max_text_chars
+        if self._names:
+            return class_name_of(label, self._names, max_chars=max_chars)
+        is_number = isinstance(label, int) and not isinstance(label, bool)
+        return usable_text(str(label) if is_number else label, what="class", max_chars=max_chars)
 
     def _turns(self, row: Mapping[str, Any], num_images: int) -> tuple[tuple[str, str], ...]:
         column = self._config.conversations_column
         if column is None:
             return ()
-        dialogue = read_dialogue(row[column], max_chars=self._config.max_text_chars)
-        if dialogue.markers > 1:
+        dialogue = read_dialogue(row[column], max_chars=self._config.max_text_chars, system=system_of(row))
+        if dialogue.num_images > 1:
             raise SkippedInput("more than one image")
-        if dialogue.markers > num_images:
+        if dialogue.num_images > num_images:
             raise SkippedInput("image marker without an image")
         return dialogue.turns
 

@@ -49,10 +49,11 @@ def write_table(path):
         write_csv(path)
     else:
         lines = [json.dumps({"image": image, "caption": caption}) for image, caption in ROWS]
-        path.write_text("\n".join(lines) if path.suffix == ".jsonl" else f"[{','.join(lines)}]")
+        array = f"[{','.join(lines)}]"
+        path.write_text({"t.jsonl": "\n".join(lines), "wrapped.json": f'{{"data": {array}}}'}.get(path.name, array))
 
 
-@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.jsonl", "t.json"])
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.jsonl", "t.json", "wrapped.json"])
 def test_every_format_yields_the_same_records(tmp_path, name):
     (tmp_path / "images/sub").mkdir(parents=True)
     for image, _ in ROWS:

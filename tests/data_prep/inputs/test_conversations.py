@@ -83,17 +83,31 @@ def asked(*parts):
         (entry("a?", "b\0"), "answer that contains NUL"),
         (entry("a?", "\ud800"), "answer that is not valid UTF-8"),
         (entry("a?", "b" * 1001), "conversation longer than input.max_text_chars"),
-        (entry("a?", None), "message that is neither text nor a list of parts"),
+        (entry("a?", None), "message without role and text"),
+        (entry("a?", 3), "message that is neither text nor a list of parts"),
         (entry("a?", [{"type": "audio"}]), "message with other parts than text and images"),
-        ({"conversations": [{"from": "tool", "value": "x"}]}, "message of an unknown role"),
+        ({"conversations": [{"from": "function_call", "value": "x"}]}, "message of a tool"),
+        ({"conversations": [{"from": "narrator", "value": "x"}]}, "message of an unknown role"),
         ({"conversations": [{"from": ["human"], "value": "x"}]}, "message of an unknown role"),
         ({"messages": [asked(IMAGE, A), B]}, "image marker without an image"),
         ({"messages": [asked(IMAGE, IMAGE, A), B], "images": ["1.jpg"]}, "more than one image"),
-        ({"messages": [SYSTEM, SYSTEM, asked(A), B]}, MIDDLE),
+        ({"messages": [SYSTEM, asked(A), SYSTEM, B]}, MIDDLE),
         ({"messages": [asked(A), SYSTEM, B]}, MIDDLE),
         ({"conversations": [3]}, "message that is not an object"),
         ({"conversations": [{"from": "human"}]}, "message without role and text"),
-        ({"conversations": "hello"}, "conversation that is not a list"),
+        ({"conversations": "hello"}, "conversation that is a text, but not JSON"),
+        ({"conversations": "[" * 100_000}, "conversation that is a text, but not JSON"),
+        ({"conversations": {"from": ["human", "gpt"], "value": ["a?"]}}, "conversation of lists that differ in length"),
+        ({"conversations": [{"user": "a?"}]}, "message without role and text"),
+        (entry("a?", "b", system=["c"]), "system that is not text"),
+        (entry("Draw it.", "<image>", image="1.jpg"), "image in an answer"),
+        (entry("<video>\na?", "b", image="1.jpg"), "video or audio marker"),
+        (entry("a?<|audio_1|>", "b"), "video or audio marker"),
+        (entry("a?" * 600_000, "b"), "conversation longer than input.max_text_chars"),
+        (entry(*"ab" * 600), "conversation longer than input.max_text_chars"),
+        (entry("a?", "b", image="https://host/1.jpg"), "image is a URL"),
+        (entry("a?", "b", image="data:image/png;base64,AAAA"), "image inside the JSON; write it to a file"),
+        (entry("a?", "b", image="A" * 5000), "image inside the JSON; write it to a file"),
         ({"text": "a"}, "no conversations or messages"),
         (entry("a?", "b", image="/etc/passwd"), "image path that leaves the collection"),
         (entry("a?", "b", image="a/../../b.jpg"), "image path that leaves the collection"),
@@ -107,6 +121,87 @@ def test_unusable_entries_are_dropped_with_the_reason(tmp_path, bad, reason):
     records = read(tmp_path / "a.json", good, bad, good, max_text_chars=1000)
     assert records[1] == Dropped("a.json:1", reason)
     assert [record.id for record in records] == ["a.json:0", "a.json:1", "a.json:2"]
+
+
+TURNS = (("a?", "b"), ("c?", "d"))
+PARTS = {"type": ["image", "text"], "text": [None, "a?"]}
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        {"conversations": json.dumps(entry("a?", "b", "c?", "d")["conversations"])},
+        {"conversations": {"from": ["human", "gpt"] * 2, "value": ["a?", "b", "c?", "d"]}},
+        {"texts": [{"user": "a?", "assistant": "b", "source": "x"}, {"assistant": "d", "user": "c?"}]},
+        {"messages": [{"from": "User", "content": "a?", "value": None}, {"from": "chatgpt", "value": "b"}]
+                     + [{"role": "human", "text": "c?"}, {"role": "model", "content": {"type": "text", "text": "d"}}]},
+        {"messages": [{"role": "user", "content": PARTS}, B, asked("c?"), {"role": "assistant", "content": ["d"]}]},
+    ],
+    ids=["JSON text", "lists", "Cauldron", "mixed names", "parts as lists"],
+)  # fmt: skip
+def test_other_forms_of_messages(tmp_path, talk):
+    """F4."""
+    (record,) = read(tmp_path / "a.json", talk | {"images": [{"bytes": None, "path": "1.jpg"}]})
+    assert (record.image, record.turns) == (("1.jpg",), TURNS)
+
+
+def test_a_system_prompt_beside_the_messages_is_one_of_them(tmp_path):
+    """F11."""
+    messages = {"messages": [SYSTEM, asked(A), B]}
+    records = read(
+        tmp_path / "a.json",
+        entry("a?", "b", system=" Be brief. "),
+        entry("a?", "b", system_prompt="Be brief.", system=""),
+        messages | {"system": "x"},
+        messages | {"system": "y"},
+    )
+    assert [record.turns[0][0] for record in records] == [
+        "Be brief.\n\na?",
+        "Be brief.\n\na?",
+        "x\n\na?",
+        "y\n\nx\n\na?",
+    ]
+
+
+def test_markers_count_in_questions_only(tmp_path):
+    """F9."""
+    answer = "Use <image> or <video>, <img>x</img>."
+    records = read(tmp_path / "a.json", entry("<image>\na?", answer, image="1.jpg"), entry("a?", answer))
+    assert [(record.image, record.turns) for record in records] == [
+        (("1.jpg",), (("a?", answer),)),
+        (None, (("a?", answer),)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        *("<image>", "<Image>", "<image></image>", "<ImageHere>", "<Img><ImageHere></Img>", "<image_1>", "<image 1>"),
+        *("<im_start><image><im_end>", "<|image_1|>", "<|image|>", "[IMG][IMG][IMG_BREAK][IMG][IMG_END]"),
+        "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>",
+        *("<img><IMG_CONTEXT><IMG_CONTEXT></img>", "(<image>./</image>)", "Image-1: <image>", "<image_placeholder>"),
+        *("<start_of_image>", "<|begin_of_image|><|endoftext|><|end_of_image|>", "Picture 1: <img>1.jpg</img>"),
+    ],
+)
+def test_image_markers_of_other_formats_are_understood(tmp_path, marker):
+    """F10."""
+    one, none, two = read(
+        tmp_path / "a.json",
+        entry(f"{marker}\na?", "b", image="1.jpg"),
+        entry(f"a? {marker}", "b"),
+        entry(f"{marker} {marker} a?", "b", image="1.jpg"),
+    )
+    assert (one.image, one.turns) == (("1.jpg",), (("a?", "b"),))
+    if "1.jpg" in marker:
+        assert (none.image, none.turns) == (("1.jpg",), (("a?", "b"),))
+    else:
+        assert none.reason == "image marker without an image"
+    assert two.reason == "more than one image"
+
+
+def test_a_text_full_of_blanks_or_halves_of_markers_takes_no_time():
+    for text in (" " * 100_000, "<img>" + " " * 100_000, "<|begin_of_image|><|a|>" * 5_000, "Picture 1:" * 10_000):
+        assert read_dialogue([{"user": f"a{text}a?", "assistant": "b"}], max_chars=200_000).num_images == 0
 
 
 SCALARS = (

@@ -83,6 +83,45 @@ def test_text_without_images_needs_no_image_column(tmp_path):
     assert records == [Record(id="row:0", turns=(("What?", "That."),))]
 
 
+TURN = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        json.dumps(TURN),
+        {"from": ["human", "gpt"], "value": ["<image>\nWhat?", "That."]},
+        [{"user": "What?", "assistant": "That.", "source": "x"}],
+        [
+            {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "That."}]},
+        ],
+    ],
+    ids=["JSON text", "lists", "Cauldron", "parts"],
+)
+@pytest.mark.parametrize("images", [datasets.List(IMAGE), datasets.LargeList(IMAGE)], ids=["list", "large list"])
+def test_conversations_in_other_forms(tmp_path, talk, images):
+    """F4, F11."""
+    save(tmp_path, {"images": [encoded(b"1")], "talk": [talk], "system": ["Be brief."]}, images=images)
+    reader, (record,) = read(tmp_path, image_column="images", conversations_column="talk")
+    assert record == Record(id="row:0", image=(0,), turns=(("Be brief.\n\nWhat?", "That."),))
+    assert reader.image(record) == b"1"
+
+
+def test_numbers_of_classes_are_named_by_a_file_or_used_as_they_are(tmp_path, caplog):
+    """F4."""
+    save(tmp_path / "saved", {"image": encoded(b"1", b"2", b"3"), "label": [1, 0, 7]}, image=IMAGE)
+    _, records = read(tmp_path / "saved", label_column="label")
+    assert [record.class_name for record in records] == ["1", "0", "7"]
+    assert "name them by input.class_names" in caplog.text
+    (tmp_path / "names.txt").write_text("dog\ncat\n")
+    caplog.clear()
+    _, records = read(tmp_path / "saved", label_column="label", class_names=tmp_path / "names.txt")
+    assert [getattr(record, "class_name", None) for record in records] == ["cat", "dog", None]
+    assert records[2] == Dropped("row:2", "class number without a name in class_names")
+    assert not caplog.text
+
+
 def test_rows_that_cannot_be_used_are_dropped(tmp_path):
     columns = {"image": encoded(b"1", None, b"3", b"4"), "text": ["a", "b", "", None], "label": [0, 0, 0, 0]}
     save(tmp_path, columns, image=IMAGE)
