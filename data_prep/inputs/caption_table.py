@@ -7,6 +7,7 @@
 pyarrow is imported only to read parquet.
 """
 
+import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,8 @@ _DOWNLOAD = (
     "which `ufork shard tars` reads"
 )
 
+_logger = logging.getLogger(__name__)
+
 
 class _Row(NamedTuple):
     values: Mapping[str, Any]
@@ -60,6 +63,7 @@ class CaptionTable:
             else None
         )
         self._embedded = self._embedded_images()
+        self._warned_of_numbers = False
         self._names = read_class_names(config.class_names) if config.class_names else {}
 
     def records(self) -> Iterator[Record | Dropped]:
@@ -178,7 +182,11 @@ class CaptionTable:
 
     def _class_name(self, row: _Row) -> str:
         value = field_of(row.values, self._config.label_column or "")
-        return class_name_of(value, self._names or row.class_names, max_chars=self._config.max_text_chars)
+        names = self._names or row.class_names or None
+        if names is None and isinstance(value, int) and not self._warned_of_numbers:
+            self._warned_of_numbers = True
+            _logger.warning("%s: its classes are numbers; name them by input.class_names", self._config.path)
+        return class_name_of(value, names, max_chars=self._config.max_text_chars)
 
     def _image_location(self, file: str, row: _Row) -> ImageLocation:
         path = row.values.get(self._config.image_column)

@@ -44,12 +44,12 @@ def first_name(names: str) -> str:
     return names.split(",")[0].replace("_", " ").strip()
 
 
-def class_name_of(value: Any, names: Mapping[str, str], *, max_chars: int) -> str:
+def class_name_of(value: Any, names: Mapping[str, str] | None, *, max_chars: int) -> str:
     """Returns the name of a class that a collection gives by its number or name.
 
     Args:
         value: what the collection contains.
-        names: names by number or other key.
+        names: names by number or other key; None lets numbers stand for themselves.
         max_chars: length of the longest name that is accepted.
 
     Raises:
@@ -57,8 +57,8 @@ def class_name_of(value: Any, names: Mapping[str, str], *, max_chars: int) -> st
     """
     is_number = isinstance(value, int) and not isinstance(value, bool)
     name = usable_text(str(value) if is_number else value, what="class", max_chars=max_chars)
-    if name in names:
-        return names[name]
+    if names is None or name in names:
+        return name if names is None else names[name]
     if name.removeprefix("-").isdigit():
         raise SkippedInput("class number without a name in class_names")
     return name

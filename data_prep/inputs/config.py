@@ -73,7 +73,8 @@ class CaptionsConfig(ImageFilesConfig):
     caption_column: str = "caption"
     """Column of captions: a text, or a list of texts; `caption.en` is the field `en` of objects in the column."""
     label_column: str | None = None
-    """Column of classes, by name or number, to be used instead of captions."""
+    """Column of classes, by name or number, to be used instead of captions. Numbers without names are used as they
+    are."""
     class_names: Path | None = None
     """File with the names of numbered classes: one a line, starting with class 0, or JSON, a list or `{number: name}`.
     Parquet files of Hugging Face contain them."""

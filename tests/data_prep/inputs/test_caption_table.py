@@ -316,6 +316,7 @@ def test_labels_are_numbers_with_names(tmp_path):
     path = write_parquet(tmp_path / "t.parquet", image=[b"1"] * 4, caption=[0, 1, 7, -1])
     _, records = read(path)
     assert all("input.label_column" in record.reason for record in records)
+    assert [record.class_name for record in read(path, label_column="caption")[1]] == ["0", "1", "7", "-1"]
     (tmp_path / "names.txt").write_text("cat\nbig_dog\n")
     _, records = read(path, label_column="caption", class_names=tmp_path / "names.txt")
     unnamed = "class number without a name in class_names"
