@@ -47,7 +47,7 @@ from ufork.vocabulary import Task
 CODEC_DETAIL = "codec"
 """Key of the manifest's details that describes the codec."""
 
-_ENCODING_VERSION = 1
+_ENCODING_VERSION = 2
 """Version of the encoding; increased when the same codec and images give other codes."""
 
 _BATCH_SAMPLES = 256
@@ -78,7 +78,7 @@ def encode_shards(
 
     Raises:
         ConfigError: torch cannot use `config.device`.
-        ShardError: the source is missing or damaged, or already holds codes.
+        ShardError: the source is missing or damaged, already holds codes, or no sample of it can be encoded.
         StorageError: the target cannot be written.
         WorkerError: a process died.
     """
@@ -93,6 +93,10 @@ def encode_shards(
     _logger.info("%s: encoding %s", target_folder, source_folder)
     _claim(target_folder, recipe, codec)
     done = _encode_all(source_folder, target_folder, config, len(origin.shards))
+    skipped = sum((Counter(shard.skipped) for shard in done), Counter[str]())
+    if skipped and not any(shard.entries for shard in done):
+        reasons = "".join(f"\n  {number:,}  {reason}" for reason, number in skipped.most_common())
+        raise ShardError(f"{source_folder}: no sample can be encoded; all {skipped.total():,} were skipped:{reasons}")
     manifest = finish_source(
         target_folder,
         source=origin.source,
@@ -101,7 +105,7 @@ def encode_shards(
         attribution=origin.attribution,
         recipe=recipe,
         entries=[entry for shard in done for entry in shard.entries],
-        skipped=dict(sum((Counter(shard.skipped) for shard in done), Counter(origin.skipped))),
+        skipped=dict(skipped + Counter(origin.skipped)),
         details={**origin.details, CODEC_DETAIL: _describe(codec)},
     )
     shutil.rmtree(target_folder / WORK_NAME)

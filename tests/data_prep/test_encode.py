@@ -159,6 +159,10 @@ def test_undecodable_images_are_skipped_and_counted_by_reason(tmp_path):
     }
     samples = ShardSource(tmp_path / "codes", Task.GENERATION)
     assert [samples[number].id for number in range(len(samples))] == ["test-generation-0", "test-generation-2"]
+    write_source(tmp_path / "bad", {Task.GENERATION: files[1:2] * 3})
+    with pytest.raises(ShardError, match=r"all 3 were skipped:\n  3  image is none of JPEG"):
+        encode_shards(make_codec(), tmp_path / "bad", tmp_path / "none")
+    assert not (tmp_path / "none/manifest.json").exists()
 
 
 def test_a_truncated_shard_is_named_and_nothing_counts_as_finished(tmp_path, source):
