@@ -92,4 +92,4 @@ def _joined(gradients: dict[str, Tensor]) -> Tensor:
 
 
 def _tensor(answers: list[list[int]]) -> Tensor:
-    return pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=PADDING)
+    return torch.tensor([answer + [PADDING] * (MAX_TOKENS - len(answer)) for answer in answers])
