@@ -8,11 +8,11 @@ import errno
 import glob
 import logging
 import os
-import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote
 
 from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import is_clean
@@ -142,7 +142,7 @@ class ImageFiles:
         self._follow_links = follow_links
 
     def read(self, name: str) -> bytes:
-        """Reads the file `name`, a path relative to the folder.
+        """Reads the file `name`, a path relative to the folder, or else one of its other spellings.
 
         Raises:
             SampleError: the file is missing, not a regular file, too large, or outside the folder.
@@ -163,17 +163,34 @@ class ImageFiles:
             raise SampleError("image cannot be read", detail=str(error), sample=path) from None
 
     def _existing(self, name: str) -> str:
-        """Returns the real path of `name`, as it is or as Windows (backslashes) or macOS (decomposed) may write it."""
-        real = os.path.realpath(os.path.join(self._folder, name))
-        if os.path.exists(real):
-            return real
-        forms = (name.replace("\\", "/"), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
-        others = (os.path.realpath(os.path.join(self._folder, form)) for form in forms)
-        return next((other for other in others if os.path.exists(other)), real)
+        """Returns the real path of `name`, in the first of its spellings that exists."""
+        paths = [os.path.realpath(os.path.join(self._folder, name))]
+        if not os.path.exists(paths[0]):
+            paths += [os.path.realpath(os.path.join(self._folder, spelling)) for spelling in _spellings(name)]
+        return next(filter(os.path.exists, paths), paths[0])
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """Yields the paths that may be meant by `name`, since collections keep them when they are moved.
+
+    Paths are those of Windows or URLs, accents are composed or not, and a camera's .JPG becomes .jpg.
+    """
+    for path in _plain(name):
+        stem, suffix = os.path.splitext(path)
+        yield from (path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
+        yield from (stem + suffix.lower(), stem + suffix.upper())
+
+
+def _plain(name: str) -> Iterator[str]:
+    """Yields `name`, and what it is as a path of Windows or a URL."""
+    yield name
+    if "\\" in name or "%" in name or name.startswith("file:"):
+        plain = name.replace("\\", "/")
+        yield from (plain, unquote(plain, errors="surrogateescape").removeprefix("file://"))
 
 
 def check_path(name: str) -> None:
-    """Checks that `name` can be the path of a file below a folder, without accessing the file.
+    """Checks that `name` can be the path of a file below a folder, however it is spelled, without accessing the file.
 
     Raises:
         SkippedInput: `name` is empty, absolute, contains "..", or is not valid text.
@@ -182,5 +199,5 @@ def check_path(name: str) -> None:
         raise SkippedInput("no image path")
     if not is_clean(name):
         raise SkippedInput("image path that is not text")
-    if os.path.isabs(name) or ".." in re.split(r"[/\\]", name):
+    if any(os.path.isabs(path) or ".." in path.split("/") for path in _plain(name)):
         raise SkippedInput("image path that leaves the collection")

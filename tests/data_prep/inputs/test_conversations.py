@@ -111,6 +111,9 @@ def asked(*parts):
         ({"text": "a"}, "no conversations or messages"),
         (entry("a?", "b", image="/etc/passwd"), "image path that leaves the collection"),
         (entry("a?", "b", image="a/../../b.jpg"), "image path that leaves the collection"),
+        (entry("a?", "b", image="file:///etc/passwd"), "image path that leaves the collection"),
+        (entry("a?", "b", image="..\\..\\b.jpg"), "image path that leaves the collection"),
+        (entry("a?", "b", image="%2e%2e/b.jpg"), "image path that leaves the collection"),
         (entry("a?", "b", image="a\0.jpg"), "image path that is not text"),
         (entry("a?", "b", image={"path": 1}), "image path that is not text"),
         (3, "entry that is not an object"),
@@ -256,6 +259,33 @@ def test_images_must_be_inside_their_folder(tmp_path):
         reader.image(gone)
     with pytest.raises(InputError, match="input.images"):
         list(open_input(ConversationsConfig(path=path)).records())
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "written"),
+    [
+        ("50% off.jpg", "50% off.jpg"),
+        ("50% off.jpg", "50%25%20off.jpg"),
+        ("q?.jpg", "q?.jpg"),
+        ("q?.jpg", "q%3F.jpg"),
+        ("a\\b.jpg", "a\\b.jpg"),
+        ("sub dir/x.jpg", "sub dir\\x.jpg"),
+        ("sub dir/x.jpg", "file://sub%20dir/x.jpg"),
+        ("d\u00e9.jpg", "de\u0301.jpg"),
+        ("de\u0301.jpg", "d\u00e9.jpg"),
+        ("X.JPG", "X.jpg"),
+        ("X.jpg", "X.JPG"),
+    ],
+)
+def test_paths_of_images_in_other_spellings(tmp_path, on_disk, written):
+    file = tmp_path / "images" / on_disk
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"found")
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(entry("a?", "b", image=written)))
+    reader = open_input(ConversationsConfig(path=path, images=tmp_path / "images"))
+    (record,) = reader.records()
+    assert reader.image(record) == b"found"
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
