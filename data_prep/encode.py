@@ -37,7 +37,7 @@ from ufork.data.shards.writer import (
     start_source,
 )
 from ufork.errors import SampleError, ShardError
-from ufork.files import storage_errors, write_whole
+from ufork.files import named_errors, storage_errors, write_whole
 from ufork.infer.device import choose_device
 from ufork.processes.worker_pool import run_jobs
 from ufork.vision.codec import ImageCodec
@@ -152,7 +152,8 @@ class _ShardDone:
     def load(cls, target: Path, number: int) -> "_ShardDone | None":
         """Reads the result of shard `number`; None if it is not done."""
         try:
-            values = json.loads(_done_path(target, number).read_text(encoding="utf-8"))
+            with named_errors(path := _done_path(target, number)):
+                values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         return cls(tuple(map(ShardEntry.from_dict, values["entries"])), values["skipped"])

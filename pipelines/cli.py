@@ -10,17 +10,17 @@ import argparse
 import contextlib
 import importlib
 import os
-import select
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
-from pipelines.terminal import LINE_ENDS, log_to_terminal, printable
+from pipelines.launch.stop_signals import handled
+from pipelines.terminal import LINE_ENDS, discard_unwritable, log_to_terminal, make_streams_safe, printable
 from pipelines.text_arguments import require_text
 from ufork import __version__
-from ufork.errors import ConfigError, StorageError, UforkError
+from ufork.errors import ConfigError, StoppedError, StorageError, UforkError, system_error
 
 FAILURE_FILE = "UFORK_FAILURE_FILE"
 """Environment variable: where any verb records the error that ends it. Batch scripts set it for each rank."""
@@ -53,46 +53,82 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0, an error's own, 130 when interrupted, 141 when output is cut off."""
-    argv = sys.argv[1:] if argv is None else argv
-    chosen = _top_parser().parse_args(argv or ["--help"])
-    verb = importlib.import_module(f"pipelines.verbs.{chosen.verb}")
-    parser = argparse.ArgumentParser(prog=f"ufork {chosen.verb}", description=VERBS[chosen.verb], epilog=verb.__doc__)
+    if argv is None:
+        _use_utf8()
+        make_streams_safe()
+        argv = sys.argv[1:]
+    name = "ufork"
+    try:
+        chosen = _top_parser().parse_args(argv or ["--help"])
+        name = f"ufork {chosen.verb}"
+        return _run_verb(chosen.verb, chosen.arguments)
+    except KeyboardInterrupt:
+        _tell(f"{name}: interrupted")
+        return 128 + signal.SIGINT
+    finally:
+        discard_unwritable(sys.stderr)
+
+
+class _StopSignal(BaseException):
+    """A signal that asks to stop, in a verb that does not handle it: unwinds, so that drafts are removed."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _StopSignal(signal.Signals(number).name)
+
+
+def _run_verb(name: str, argv: Sequence[str]) -> int:
+    verb = importlib.import_module(f"pipelines.verbs.{name}")
+    parser = argparse.ArgumentParser(prog=f"ufork {name}", description=VERBS[name], epilog=verb.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.add_arguments(parser)
     log_to_terminal()
     try:
-        require_text(chosen.arguments)
+        require_text(argv)
     except ConfigError as error:
         parser.error(str(error))
-    arguments = parser.parse_intermixed_args(chosen.arguments)
+    arguments = parser.parse_intermixed_args(argv)
     failure_file = _failure_file(verb, arguments)
     try:
-        verb.run(arguments)
+        with handled(_stop):
+            verb.run(arguments)
         sys.stdout.flush()
-    except UforkError as error:
-        print(f"ufork {chosen.verb}: {printable(str(error), keep=LINE_ENDS)}", file=sys.stderr)
-        _record(failure_file, error, error.exit_code)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"ufork {chosen.verb}: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except Exception as error:
-        if isinstance(error, BrokenPipeError) and _output_has_no_reader():
-            return 128 + signal.SIGPIPE
-        _record(failure_file, error, EXIT_CODE_OF_PYTHON)
-        raise
+    except (Exception, _StopSignal) as error:
+        fault = discard_unwritable(sys.stdout)
+        if fault and isinstance(error, OSError):
+            if isinstance(fault, BrokenPipeError):
+                return 128 + signal.SIGPIPE
+            error = StorageError(f"standard output: cannot be written ({fault.strerror}); free space, or redirect it")
+        known = _known(error)
+        if known is None:
+            _record(failure_file, error, EXIT_CODE_OF_PYTHON)
+            raise
+        _tell(f"ufork {name}: {printable(str(known), keep=LINE_ENDS)}")
+        _record(failure_file, known, known.exit_code)
+        return known.exit_code
     return 0
 
 
-def _output_has_no_reader() -> bool:
-    """Whether the reader of standard output is gone, as after `| head`; the rest of the output is then discarded."""
-    output = sys.stdout.fileno()
-    poll = select.poll()
-    poll.register(output, 0)
-    if not any(event & select.POLLERR for _, event in poll.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
-    return True
+def _known(error: BaseException) -> UforkError | None:
+    """Returns `error` as one that users understand; None for a bug, which keeps its traceback."""
+    if isinstance(error, _StopSignal):
+        return StoppedError(f"{error}: stopped; run the same command again")
+    return error if isinstance(error, UforkError) else system_error(error)
+
+
+def _use_utf8() -> None:
+    """Starts this program again in Python's UTF-8 mode where the locale has another encoding.
+
+    Names of files and text in shards and recipes are UTF-8 wherever they were made; Python decides only when it starts.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"  # of this program and all that it starts
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _tell(message: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk, or a terminal that is gone: the exit code remains
+        print(message, file=sys.stderr)
 
 
 def _failure_file(verb: ModuleType, arguments: argparse.Namespace) -> Path | None:
@@ -113,7 +149,7 @@ def _rank(environment: Mapping[str, str]) -> int:
     return int(rank) if rank and rank.isdecimal() else 0
 
 
-def _record(path: Path | None, error: Exception, exit_code: int) -> None:
+def _record(path: Path | None, error: BaseException, exit_code: int) -> None:
     if path is None:
         return
     from pipelines.status.failure_record import record_of, write_record
@@ -121,7 +157,7 @@ def _record(path: Path | None, error: Exception, exit_code: int) -> None:
     try:
         write_record(path, record_of(error, exit_code=exit_code, rank=_rank(os.environ)))
     except StorageError as unwritten:
-        print(f"ufork: the failure file is not written: {unwritten}", file=sys.stderr)
+        _tell(f"ufork: the failure file is not written: {unwritten}")
 
 
 def _top_parser() -> argparse.ArgumentParser:

@@ -1,9 +1,13 @@
-"""Text from elsewhere, made safe to print: names, messages and lines of logs may contain control characters.
+"""Printing that cannot fail: text from elsewhere, and streams that are closed, full or of another encoding.
 
-Credentials in URLs are not printed either: with messages of other libraries, only this place sees them all.
+Names, messages and lines of logs may contain control characters, which are escaped. Credentials in URLs are not printed
+either: with messages of other libraries, only this place sees them all.
 """
 
 import logging
+import os
+import sys
+from typing import TextIO
 
 from ufork.redaction import redacted
 
@@ -40,7 +44,44 @@ class PrintableFormatter(logging.Formatter):
 
 
 def log_to_terminal() -> None:
-    """Sends log records from level INFO to standard error, unless logging is configured already."""
+    """Sends log records from level INFO to standard error, unless logging is configured already.
+
+    A record that cannot be written, as wandb's on a full disk, is lost; Python would print a traceback for each.
+    """
+    logging.raiseExceptions = False
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def make_streams_safe() -> None:
+    """Opens standard streams that are closed, on /dev/null, and lets the others print what their encoding lacks.
+
+    The next file that is opened would otherwise get the number of a closed stream, and what libraries print would be
+    written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            file = os.open(os.devnull, os.O_RDWR)
+            os.dup2(file, number)  # for child processes, too
+            if file != number:
+                os.close(file)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
+        elif number:
+            stream.reconfigure(errors="backslashreplace")
+
+
+def discard_unwritable(stream: TextIO) -> OSError | None:
+    """Returns why what was printed to `stream` cannot be written, and discards it then; None if it is written.
+
+    Without that, Python would report it once more at exit, by an exit code of its own.
+    """
+    try:
+        stream.flush()
+    except OSError as error:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+        return error
+    return None

@@ -1,6 +1,10 @@
-"""What is quoted of another library's error."""
+"""What is quoted of another library's error, and what the operating system refuses as an error for users."""
 
-from ufork.errors import first_line
+import errno
+
+import pytest
+
+from ufork.errors import FailureClass, first_line, system_error
 
 
 def test_an_error_is_quoted_by_its_first_line_or_by_its_type():
@@ -8,3 +12,32 @@ def test_an_error_is_quoted_by_its_first_line_or_by_its_type():
         "CUDA error: out of memory"
     )
     assert first_line(AssertionError()) == "AssertionError" and first_line("") == "no message"
+
+
+@pytest.mark.parametrize(
+    ("error", "failure", "words"),
+    [
+        (
+            OSError(errno.EIO, "Input/output error", "a.tar"),
+            "storage",
+            "a.tar: Input/output error; run the same command",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", b"a"), "storage", "a: Disk quota exceeded; free space there, or"),
+        (OSError(errno.EMFILE, "Too many open files", "a"), "storage", r"raise the limit of open files \(ulimit -n\)"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "storage", r"\(ulimit -u\)"),
+        (MemoryError(), "out of memory", r"too little memory \(MemoryError\); free memory"),
+        (RuntimeError("std::bad_alloc"), "out of memory", r"too little memory \(std::bad_alloc\)"),
+        (RuntimeError("can't start new thread"), "node", "can't start new thread; raise the limit of processes"),
+        (RuntimeError("unable to open file <a> in read-only mode: I/O"), "storage", "unable to open file <a>"),
+    ],
+)
+def test_what_the_system_refuses_is_an_error_with_a_remedy(error, failure, words):
+    known = system_error(error)
+    assert known and known.failure is FailureClass(failure)
+    with pytest.raises(type(known), match=words):
+        raise known
+
+
+@pytest.mark.parametrize("bug", [KeyError("x"), RuntimeError("shapes differ"), OSError("of a library")])
+def test_a_bug_is_none_of_them(bug):
+    assert system_error(bug) is None

@@ -13,6 +13,8 @@ from ufork.files import (
     checksum_of,
     draft_of,
     make_folder,
+    read_at,
+    read_bounded,
     whole_file,
     whole_folder,
     write_tensors,
@@ -124,3 +126,14 @@ def test_a_checksum_is_that_of_xxhsum(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"")
     assert checksum_of(path) == "99aa06d3014798d86001c324468d497f", "XXH3 of nothing, by its own documentation"
+
+
+def test_a_file_is_read_whole_although_each_call_reads_little(tmp_path, monkeypatch):
+    """As a signal, a network file system or the limit of 2 GiB a call makes them."""
+    path = tmp_path / "a"
+    path.write_bytes(bytes(range(100)))
+    read = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, offset: read(file, min(size, 7), offset))
+    assert read_bounded(path, 100) == bytes(range(100))
+    with open(path, "rb") as file:
+        assert read_at(file.fileno(), 20, 90) == bytes(range(90, 100)), "up to the end"

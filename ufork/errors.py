@@ -5,6 +5,8 @@ program reads it. Programs read the class of the failure (`UforkError.failure`) 
 the message without a traceback, exit with `exit_code`, and leave both as JSON (`pipelines/status/failure_record.py`).
 """
 
+import errno
+import os
 from enum import StrEnum
 
 FieldValue = str | int | float | bool | None
@@ -135,6 +137,12 @@ class DeviceMemoryError(UforkError):
     failure = FailureClass.OUT_OF_MEMORY
 
 
+class MemoryLimitError(UforkError):
+    """The machine has too little memory for what is computed on it, or its limits allow no more."""
+
+    failure = FailureClass.OUT_OF_MEMORY
+
+
 class NonFiniteError(UforkError):
     """Loss or gradients were NaN or infinite in more steps than the recipe tolerates."""
 
@@ -168,6 +176,58 @@ class StoppedError(UforkError):
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
     failure = FailureClass.STOPPED
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or ask for a larger quota",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EACCES: "permit it, or choose another path",
+    errno.EPERM: "permit it, or choose another path",
+    errno.EROFS: "choose a path that can be written",
+    errno.ENOENT: "restore it, or choose another path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "end other programs, which have too many files open",
+    errno.ENOMEM: "free memory, or raise its limit (ulimit -v, --mem)",
+    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u), or lower num_workers or OMP_NUM_THREADS",
+}
+OUTAGES = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.ENOTCONN,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+    }
+)
+"""Errors of reading one file that the others would meet, too: nothing is skipped or replaced because of them."""
+_ANOTHER_TIME = "run the same command again once the disk, server or network works"
+_NO_FILE = ("unable to open file <", "unable to mmap ")
+"""Words of torch, which raises RuntimeError for files, memory and threads alike; so do the next ones."""
+_NO_THREAD = "can't start new thread"
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad allocation", "bad_alloc")
+
+
+def system_error(error: BaseException) -> UforkError | None:
+    """Returns what the operating system refused as an error for users; None if `error` is no such refusal.
+
+    Files fail at any call: a disk breaks, a quota is reached, a server or a folder disappears. Errors that the code
+    does not expect where it calls are therefore translated where they would become a traceback.
+    """
+    of_library = str(error) if isinstance(error, RuntimeError) else ""
+    if isinstance(error, MemoryError) or any(words in of_library for words in _NO_MEMORY):
+        return MemoryLimitError(f"too little memory ({first_line(error)}); {_REMEDIES[errno.ENOMEM]}")
+    if _NO_THREAD in of_library:
+        return MachineError(f"{error}; {_REMEDIES[errno.EAGAIN]}")
+    if any(words in of_library for words in _NO_FILE):
+        return StorageError(f"{first_line(error)}; {_ANOTHER_TIME}")
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    return StorageError(f"{where}{error.strerror or error}; {_REMEDIES.get(error.errno, _ANOTHER_TIME)}")
 
 
 def first_line(error: BaseException | str) -> str:

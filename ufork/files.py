@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -33,6 +33,8 @@ __all__ = [
     "checksum_of",
     "draft_of",
     "make_folder",
+    "named_errors",
+    "read_at",
     "read_bounded",
     "storage_errors",
     "sync",
@@ -96,7 +98,8 @@ def draft_of(path: Path, *, durable: bool = False, choose: str = _ANOTHER_FOLDER
             if durable:
                 sync(path.parent)
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that fails here, too, must not hide why
+                draft.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -168,6 +171,16 @@ def storage_errors(path: Path, *, choose: str = _ANOTHER_FOLDER) -> Iterator[Non
         ) from error
 
 
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Gives an OSError of the block the name of the file, which those of reading an open file lack."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def sync(path: Path) -> None:
     """Makes a file's contents, or the names in a folder, survive a power loss.
 
@@ -195,9 +208,21 @@ def read_bounded(path: Path | str, max_bytes: int) -> bytes:
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if status.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"{status.st_size} bytes, more than {max_bytes}", str(path))
-        return os.read(descriptor, status.st_size)  # a file object takes twice as long
+        return read_at(descriptor, status.st_size, 0)  # a file object takes twice as long
     finally:
         os.close(descriptor)
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Reads `size` bytes at `offset`, or up to the end of the file; a single call may return less than there is.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    contents = os.pread(descriptor, size, offset)
+    while len(contents) < size and (more := os.pread(descriptor, size - len(contents), offset + len(contents))):
+        contents += more
+    return contents
 
 
 def checksum_of(path: Path) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import is_clean
-from ufork.errors import InputError, SampleError
+from ufork.errors import OUTAGES, InputError, SampleError
 from ufork.files import read_bounded
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -146,6 +146,7 @@ class ImageFiles:
 
         Raises:
             SampleError: the file is missing, not a regular file, too large, or outside the folder.
+            OSError: no file can be read now.
         """
         path = os.path.join(self._folder, name)
         try:
@@ -157,6 +158,8 @@ class ImageFiles:
         except SkippedInput as skip:
             raise SampleError(skip.reason, sample=path) from None
         except OSError as error:
+            if error.errno in OUTAGES:
+                raise
             reason = _REASONS.get(error.errno or 0, f"image cannot be read: {error.strerror}")
             raise SampleError(reason, detail=str(error.strerror), sample=path) from None
         except ValueError as error:

@@ -21,7 +21,8 @@ from data_prep.inputs.readers.tar_entries import CAPTION, CLASS, IMAGE, MAX_TEXT
 from data_prep.inputs.record import Dropped, Record, entry_id
 from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import field_of, licence_of, usable_caption
-from ufork.errors import InputError, SampleError, ShardError
+from ufork.errors import OUTAGES, InputError, SampleError, ShardError
+from ufork.files import read_at
 
 _SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar.{name}" for name in ("gz", "bz2", "xz", "zst", "lz4")))
 """Compressed tars are matched so that they are refused rather than ignored."""
@@ -71,10 +72,12 @@ class ForeignTars:
         try:
             descriptor = os.open(self._tars[tar], os.O_RDONLY | os.O_CLOEXEC)
             try:
-                data = os.pread(descriptor, size, offset)
+                data = read_at(descriptor, size, offset)
             finally:
                 os.close(descriptor)
         except OSError as error:
+            if error.errno in OUTAGES:
+                raise
             raise SampleError(f"tar cannot be read: {error.strerror}", sample=record.id) from None
         if len(data) < size:
             raise SampleError("tar that was truncated after its entries were listed", sample=record.id)

@@ -29,7 +29,7 @@ from ufork.data.shards.manifest import ShardEntry
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.writer import ShardWriter
 from ufork.errors import SampleError
-from ufork.files import write_whole
+from ufork.files import named_errors, write_whole
 
 OpenInput = Callable[[], Input]
 """Opens the input; picklable, since each process calls it."""
@@ -55,7 +55,8 @@ class JobDone:
     @classmethod
     def load(cls, path: Path) -> "JobDone":
         """Reads a file that `save` wrote."""
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        with named_errors(path):
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         shards = tuple(map(ShardEntry.from_dict, values["shards"]))
         return cls(shards, Selection.from_dict(values["records"]), Statistics.from_dict(values["samples"]))
 

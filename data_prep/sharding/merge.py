@@ -1,7 +1,7 @@
 """Merges the results of all jobs into the manifest, and draws the report.
 
-.work/done/*.json of every job  --merge_shards-->  TARGET/{report.json, manifest.json, ATTRIBUTION.md}
-finished shards and report      --report_on----->  TARGET/{report.html, contact_sheet.png}
+.work/done/*.json of every job  --merge_shards-->  TARGET/{report.json, manifest.json}
+finished shards and report      --report_on----->  TARGET/{ATTRIBUTION.md, report.html, contact_sheet.png}
 both, and the reasons of dropped records at the end: finish_shards
 """
 
@@ -74,19 +74,19 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
         skipped=selection.dropped,
         details={"input": config.input.model_dump(mode="json"), "records": plan.num_records},
     )
-    write_attribution(target, [manifest])
     _remove_drafts(target)
     return manifest
 
 
 def report_on(target: Path) -> None:
-    """Draws report.html and contact_sheet.png for finished shards.
+    """Writes ATTRIBUTION.md, report.html and, last, contact_sheet.png for finished shards.
 
     Raises:
         ShardError: the shards are unfinished or damaged.
         StorageError: `target` cannot be written.
     """
     manifest = Manifest.load(target)
+    write_attribution(target, [manifest])
     write_report(target, f"{manifest.source}, {manifest.split}")
     write_contact_sheet(target, target / CONTACT_SHEET_FILE)
 

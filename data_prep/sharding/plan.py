@@ -16,7 +16,7 @@ from data_prep.sharding.sample_making import SampleMaker
 from data_prep.sharding.shuffle import Shuffle
 from ufork.data.shards.index import BLOCK_BYTES
 from ufork.errors import SampleError, ShardError
-from ufork.files import write_whole
+from ufork.files import named_errors, write_whole
 
 _MEASURED_RECORDS = 1000
 
@@ -57,7 +57,8 @@ class ShardPlan:
             ShardError: there is none.
         """
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            with named_errors(path):
+                return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ShardError(f"{path}: missing; run `ufork shard` with --step record_index first") from None
 

@@ -7,7 +7,6 @@ the same time: the first one to finish wins.
 """
 
 import json
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from data_prep.report.selection import Selection
 from data_prep.sharding.progress import Progress
 from data_prep.sharding.unique_ids import UniqueIds, ids_with
 from ufork.errors import InputError
-from ufork.files import whole_folder
+from ufork.files import read_at, whole_folder
 
 RECORDS_FILE, OFFSETS_FILE, DROPPED_FILE = "records.jsonl", "offsets.u64", "dropped.jsonl"
 INVALID_UNICODE = "name or text that is not valid Unicode"
@@ -55,7 +54,7 @@ class RecordIndex:
         wanted = np.asarray(numbers, np.int64)
         starts, ends = offsets[wanted].tolist(), offsets[wanted + 1].tolist()
         file = self._records.fileno()
-        return [_record(os.pread(file, end - start, start)) for start, end in zip(starts, ends, strict=True)]
+        return [_record(read_at(file, end - start, start)) for start, end in zip(starts, ends, strict=True)]
 
 
 def build_record_index(folder: Path, source: Input) -> None:

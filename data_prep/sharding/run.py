@@ -17,7 +17,7 @@ from pathlib import Path
 from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.fingerprints import find_duplicates, fingerprint_chunks, fingerprints
 from data_prep.sharding.job import OpenInput, ShardJobs, load_done
-from data_prep.sharding.merge import finish_shards
+from data_prep.sharding.merge import CONTACT_SHEET_FILE, finish_shards, report_on
 from data_prep.sharding.plan import ShardPlan, make_plan
 from data_prep.sharding.progress import Progress
 from data_prep.sharding.record_index import RecordIndex, build_record_index
@@ -67,6 +67,8 @@ def shard(config: ShardConfig, target: Path, open_input: OpenInput) -> Manifest:
     finished = finished_source(target, config.digest())
     if finished is not None:
         _logger.info("%s: already finished", target)
+        if not (target / CONTACT_SHEET_FILE).exists():  # the disk was full when it came to the report
+            report_on(target)
         return finished
     make_record_index(config, target, open_input)
     fingerprint_records(config, target, open_input)

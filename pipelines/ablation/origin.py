@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipelines.cgroups import usable_cores
 from pipelines.commands import NoAnswer, ask
-from pipelines.demo.machine import cpu_name, usable_cores
+from pipelines.demo.machine import cpu_name
 from pipelines.nvidia_smi import parse_table, table_command
 from ufork.parallel.nvidia_devices import uses_cuda
 

@@ -19,7 +19,7 @@ from pipelines.ablation.origin import SOURCE, commit_of, machine_of
 from pipelines.ablation.outcome import result_of, shortened
 from pipelines.ablation.shared_data import link_data, prepare_data
 from pipelines.ablation.suite import Suite, Trial, recipe_differences
-from pipelines.demo.machine import usable_cores
+from pipelines.cgroups import usable_cores
 from pipelines.launch.stop_signals import handled
 from pipelines.launch.verb_process import VerbFailedError, VerbProcess, verb_command
 from ufork.config import read_mapping

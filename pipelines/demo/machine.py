@@ -5,19 +5,17 @@
 Cores are those that this process may use: of its CPU affinity, within the quota of its container.
 """
 
-import math
 import os
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.cgroups import lines_of, usable_cores
 from pipelines.doctor.machine import memory_gb
 from ufork.config import Config
 from ufork.parallel.nvidia_devices import uses_cuda
 
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUP = Path("/proc/self/cgroup")
 CPU_TIMES = Path("/proc/stat")
 MEASUREMENTS = 3
 """Products are measured this many times and the fastest counts, so that other programs disturb it less."""
@@ -89,35 +87,9 @@ def probe_machine(folder: Path) -> Machine:
     )
 
 
-def usable_cores(own_cgroup: Path = OWN_CGROUP, cgroups: Path = CGROUPS) -> int:
-    """Returns the number of cores that this process may keep busy, at least 1."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(cores, math.ceil(min(_quotas(own_cgroup, cgroups), default=cores))))
-
-
-def _quotas(own_cgroup: Path, cgroups: Path) -> list[float]:
-    """Returns the limits in cores of this process's cgroups, of version 2 or 1; those without a limit are skipped."""
-    paths = [cgroups / "cpu.max"]
-    for line in _lines(own_cgroup):
-        number, _, path = line.split(":", 2)
-        if number == "0":
-            inside = [Path(path), *Path(path).parents]
-            paths += [cgroups / each.relative_to("/") / "cpu.max" for each in inside]
-    limits = [line.split() for file in dict.fromkeys(paths) for line in _lines(file)]
-    limits.append([line for name in ("quota", "period") for line in _lines(cgroups / f"cpu/cpu.cfs_{name}_us")])
-    return [int(limit[0]) / int(limit[1]) for limit in limits if len(limit) == 2 and limit[0].isdecimal()]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-
-
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Returns the model of the CPU and those of `CPU_FLAGS` that it has."""
-    entries = [(key.strip(), value.strip()) for line in _lines(cpuinfo) for key, _, value in [line.partition(":")]]
+    entries = [(key.strip(), value.strip()) for line in lines_of(cpuinfo) for key, _, value in [line.partition(":")]]
     first = dict(reversed(entries))
     flags = first.get("flags", first.get("Features", "")).split()
     return " ".join([first.get("model name", "CPU"), *(flag for flag in CPU_FLAGS if flag in flags)])
@@ -125,9 +97,9 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def busy_cores(seconds: float = BUSY_SECONDS) -> float:
     """Returns how many cores of the machine were busy during `seconds` in which this process sleeps."""
-    before, began = _busy_ticks(_lines(CPU_TIMES)), time.monotonic()
+    before, began = _busy_ticks(lines_of(CPU_TIMES)), time.monotonic()
     time.sleep(seconds)
-    ticks = _busy_ticks(_lines(CPU_TIMES)) - before
+    ticks = _busy_ticks(lines_of(CPU_TIMES)) - before
     return ticks / os.sysconf("SC_CLK_TCK") / (time.monotonic() - began)
 
 

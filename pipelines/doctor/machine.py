@@ -8,6 +8,7 @@ import resource
 import shutil
 from pathlib import Path
 
+from pipelines.cgroups import memory_limit, usable_cores
 from pipelines.doctor.finding import Finding, Mark
 from pipelines.doctor.surroundings import Surroundings
 
@@ -17,13 +18,12 @@ LOW_DISK_GB = 20
 LOW_TEMPORARY_GB = 1
 LOW_SHARED_GB = 1
 LOW_OPEN_FILES = 4096
-"""A process keeps every shard that it reads open, and each tensor that a loader process hands over is a file too."""
-CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
+"""A process keeps the shards that it read last open, as many as a sixteenth of the limit for each source."""
 
 
 def cores_and_memory(around: Surroundings) -> Finding:
     """Reports the cores and memory that this process may use: the machine's, its container's or its job's."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     limit, free = memory_gb()
     found = f"{cores} cores, {limit:.0f} GB of memory, {free:.0f} GB of it free"
     return Finding(name="cores, memory", found=found)
@@ -34,8 +34,7 @@ def memory_gb() -> tuple[float, float]:
     lines = (line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
     kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines}
     limit, free = kilobytes["MemTotal"] / 2**20, kilobytes["MemAvailable"] / 2**20
-    if CGROUP_MEMORY.exists() and (maximum := CGROUP_MEMORY.read_text(encoding="ascii").strip()) != "max":
-        limit = min(limit, int(maximum) / GB)
+    limit = min(limit, memory_limit() / GB)
     return limit, min(limit, free)
 
 
@@ -48,7 +47,7 @@ def open_files(around: Surroundings) -> Finding:
         name="open files",
         mark=Mark.PROBLEM,
         found=f"only {soft:,} (the hard limit is {hard:,})",
-        instead="reads sources with fewer shards than that; each stays open",
+        instead="opens the shards of large sources again and again; reading them is slower",
         remedy=f"ulimit -n {max(LOW_OPEN_FILES, min(hard, 65536))}, before ufork starts",
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from pipelines.cgroups import usable_cores
 from pipelines.launch.local_ranks import free_port, start_local_ranks
 from ufork.errors import ConfigError
 from ufork.parallel.nvidia_devices import uses_cuda
@@ -78,8 +79,9 @@ def prepare_environment(environment: MutableMapping[str, str], *, num_local_rank
         environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", CUDA_QUEUES)
     else:
         environment.setdefault("DS_ACCELERATOR", "cpu")
-    if num_local_ranks > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_local_ranks)))
+    cores = usable_cores()
+    if num_local_ranks > 1 or cores < len(os.sched_getaffinity(0)):  # torch does not know a container's quota
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_local_ranks)))
 
 
 def process_context(preloaded_modules: tuple[str, ...] = PRELOADED_MODULES) -> BaseContext:

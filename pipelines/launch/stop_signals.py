@@ -1,6 +1,7 @@
 """Signals that ask a job to stop: recorded on arrival, acted on after the step, when a checkpoint can be saved.
 
-Slurm sends SIGTERM before it kills a job, and the signal that `sbatch --signal` names some time earlier.
+Slurm sends SIGTERM before it kills a job, and the signal that `sbatch --signal` names some time earlier. A
+terminal that is closed sends SIGHUP.
 """
 
 import logging
@@ -43,11 +44,16 @@ class StopRequest:
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Calls `handler` for stop signals inside the block; does nothing outside a process's main thread."""
+    """Calls `handler` for stop signals inside the block; does nothing outside a process's main thread.
+
+    A SIGHUP that is ignored stays so: `nohup` lets programs go on without their terminal.
+    """
     if threading.current_thread() is not threading.main_thread():  # signal.signal is allowed in no other
         yield
         return
-    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    is_detached = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [number for number in STOP_SIGNALS if not (is_detached and number == signal.SIGHUP)]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

@@ -34,7 +34,9 @@ def run(arguments: argparse.Namespace) -> None:
     from ufork.parallel.nvidia_devices import uses_cuda
 
     has_gpu = uses_cuda(os.environ)
-    around = Surroundings(environment=os.environ, folder=arguments.folder, home=Path.home(), has_gpu=has_gpu)
+    around = Surroundings(
+        environment=os.environ, folder=arguments.folder, home=Path(os.path.expanduser("~")), has_gpu=has_gpu
+    )
     findings = examine(around, CHECKS)
     if arguments.json:
         print(json.dumps(as_values(findings), indent=1))

@@ -57,19 +57,16 @@ def run(arguments: argparse.Namespace) -> None:
     """Converts a collection, or does the action.
 
     Raises:
-        UforkError: a value or file is at fault, a process died, or a signal came.
+        UforkError: a value or file is at fault, or a process died.
     """
-    from pipelines.launch.stop_signals import handled
-
-    with handled(_stop):
-        if arguments.kind == "verify":
-            _verify(arguments.path)
-        elif arguments.kind == "report":
-            _report(arguments.path)
-        elif arguments.kind == "encode":
-            _encode(arguments)
-        else:
-            _shard(arguments, share_of(arguments, os.environ))
+    if arguments.kind == "verify":
+        _verify(arguments.path)
+    elif arguments.kind == "report":
+        _report(arguments.path)
+    elif arguments.kind == "encode":
+        _encode(arguments)
+    else:
+        _shard(arguments, share_of(arguments, os.environ))
 
 
 def share_of(arguments: argparse.Namespace, environment: Mapping[str, str]) -> "Share | None":
@@ -94,19 +91,12 @@ def share_of(arguments: argparse.Namespace, environment: Mapping[str, str]) -> "
     return None
 
 
-def _stop(number: int, frame: object) -> None:
-    import signal
-
-    from ufork.errors import StoppedError
-
-    raise StoppedError(f"{signal.Signals(number).name}: stopped; run the same command again to resume")
-
-
 def _verify(folder: Path) -> None:
     from data_prep.sharding.verify import verify_shards
+    from pipelines.cgroups import usable_cores
     from ufork.errors import ShardError
 
-    faults = verify_shards(folder, num_workers=len(os.sched_getaffinity(0)))
+    faults = verify_shards(folder, num_workers=usable_cores())
     if faults:
         raise ShardError("\n  ".join([f"{folder}: {len(faults)} faults", *faults]))
     show(f"{folder}: verified, matches its manifest")

@@ -126,5 +126,5 @@ def test_exporting_a_folder_that_is_no_checkpoint_names_it(tmp_path, capsys, mon
     for given in (str(tmp_path), "/", "."):
         monkeypatch.chdir(tmp_path)
         assert cli.main(["checkpoint", "export", given, "--output", str(tmp_path / "out")]) == 1
-        assert "state.json cannot be read" in capsys.readouterr().err
+        assert "state.json: cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """Contents of `state.json`: damage is named, and nothing that it does not list is read."""
 
+import errno
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from tests.checkpoint.saved import FIXED, content_of, sign, truncate
+from ufork.checkpoint import state as state_module
 from ufork.checkpoint.resume import find_checkpoint
 from ufork.checkpoint.state import (
     FIXED_CODEBOOK,
@@ -22,7 +24,7 @@ from ufork.checkpoint.state import (
     require_unchanged,
     verify,
 )
-from ufork.errors import CheckpointError, ConfigError
+from ufork.errors import CheckpointError, ConfigError, StorageError
 from ufork.files import write_tensors
 from ufork.parallel.engine.state_files import StateFiles
 
@@ -70,6 +72,20 @@ def test_another_version_is_no_damage(folder):
     sign(folder.at(30), content_of(folder.at(30)) | {"version": 4})
     with pytest.raises(
         CheckpointError, match=r"step-00000030: version 4, expected 3; resume with the ufork that wrote"
+    ):
+        folder.newest_valid()
+
+
+@pytest.mark.parametrize("name", [STATE_FILE, "trunk/dp0-tp0.safetensors"])
+def test_a_disk_that_fails_makes_no_checkpoint_look_damaged(folder, monkeypatch, name):
+    """Skipping what cannot be read now would set all of them aside and start training over."""
+
+    def fail(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(state_module, "read_bounded" if name == STATE_FILE else "checksum_of", fail)
+    with pytest.raises(
+        StorageError, match=rf"step-00000030/{name}: cannot be read \(Stale file handle\); run the same"
     ):
         folder.newest_valid()
 

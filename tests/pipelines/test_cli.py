@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import pytest
 
 from pipelines import cli
 from ufork.errors import CheckpointError, ConfigError, ShardError, StoppedError
+from ufork.files import whole_file
 
 HEAVY = {"torch", "numpy", "deepspeed", "megatron", "transformers", "tokenizers", "pydantic", "yaml", "wandb", "PIL"}
 
@@ -195,3 +198,50 @@ def test_output_that_is_cut_off_is_no_error(verb, monkeypatch, buffering):
         monkeypatch.setattr(sys, "stdout", output)
         monkeypatch.setattr(verb, "run", lambda arguments: print("status"))
         assert cli.main(["report", "a.yaml"]) == 141
+
+
+def test_output_to_a_full_disk_is_an_error(verb, monkeypatch, capsys):
+    with open("/dev/full", "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setattr(verb, "run", lambda arguments: print("status"))
+        assert cli.main(["report", "a.yaml"]) == 1
+    assert capsys.readouterr().err == (
+        "ufork report: standard output: cannot be written (No space left on device); free space, or redirect it\n"
+    )
+
+
+@pytest.mark.parametrize("streams", [">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_without_streams_the_exit_code_remains(streams):
+    command = f"exec {sys.executable} -m pipelines.cli train nowhere.yaml {streams}"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 2
+
+
+def test_what_the_system_refuses_is_a_message(verb, capsys):
+    verb.error = OSError(errno.ESTALE, "Stale file handle", "a.tar")
+    assert cli.main(["report", "a.yaml"]) == 1
+    assert capsys.readouterr().err == (
+        "ufork report: a.tar: Stale file handle; run the same command again once the disk, server or network works\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_unwinds_any_verb(verb, monkeypatch, tmp_path, capsys, number):
+    def run(arguments):
+        with whole_file(tmp_path / "a"):
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(verb, "run", run)
+    assert cli.main(["report", "a.yaml"]) == 75
+    assert capsys.readouterr().err == f"ufork report: {number.name}: stopped; run the same command again\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "latin-1"}])
+def test_names_are_utf8_in_any_locale(tmp_path, locale):
+    """As in containers and jobs without a locale; a terminal that lacks a character shows its number."""
+    given = {**os.environ, "PYTHONUTF8": "0", **locale}
+    (tmp_path / "a犬.yaml").write_text("[")
+    command = [sys.executable, "-m", "pipelines.cli", "train", tmp_path / "a犬.yaml"]
+    done = subprocess.run(command, env=given, capture_output=True, check=False)
+    assert done.returncode == 2 and b"not valid YAML" in done.stderr
+    assert "a犬.yaml".encode() in done.stderr or rb"a\u72ac.yaml" in done.stderr

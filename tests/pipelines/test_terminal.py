@@ -1,6 +1,8 @@
-"""Control characters in names and messages do not reach the terminal."""
+"""Control characters in names and messages do not reach the terminal, and closed streams no other file."""
 
 import logging
+import subprocess
+import sys
 
 from pipelines.terminal import PrintableFormatter, printable, show
 
@@ -22,3 +24,16 @@ def test_log_records_keep_their_lines_only():
 def test_what_is_shown_keeps_its_lines_only(capsys):
     show("a\x1b[2J\n\tb\udc80")
     assert capsys.readouterr().out == "a\\x1b[2J\n\tb\\udc80\n"
+
+
+def test_closed_streams_give_their_numbers_to_no_other_file(tmp_path):
+    """What libraries print would be written into a checkpoint."""
+    program = (
+        "import os; from pipelines.terminal import make_streams_safe; make_streams_safe()\n"
+        "with open('file', 'w') as file:\n    print('printed'); os.system('echo printed; echo printed >&2')\n"
+        "    file.write('written')"
+    )
+    command = f'exec {sys.executable} -c "$PROGRAM" <&- >&- 2>&-'
+    environment = {"PROGRAM": program, "PYTHONPATH": ":".join(sys.path)}
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=False).returncode == 0
+    assert (tmp_path / "file").read_text() == "written"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ufork.checkpoint.state import CheckpointState, OtherVersionError, read_state, step_of, verify, write_state
-from ufork.errors import CheckpointError
+from ufork.errors import CheckpointError, StorageError
 from ufork.files import make_folder, storage_errors, sync
 from ufork.vocabulary import Task
 
@@ -175,7 +175,7 @@ class CheckpointFolder:
         """Steps of the checkpoints that record a loss of `task`, lowest loss first."""
         losses = {}
         for step in steps:
-            with suppress(CheckpointError):  # damaged: its loss is unknown
+            with suppress(CheckpointError, StorageError):  # damaged: its loss is unknown
                 losses[step] = read_state(self.at(step)).losses.get(task, math.inf)
         return sorted((step for step in losses if math.isfinite(losses[step])), key=losses.__getitem__)
 

@@ -6,6 +6,7 @@
 Nothing else in the folder is ever read.
 """
 
+import errno
 import json
 import re
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from pydantic import Field, NonNegativeInt, StringConstraints
 
 from ufork.config import Config
 from ufork.data.stream_state import StreamState
-from ufork.errors import CheckpointError, ConfigError
+from ufork.errors import CheckpointError, ConfigError, StorageError, UforkError
 from ufork.files import Checksum, checksum_of, read_bounded, sync, write_whole
 from ufork.vocabulary import Task
 
@@ -37,6 +38,9 @@ _CONTENTS = {
 """What to say instead of two checksums."""
 _RECORDED_LATER = {FIXED_TOKENS, FIXED_CODEBOOK}
 """Keys that checkpoints of earlier versions lack."""
+_FAULTS_OF_FILES = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP}
+"""Errors of reading by which a file is missing or no file of a checkpoint; others are the disk's or the server's."""
+
 _STEP_NAME = re.compile(r"step-(\d{8})")
 _CHECKSUM = "checksum"
 
@@ -139,6 +143,7 @@ def read_state(path: Path) -> CheckpointState:
     Raises:
         OtherVersionError: the checkpoint is of another version.
         CheckpointError: the checkpoint is unfinished or damaged.
+        StorageError: the disk or file server fails.
     """
     try:
         mapping: dict[str, Any] = json.loads(read_bounded(path / STATE_FILE, MAX_STATE_BYTES))
@@ -153,9 +158,7 @@ def read_state(path: Path) -> CheckpointState:
             raise CheckpointError(f"{path}: {STATE_FILE} is damaged (it does not match its own checksum)")
         state = CheckpointState.from_mapping(mapping, origin=str(path / STATE_FILE))
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: {STATE_FILE} cannot be read ({error.strerror}); the checkpoint was not finished"
-        ) from None
+        raise _unreadable(path / STATE_FILE, error) from None
     except (ValueError, AttributeError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path}: {STATE_FILE} is damaged ({error})") from None
     if step_of(path) not in (None, state.train_state.step):
@@ -173,6 +176,7 @@ def verify(path: Path, *, deep: bool) -> CheckpointState:
 
     Raises:
         CheckpointError: names the first file at fault.
+        StorageError: the disk or file server fails.
     """
     state = read_state(path)
     for name, record in state.files.items():
@@ -180,12 +184,25 @@ def verify(path: Path, *, deep: bool) -> CheckpointState:
             size = (path / name).stat().st_size
             found = record_of(path / name) if deep and size == record.bytes else None
         except OSError as error:
-            raise CheckpointError(f"{path / name}: cannot be read ({error.strerror})") from None
+            raise _unreadable(path / name, error) from None
         if size != record.bytes:
             raise CheckpointError(f"{path / name}: {size} bytes, expected {record.bytes} by {STATE_FILE}")
         if found and found != record:
             raise CheckpointError(f"{path / name}: damaged, its checksum is not that of {STATE_FILE}")
     return state
+
+
+def _unreadable(path: Path, error: OSError) -> UforkError:
+    """Returns the error of a file that cannot be read: of the checkpoint only where the file itself is at fault.
+
+    While a disk or file server fails, every checkpoint looks damaged; to skip them would start training over.
+    """
+    if error.errno in _FAULTS_OF_FILES:
+        return CheckpointError(f"{path}: cannot be read ({error.strerror}); the checkpoint was not finished")
+    return StorageError(
+        f"{path}: cannot be read ({error.strerror}); run the same command again once the disk or file server works, or"
+        " move this checkpoint away to resume from the one before it"
+    )
 
 
 def require_unchanged(state: CheckpointState, fixed: Mapping[str, Any], *, origin: Path) -> None:

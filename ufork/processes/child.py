@@ -7,8 +7,9 @@ import threading
 from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that schedulers send to every process of a job, and that are meant for its ranks."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""Signals that schedulers, or a terminal that closes, send to every process of a job, and that are meant for its
+ranks."""
 
 
 def ignore_signals(numbers: Iterable[int]) -> None:

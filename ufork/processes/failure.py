@@ -12,7 +12,7 @@ import time
 import traceback
 from dataclasses import dataclass
 
-from ufork.errors import UforkError
+from ufork.errors import UforkError, system_error
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """Packs `error`, as raised in this process."""
+        """Packs `error`, as raised in this process; what the operating system refused as an error for users."""
         seconds = time.monotonic()
         text = "".join(traceback.format_exception(error))
+        error = system_error(error) or error
         description = str(error) if isinstance(error, UforkError) else f"{type(error).__name__}: {error}\n{text}"
         try:
             error.add_note(f"as raised in {multiprocessing.current_process().name} (pid {os.getpid()}):\n{text}")

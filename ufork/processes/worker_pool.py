@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from ufork.errors import WorkerError
-from ufork.processes.child import ignore_signals
+from ufork.processes.child import STOP_SIGNALS, ignore_signals
 from ufork.processes.failure import Failure
 from ufork.processes.messages import MessageReader, wait_for_messages
 from ufork.processes.worker import Worker, start_worker
@@ -157,7 +157,7 @@ class _Terminated(BaseException):
 
 def _work(send: Callable[[_Outcome], None], start: Start[Any], jobs: Connection) -> None:
     """Runs in the worker until the parent closes `jobs`."""
-    ignore_signals((signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2))
+    ignore_signals({signal.SIGINT, *STOP_SIGNALS} - {signal.SIGTERM})
     signal.signal(signal.SIGTERM, _terminate)
     with suppress(_Terminated, BrokenPipeError):
         work = start()

@@ -1,5 +1,8 @@
 """Sources at a URL are read like those in a folder, and no URL runs a command."""
 
+import os
+import pickle
+import resource
 import uuid
 
 import fsspec
@@ -73,3 +76,16 @@ def test_no_url_runs_a_command(url, tmp_path):
         with pytest.raises((ConfigError, ShardError)):
             kind(url.format(tmp_path / "made"), Task.GENERATION)
     assert not list(tmp_path.iterdir())
+
+
+def test_more_shards_than_open_files_are_allowed_are_read(tmp_path, monkeypatch):
+    write_codes_source(tmp_path / "many", num_samples=100)
+    source = ShardSource(tmp_path / "many", Task.GENERATION)
+    expected = contents(source)
+    assert len(source.entries) == 5
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (48, 48))
+    limited = ShardSource(tmp_path / "many", Task.GENERATION)
+    before = len(os.listdir("/proc/self/fd"))
+    assert contents(limited) == expected
+    assert len(os.listdir("/proc/self/fd")) - before <= 48 // 16
+    assert contents(pickle.loads(pickle.dumps(limited))) == expected

@@ -103,6 +103,7 @@ def test_finished_jobs_are_not_repeated(tmp_path, monkeypatch):
 
 def test_finished_shards_are_kept_and_another_config_is_refused(whole):
     folder, manifest = whole
+    assert run(folder, num_workers=2) == manifest and (folder / "report.html").exists(), "a missing report is made"
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert run(folder, num_workers=2) == manifest
     with pytest.raises(ConfigError, match="seed was 0, is 1"):

@@ -41,7 +41,5 @@ def test_a_low_limit_of_open_files_names_the_command_that_raises_it(machine, mon
 
 
 def test_memory_is_the_limit_of_the_container_if_it_has_one(machine, monkeypatch):
-    limit = machine.folder / "memory.max"
-    limit.write_text(f"{3 * checks.GB}\n")
-    monkeypatch.setattr(checks, "CGROUP_MEMORY", limit)
+    monkeypatch.setattr(checks, "memory_limit", lambda: 3 * checks.GB)
     assert "3 GB of memory" in checks.cores_and_memory(machine.around()).found

@@ -5,15 +5,20 @@
 No URL is passed to a shell: fsspec opens it, and needs the package that it names for the URL's protocol.
 """
 
-import os
+import resource
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from ufork.errors import ConfigError, ShardError
+from ufork.files import read_at
 from ufork.redaction import has_credentials, redacted
 
 _REMEDY = "prepare the data again, or restore the file"
+_MOST_OPEN_FILES = 4096
+"""Files that a source keeps open where the system allows any number."""
 
 
 class Span(NamedTuple):
@@ -71,7 +76,7 @@ class LocalStorage:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._files: dict[str, int] = {}
+        self._opened = lru_cache(_most_open_files())(partial(_OpenFile, folder))
 
     def where(self, name: str) -> str:
         """Path of a file, for messages."""
@@ -96,15 +101,12 @@ class LocalStorage:
             raise self._fault(name, error) from None
 
     def read_spans(self, spans: Sequence[Span]) -> list[bytes]:
-        """Reads spans by one system call each; the files stay open."""
+        """Reads spans by one system call each; the files read last stay open."""
         return [self._read_span(*span) for span in spans]
 
     def _read_span(self, name: str, start: int, end: int) -> bytes:
         try:
-            file = self._files.get(name)
-            if file is None:
-                file = self._files.setdefault(name, os.open(self.folder / name, os.O_RDONLY))
-            return os.pread(file, end - start, start)
+            return self._opened(name).read(start, end)
         except OSError as error:
             raise self._fault(name, error) from None
 
@@ -118,14 +120,29 @@ class LocalStorage:
     def _fault(self, name: str, error: OSError) -> ShardError:
         return ShardError(f"{self.where(name)}: cannot be read ({error.strerror}); {_REMEDY}")
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Omits the open files; a process that unpickles this opens its own."""
-        return {**vars(self), "_files": {}}
+        return LocalStorage, (self.folder,)
+
+
+class _OpenFile:
+    """A file that is closed when no thread uses it any more."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._file = open(folder / name, "rb", buffering=0)
+
+    def read(self, start: int, end: int) -> bytes:
+        return read_at(self._file.fileno(), end - start, start)
 
     def __del__(self) -> None:
-        """Closes the files; most sources live as long as their process."""
-        for file in self._files.values():
-            os.close(file)
+        with suppress(AttributeError, OSError):  # it could not be opened; the disk fails
+            self._file.close()
+
+
+def _most_open_files() -> int:
+    """Files that a source keeps open: a few sources may take half of the process's limit (`ulimit -n`)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(limit // 16, _MOST_OPEN_FILES) if limit > 0 else _MOST_OPEN_FILES
 
 
 class RemoteStorage:
