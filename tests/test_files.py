@@ -4,20 +4,19 @@ import errno
 import os
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from ufork.errors import NonFiniteError, StorageError
+from ufork.errors import StorageError
 from ufork.files import (
     DRAFT_SUFFIX,
     checksum_of,
     draft_of,
     make_folder,
+    open_regular,
     read_at,
     read_bounded,
+    read_object,
     whole_file,
     whole_folder,
-    write_tensors,
     write_whole,
 )
 
@@ -91,22 +90,6 @@ def test_a_library_that_fails_keeps_the_old_file(tmp_path):
     assert (tmp_path / "a").read_text() == "old" and names_in(tmp_path) == ["a"]
 
 
-def test_tensors_are_written_whole(tmp_path):
-    write_tensors(tmp_path / "a.safetensors", {"x": torch.arange(6).view(2, 3).T}, durable=True)
-    assert load_file(tmp_path / "a.safetensors")["x"].tolist() == [[0, 3], [1, 4], [2, 5]]
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"file/a\.safetensors: cannot be written"):
-        write_tensors(tmp_path / "file" / "a.safetensors", {"x": torch.ones(1)})
-
-
-@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
-    """Those of models, image tokenizers and detectors alike."""
-    with pytest.raises(NonFiniteError, match=r"a\.safetensors: not written, since y holds 1 of 3 values"):
-        write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2), "y": torch.tensor([1, value, 0])})
-    assert names_in(tmp_path) == []
-
-
 def test_the_first_of_two_processes_that_make_a_folder_wins(tmp_path):
     with whole_folder(tmp_path / "index") as draft:
         (draft / "mine").touch()
@@ -137,3 +120,26 @@ def test_a_file_is_read_whole_although_each_call_reads_little(tmp_path, monkeypa
     assert read_bounded(path, 100) == bytes(range(100))
     with open(path, "rb") as file:
         assert read_at(file.fileno(), 20, 90) == bytes(range(90, 100)), "up to the end"
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+        with pytest.raises(OSError, match="not a regular file"):
+            open_regular(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"{", b"\xff\xfe{}", b"[" * 10**5, b'{"a":' * 10**5, b'{"a": ' + b"9" * 10**4 + b"}"]
+)
+def test_what_is_no_json_object_is_a_value_error(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match="."):
+        read_object(tmp_path / "a.json")
+
+
+def test_a_json_object_is_read_up_to_a_size(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": [1]}')
+    assert read_object(tmp_path / "a.json") == {"a": [1]}
+    with pytest.raises(OSError, match="10 bytes, more than 9"):
+        read_object(tmp_path / "a.json", max_bytes=9)

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["ufork.errors", "ufork.strict_yaml", "ufork.redaction", "ufork.config", "ufork.vocabulary"],
-    ["ufork.files", "ufork.processes", "ufork.without_initialization", "ufork.markdown"],
+    ["ufork.files", "ufork.tensor_file", "ufork.processes", "ufork.without_initialization", "ufork.markdown"],
     ["ufork.run_folder"],
     ["ufork.model", "ufork.vision", "ufork.data"],
     ["ufork.infer", "ufork.parallel"],

@@ -10,22 +10,20 @@ https://github.com/Cyan4973/xxHash defines it; `xxhsum -H2` computes it too.
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, Any
 
 from xxhash import xxh3_128 as Checksum
 
-from ufork.errors import NonFiniteError, StorageError
+from ufork.errors import StorageError
 from ufork.redaction import has_credentials
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = [
     "DRAFT_SUFFIX",
@@ -34,20 +32,22 @@ __all__ = [
     "draft_of",
     "make_folder",
     "named_errors",
+    "open_regular",
+    "parse_object",
     "read_at",
     "read_bounded",
+    "read_object",
     "storage_errors",
     "sync",
     "whole_file",
     "whole_folder",
-    "write_tensors",
     "write_whole",
 ]
 
 DRAFT_SUFFIX = ".part"
 """Suffix of the name of every temporary file and folder."""
-MAX_CONFIG_BYTES = 16 * 2**20
-"""Largest config of a model that is read; they have some kilobytes."""
+MAX_OBJECT_BYTES = 16 * 2**20
+"""Largest JSON file that `read_object` reads unless told otherwise: configs and the like have some kilobytes."""
 _ANOTHER_FOLDER = "another folder"
 
 
@@ -126,29 +126,6 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], *, durable: bool = False) -> None:
-    """Writes a safetensors file of weights, whole or not at all.
-
-    Raises:
-        NonFiniteError: a weight is NaN or infinite; nothing is written.
-        StorageError: it cannot be written.
-    """
-    from safetensors import SafetensorError  # imports torch, which most users of this module do without
-    from safetensors.torch import save_file
-
-    for name, tensor in tensors.items():
-        if num_broken := int((~tensor.isfinite()).sum()):
-            raise NonFiniteError(
-                f"{path}: not written, since {name} holds {num_broken} of {tensor.numel()} values that are NaN or"
-                " infinite; lower the learning rate, and train again from an earlier checkpoint if there is one"
-            )
-    with draft_of(path, durable=durable) as draft:
-        try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
-        except SafetensorError as error:  # how it reports an OSError
-            raise OSError(str(error)) from None
-
-
 def make_folder(path: Path, *, choose: str = _ANOTHER_FOLDER) -> Path:
     """Makes a folder and those above it where they are missing; returns it.
 
@@ -194,21 +171,32 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def open_regular(path: Path | str) -> int:
+    """Opens a regular file for reading; returns its descriptor, which the caller closes.
+
+    Raises:
+        OSError: the file is missing, unreadable, or a folder, pipe or device.
+    """
+    # Opening a pipe that no process writes to would block.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:
     """Reads a regular file that is not larger than `max_bytes`.
 
     Raises:
-        OSError: the file is missing, unreadable, too large (EFBIG), or a folder, pipe or device.
+        OSError: as `open_regular`, or the file is too large (EFBIG).
     """
-    # Opening a pipe that no process writes to would block.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = open_regular(path)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        if status.st_size > max_bytes:
-            raise OSError(errno.EFBIG, f"{status.st_size} bytes, more than {max_bytes}", str(path))
-        return read_at(descriptor, status.st_size, 0)  # a file object takes twice as long
+        size = os.fstat(descriptor).st_size
+        if size > max_bytes:
+            raise OSError(errno.EFBIG, f"{size} bytes, more than {max_bytes}", str(path))
+        return read_at(descriptor, size, 0)  # a file object takes twice as long
     finally:
         os.close(descriptor)
 
@@ -223,6 +211,31 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
     while len(contents) < size and (more := os.pread(descriptor, size - len(contents), offset + len(contents))):
         contents += more
     return contents
+
+
+def read_object(path: Path, max_bytes: int = MAX_OBJECT_BYTES) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Raises:
+        OSError: as `read_bounded`.
+        ValueError: as `parse_object`.
+    """
+    return parse_object(read_bounded(path, max_bytes))
+
+
+def parse_object(contents: bytes) -> dict[str, Any]:
+    """Reads a JSON object from bytes of any origin.
+
+    Raises:
+        ValueError: they are not JSON, are nested too deeply, or are no object.
+    """
+    try:
+        value = json.loads(contents)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+    return value
 
 
 def checksum_of(path: Path) -> str:

@@ -98,7 +98,7 @@ def _file_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> Iterator[s
         yield f"{len(index)} samples, expected {entry.samples} by the manifest"
     saved = ShardIndex.load(path)
     if saved is None:
-        yield f"{index_path(path).name} is missing or belongs to another tar; delete it, reading the shard rebuilds it"
+        yield f"{index_path(path).name} is missing, damaged or of another tar; delete it, reading the shard rebuilds it"
     elif not _same(saved, index):
         yield f"{index_path(path).name} does not match the tar; delete it, reading the shard rebuilds it"
 

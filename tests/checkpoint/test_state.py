@@ -25,8 +25,8 @@ from ufork.checkpoint.state import (
     verify,
 )
 from ufork.errors import CheckpointError, ConfigError, StorageError
-from ufork.files import write_tensors
 from ufork.parallel.engine.state_files import StateFiles
+from ufork.tensor_file import write_tensors
 
 
 def flip_a_bit(path):

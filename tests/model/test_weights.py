@@ -97,7 +97,7 @@ def test_a_save_that_fails_leaves_the_old_weights(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     before = (folder / WEIGHTS_NAME).read_bytes()
-    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    monkeypatch.setattr("ufork.tensor_file.save_file", full_disk)
     with pytest.raises(StorageError, match="No space left"):
         save_weights(folder, weights_of(tiny_model(seed=3)), CONFIG)
     assert (folder / WEIGHTS_NAME).read_bytes() == before

@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt, StringConstraints
 from ufork.config import Config
 from ufork.data.stream_state import StreamState
 from ufork.errors import CheckpointError, ConfigError, StorageError, UforkError
-from ufork.files import Checksum, checksum_of, read_bounded, sync, write_whole
+from ufork.files import Checksum, checksum_of, read_object, sync, write_whole
 from ufork.vocabulary import Task
 
 CHECKPOINT_VERSION = 3
@@ -146,7 +146,7 @@ def read_state(path: Path) -> CheckpointState:
         StorageError: the disk or file server fails.
     """
     try:
-        mapping: dict[str, Any] = json.loads(read_bounded(path / STATE_FILE, MAX_STATE_BYTES))
+        mapping = read_object(path / STATE_FILE, MAX_STATE_BYTES)
         version, checksum = mapping.get("version"), mapping.pop(_CHECKSUM, None)
         is_whole = checksum == _digest(mapping)
         if version != CHECKPOINT_VERSION:
@@ -159,7 +159,7 @@ def read_state(path: Path) -> CheckpointState:
         state = CheckpointState.from_mapping(mapping, origin=str(path / STATE_FILE))
     except OSError as error:
         raise _unreadable(path / STATE_FILE, error) from None
-    except (ValueError, AttributeError, RecursionError, ConfigError) as error:
+    except (ValueError, ConfigError) as error:
         raise CheckpointError(f"{path}: {STATE_FILE} is damaged ({error})") from None
     if step_of(path) not in (None, state.train_state.step):
         raise CheckpointError(f"{path}: {STATE_FILE} was saved after step {state.train_state.step}; rename the folder")

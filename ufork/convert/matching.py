@@ -9,15 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-import torch
-
 from ufork.convert.tensor_folder import TensorSize
 from ufork.errors import CheckpointError
+from ufork.tensor_file import WEIGHT_TYPES
 
 MOST_GROUPS = 12
 """Groups that a message names of each kind."""
-WEIGHT_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-"""Types that weights are converted from; smaller ones have scales that are stored elsewhere."""
 Shape = tuple[int, ...]
 
 
@@ -50,7 +47,7 @@ def require_match(
     mistyped = [
         f"{name}: {str(found[name].dtype).removeprefix('torch.')}"
         for name in expected
-        if name in found and found[name].dtype not in WEIGHT_TYPES
+        if name in found and found[name].dtype not in WEIGHT_TYPES.values()
     ]
     kinds = {
         "missing": _groups(missing, reasons or {}, "the model needs it; is the download complete?"),

@@ -8,7 +8,6 @@ the upper layer ceil((i + 1) U / B) - 1 of U, both counted from 0. Its last laye
 shallower branch leaves out layers evenly, a deeper one repeats them.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -29,7 +28,7 @@ from ufork.convert.vila_u_config import RqHeadSizes
 from ufork.convert.weights_folder import Converted, require_embedded, write_weights_folder
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError, ConfigError
-from ufork.files import MAX_CONFIG_BYTES, read_bounded
+from ufork.files import read_object
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.initialization import fill_parameter, starts_as_torch
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
@@ -103,8 +102,8 @@ class QwenConfig(Config):
         """
         path = folder / CONFIG_NAME
         try:
-            mapping = json.loads(read_bounded(path, MAX_CONFIG_BYTES))
-        except (OSError, ValueError, RecursionError) as error:
+            mapping = read_object(path)
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{path}: cannot be read ({error}); give a folder of a model as transformers saves it"
             ) from None

@@ -6,7 +6,6 @@ A tensor is a mapping of its file into memory. Its pages are read when they are 
 whole folder is read in the memory of its largest tensor.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ufork.errors import CheckpointError
-from ufork.files import read_bounded
+from ufork.files import read_object
 
 INDEX_NAME = "model.safetensors.index.json"
 SUFFIX = ".safetensors"
@@ -119,8 +118,8 @@ def _files_of(path: Path) -> list[Path]:
 
 def _indexed_files(index: Path) -> list[Path]:
     try:
-        names = {str(name) for name in json.loads(read_bounded(index, MAX_INDEX_BYTES))["weight_map"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        names = {str(name) for name in read_object(index, MAX_INDEX_BYTES)["weight_map"].values()}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise _damaged(index, error) from None
     if strange := sorted(name for name in names if not _FILE_NAME.fullmatch(name)):
         raise CheckpointError(

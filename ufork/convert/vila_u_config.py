@@ -3,16 +3,15 @@
 vision_tower/config.json, and SigLIP's config.json where `pretrained_model` names a folder -> TowerSizes
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import ConfigDict, Field, PositiveInt
 
 from ufork.config import Config
 from ufork.errors import CheckpointError, ConfigError
-from ufork.files import MAX_CONFIG_BYTES, read_bounded
+from ufork.files import read_object
 from ufork.model.config import Dimensions, RqHeadConfig
 from ufork.vision.vila_u.config import PixelDecoderConfig, VilaUConfig
 
@@ -200,11 +199,9 @@ def _siglip_sizes(tower: Path, name: str) -> _SiglipVision:
 
 def _checked(kind: type[Kind], path: Path) -> Kind:
     try:
-        mapping: Any = json.loads(read_bounded(path, MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
+        mapping = read_object(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); give a vision_tower folder of VILA-U") from None
-    if not isinstance(mapping, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(mapping).__name__}")
     try:
         return kind.from_mapping(mapping, origin=str(path))
     except ConfigError as error:

@@ -1,19 +1,17 @@
 """A model's weights on disk: `model.safetensors` and `config.json` with the sizes, loadable without DeepSpeed."""
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ufork.config import Config
 from ufork.errors import CheckpointError, ConfigError
-from ufork.files import make_folder, write_tensors, write_whole
+from ufork.files import make_folder, read_object, write_whole
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.layers.attention_kernels import AttentionKernel, sdpa_attention
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
+from ufork.tensor_file import read_tensors, write_tensors
 from ufork.without_initialization import WithoutInitialization
 
 MODEL_PREFIX = "model."
@@ -44,12 +42,13 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
     """Reads a folder written by `save_weights`.
 
     Raises:
-        CheckpointError: a file is missing, damaged or not ufork's.
+        CheckpointError: a file is missing, damaged or not ufork's, or they do not belong together.
     """
     config = read_weights_config(folder)
+    expected = dict(meta_model(config).named_parameters())
     try:
-        return load_file(folder / WEIGHTS_NAME), config
-    except (ValueError, SafetensorError, OSError) as error:
+        return read_tensors(folder / WEIGHTS_NAME, expected), config
+    except (ValueError, OSError) as error:
         raise _damaged(folder, error) from None
 
 
@@ -59,7 +58,7 @@ def read_weights_config(folder: Path) -> WeightsConfig:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: no {name}; give a folder of weights, such as RUN/phases/NAME/weights")
     try:
-        mapping = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        mapping = read_object(folder / CONFIG_NAME)
     except (ValueError, OSError) as error:
         raise _damaged(folder, error) from None
     try:

@@ -18,12 +18,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ufork.errors import ConfigError, TokenizerError
-from ufork.files import make_folder, write_tensors, write_whole
+from ufork.files import make_folder, read_object, write_whole
+from ufork.tensor_file import read_tensors, write_tensors
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.config import RqvaeConfig, TokenizerConfig
 from ufork.vision.tokenizer import ImageTokenizer
@@ -54,8 +53,9 @@ class ImageCodec:
         config = read_config(folder)
         model = meta_network(config)
         try:
-            model.load_state_dict(load_file(folder / WEIGHTS_FILE, device=device), assign=True)
-        except (OSError, SafetensorError, RuntimeError) as error:
+            weights = read_tensors(folder / WEIGHTS_FILE, model.state_dict(), device=device)
+            model.load_state_dict(weights, assign=True)
+        except (OSError, ValueError) as error:
             raise TokenizerError(
                 f"{folder / WEIGHTS_FILE}: not the weights of the tokenizer in {CONFIG_FILE} ({error}); "
                 "make the tokenizer again, or copy both files from the same folder"
@@ -155,16 +155,14 @@ def read_config(folder: Path) -> TokenizerConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        mapping = read_object(path)
+    except (OSError, ValueError) as error:
         raise TokenizerError(
             f"{path}: not the config of an image tokenizer ({error}); give a folder written by `ufork tokenizer fit` or"
             " `ufork convert`"
         ) from None
-    if not isinstance(mapping, dict):
-        raise TokenizerError(f"{path}: expected a JSON object, found {type(mapping).__name__}")
     kind = mapping.pop(_KIND_KEY, RqvaeConfig.kind)
-    if kind not in NETWORKS:
+    if kind not in list(NETWORKS):  # of any type
         raise TokenizerError(f"{path}: kind {kind!r} of image tokenizer; known are {', '.join(NETWORKS)}")
     mapping.pop("fit", None)  # does not matter once the tokenizer is fitted
     try:

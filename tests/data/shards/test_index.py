@@ -1,6 +1,7 @@
 """Indices of tars by our writer, webdataset's, tarfile and GNU tar."""
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -9,7 +10,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ufork.data.shards.index import ShardIndex, index_path
+from ufork.data.shards.index import MAX_EXTENSIONS, ShardIndex, index_path
 from ufork.errors import ShardError
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -160,3 +161,57 @@ def test_saved_index_is_used_only_for_the_tar_it_fits(tmp_path):
     write_tar(path, MEMBERS, tarfile.GNU_FORMAT)
     index_path(path).write_text("[]")
     assert ShardIndex.load(path) is None
+
+
+def swapped(columns):
+    offsets = columns["offsets"]["json"]
+    offsets[0], offsets[1] = offsets[1], offsets[0]
+
+
+DAMAGES = {
+    "swapped offsets": swapped,
+    "an offset behind the end": lambda columns: columns["offsets"]["json"].__setitem__(-1, 10**9),
+    "a huge size": lambda columns: columns["sizes"]["json"].__setitem__(0, 2**63 - 1),
+    "a number beyond 64 bits": lambda columns: columns["sizes"]["json"].__setitem__(0, 10**30),
+    "a negative offset": lambda columns: columns["offsets"]["json"].__setitem__(0, -512),
+    "an offset between blocks": lambda columns: columns["offsets"]["json"].__setitem__(0, 513),
+    "a shorter column": lambda columns: columns["sizes"]["json"].pop(),
+    "a column without sizes": lambda columns: columns["sizes"].pop("json"),
+    "a key too many": lambda columns: columns["keys"].append("z"),
+    "a key that is no text": lambda columns: columns["keys"].__setitem__(0, None),
+    "columns that are a text": lambda columns: columns.update(offsets="json"),
+    "no columns": lambda columns: columns.update(offsets={}, sizes={}),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_index_is_not_used(tmp_path, name):
+    """Row M12."""
+    path = tmp_path / "x.tar"
+    write_tar(path, MEMBERS, tarfile.GNU_FORMAT)
+    ShardIndex.build(path).save(path)
+    assert ShardIndex.load(path)
+    columns = json.loads(index_path(path).read_text())
+    DAMAGES[name](columns)
+    index_path(path).write_text(json.dumps(columns))
+    assert ShardIndex.load(path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 10**5, b"null", b"\xff"])
+def test_an_index_that_is_no_json_is_not_used(tmp_path, content):
+    path = tmp_path / "x.tar"
+    write_tar(path, MEMBERS, tarfile.GNU_FORMAT)
+    index_path(path).write_bytes(content)
+    assert ShardIndex.load(path) is None
+
+
+def test_an_index_of_an_empty_tar_is_used(tmp_path):
+    write_tar(tmp_path / "x.tar", {}, tarfile.GNU_FORMAT)
+    ShardIndex.build(tmp_path / "x.tar").save(tmp_path / "x.tar")
+    assert len(ShardIndex.load(tmp_path / "x.tar")) == 0
+
+
+def test_more_extensions_than_columns_can_be_kept_of_are_refused(tmp_path):
+    write_tar(tmp_path / "x.tar", {f"a{n}.x{n}": b"" for n in range(MAX_EXTENSIONS + 1)}, tarfile.GNU_FORMAT)
+    with pytest.raises(ShardError, match="more than 1000 different extensions"):
+        ShardIndex.build(tmp_path / "x.tar")

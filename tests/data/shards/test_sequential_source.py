@@ -1,10 +1,14 @@
 """Shards that are read from their start: every sample once, a window at a time, from any position."""
 
+import gzip
+import json
+
 import numpy as np
 import pytest
 import webdataset
 
 from ufork.data.shards import sequential_source as streamed_source
+from ufork.data.shards.manifest import MANIFEST_FILE
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.sequential_source import SequentialSource
 from ufork.data.shards.source import ShardSource
@@ -90,3 +94,19 @@ def test_a_damaged_shard_is_named(folder, damage):
     shard.write_bytes(data[:cut] if damage == "cut" else data[:cut] + b"x" * (len(data) - cut))
     with pytest.raises(ShardError, match=rf"{shard.name}: (cannot be read|ends after \d+ samples)"):
         source.read(range(12))
+
+
+def test_samples_beyond_the_manifests_count_are_no_silent_loss(folder):
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["shards"][0]["samples"] = 11
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match="goes on after 11 samples, the manifest says 11"):
+        SequentialSource(folder, Task.GENERATION).read(range(11))
+
+
+def test_a_compressed_tar_is_not_expanded(folder):
+    source = SequentialSource(folder, Task.GENERATION)
+    shard = folder / source.entries[0].file
+    shard.write_bytes(gzip.compress(shard.read_bytes()))
+    with pytest.raises(ShardError, match=f"{shard.name}: cannot be read"):
+        source.read([0])

@@ -1,13 +1,14 @@
 """Sources read by number, and the faults they report."""
 
 import json
+import os
 import pickle
 import shutil
 
 import pytest
 import webdataset
 
-from ufork.data.shards.index import index_path
+from ufork.data.shards.index import ShardIndex, index_path
 from ufork.data.shards.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.source import ShardSource
@@ -135,3 +136,70 @@ def test_a_moved_folder_keeps_working(folder, tmp_path):
     target = tmp_path / "moved"
     shutil.copytree(folder, target, ignore=lambda *_: {"moved"})
     assert ShardSource(target, Task.GENERATION)[2].id == "toy-2"
+
+
+def test_an_index_of_another_tar_is_built_anew(folder):
+    """Row M12: a saved index that is whole, and does not fit the tar."""
+    expected = [ShardSource(folder, Task.GENERATION)[number].image for number in range(6)]
+    path = index_path(folder / "1.tar")
+    saved = path.read_text()
+    columns = json.loads(saved)
+    columns["offsets"]["json"], columns["offsets"]["jpg"] = columns["offsets"]["jpg"], columns["offsets"]["json"]
+    columns["sizes"]["json"], columns["sizes"]["jpg"] = columns["sizes"]["jpg"], columns["sizes"]["json"]
+    path.write_text(json.dumps(columns))
+    assert ShardIndex.load(folder / "1.tar"), "it is whole"
+    source = ShardSource(folder, Task.GENERATION)
+    assert [source[number].image for number in range(6)] == expected
+    assert path.read_text() == saved
+    columns["sizes"]["jpg"][0] -= 1
+    path.write_text(json.dumps(columns))
+    assert [sample.image for sample in ShardSource(folder, Task.GENERATION).read(range(6))] == expected
+
+
+def change_shard(**changes):
+    return lambda manifest: manifest["shards"][0].update(changes)
+
+
+MANIFESTS = {
+    "a name that leads outside": (change_shard(file="../../x.tar"), r"shards\.0\.file"),
+    "a name that is no text": (change_shard(file=1.5), r"shards\.0\.file"),
+    "an unknown task": (change_shard(task="drawing"), r"shards\.0\.task"),
+    "a number as text": (change_shard(samples="3"), r"shards\.0\.samples"),
+    "a negative number": (change_shard(samples=-3), r"shards\.0\.samples"),
+    "more samples than bytes": (change_shard(samples=10**18), "1000000000000000000 samples in"),
+    "a shard twice": (lambda manifest: manifest["shards"].append(manifest["shards"][0]), "same shard twice"),
+    "no shards": (lambda manifest: manifest.pop("shards"), "shards: Field required"),
+    "shards that are a number": (lambda manifest: manifest.update(shards=3), "shards: "),
+    "a recipe that is no text": (lambda manifest: manifest.update(recipe=None), "recipe: "),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_of_wrong_values_is_named(folder, name):
+    """Row M12."""
+    change, message = MANIFESTS[name]
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    change(manifest)
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match=rf"manifest\.json: .*{message}"):
+        ShardSource(folder, Task.GENERATION)
+
+
+def test_a_shard_that_the_manifest_does_not_list_is_named(folder):
+    shutil.copy(folder / "1.tar", folder / "generation-00001.tar")
+    with pytest.raises(ShardError, match=r"does not list generation-00001\.tar; remove"):
+        ShardSource(folder, Task.GENERATION)
+
+
+@pytest.mark.parametrize("name", [MANIFEST_FILE, "0.tar.index.json", "0.tar"])
+def test_a_pipe_in_place_of_a_file_blocks_nothing(folder, name):
+    """Row L2."""
+    source = ShardSource(folder, Task.GENERATION)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    if name == "0.tar.index.json":
+        assert source[0].id == "toy-0"
+    else:
+        with pytest.raises(ShardError, match="not a regular file|truncated: 0 bytes"):
+            source.read([0])
+            ShardSource(folder, Task.GENERATION)

@@ -84,7 +84,7 @@ def test_an_index_of_another_tar_and_a_missing_one_are_named(folder):
 def test_an_index_with_wrong_offsets_is_named(folder):
     path = folder / "generation-00000.tar.index.json"
     columns = json.loads(path.read_text())
-    columns["offsets"]["json"][0] += 512
+    columns["sizes"]["json"][0] -= 1
     path.write_text(json.dumps(columns))
     (fault,) = verify_shards(folder)
     assert "generation-00000.tar.index.json does not match the tar" in fault

@@ -17,13 +17,17 @@ from typing import NamedTuple
 import numpy as np
 
 from ufork.errors import ShardError
-from ufork.files import write_whole
+from ufork.files import open_regular, parse_object, read_bounded, write_whole
 
 BLOCK_BYTES = 512
 """Unit of a tar: a header is one block, contents are padded to whole blocks."""
 
 INDEX_VERSION = 1
 _ABSENT = -1
+MAX_INDEX_BYTES = 128 * 2**20
+"""Largest index that is read; a million samples have some 60 MB."""
+MAX_EXTENSIONS = 1000
+"""Most extensions in a tar: each is a column as long as the tar has samples."""
 _REGULAR, _PAX, _GNU_NAME = b"0\0", b"x", b"L"
 _SKIPPED = b"123456"
 """Links, devices and folders, which are skipped: they hold no contents of a sample."""
@@ -58,7 +62,7 @@ class ShardIndex:
             ShardError: the tar is missing, truncated, damaged, or holds two members of the same name in one sample.
         """
         try:
-            with open(tar_path, "rb") as file:
+            with open(open_regular(tar_path), "rb") as file:
                 tar_bytes = os.fstat(file.fileno()).st_size
                 with mmap(file.fileno(), 0, access=ACCESS_READ) if tar_bytes else memoryview(b"") as data:
                     return cls.scan(data, str(tar_path))
@@ -75,27 +79,49 @@ class ShardIndex:
 
     @classmethod
     def load(cls, tar_path: Path) -> "ShardIndex | None":
-        """Reads the saved index of the tar at `tar_path`; None when none fits the tar's size and this version."""
+        """Reads the saved index of the tar at `tar_path`; None when there is none or `parse` refuses it."""
         try:
-            return cls.parse(index_path(tar_path).read_bytes(), tar_bytes=tar_path.stat().st_size)
+            return cls.parse(read_bounded(index_path(tar_path), MAX_INDEX_BYTES), tar_bytes=tar_path.stat().st_size)
         except OSError:
             return None
 
     @classmethod
     def parse(cls, contents: bytes, *, tar_bytes: int) -> "ShardIndex | None":
-        """Reads a saved index; None when it is not for a tar of `tar_bytes`, or of another version."""
+        """Reads a saved index; None when it is damaged, of another version, or not of a tar of `tar_bytes`."""
         try:
-            columns = json.loads(contents)
+            columns = parse_object(contents)
             if columns["version"] != INDEX_VERSION or columns["tar_bytes"] != tar_bytes:
                 return None
-            return cls(
+            index = cls(
                 keys=tuple(columns["keys"]),
                 offsets={name: np.array(column, np.int64) for name, column in columns["offsets"].items()},
                 sizes={name: np.array(column, np.int64) for name, column in columns["sizes"].items()},
-                tar_bytes=columns["tar_bytes"],
+                tar_bytes=tar_bytes,
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
+        return index if index._is_of_a_tar() else None
+
+    def _is_of_a_tar(self) -> bool:
+        """Whether every sample has members, and they lie one behind the other in the order of the samples."""
+        columns = [*self.offsets.values(), *self.sizes.values()]
+        if self.offsets.keys() != self.sizes.keys() or any(column.shape != (len(self),) for column in columns):
+            return False
+        if not columns or not all(isinstance(key, str) for key in self.keys):
+            return not self.keys
+        offsets_MN = np.stack(list(self.offsets.values()))
+        sizes_MN = np.stack([self.sizes[name] for name in self.offsets])
+        is_there_MN = offsets_MN != _ABSENT
+        if not (is_there_MN == (sizes_MN != _ABSENT)).all() or not is_there_MN.any(axis=0).all():
+            return False
+        offsets, sizes, samples = offsets_MN[is_there_MN], sizes_MN[is_there_MN], np.nonzero(is_there_MN)[1]
+        if min(offsets.min(), sizes.min()) < 0 or max(offsets.max(), sizes.max()) > self.tar_bytes:
+            return False
+        order = np.argsort(offsets)
+        offsets, ends = offsets[order], (offsets + -(-sizes // BLOCK_BYTES) * BLOCK_BYTES)[order]
+        starts_at_a_block = not (offsets % BLOCK_BYTES).any() and offsets[0] >= BLOCK_BYTES
+        is_in_order = (np.diff(samples[order]) >= 0).all() and (ends[:-1] + BLOCK_BYTES <= offsets[1:]).all()
+        return bool(starts_at_a_block and is_in_order and ends[-1] <= self.tar_bytes)
 
     def save(self, tar_path: Path) -> None:
         """Writes the index beside the tar at `tar_path`, whole or not at all.
@@ -142,6 +168,8 @@ class IndexBuilder:
         if not self._keys or self._keys[-1] != key:
             self._keys.append(key)
         offsets, sizes = self._offsets.setdefault(extension, []), self._sizes.setdefault(extension, [])
+        if len(self._offsets) > MAX_EXTENSIONS:
+            raise ShardError(f"{where}: more than {MAX_EXTENSIONS} different extensions; is this a shard of ufork's?")
         if len(offsets) == len(self._keys):
             raise ShardError(f"{where}: sample {key!r} has two members .{extension}; make the shard again")
         if missing := len(self._keys) - 1 - len(offsets):
@@ -162,6 +190,17 @@ class IndexBuilder:
         return ShardIndex(
             keys=tuple(self._keys), offsets=columns(self._offsets), sizes=columns(self._sizes), tar_bytes=tar_bytes
         )
+
+
+def is_header_of(header: bytes, key: str, extension: str, size: int) -> bool:
+    """Whether a header states the name that makes this key and extension, and this size."""
+    if header.startswith(f"{key}.{extension}\0".encode(errors="replace")) and header[124:135] == b"%011o" % size:
+        return True  # nearly every header
+    try:
+        _check_header(header, "", 0)
+        return split_name(_ustar_name(header)) == (key, extension) and _number(header[124:136], "", 0) == size
+    except ShardError:
+        return False
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -4,29 +4,35 @@ folder/manifest.json  <->  Manifest: shards with their sizes and checksums, lice
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import NonNegativeInt, StringConstraints, TypeAdapter, ValidationError
+
+from ufork.data.shards.index import BLOCK_BYTES
 from ufork.data.shards.storage import LocalStorage, Storage
 from ufork.errors import ShardError
-from ufork.files import checksum_of, write_whole
+from ufork.files import checksum_of, parse_object, write_whole
 from ufork.vocabulary import Task
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_VERSION = 2
+MAX_MANIFEST_BYTES = 64 * 2**20
+"""Largest manifest that is read; one of 300,000 shards is smaller."""
 _REMEDY = "prepare the data again"
+_FileName = Annotated[str, StringConstraints(pattern=r"^[^/\x00]+\.tar$")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
     """One tar of a source."""
 
-    file: str
+    file: _FileName
     """Name within the source folder."""
     task: Task
-    samples: int
-    bytes: int
+    samples: NonNegativeInt
+    bytes: NonNegativeInt
     checksum: str
     """XXH3 of its contents, as `ufork.files.checksum_of` returns it."""
 
@@ -53,7 +59,7 @@ class Manifest:
     recipe: str
     """Digest of everything that the shards were made from; shards with an equal digest are not made again."""
     shards: tuple[ShardEntry, ...]
-    skipped: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, NonNegativeInt] = field(default_factory=dict)
     """Number of skipped inputs, by reason."""
     details: dict[str, Any] = field(default_factory=dict)
     """Details that depend on the source: its vocabulary, the codec of its codes."""
@@ -64,22 +70,40 @@ class Manifest:
         """Reads the manifest in `folder`.
 
         Raises:
-            ShardError: there is none, or it is not one of this version.
+            ShardError: there is none, it is not one of this version, or its values cannot be those of shards.
         """
         return cls.read(LocalStorage(folder))
 
     @classmethod
     def read(cls, storage: Storage) -> "Manifest":
         """Reads the manifest of a source in any storage; raises as `load`."""
-        where, contents = storage.where(MANIFEST_FILE), storage.contents(MANIFEST_FILE)
+        where, contents = storage.where(MANIFEST_FILE), storage.contents(MANIFEST_FILE, MAX_MANIFEST_BYTES)
         try:
-            values = json.loads(contents)
-            if values["version"] != MANIFEST_VERSION:
-                raise ShardError(f"{where}: version {values['version']}, expected {MANIFEST_VERSION}; {_REMEDY}")
-            values["shards"] = tuple(map(ShardEntry.from_dict, values["shards"]))
-            return cls(**{name.name: values[name.name] for name in fields(cls)})
-        except (ValueError, KeyError, TypeError) as error:
-            raise ShardError(f"{where}: not a manifest of ufork's ({error!r}); {_REMEDY}") from None
+            version = parse_object(contents).get("version")
+            if version != MANIFEST_VERSION:
+                raise ShardError(f"{where}: version {version!r:.40}, expected {MANIFEST_VERSION}; {_REMEDY}")
+            manifest = _MANIFEST.validate_json(contents, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ShardError(f"{where}: not a manifest of ufork's ({key}: {first['msg']}); {_REMEDY}") from None
+        except ValueError as error:
+            raise ShardError(f"{where}: not a manifest of ufork's ({error}); {_REMEDY}") from None
+        manifest._require_complete(storage)
+        return manifest
+
+    def _require_complete(self, storage: Storage) -> None:
+        """Raises ShardError unless each shard of the folder is listed once, with no more samples than fit into it."""
+        where, path = storage.where(MANIFEST_FILE), storage.local_path(MANIFEST_FILE)
+        listed = {entry.file for entry in self.shards}
+        if len(listed) < len(self.shards):
+            raise ShardError(f"{where}: lists the same shard twice; {_REMEDY}")
+        for entry in self.shards:
+            if entry.samples * BLOCK_BYTES > entry.bytes:
+                raise ShardError(f"{where}: {entry.file}: {entry.samples} samples in {entry.bytes} bytes; {_REMEDY}")
+        found = {shard.name for task in Task for shard in path.parent.glob(shard_pattern(task))} if path else set()
+        if unlisted := sorted(found - listed):
+            raise ShardError(f"{where}: does not list {', '.join(unlisted[:3])}; remove these shards, or {_REMEDY}")
 
     def save(self, folder: Path) -> None:
         """Writes the manifest into `folder`, whole or not at all.
@@ -105,6 +129,14 @@ class Manifest:
             path = storage.local_path(entry.file)
             if deep and (found := checksum_of(path)) != entry.checksum:
                 raise ShardError(f"{path}: its checksum is {found}, the manifest says {entry.checksum}; {_REMEDY}")
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def shard_pattern(task: Task) -> str:
+    """Pattern of the names of the shards of `task` that ufork writes."""
+    return f"{task}-[0-9][0-9][0-9][0-9][0-9]*.tar"
 
 
 def check_size(storage: Storage, entry: ShardEntry) -> None:

@@ -3,10 +3,12 @@
     order: shards shuffled, samples shuffled within windows of a shard
     read(numbers) -> a reader at that window, or one that skips to it -> the window -> Samples
 
-webdataset reads the tars. The order follows from the samples' numbers alone, as in any other source, so that a stream
-resumes from a shard and a position in it, and no reader or window is part of the stream's state.
+webdataset groups the members of a tar into samples. The order follows from the samples' numbers alone, as in any other
+source, so that a stream resumes from a shard and a position in it, and no reader or window is part of the stream's
+state.
 """
 
+import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -24,6 +26,7 @@ from ufork.vocabulary import Task
 
 WINDOW_SAMPLES = 256
 """Samples of a shard that are kept in memory, and shuffled, at a time."""
+_REMEDY = "prepare the data again, or restore the file"
 MAX_READERS = 64
 """Limit of open shards; at least as many as a process has lanes."""
 
@@ -89,25 +92,36 @@ class _Reader:
     def go_to(self, window: int) -> None:
         while self.window < window:
             self.window += 1
-            expected = min(WINDOW_SAMPLES, self._num_samples - self.window * WINDOW_SAMPLES)
+            before = self.window * WINDOW_SAMPLES
+            expected = min(WINDOW_SAMPLES, self._num_samples - before)
             self.samples = list(islice(self._members, expected))
             if len(self.samples) < expected:
-                raise ShardError(
-                    f"{self._name}: ends after {self.window * WINDOW_SAMPLES + len(self.samples)} samples, the manifest"
-                    f" says {self._num_samples}; prepare the data again, or restore the file"
-                )
+                raise self._miscounted(f"ends after {before + len(self.samples)} samples")
+            if before + expected == self._num_samples and next(self._members, None) is not None:
+                raise self._miscounted(f"goes on after {self._num_samples} samples")
+
+    def _miscounted(self, found: str) -> ShardError:
+        return ShardError(f"{self._name}: {found}, the manifest says {self._num_samples}; {_REMEDY}")
 
 
 def _keyed_members(storage: Storage, file: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yields key and contents by extension of each sample, as webdataset groups them."""
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
+    from webdataset.tariterators import group_by_keys
 
     where = storage.where(file)
     try:
-        with storage.stream(file) as stream:
-            members = ({**member, "__url__": where} for member in tar_file_iterator(stream))
-            for sample in group_by_keys(members):
+        # Not "r|*" as in webdataset's tar_file_iterator, which would decompress what is no tar.
+        with storage.stream(file) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            for sample in group_by_keys(_members(tar, where)):
                 fields = {name: content for name, content in sample.items() if not name.startswith("__")}
                 yield sample["__key__"], fields
     except (OSError, TarError, ValueError, EOFError) as error:
-        raise ShardError(f"{where}: cannot be read ({error}); prepare the data again, or restore the file") from None
+        raise ShardError(f"{where}: cannot be read ({error}); {_REMEDY}") from None
+
+
+def _members(tar: tarfile.TarFile, where: str) -> Iterator[dict[str, Any]]:
+    """Yields the regular files of a tar in the form that webdataset's `group_by_keys` takes."""
+    for member in tar:
+        if member.isreg() and (contents := tar.extractfile(member)):
+            yield {"fname": member.name, "data": contents.read(), "__url__": where}
+        tar.members = []  # type: ignore[attr-defined]  # it would keep the header of every member

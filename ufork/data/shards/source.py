@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ufork.data.shards.index import ShardIndex, index_path
-from ufork.data.shards.manifest import Manifest, check_size
+from ufork.data.shards.index import BLOCK_BYTES, MAX_INDEX_BYTES, ShardIndex, index_path, is_header_of
+from ufork.data.shards.manifest import Manifest, ShardEntry, check_size
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.storage import Span, Storage, open_storage
 from ufork.errors import SampleError, ShardError, StorageError
@@ -75,10 +75,14 @@ class ShardSource:
         located = [(self._shard(shard), in_shard) for shard, in_shard in self.locate(numbers)]
         spans = [shard.span(in_shard) for shard, in_shard in located]
         contents = self.storage.read_spans(spans) if spans else []
-        return [
-            self.decode(shard.members(in_shard, data, span.start), shard.where(in_shard))
-            for (shard, in_shard), span, data in zip(located, spans, contents, strict=True)
-        ]
+        samples = []
+        for (shard, in_shard), span, data in zip(located, spans, contents, strict=True):
+            if not shard.fits(in_shard, data, span.start):
+                shard.use_new_index()
+                span = shard.span(in_shard)
+                (data,) = self.storage.read_spans([span])
+            samples.append(self.decode(shard.members(in_shard, data, span.start), shard.where(in_shard)))
+        return samples
 
     def order(self, generator: np.random.Generator) -> np.ndarray:
         """Returns every number once, shuffled by `generator`: the order of an epoch."""
@@ -108,7 +112,7 @@ class ShardSource:
         shard = self._shards.get(number)
         if shard is None:
             entry = self.entries[number]
-            shard = self._shards[number] = _IndexedShard(self.storage, entry.file, entry.samples)
+            shard = self._shards[number] = _IndexedShard(self.storage, entry)
         return shard
 
     def __getstate__(self) -> dict[str, Any]:
@@ -127,13 +131,27 @@ class SampleLocation(NamedTuple):
 
 
 class _IndexedShard:
-    """A tar and the offsets of its members."""
+    """A tar and the offsets of its members.
 
-    def __init__(self, storage: Storage, file: str, num_samples: int) -> None:
-        self._file, self._name = file, storage.where(file)
-        index = load_or_build_index(storage, file)
-        if len(index) != num_samples:
-            raise ShardError(f"{self._name}: {len(index)} samples, the manifest says {num_samples}; {_REMEDY}")
+    A saved index may be another tar's. So the headers of each sample that is read are compared with it, and it is built
+    anew at the first difference; a new index needs no comparison.
+    """
+
+    def __init__(self, storage: Storage, entry: ShardEntry) -> None:
+        self._storage, self._entry, self._name = storage, entry, storage.where(entry.file)
+        saved = load_index(storage, entry)
+        self._is_new = saved is None
+        self._use(build_index(storage, entry) if saved is None else saved)
+
+    def use_new_index(self) -> None:
+        """Builds the index anew, since the saved one does not fit."""
+        _logger.info("%s: its headers are not those in the index beside it, which is built anew", self._name)
+        self._is_new = True
+        self._use(build_index(self._storage, self._entry))
+
+    def _use(self, index: ShardIndex) -> None:
+        if len(index) != (stated := self._entry.samples):
+            raise ShardError(f"{self._name}: {len(index)} samples, the manifest says {stated}; {_REMEDY}")
         self._keys = index.keys
         # Lists: picking one element from a list is several times faster than from an array.
         self._columns = {name: (index.offsets[name].tolist(), index.sizes[name].tolist()) for name in index.offsets}
@@ -142,10 +160,22 @@ class _IndexedShard:
         return SampleLocation(self._name, self._keys[number])
 
     def span(self, number: int) -> Span:
-        """Bytes of all members of sample `number`, which are neighbours in the tar."""
+        """Bytes of all members of sample `number`, which are neighbours in the tar, from the first one's header."""
         columns = self._columns.values()
-        start = min(offsets[number] for offsets, _ in columns if offsets[number] >= 0)
-        return Span(self._file, start, max(offsets[number] + sizes[number] for offsets, sizes in columns))
+        start = min(offsets[number] for offsets, _ in columns if offsets[number] >= 0) - BLOCK_BYTES
+        return Span(self._entry.file, start, max(offsets[number] + sizes[number] for offsets, sizes in columns))
+
+    def fits(self, number: int, data: bytes, start: int) -> bool:
+        """Whether the headers in the bytes of the sample's span, which begins at `start`, are as the index says."""
+        if self._is_new:
+            return True
+        for extension, (offsets, sizes) in self._columns.items():
+            header = offsets[number] - BLOCK_BYTES - start
+            if offsets[number] >= 0 and not is_header_of(
+                data[header : header + BLOCK_BYTES], self._keys[number], extension, sizes[number]
+            ):
+                return False
+        return True
 
     def members(self, number: int, data: bytes, start: int) -> dict[str, bytes]:
         """Contents by extension, from the bytes of the sample's span, which begins at `start`."""
@@ -159,25 +189,29 @@ class _IndexedShard:
         return members
 
 
-def load_or_build_index(storage: Storage, file: str) -> ShardIndex:
-    """Reads the saved index of a tar, or builds one; saves a built one if the tar is in a folder of this machine.
+def load_index(storage: Storage, entry: ShardEntry) -> ShardIndex | None:
+    """Reads the saved index of a shard; None where there is none that can be its."""
+    if path := storage.local_path(entry.file):
+        index = ShardIndex.load(path)
+    else:
+        try:
+            contents = storage.contents(index_path(Path(entry.file)).name, MAX_INDEX_BYTES)
+        except ShardError:
+            return None
+        index = ShardIndex.parse(contents, tar_bytes=entry.bytes)
+    return index if index and len(index) == entry.samples else None
+
+
+def build_index(storage: Storage, entry: ShardEntry) -> ShardIndex:
+    """Builds the index of a shard from the tar's headers, and saves it if the tar is in a folder of this machine.
 
     Raises:
         ShardError: as `ShardIndex.build` does.
     """
-    if path := storage.local_path(file):
-        return ShardIndex.load(path) or _built_index(path)
-    try:
-        index = ShardIndex.parse(storage.contents(index_path(Path(file)).name), tar_bytes=storage.size(file))
-    except ShardError:
-        index = None
-    if index is None:
-        _logger.info("%s: has no valid index beside it; reading the whole shard to build one", storage.where(file))
-        index = ShardIndex.scan(memoryview(storage.contents(file)), storage.where(file))
-    return index
-
-
-def _built_index(path: Path) -> ShardIndex:
+    where, path = storage.where(entry.file), storage.local_path(entry.file)
+    if path is None:
+        _logger.info("%s: has no valid index beside it; reading the whole shard to build one", where)
+        return ShardIndex.scan(memoryview(storage.contents(entry.file, entry.bytes)), where)
     index = ShardIndex.build(path)
     try:
         index.save(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from ufork.errors import ConfigError, ShardError
-from ufork.files import read_at
+from ufork.files import open_regular, read_at, read_bounded
 from ufork.redaction import has_credentials, redacted
 
 _REMEDY = "prepare the data again, or restore the file"
@@ -44,8 +44,8 @@ class Storage(Protocol):
         """Size of a file in bytes."""
         ...
 
-    def contents(self, name: str) -> bytes:
-        """Reads a whole file."""
+    def contents(self, name: str, max_bytes: int) -> bytes:
+        """Reads a whole file, which has at most `max_bytes`."""
         ...
 
     def read_spans(self, spans: Sequence[Span]) -> list[bytes]:
@@ -93,10 +93,10 @@ class LocalStorage:
         except OSError as error:
             raise self._fault(name, error) from None
 
-    def contents(self, name: str) -> bytes:
-        """Reads a whole file."""
+    def contents(self, name: str, max_bytes: int) -> bytes:
+        """Reads a whole file, which has at most `max_bytes`."""
         try:
-            return (self.folder / name).read_bytes()
+            return read_bounded(self.folder / name, max_bytes)
         except OSError as error:
             raise self._fault(name, error) from None
 
@@ -113,7 +113,7 @@ class LocalStorage:
     def stream(self, name: str) -> IO[bytes]:
         """Opens a file."""
         try:
-            return open(self.folder / name, "rb")
+            return open(open_regular(self.folder / name), "rb")
         except OSError as error:
             raise self._fault(name, error) from None
 
@@ -129,7 +129,7 @@ class _OpenFile:
     """A file that is closed when no thread uses it any more."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._file = open(folder / name, "rb", buffering=0)
+        self._file = open(open_regular(folder / name), "rb", buffering=0)
 
     def read(self, start: int, end: int) -> bytes:
         return read_at(self._file.fileno(), end - start, start)
@@ -173,8 +173,10 @@ class RemoteStorage:
         except Exception as error:  # each kind of server has its own
             raise self._fault(name, error) from None
 
-    def contents(self, name: str) -> bytes:
-        """Fetches a whole file."""
+    def contents(self, name: str, max_bytes: int) -> bytes:
+        """Fetches a whole file, which has at most `max_bytes`."""
+        if (size := self.size(name)) > max_bytes:
+            raise ShardError(f"{self.where(name)}: {size} bytes, more than {max_bytes}; {_REMEDY}")
         try:
             return self._system.cat_file(f"{self._path}/{name}")
         except Exception as error:

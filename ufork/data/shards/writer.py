@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ufork.data.shards.index import BLOCK_BYTES, IndexBuilder
-from ufork.data.shards.manifest import MANIFEST_FILE, Manifest, ShardEntry
+from ufork.data.shards.manifest import MANIFEST_FILE, Manifest, ShardEntry, shard_pattern
 from ufork.data.shards.sample import Sample
 from ufork.errors import ShardError
 from ufork.files import Checksum, draft_of, make_folder, storage_errors, write_whole
@@ -51,7 +51,7 @@ def start_source(folder: Path) -> None:
         # The manifest goes first: a folder that has one must be whole.
         (folder / MANIFEST_FILE).unlink(missing_ok=True)
         for task in Task:
-            for stale in sorted(folder.glob(f"{task}-[0-9][0-9][0-9][0-9][0-9]*.tar*")):
+            for stale in sorted(folder.glob(f"{shard_pattern(task)}*")):
                 stale.unlink()
 
 

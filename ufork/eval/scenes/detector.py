@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ufork.errors import CheckpointError
 from ufork.eval.scenes.skills import Detection, FoundObject
-from ufork.files import make_folder, write_tensors, write_whole
+from ufork.files import make_folder, read_object, write_whole
+from ufork.tensor_file import read_tensors, write_tensors
+from ufork.without_initialization import WithoutInitialization
 
 CELL_PX = 8
 """Side of a cell, by three convolutions of stride 2. A corner between two cells belongs to the upper left one."""
@@ -159,12 +159,14 @@ class Detector:
             CheckpointError: the folder holds no detector, or its files do not match.
         """
         try:
-            fields = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+            fields = read_object(folder / "words.json")
             lists = {name: tuple(fields[name]) for name in ("kinds", "colours", "backgrounds")}
             words = DetectorWords(**{**fields, **lists})
-            network = DetectorNetwork(words)
-            network.load_state_dict(load_file(folder / "detector.safetensors"))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            with torch.device("meta"), WithoutInitialization():
+                network = DetectorNetwork(words)
+            weights = read_tensors(folder / "detector.safetensors", network.state_dict())
+            network.load_state_dict(weights, assign=True)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder}: the detector cannot be read ({error}); remove the folder to fit it again"
             ) from None
