@@ -10,6 +10,7 @@ pyarrow is imported only to read parquet.
 import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -110,15 +111,16 @@ class CaptionTable:
             entry_keys = [name.partition(".")[0] for name in self._columns()[:2]]
             rows: Iterator[Mapping[str, Any] | SkippedInput] = json_entries(path, entry_keys)
         else:
-            rows = delimited_rows(path, self._config.column_names, self._columns())
-        checked = False
+            check = partial(self._check_columns, path, wanted=self._columns())
+            rows = delimited_rows(path, self._config.column_names, check)
+        checked = suffix not in _JSON_SUFFIXES
         for row in rows:
             if isinstance(row, SkippedInput):
                 yield row
                 continue
             if not checked:
                 # JSON objects may lack an id or a licence, which counts as null; images and captions are required.
-                self._check_columns(path, row, self._columns()[: 2 if suffix in _JSON_SUFFIXES else None])
+                self._check_columns(path, row, wanted=self._columns()[:2])
                 checked = True
             yield _Row(row)
 
@@ -127,7 +129,7 @@ class CaptionTable:
         from data_prep.inputs.readers.parquet import check_row_groups, class_names_in, parquet_rows, parquet_schema
 
         schema, image = parquet_schema(path), self._config.image_column
-        self._check_columns(path, schema.names, self._columns())
+        self._check_columns(path, schema.names, wanted=self._columns())
         embedded = holds_images(schema.field(image).type)
         check_row_groups(path, self._config.max_row_group_mb)
         columns = [_column_of(name, schema.names) for name in self._columns() if not (embedded and name == image)]
@@ -141,7 +143,7 @@ class CaptionTable:
         text = config.label_column or config.caption_column
         return [name for name in (config.image_column, text, config.id_column, config.licence_column) if name]
 
-    def _check_columns(self, path: Path, names: Iterable[str], wanted: Iterable[str]) -> None:
+    def _check_columns(self, path: Path, names: Iterable[str], *, wanted: Iterable[str]) -> None:
         names = list(names)
         for name in wanted:
             column = name if name == self._config.image_column else _column_of(name, names)

@@ -6,7 +6,7 @@ A CSV may have quoted texts that span several lines. A TSV has no quoting: quota
 import codecs
 import csv
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -21,17 +21,17 @@ _ROW_CHARS = 2**22
 
 
 def delimited_rows(
-    path: Path, column_names: Sequence[str] | None, wanted: Collection[str]
+    path: Path, column_names: Sequence[str] | None, check: Callable[[Sequence[str]], None]
 ) -> Iterator[dict[str, str] | SkippedInput]:
     """Yields the rows of the file `path` by column, and a SkippedInput for each that cannot be read.
 
     Args:
         path: a TSV if its suffix is .tsv, otherwise a CSV; in UTF-8, or UTF-16 with a byte order mark.
         column_names: names for a file without a header line; None takes them from the first line.
-        wanted: names of which the file must not have several columns.
+        check: called with the column names, before any row.
 
     Raises:
-        InputError: the file cannot be read, is empty, or has a wanted column twice.
+        InputError: the file cannot be read, or is empty; or `check` raised it.
     """
     try:
         with open(path, encoding=_encoding(path), errors="surrogateescape", newline="") as file:
@@ -40,12 +40,12 @@ def delimited_rows(
                 reader = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE)
             else:
                 reader = csv.reader(lines, strict=True)
-            names = column_names or next(reader, None)
+            names = column_names or next(filter(None, reader), None)
             if not names:
                 raise InputError(f"{path}: is empty; expected a line with the column names")
-            for name in wanted:
-                if list(names).count(name) > 1:
-                    raise InputError(f"{path}: has several columns {name!r}; rename all but one of them")
+            if any("\0" in name for name in names):
+                raise InputError(f"{path}: its first line contains NUL; convert the file to UTF-8, as with `iconv`")
+            check(names)
             yield from _rows(reader, lines, names)
     except UnicodeError as error:
         raise InputError(f"{path}: cannot be read ({error}); convert it to UTF-8") from None

@@ -227,9 +227,10 @@ def test_missing_columns_and_folders_are_named(tmp_path, name):
         read(tmp_path / name, images=tmp_path, caption_column="text")
     with pytest.raises(InputError, match=r"set input\.images"):
         read(tmp_path / name)
-    (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(InputError, match="is empty"):
-        read(tmp_path / "empty.csv")
+    for contents, message in (("", "is empty"), ("\n\n", "is empty"), ("text", "no column 'image'"), ("i\0m", "UTF-8")):
+        (tmp_path / "empty.csv").write_text(contents)
+        with pytest.raises(InputError, match=message):
+            read(tmp_path / "empty.csv")
 
 
 BINARY_TYPES = [
@@ -341,7 +342,7 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_encodings_and_line_ends_of_spreadsheets(tmp_path, encoding, end):
-    (tmp_path / "t.csv").write_bytes(f'image,caption{end}1.jpg,"eine Tür, zu"{end}2.jpg,b'.encode(encoding))
+    (tmp_path / "t.csv").write_bytes(f'{end}image,caption{end}1.jpg,"eine Tür, zu"{end}2.jpg,b'.encode(encoding))
     _, records = read(tmp_path / "t.csv", images=tmp_path)
     assert [record.caption for record in records] == ["eine Tür, zu", "b"]
 
