@@ -44,7 +44,8 @@ _GROUPING = (
     "; members of an entry must follow each other (`tar --sort=name`) and have one key"
     " (input.extensions={input.jpg: image} reads KEY.input.jpg)"
 )
-_NO_IMAGE, _NO_TEXT = f"no image beside the text{_GROUPING}", f"neither caption nor class beside the image{_GROUPING}"
+_NO_IMAGE = f"no image ({', '.join(IMAGE_SUFFIXES)}) beside the text{_GROUPING}"
+_NO_TEXT = f"neither caption nor class beside the image{_GROUPING}; input.caption_key names the caption in KEY.json"
 
 
 class ForeignTars:

@@ -25,7 +25,7 @@ def usable_text(value: Any, *, what: str, max_chars: int) -> str:
     if value is None:
         raise SkippedInput(f"no {what}")
     if isinstance(value, Mapping):
-        raise SkippedInput(f"{what} that is an object; name one of its fields, as in input.caption_column=caption.en")
+        raise SkippedInput(f"{what} that is an object; input.caption_column=caption.en reads its field en")
     if isinstance(value, int | float):
         raise SkippedInput(f"{what} that is a number; classes are set by input.label_column and input.class_names")
     if not isinstance(value, str):

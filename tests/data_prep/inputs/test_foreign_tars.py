@@ -83,7 +83,7 @@ def test_a_plain_tar_of_images_and_texts(tmp_path):
     ("members", "reason"),
     [
         ([("b.jpg", b"b")], "neither caption nor class beside the image"),
-        ([("b.txt", b"b")], "no image beside the text"),
+        ([("b.txt", b"b")], "no image (.jpg, .jpeg, .png, .webp) beside the text"),
         ([("b.jpg", b"b"), ("b.txt", b" ")], "empty caption"),
         ([("b.jpg", b"b"), ("b.txt", b"\xff")], "caption that is not valid UTF-8"),
         ([("b.jpg", b"b"), ("b.txt", b"x" * 2000)], "caption longer than input.max_text_chars"),
