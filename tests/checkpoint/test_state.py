@@ -83,7 +83,7 @@ def test_a_disk_that_fails_makes_no_checkpoint_look_damaged(folder, monkeypatch,
     def fail(*_):
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    monkeypatch.setattr(state_module, "read_bounded" if name == STATE_FILE else "checksum_of", fail)
+    monkeypatch.setattr(state_module, "read_object" if name == STATE_FILE else "checksum_of", fail)
     with pytest.raises(
         StorageError, match=rf"step-00000030/{name}: cannot be read \(Stale file handle\); run the same"
     ):
