@@ -9,7 +9,7 @@ pyarrow is imported only to read parquet.
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +22,7 @@ from data_prep.inputs.readers.delimited import delimited_rows
 from data_prep.inputs.readers.json_stream import json_entries
 from data_prep.inputs.record import Dropped, ImageLocation, Record, entry_id
 from data_prep.inputs.skipped_input import SkippedInput
-from data_prep.inputs.text import field_of, licence_of, list_in, usable_caption
+from data_prep.inputs.text import column_of, field_of, licence_of, list_in, usable_caption
 from ufork.errors import InputError, SampleError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class CaptionTable:
         self._check_columns(path, schema.names, wanted=self._columns())
         embedded = holds_images(schema.field(image).type)
         check_row_groups(path, self._config.max_row_group_mb)
-        columns = [_column_of(name, schema.names) for name in self._columns() if not (embedded and name == image)]
+        columns = [column_of(name, schema.names) for name in self._columns() if not (embedded and name == image)]
         names = class_names_in(schema, self._config.label_column) if self._config.label_column else {}
         for group, row, values in parquet_rows(path, list(dict.fromkeys(columns))):
             yield _Row(values, (group, row), embedded, names)
@@ -146,7 +146,7 @@ class CaptionTable:
     def _check_columns(self, path: Path, names: Iterable[str], *, wanted: Iterable[str]) -> None:
         names = list(names)
         for name in wanted:
-            column = name if name == self._config.image_column else _column_of(name, names)
+            column = name if name == self._config.image_column else column_of(name, names)
             if names.count(column) > 1:
                 raise InputError(f"{path}: has several columns {column!r}; rename all but one of them")
             if column not in names:
@@ -210,8 +210,3 @@ class CaptionTable:
         if self._images is None:
             raise InputError(f"{self._config.path}: the images are files; set input.images to the folder of images")
         return (path,)
-
-
-def _column_of(name: str, columns: Collection[str]) -> str:
-    """Returns the column of a table that holds `name`: itself, or what precedes the dot in `column.field`."""
-    return name if name in columns else name.partition(".")[0]

@@ -123,7 +123,8 @@ class HuggingFaceConfig(CollectionConfig):
     image_column: str | None = "image"
     """Column of images, as `datasets.Image` or bytes; null for text without images."""
     caption_column: str | None = None
-    """Column of captions: a text, or a list of texts, of which the first is used."""
+    """Column of captions: a text, or a list of texts, of which the first is used; `caption.en` is the field `en` of
+    objects in the column."""
     label_column: str | None = None
     """Column of classes: `datasets.ClassLabel`, a text, or numbers, which `class_names` names."""
     class_names: Path | None = None

@@ -20,7 +20,7 @@ from data_prep.inputs.files import ImageFiles
 from data_prep.inputs.readers.arrow_values import holds_images, image_or_path, is_list, python_rows
 from data_prep.inputs.record import Dropped, Record, entry_id
 from data_prep.inputs.skipped_input import SkippedInput
-from data_prep.inputs.text import licence_of, usable_caption, usable_text
+from data_prep.inputs.text import column_of, field_of, licence_of, usable_caption
 from ufork.errors import InputError, SampleError
 
 _ROWS_AT_ONCE = 1000
@@ -39,8 +39,7 @@ class HuggingFaceDataset:
         self._images = self._dataset.select_columns(self._image_columns())
         self._files = ImageFiles(config.path, max_bytes=config.max_image_bytes, follow_links=False)
         self._names = self._class_names()
-        texts = (config.caption_column, config.label_column, config.conversations_column)
-        self._text_columns = [name for name in (*texts, config.id_column, config.licence_column) if name is not None]
+        self._text_columns = self._columns_of_text()
         if config.conversations_column is not None:
             self._text_columns += [name for name in SYSTEM_KEYS if name in self._dataset.column_names]
 
@@ -78,6 +77,13 @@ class HuggingFaceDataset:
         label = self._dataset.features.get(self._config.label_column or "")
         names = label.names if isinstance(label, datasets.ClassLabel) else []
         return {str(number): first_name(name) for number, name in enumerate(names)}
+
+    def _columns_of_text(self) -> list[str]:
+        """Returns the columns that hold the configured texts; `caption_column` may name a field in one."""
+        config, known = self._config, self._dataset.column_names
+        caption = config.caption_column and column_of(config.caption_column, known)
+        others = (config.label_column, config.conversations_column, config.id_column, config.licence_column)
+        return list(dict.fromkeys(name for name in (caption, *others) if name))
 
     def _image_columns(self) -> list[str]:
         return [self._config.image_column] if self._config.image_column is not None else []
@@ -122,17 +128,13 @@ class HuggingFaceDataset:
 
     def _caption(self, row: Mapping[str, Any]) -> str:
         column = self._config.caption_column
-        return usable_caption(row[column], max_chars=self._config.max_text_chars) if column else ""
+        return usable_caption(field_of(row, column), max_chars=self._config.max_text_chars) if column else ""
 
     def _class_name(self, row: Mapping[str, Any]) -> str:
         column = self._config.label_column
         if column is None:
             return ""
-        label, max_chars = row[column], self._config.max_text_chars
-        if self._names:
-            return class_name_of(label, self._names, max_chars=max_chars)
-        is_number = isinstance(label, int) and not isinstance(label, bool)
-        return usable_text(str(label) if is_number else label, what="class", max_chars=max_chars)
+        return class_name_of(row[column], self._names or None, max_chars=self._config.max_text_chars)
 
     def _turns(self, row: Mapping[str, Any], num_images: int) -> tuple[tuple[str, str], ...]:
         column = self._config.conversations_column
@@ -153,7 +155,7 @@ class HuggingFaceDataset:
                 f"{config.path}: no text column is configured; set input.caption_column, input.label_column or "
                 f"input.conversations_column to one of {known}"
             )
-        for name in (*texts, config.image_column, config.id_column, config.licence_column):
+        for name in (*self._columns_of_text(), config.image_column):
             if name is not None and name not in known:
                 raise InputError(f"{config.path}: has no column {name!r}, only {known}; set input.image_column, ...")
         for name in self._image_columns():

@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from data_prep.inputs.skipped_input import SkippedInput
@@ -79,6 +79,11 @@ def field_of(values: Mapping[str, Any], name: str) -> Any:
     if isinstance(value, list):
         return [field_of(item, field) for item in value if isinstance(item, Mapping)]
     return field_of(value, field) if isinstance(value, Mapping) else None
+
+
+def column_of(name: str, columns: Collection[str]) -> str:
+    """Returns the column of a table that holds `name`: itself, or what precedes the dot in `column.field`."""
+    return name if name in columns else name.partition(".")[0]
 
 
 def _written(text: Any, marks: tuple[str, str]) -> Any:

@@ -216,3 +216,14 @@ def test_damaged_folders_are_refused(tmp_path):
     arrow.write_bytes(arrow.read_bytes()[:100])
     with pytest.raises(InputError, match="not readable as a saved dataset"):
         read(tmp_path, caption_column="text")
+
+
+def test_captions_that_are_fields_and_lists_of_one_image(tmp_path):
+    """F4: objects as captions; W: images in a large list."""
+    columns = {"images": [encoded(b"1"), encoded(b"2", b"3")], "text": [{"en": "a cat"}, {"en": "two"}]}
+    save(tmp_path, columns, images=datasets.LargeList(IMAGE))
+    reader, records = read(tmp_path, image_column="images", caption_column="text.en")
+    assert (records[0].caption, reader.image(records[0]), records[1].reason) == ("a cat", b"1", "more than one image")
+    with pytest.raises(InputError, match="has no column 'texts'"):
+        read(tmp_path, image_column="images", caption_column="texts.en")
+    assert "reads its field en" in read(tmp_path, image_column="images", caption_column="text")[1][0].reason
