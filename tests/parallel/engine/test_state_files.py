@@ -1,12 +1,14 @@
 """Shards of any layout, joined from their files, are the tensors they were made from."""
 
+import json
 from itertools import product
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ufork.errors import CheckpointError
 from ufork.parallel.config import StageShape
@@ -146,3 +148,38 @@ def test_a_damaged_file_is_named(tmp_path, content):
 def test_an_empty_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="contains no checkpoint files"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tp": 0, "dp": 1},
+        {"tp": 10**9},
+        {"dp": 10**9},
+        {"shapes": {}},
+        {"shapes": {"a": [10**12]}},
+        {"shapes": {"a": [-3]}},
+        {"partition_dims": {"a": 5}},
+        {"optimizer_steps": "many"},
+        {"dp_rank": None},
+    ],
+    ids=str,
+)
+def test_a_header_that_does_not_fit_its_file_is_damage(tmp_path, change):
+    """Row M13: the numbers of a header are compared with the file before anything is made from them."""
+    write_shards(tmp_path, {"a": torch.ones(4, 2)}, {"a": 0}, dp=1, tp=1)
+    path = tmp_path / "trunk" / "dp0-tp0.safetensors"
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["ufork"]) | change
+    save_file(load_file(path), path, {"ufork": json.dumps(header)})
+    with pytest.raises(CheckpointError), opened(tmp_path) as files:
+        files.whole(WEIGHT, "a")
+
+
+def test_files_that_contradict_each_other_are_damage(tmp_path):
+    one, two, name = tmp_path / "one", tmp_path / "two", "trunk/dp0-tp1.safetensors"
+    write_shards(one, {"a": torch.ones(4, 2)}, {"a": 0}, dp=1, tp=2)
+    write_shards(two, {"a": torch.ones(6, 3)}, {"a": 0}, dp=1, tp=2)
+    (two / name).replace(one / name)
+    with opened(one) as files, pytest.raises(CheckpointError, match="the files differ in the shape"):
+        files.whole(WEIGHT, "a")

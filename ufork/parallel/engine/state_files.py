@@ -11,6 +11,7 @@ files of any other.
 import errno
 import fcntl
 import json
+import math
 import os
 import struct
 from collections.abc import Iterable, Mapping
@@ -22,10 +23,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ufork.errors import CheckpointError
+from ufork.config import Config
+from ufork.errors import CheckpointError, ConfigError
 from ufork.files import Checksum
 from ufork.parallel.layout import MeshCoordinate
 
@@ -191,7 +194,23 @@ class ShardRegion:
     """Entries past the parameter's end are zero, ZeRO's padding."""
 
 
-_Shards = dict[tuple[int, int], tuple[dict[str, Any], Any]]
+class _Header(Config):
+    """What a file says about its rank: `RankState` without the tensors."""
+
+    dp: PositiveInt
+    dp_rank: NonNegativeInt
+    tp: PositiveInt
+    tp_rank: NonNegativeInt
+    shapes: Mapping[str, tuple[NonNegativeInt, ...]]
+    partition_dims: Mapping[str, NonNegativeInt]
+    optimizer_steps: NonNegativeInt
+
+    def of(self, name: str) -> tuple[Any, ...]:
+        """Returns what the files of all ranks must have in common about a parameter."""
+        return self.dp, self.tp, self.shapes[name], self.partition_dims.get(name)
+
+
+_Shards = dict[tuple[int, int], tuple[_Header, Any]]
 """Header and file by (tp rank, dp rank)."""
 
 
@@ -215,11 +234,15 @@ class StateFiles:
                 f"{folder}: contains no checkpoint files (*/*{SUFFIX}); give the folder of a checkpoint"
             )
 
-    def _open(self, path: Path) -> tuple[dict[str, Any], Any, frozenset[str]]:
+    def _open(self, path: Path) -> tuple[_Header, Any, frozenset[str]]:
         try:
             file = self._stack.enter_context(safe_open(path, framework="pt"))
-            return json.loads(file.metadata()[_HEADER]), file, frozenset(file.keys())
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            header = _Header.from_mapping(json.loads(file.metadata()[_HEADER]), origin=str(path))
+            keys = frozenset(file.keys())
+            for key in keys:
+                _check_entry(key, file.get_slice(key), header)
+            return header, file, keys
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
             raise CheckpointError(f"{path}: damaged, or not a checkpoint file ({error})") from None
 
     def __enter__(self) -> Self:
@@ -231,7 +254,7 @@ class StateFiles:
     @property
     def optimizer_steps(self) -> int:
         """Updates taken by the stages that train."""
-        return max(header["optimizer_steps"] for header, _, _ in self._files)
+        return max(header.optimizer_steps for header, _, _ in self._files)
 
     def kinds(self) -> set[str]:
         """Returns the kinds of values that the files hold."""
@@ -246,9 +269,9 @@ class StateFiles:
         shapes: dict[str, tuple[int, ...]] = {}
         for header, _, keys in self._files:
             for name in (key.partition(":")[2] for key in keys):
-                shape = list(header["shapes"][name])
-                if (dim := header["partition_dims"].get(name)) is not None:
-                    shape[dim] *= header["tp"]
+                shape = list(header.shapes[name])
+                if (dim := header.partition_dims.get(name)) is not None:
+                    shape[dim] *= header.tp
                 shapes[name] = tuple(shape)
         return dict(sorted(shapes.items()))
 
@@ -261,10 +284,10 @@ class StateFiles:
         if not (shards := self._shards(kind, name)):
             return None
         header, _ = shards[0, 0]
-        dim = header["partition_dims"].get(name)
+        dim = header.partition_dims.get(name)
         tp_shards = []
-        for tp_rank in range(1 if dim is None else header["tp"]):
-            shape = torch.Size(shards[tp_rank, 0][0]["shapes"][name])
+        for tp_rank in range(1 if dim is None else header.tp):
+            shape = torch.Size(shards[tp_rank, 0][0].shapes[name])
             tp_shards.append(_entries(shards, f"{kind}:{name}", tp_rank, 0, shape.numel()).view(shape))
         return tp_shards[0] if dim is None else torch.cat(tp_shards, dim=dim)
 
@@ -276,9 +299,9 @@ class StateFiles:
         if not (shards := self._shards(kind, name)):
             return None
         header, _ = shards[0, 0]
-        if header["tp"] == region.tp or name not in header["partition_dims"] and region.partition_dim is None:
-            tp_rank = min(region.tp_rank, header["tp"] - 1)
-            num_entries = torch.Size(shards[tp_rank, 0][0]["shapes"][name]).numel()
+        if header.tp == region.tp or name not in header.partition_dims and region.partition_dim is None:
+            tp_rank = min(region.tp_rank, header.tp - 1)
+            num_entries = torch.Size(shards[tp_rank, 0][0].shapes[name]).numel()
             flat = _entries(shards, f"{kind}:{name}", tp_rank, region.start, min(region.stop, num_entries))
         else:
             own = self.whole(kind, name)
@@ -290,21 +313,36 @@ class StateFiles:
 
     def _shards(self, kind: str, name: str) -> _Shards:
         key = f"{kind}:{name}"
-        shards = {(h["tp_rank"], h["dp_rank"]): (h, file) for h, file, keys in self._files if key in keys}
-        header = next(iter(shards.values()))[0] if shards else {"tp": 0, "dp": 0}
-        expected = {(tp_rank, dp_rank) for tp_rank in range(header["tp"]) for dp_rank in range(header["dp"])}
-        if missing := sorted(expected - shards.keys()):
+        shards = {(h.tp_rank, h.dp_rank): (h, file) for h, file, keys in self._files if key in keys}
+        if len({header.of(name) for header, _ in shards.values()}) > 1:
             raise CheckpointError(
-                f"{self.folder}: {name} has no shard of (tp, dp) rank {missing[0]}; a file is missing"
+                f"{self.folder}: the files differ in the shape or the ranks of {name}; one is damaged"
             )
+        for header, _ in list(shards.values())[:1]:
+            ranks = ((tp_rank, dp_rank) for tp_rank in range(header.tp) for dp_rank in range(header.dp))
+            # the first that is missing: a damaged number of ranks may be anything
+            if missing := next((rank for rank in ranks if rank not in shards), None):
+                raise CheckpointError(
+                    f"{self.folder}: {name} has no shard of (tp, dp) rank {missing}; a file is missing"
+                )
         return shards
+
+
+def _check_entry(key: str, entry: Any, header: _Header) -> None:
+    """Raises ValueError or KeyError if a tensor is not a rank's flat shard of the parameter in its name."""
+    shape, dim = header.shapes[key.partition(":")[2]], header.partition_dims.get(key.partition(":")[2])
+    expected = [-(-math.prod(shape) // header.dp)]
+    if entry.get_shape() != expected or entry.get_dtype() not in _DTYPES.values() or (dim or 0) >= max(len(shape), 1):
+        raise ValueError(
+            f"{key} is {entry.get_dtype()} {entry.get_shape()}, expected {expected} of floating-point numbers"
+        )
 
 
 def _entries(shards: _Shards, key: str, tp_rank: int, start: int, stop: int) -> Tensor:
     """Entries of one tp shard, read only from the dp shards that hold them."""
     if start >= stop:  # the rank holds nothing but padding
         return torch.empty(0)
-    dp_shards = [shards[tp_rank, dp_rank][1].get_slice(key) for dp_rank in range(shards[tp_rank, 0][0]["dp"])]
+    dp_shards = [shards[tp_rank, dp_rank][1].get_slice(key) for dp_rank in range(shards[tp_rank, 0][0].dp)]
     (size,) = dp_shards[0].get_shape()
     pieces = [
         dp_shards[number][max(start - number * size, 0) : min(stop - number * size, size)]
