@@ -12,21 +12,19 @@ from ufork.errors import ShardError
 
 INPUTS = 12
 SLOW_SECONDS = 20.0
-KINDS = [kind for kind in TARGETS if kind not in ("index", "manifest")]
-"""Indexes and manifests are not held against each other yet."""
 
 
 def findings(target, kind, **bounds):
     return [finding for finding in run(target, kind=kind, **{"first": 0, "limits": Limits(), **bounds}) if finding]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TARGETS)
 def test_mutated_inputs_are_refused_skipped_or_read(kind):
     assert findings(TARGETS[kind], kind, stop=INPUTS) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TARGETS)
 def test_many_mutated_inputs_are_refused_skipped_or_read(kind):
     deadline = time.monotonic() + SLOW_SECONDS
     assert findings(TARGETS[kind], kind, first=INPUTS, stop=10**9, deadline=deadline) == []
