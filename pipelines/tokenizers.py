@@ -151,10 +151,14 @@ def _sources(folder: RunFolder, split: str) -> list[ShardSource]:
 
 
 def _texts(folder: RunFolder) -> Iterator[str]:
-    """Yields the texts that training will tokenize, with their prompt wording."""
+    """Yields the texts that training will tokenize, with their prompt wording; unusable samples are skipped."""
+    skipped: set[str] = set()
     for source in _sources(folder, "train"):
         for number in range(len(source)):
-            sample = source[number]
+            (sample,) = source.read([number])
+            if isinstance(sample, SampleError):
+                _log_once(sample, skipped)
+                continue
             if sample.prompt:
                 yield "".join(generation_prompt(sample.prompt))
             for question, answer in sample.turns:
@@ -189,9 +193,13 @@ def _random_images(sources: list[ShardSource], size_px: int, random: np.random.G
                 raise SampleError(f"{sample.id}: has no image")
             yield decode_image(sample.image, size_px=size_px, purpose=Task.GENERATION)
         except SampleError as error:
-            if str(error) not in reported:
-                log.warning("image skipped: %s", error)
-            reported.add(str(error))
+            _log_once(error, reported)
+
+
+def _log_once(error: SampleError, reported: set[str]) -> None:
+    if str(error) not in reported:
+        log.warning("sample skipped: %s", error)
+    reported.add(str(error))
 
 
 def _log_fitting(record: dict[str, float]) -> None:

@@ -44,6 +44,11 @@ def test_training_merges_frequent_pairs(trained_and_loaded):
     assert len(trained.encode(TEXTS[0])) < len(TEXTS[0].encode())
 
 
+def test_a_text_of_megabytes_without_a_blank_takes_no_longer():
+    """L6."""
+    assert TextTokenizer.train(["ab" * 2_000_000, "a dog"], vocab_size=300).encode("abab")[1:] == []
+
+
 def test_missing_special_tokens_are_added_behind_the_others(tmp_path):
     plain = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")], unk_token="b"))
     plain.save(str(tmp_path / FILE_NAME))

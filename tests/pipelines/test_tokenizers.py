@@ -1,4 +1,4 @@
-"""A recipe may name a finished image tokenizer of any kind instead of fitting one."""
+"""The tokenizers of a run: text tokenizers trained on its shards, image tokenizers of any kind named by the recipe."""
 
 import pytest
 import yaml
@@ -6,8 +6,10 @@ import yaml
 from pipelines import cli
 from pipelines.check_recipe import nominal_dimensions, nominal_image_tokenizer
 from pipelines.recipe import Recipe, read_recipe
-from pipelines.tokenizers import FIT_REPORT, make_image_tokenizer
+from pipelines.tokenizers import FIT_REPORT, make_image_tokenizer, make_text_tokenizer
 from tests.golden_files import golden_codec
+from tests.tiny import write_codes_source
+from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import TokenizerError
 from ufork.model.config import Dimensions
 from ufork.vision.codec import ImageCodec
@@ -32,6 +34,17 @@ def test_a_given_tokenizer_is_copied_and_replaces_a_fitted_one(tmp_path, given):
     make_image_tokenizer(copied)
     assert ImageCodec.load(folder).digest == golden_codec().digest
     assert not (folder / FIT_REPORT).exists()  # a later fit must not take the copy for its own
+
+
+def test_a_text_tokenizer_is_trained_on_the_samples_that_can_be_read(tmp_path, caplog):
+    training = recipe(tmp_path, "nowhere")
+    source = training.run_folder.shards / "talks/train"
+    write_codes_source(source, num_samples=4)
+    for shard in source.glob("*.tar"):
+        shard.write_bytes(shard.read_bytes().replace(b'{"id"', b'{"\xff\xff"', 1))
+    make_text_tokenizer(training)
+    assert TextTokenizer.load(training.run_folder.text_tokenizer).size > 300
+    assert caplog.text.count("sample skipped") == 2
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):

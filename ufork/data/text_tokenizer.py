@@ -19,6 +19,8 @@ from ufork.vocabulary import PADDING, SPECIAL_TOKENS, TURN_END, ControlToken, Pr
 
 FILE_NAME = "tokenizer.json"
 
+_TRAINED_CHARS = 1024
+"""Longer texts are cut for training, whose time grows with the square of the longest run of letters."""
 _RARE = "ꙮ"
 """A letter that is in next to no vocabulary."""
 _LEADS = (*range(0xC0, 0x800, 0x40), 0x800, *range(0x1000, 2**16, 0x1000), 2**16, *range(2**18, 2**20 + 1, 2**18))
@@ -80,7 +82,8 @@ class TextTokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(texts, trainer)
+        cut = (text[start : start + _TRAINED_CHARS] for text in texts for start in range(0, len(text), _TRAINED_CHARS))
+        tokenizer.train_from_iterator(cut, trainer)
         return cls(tokenizer)
 
     def save(self, folder: Path) -> None:
