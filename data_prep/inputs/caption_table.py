@@ -192,10 +192,12 @@ class CaptionTable:
 
     def _image_location(self, file: str, row: _Row) -> ImageLocation:
         path = row.values.get(self._config.image_column)
-        if isinstance(path, list):
+        if isinstance(path, list) and all(isinstance(item, str | Mapping) for item in path):
             if len(path) > 1:
                 raise SkippedInput("more than one image")
             path = path[0] if path else None
+        if isinstance(path, Mapping):
+            path = path.get("path")
         if isinstance(path, str) and is_base64_image(path):
             if row.place is None:
                 raise SkippedInput("image in base64; such tables are read as parquet only")

@@ -260,6 +260,24 @@ def test_images_of_every_arrow_type_are_read(tmp_path, kind):
         assert records[1].reason == "no image path"
 
 
+def test_paths_in_lists_and_objects(tmp_path):
+    paths = [
+        "1.jpg",
+        ["1.jpg"],
+        {"path": "1.jpg", "bytes": None},
+        [{"path": "1.jpg"}],
+        ["1.jpg", "2.jpg"],
+        [],
+        [0, 255],
+        {},
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"image": path, "caption": "a"}) for path in paths))
+    _, records = read(tmp_path / "t.jsonl", images=tmp_path)
+    assert [record.image for record in records[:4]] == [("1.jpg",)] * 4
+    found = ["more than one image", "no image path", "image path that is not text", "no image path"]
+    assert reasons(records[4:]) == found
+
+
 def test_lists_of_images_hold_one(tmp_path):
     images = [[b"1"], [b"1", b"2"], []]
     reader, records = read(write_parquet(tmp_path / "t.parquet", image=images, caption=["a"] * 3))
