@@ -160,7 +160,8 @@ class CaptionTable:
         if isinstance(row, SkippedInput):
             yield Dropped(entry_id(file, number), row.reason)
             return
-        id = entry_id(file, number, row.values.get(self._config.id_column or ""))
+        own_id = row.values.get(self._config.id_column) if self._config.id_column else None
+        id = entry_id(file, number, own_id)
         if self._config.label_column:
             yield self._record(id, "", file, row)
             return

@@ -46,7 +46,7 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
 
     Raises:
         InputError: no record was kept; names the reasons.
-        ShardError: jobs are not done; names them and the command that runs them.
+        ShardError: jobs are not done, which are named with the command that runs them; or their counts do not add up.
         StorageError: `target` cannot be written.
     """
     work = WorkFolder(target)
@@ -59,7 +59,11 @@ def merge_shards(config: ShardConfig, target: Path) -> Manifest:
     for done in _all_done(work, plan):
         entries += done.shards
         selection, statistics = selection + done.selection, statistics + done.statistics
-    assert selection.num_records == num_entries, (selection.num_records, num_entries)
+    if selection.num_records != num_entries:
+        raise ShardError(
+            f"{target}: {selection.num_records} records are counted as kept or dropped, expected {num_entries}; delete"
+            f" {work.folder} and run `ufork shard` again"
+        )
     if not selection.kept:
         raise nothing_kept(selection, target)
     save_report(target, selection, statistics)

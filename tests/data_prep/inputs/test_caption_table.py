@@ -354,7 +354,8 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path):
         with pytest.raises(InputError, match="several columns 'caption'"):
             read(tmp_path / name, images=tmp_path)
     write_csv(tmp_path / "c.csv", [("1.jpg", "one", "", "")], ("image", "caption", "", ""))
-    assert read(tmp_path / "c.csv", images=tmp_path)[1][0].caption == "one"
+    (record,) = read(tmp_path / "c.csv", images=tmp_path)[1]
+    assert (record.id, record.caption) == ("c.csv:0", "one")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

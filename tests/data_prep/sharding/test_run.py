@@ -1,5 +1,6 @@
 """Shards hold every record once, with the same bytes for any number of processes, tasks and interruptions."""
 
+import json
 import os
 import random
 import signal
@@ -85,6 +86,22 @@ def test_merge_names_the_jobs_that_are_not_done_and_the_command(whole, tmp_path)
         merge_shards(config, tmp_path)
     with pytest.raises(ShardError):
         Manifest.load(tmp_path)
+
+
+def test_counts_that_do_not_add_up_are_an_error(tmp_path):
+    config = toy_shard_config()
+    make_record_index(config, tmp_path, opener(config))
+    write_shards(config, tmp_path, opener(config))
+    done = tmp_path / ".work/done/00000.json"
+    values = json.loads(done.read_text())
+    values["records"]["kept"] += 1
+    done.write_text(json.dumps(values))
+    with pytest.raises(ShardError, match="101 records are counted as kept or dropped, expected 100"):
+        merge_shards(config, tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+    done.write_text("{cut")
+    with pytest.raises(ShardError, match=r"1 of 12 jobs are not done \(0\)"):
+        merge_shards(config, tmp_path)
 
 
 def test_finished_jobs_are_not_repeated(tmp_path, monkeypatch):
