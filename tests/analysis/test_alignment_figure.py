@@ -4,7 +4,7 @@ import pytest
 
 from ufork.analysis.alignment_figure import alignment_figure
 from ufork.analysis.alignment_record import AlignmentCurve, AlignmentRecord, LayerAlignment, ModelAlignment, Score
-from ufork.analysis.figure import TASK_COLOURS
+from ufork.analysis.figure import TASK_COLOURS, png_of
 from ufork.vocabulary import Task
 
 MEASURE = "cka"
@@ -37,3 +37,9 @@ def test_a_panel_per_model_and_a_legend_of_all_tasks():
         assert list(scores.get_ydata()) == pytest.approx([0.1, 0.2, 0.3])
         assert list(null.get_ydata()) == pytest.approx([0.1] * 3)
         assert list(below.lines[0].get_ydata()) == pytest.approx([0, 0.1, 0.2])
+
+
+def test_names_are_no_formulas():
+    model = expert(Task.GENERATION).model_copy(update={"name": r"runs/$\frac{$"})
+    record = AlignmentRecord(data=["pets"], text="own", settings={}, seconds=1.0, num_pairs=50, models=[model])
+    assert png_of(alignment_figure(record, MEASURE)).startswith(b"\x89PNG")

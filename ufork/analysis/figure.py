@@ -31,7 +31,14 @@ def new_figure(*, width_inches: float, height_inches: float) -> "Figure":
 
 
 def png_of(figure: "Figure") -> bytes:
-    """Returns the PNG of a figure."""
+    """Returns the PNG of a figure; names in it are shown as they are, and only numbers at the axes as formulas."""
+    from matplotlib.text import Text
+
+    axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    numbers = {text for axis in axes for text in axis.get_ticklabels(which="both")}
+    for text in figure.findobj(Text):
+        if text not in numbers:
+            text.set_parse_math(False)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return file.getvalue()
