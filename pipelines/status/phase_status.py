@@ -50,7 +50,7 @@ class _Report(Config):
         return {
             key.removeprefix("loss/"): float(value)
             for key, value in extra.items()
-            if key.startswith("loss/") and isinstance(value, int | float)
+            if key.startswith("loss/") and (isinstance(value, float) or type(value) is int and abs(value) < 2**63)
         }
 
 

@@ -1,6 +1,7 @@
 """Renders a run's status as lines for a terminal, and as plain values for JSON."""
 
 import datetime
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -75,5 +76,14 @@ def _duration(seconds: float) -> str:
 
 
 def as_values(status: RunStatus) -> dict[str, Any]:
-    """Returns the same as plain values, for JSON."""
-    return {**asdict(status), "restarts": status.restarts, "phase": status.phase.name if status.phase else None}
+    """Returns the same as plain values, for JSON, which has no NaN and no infinity: they are None."""
+    values = {**asdict(status), "restarts": status.restarts, "phase": status.phase.name if status.phase else None}
+    return _finite(values)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -127,6 +127,20 @@ def test_damaged_lines_of_the_log_are_scored_again(tmp_path, damage):
     assert sum(map(len, (*model.answered, *model.drawn))) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [(b'"right":true', b'"right":false'), (b'"details":{', b'"details":{"x":1,'), (b'"group":"', b'"group":"x')],
+)
+def test_an_edited_line_of_the_log_is_scored_again(tmp_path, change):
+    """Rows M5 and M7: no edited case becomes another score."""
+    expected = run(tmp_path, Guessing(), Toy(4)).benchmarks
+    path = tmp_path / "toy" / "cases.jsonl"
+    content = path.read_bytes()
+    assert change[0] in content
+    path.write_bytes(content.replace(*change))
+    assert run(tmp_path, Guessing(), Toy(4)).benchmarks == expected
+
+
 def test_a_missing_picture_of_an_example_is_made_again(tmp_path):
     (record,) = run(tmp_path, Guessing(), Toy(4)).benchmarks
     (tmp_path / record.examples[1].picture).unlink()

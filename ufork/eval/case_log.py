@@ -2,6 +2,8 @@
 
 batch of ScoredCase -> one JSON line each, appended to FOLDER/cases.jsonl
 FOLDER/cases.jsonl whose first line has the same fingerprint -> the cases that need not be asked again
+
+Each line has a checksum: one that was cut, damaged or edited would otherwise become another score.
 """
 
 import json
@@ -12,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ufork.eval.record import CaseScore, Example, Record
-from ufork.files import make_folder, storage_errors, write_whole
+from ufork.files import Checksum, make_folder, storage_errors, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class CaseLog:
             self.scored = {case.id: case for line in lines[1:] if (case := _parsed(line))}
         if self.scored:
             logger.info("%s: %d cases were scored before", self.path, len(self.scored))
-        kept = [header, *(case.model_dump_json() for case in self.scored.values())]
+        kept = [header, *map(_line, self.scored.values())]
         write_whole(self.path, "".join(f"{line}\n" for line in kept))
 
     def append(self, cases: Sequence[ScoredCase]) -> None:
@@ -57,7 +59,7 @@ class CaseLog:
         """
         self.scored |= {case.id: case for case in cases}
         with storage_errors(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(f"{case.model_dump_json()}\n" for case in cases)
+            file.writelines(f"{_line(case)}\n" for case in cases)
 
     def _lines(self) -> list[str]:
         if not self.path.is_file():
@@ -66,8 +68,15 @@ class CaseLog:
             return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
+def _line(case: ScoredCase) -> str:
+    content = case.model_dump_json()
+    return f'{{"checksum":"{Checksum(content.encode()).hexdigest()}",{content[1:]}'
+
+
 def _parsed(line: str) -> ScoredCase | None:
+    """Returns the case of a line; None if the line is not as it was written."""
     try:
-        return ScoredCase.model_validate_json(line)
-    except ValidationError:  # cut off when the process was killed
+        case = ScoredCase.model_validate_json(line)
+        return case if _line(case) == line else None
+    except (ValidationError, UnicodeEncodeError):
         return None

@@ -56,6 +56,17 @@ def status_of(run, **more):
     return read_status(run.path, {"PATH": ""}, **more)
 
 
+def test_values_that_json_cannot_hold_are_null(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    line = '{"step": 40, "seconds": 90, "tokens_per_s": 5, "loss/generation": NaN, "loss/x": %s, "loss/y": 3}' % (
+        "9" * 400
+    )
+    run.phase("all").metrics.write_text(line + "\n")
+    assert cli.main(["status", "--json", str(run.path)]) == 0
+    values = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert values["phases"][1]["losses"] == {"generation": None, "y": 3.0} and not values["faults"]
+
+
 def test_a_run_without_slurm_is_running_stopped_or_finished_by_its_files(tmp_path):
     run = make_run(tmp_path / "run")
     assert status_of(run).state == State.RUNNING
