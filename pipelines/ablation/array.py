@@ -56,7 +56,7 @@ def submit(array: Array, missing: Sequence[Trial], environment: Mapping[str, str
     logs = make_folder(suite.folder.absolute() / "slurm" / "logs")
     variables = {"UFORK_PYTHON": sys.executable, "PYTHONPATH": str(submission.code)}
     arguments = [str(SCRIPT), str(kept), *array.overrides, "--results", str(array.results.absolute())]
-    options = [f"--output={logs}/%A-%a.log", *(f"--{option}" for option in array.options)]
+    options = [f"--output={str(logs).replace('%', '%%')}/%A-%a.log", *(f"--{option}" for option in array.options)]
     jobs: list[int] = []
 
     def queue(*more: str, after: str = "", mode: str = "") -> None:

@@ -7,11 +7,11 @@ rank environment -> store on the first node: each process reports that it is her
 The store is reached over TCP, so that nodes whose NCCL fails can still report it.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 
@@ -19,6 +19,7 @@ from pipelines.cluster.exchange import START_SECONDS, ExchangeGroup, Measurement
 from pipelines.cluster.fault_search import FaultSearch, Group
 from ufork.errors import PeerError, first_line
 from ufork.parallel.rank_environment import RankEnvironment
+from ufork.parallel.transport.job_store import open_store, signed, verified
 
 ARRIVAL_SECONDS = 300.0
 """Time in which nodes must arrive: one whose driver hangs, or that imports torch from a slow disk, comes late."""
@@ -63,7 +64,7 @@ def rendezvous(
         arrival_seconds: how long to wait for the other nodes.
     """
     try:
-        store = _open_store(rank_env, arrival_seconds)
+        store = open_store(rank_env, timedelta(seconds=arrival_seconds), wait_for_ranks=False)
     except (RuntimeError, dist.DistError) as error:
         reason = first_line(error)
         return Rendezvous(missed=f"did not reach {nodes[0]} ({reason})", unreached=(nodes[0],))
@@ -75,16 +76,6 @@ def rendezvous(
     found = node.lead(arrived)
     node.wait_until_read(arrived)
     return found
-
-
-def _open_store(rank_env: RankEnvironment, seconds: float) -> dist.TCPStore:
-    return dist.TCPStore(
-        rank_env.master_address,
-        rank_env.master_port,
-        is_master=rank_env.rank == 0,
-        timeout=timedelta(seconds=seconds),
-        wait_for_workers=False,
-    )
 
 
 @dataclass
@@ -115,23 +106,19 @@ class _Node:
         search = FaultSearch([rank for rank in arrived if self.store.get(f"here/{rank}") == b"fit"])
         number = 0
         while groups := search.next_groups():
-            self.store.set(f"round/{number}", json.dumps(groups))
+            self._publish(f"round/{number}", groups)
             self._take_part(number, groups)
             search.record({group: self._has_succeeded(number, group) for group in groups})
             number += 1
-        self.store.set(
-            "found",
-            json.dumps(
-                {
-                    "arrived": list(arrived),
-                    "fit": sorted(search.fit),
-                    "faulty": sorted(search.faulty),
-                    "taking_part": search.nodes,
-                    "all_together": search.all_together or len(search.nodes) < 2,
-                }
-            ),
-        )
-        self.store.set(f"round/{number}", "[]")
+        found = {
+            "arrived": list(arrived),
+            "fit": sorted(search.fit),
+            "faulty": sorted(search.faulty),
+            "taking_part": search.nodes,
+            "all_together": search.all_together or len(search.nodes) < 2,
+        }
+        self._publish("found", found)
+        self._publish(f"round/{number}", [])
         return self._read_found()
 
     def follow(self, arrival_seconds: float) -> Rendezvous:
@@ -140,17 +127,23 @@ class _Node:
         while True:
             try:
                 self.store.wait([f"round/{number}"], timedelta(seconds=seconds))
-                groups = [tuple(group) for group in json.loads(self.store.get(f"round/{number}"))]
+                groups = [tuple(group) for group in self._published(f"round/{number}")]
                 if not groups:
                     found = self._read_found()
                     self.store.set(f"read/{self.rank}", "")
                     return found
                 self._take_part(number, groups)
-            except (RuntimeError, dist.DistError) as error:
+            except (RuntimeError, dist.DistError, PeerError) as error:
                 first, reason = self.nodes[0], first_line(error)
                 return Rendezvous(measured=self.measured, missed=f"lost {first} ({reason})", unreached=(first,))
             # Rank 0 waits for its own exchange, and then for others; if it is gone, the wait ends at once.
             seconds, number = 10 + 3 * self._exchange_seconds, number + 1
+
+    def _publish(self, key: str, value: Any) -> None:
+        self.store.set(key, signed(value, key, self.rank_env.secret))
+
+    def _published(self, key: str) -> Any:
+        return verified(self.store.get(key), key, self.rank_env.secret)
 
     def wait_until_read(self, arrived: Sequence[int]) -> None:
         """Serves the store until the others have read what was found."""
@@ -199,7 +192,7 @@ class _Node:
         return START_SECONDS + self.timeout_seconds
 
     def _read_found(self) -> Rendezvous:
-        found = json.loads(self.store.get("found"))
+        found = self._published("found")
         absent = [name for rank, name in enumerate(self.nodes) if rank not in found["arrived"]]
         faulty = [self.nodes[rank] for rank in found["faulty"] if rank != self.rank]
         fault = missed = ""

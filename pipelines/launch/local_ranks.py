@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import os
 import random
+import secrets
 import signal
 import socket
 import time
@@ -147,12 +148,17 @@ def start_local_ranks(
         RankFailedError: the first rank that raised or died; the others have been killed.
         PeerError: some ranks did not finish in time; the message shows the stacks of each of them.
     """
-    port = free_port()
+    port, secret = free_port(), secrets.token_hex()
     ranks: list[_Rank] = []
     try:
         for number in range(num_ranks):
             rank_env = RankEnvironment(
-                rank=number, world_size=num_ranks, local_rank=number, master_address="127.0.0.1", master_port=port
+                rank=number,
+                world_size=num_ranks,
+                local_rank=number,
+                master_address="127.0.0.1",
+                master_port=port,
+                secret=secret,
             )
             ranks.append(_start(function, rank_env, args, context))
         watch = _Watch(ranks, time.monotonic() + timeout_seconds)

@@ -17,7 +17,7 @@ from pipelines.cgroups import usable_cores
 from pipelines.launch.local_ranks import free_port, start_local_ranks
 from ufork.errors import ConfigError
 from ufork.parallel.nvidia_devices import uses_cuda
-from ufork.parallel.rank_environment import RankEnvironment
+from ufork.parallel.rank_environment import SECRET_VARIABLE, RankEnvironment
 
 SLURM_FIRST_PORT, SLURM_NUM_PORTS = 15_000, 15_000
 """Range of ports below those that Linux assigns to outgoing connections (from 32768)."""
@@ -41,6 +41,8 @@ recommends 1, which makes a collective start before the product that it overlaps
 """
 
 
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE")
+"""Variables in which Open MPI, MVAPICH and others, as well as srun, give the number of processes that they started."""
 _TORCHRUN_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -102,7 +104,10 @@ def joined_environment(environment: Mapping[str, str], num_ranks: int | None) ->
         ConfigError: they started another number of ranks than `num_ranks`, or set variables that make no rank.
     """
     given = {name: value for name, value in environment.items() if value}
-    rank_env = _torchrun_environment(given) or _slurm_environment(given)
+    rank_env = _torchrun_environment(given)
+    if rank_env is None:
+        rank_env = _slurm_environment(given)
+        _refuse_mpi(given, rank_env.world_size if rank_env else 1)
     if rank_env is None:
         _refuse_incomplete_torchrun(given)
     if rank_env is None or num_ranks in (None, rank_env.world_size):
@@ -123,6 +128,8 @@ def _torchrun_environment(given: Mapping[str, str]) -> RankEnvironment | None:
         local_rank=_number(given, "LOCAL_RANK"),
         master_address=given["MASTER_ADDR"],
         master_port=_number(given, "MASTER_PORT"),
+        launcher_serves_store=given.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        secret=given.get(SECRET_VARIABLE, ""),
     )
 
 
@@ -148,7 +155,18 @@ def _slurm_environment(given: Mapping[str, str]) -> RankEnvironment | None:
         local_rank=_number(given, "SLURM_LOCALID"),
         master_address=_first_host(_value(given, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")),
         master_port=SLURM_FIRST_PORT + (job * 31 + step + restart * 1009) % SLURM_NUM_PORTS,
+        secret=given.get(SECRET_VARIABLE, ""),
     )
+
+
+def _refuse_mpi(given: Mapping[str, str], world_size: int) -> None:
+    """Ranks of mpirun would each train alone, or share a rank of the step of srun that started mpirun's daemons."""
+    for name in _MPI_SIZES:
+        if given.get(name, "1") not in ("1", str(world_size)):
+            raise ConfigError(
+                f"{name}={given[name]}: mpirun has started this process as one of several, and ufork joins those of"
+                " torchrun and srun only; start it by one of these, or by `ufork train --ranks N`"
+            )
 
 
 def _rank_environment(**values: Any) -> RankEnvironment:
@@ -157,6 +175,8 @@ def _rank_environment(**values: Any) -> RankEnvironment:
             "torchrun or srun: expected 0 <= local rank <= rank < number of ranks, found"
             f" {values['local_rank']}, {values['rank']}, {values['world_size']}; start the job by only one of them"
         )
+    if not 0 < values["master_port"] < 2**16:
+        raise ConfigError(f"MASTER_PORT={values['master_port']}: expected a port from 1 to 65535")
     return RankEnvironment(**values)
 
 
@@ -173,7 +193,7 @@ def _value(given: Mapping[str, str], *names: str) -> str:
 
 def _number(given: Mapping[str, str], *names: str) -> int:
     text = _value(given, *names)
-    if not (text.isascii() and text.isdigit()):
+    if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ConfigError(f"{' or '.join(names)}: expected a whole number from torchrun or srun, found {text!r}")
     return int(text)
 
@@ -183,4 +203,7 @@ def _first_host(nodes: str) -> str:
 
     Names are separated by commas, and `[001-003,7]` in a name stands for numbers; the first is written out in full.
     """
-    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])
+    host = re.sub(r"\[(\d+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])
+    if not re.fullmatch(r"[\w.-]+", host):
+        raise ConfigError(f"SLURM_STEP_NODELIST or SLURM_JOB_NODELIST: expected a list of nodes, found {nodes!r}")
+    return host

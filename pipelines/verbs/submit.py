@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.recipe_arguments import add_recipe_arguments, recipe_of
+from pipelines.terminal import show
 from pipelines.text_arguments import whole_number
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     submission.keep(recipe)
     jobs = submission.submit(requests, template, os.environ)
-    print(_how_to_follow(requests, jobs, submission.path))
+    show(_how_to_follow(requests, jobs, submission.path))
 
 
 def _phases(recipe: "Recipe", chain: str | None) -> list[str | None]:

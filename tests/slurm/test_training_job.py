@@ -16,6 +16,7 @@ OVERRIDES = (
     "train.timeout_seconds=40",
     f"phases={{all: {{train: {{steps: {STEPS}, checkpoint: {{every_steps: 4}}}}}}}}",
 )
+ONE_RANK = ("--nodes", "1", "--ranks-per-node", "1", "--time", "10:00", "--no-node-check")
 TWO_NODES = ("--nodes", "2", "--ranks-per-node", "2", "--time", "10:00")
 
 
@@ -103,3 +104,23 @@ def test_a_chain_runs_in_order_and_away_from_an_unfit_node(tmp_path, cluster, jo
     assert ("requeued", started[0], "align", "node1") in events and ("ended", started[0], "align", "node2") in events
     assert f"node node1: {small}: 0.0 GB free" in (run.path / "slurm" / "logs" / f"{started[0]}.log").read_text()
     assert run.phase("generation").weights.exists()
+
+
+@pytest.mark.slow
+def test_a_job_runs_with_ugly_names(tmp_path, cluster, jobs_of):
+    folder = tmp_path / "ü b 'c' $(touch owned) & ; %j #x"
+    folder.mkdir()
+    recipe, run = make_run(folder, "mäuse.1-a")
+    phase = "Schritt-ä.1"
+    jobs = jobs_of(run.path)
+    overrides = f"phases={{{phase}: {{train: {{steps: 2}}}}}}"
+    (job,) = jobs.submit(recipe.rename(folder / "re cipe's.yaml"), overrides, "--chain", phase, *ONE_RANK)
+    jobs.wait_for_state(job, "COMPLETED")
+    assert (run.phase(phase).weights / "model.safetensors").is_file()
+    assert [(event["event"], event["phase"]) for event in jobs.events()] == [
+        ("submitted", phase),
+        ("started", phase),
+        ("ended", phase),
+    ]
+    assert (run.job_logs / f"{job}-0.log").is_file() and not list(tmp_path.rglob("owned"))
+    assert cluster.run("scontrol", "show", "job", str(job)).splitlines()[0].endswith(f"JobName={run.path.name}-{phase}")

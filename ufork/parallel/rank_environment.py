@@ -1,6 +1,9 @@
 """The environment of one rank: its number, and where the ranks rendezvous. Importable without torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+SECRET_VARIABLE = "UFORK_JOB_SECRET"
+"""Environment variable by which a launcher other than ufork's hands the job's secret to its ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +19,10 @@ class RankEnvironment:
     master_address: str
     """Host on which rank 0 listens."""
     master_port: int
+    launcher_serves_store: bool = False
+    """Whether the launcher serves the job's store there in place of rank 0, as torchrun does."""
+    secret: str = field(default="", repr=False)
+    """Known to the ranks of the job only; empty if their launcher made none."""
 
     def __post_init__(self) -> None:
         """Asserts what every launcher must ensure."""

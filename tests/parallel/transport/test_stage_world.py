@@ -169,7 +169,10 @@ def test_a_rank_that_no_other_joins_times_out():
 def test_the_value_of_rank_0_reaches_the_others_in_time():
     store = dist.HashStore()
     store.set_timeout(timedelta(seconds=0.1))
-    ranks = [SimpleNamespace(rank=rank, store=store, timeout_seconds=0.1, coordinate=f"rank {rank}") for rank in (0, 1)]
+    ranks = [
+        SimpleNamespace(rank=rank, store=store, timeout_seconds=0.1, coordinate=f"rank {rank}", secret="s")
+        for rank in (0, 1)
+    ]
     assert [World.from_rank_0(rank, "phases", {"a": rank.rank}) for rank in ranks] == [{"a": 0}] * 2
     with pytest.raises(PeerError, match="rank 1 waited for rank 0"):
         World.from_rank_0(ranks[1], "later", None)

@@ -50,6 +50,20 @@ def test_srun_rank_is_joined():
     assert (rank_env.rank, rank_env.world_size, rank_env.local_rank, rank_env.master_address) == (3, 4, 1, "node7")
 
 
+def test_variables_of_mpi_that_agree_or_are_of_others_do_not_matter():
+    assert joined_environment({**SRUN, "PMI_SIZE": "4"}, None) == joined_environment(SRUN, None)
+    assert joined_environment({**TORCHRUN, "PMI_SIZE": "2"}, None) == joined_environment(TORCHRUN, None)
+    assert joined_environment({"OMPI_COMM_WORLD_SIZE": "1"}, 2) is None
+
+
+def test_the_secret_is_the_launchers_and_torchrun_may_serve_the_store():
+    secret = {"UFORK_JOB_SECRET": "abc", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for launched, serves in ((TORCHRUN, True), (SRUN, False)):
+        rank_env = joined_environment({**launched, **secret}, None)
+        assert (rank_env.secret, rank_env.launcher_serves_store) == ("abc", serves)
+        assert "abc" not in repr(rank_env) and not joined_environment(launched, None).launcher_serves_store
+
+
 def test_two_steps_two_jobs_and_two_starts_of_a_job_have_their_own_ports():
     changes = [{}, {"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "7043"}, {"SLURM_RESTART_COUNT": "1"}]
     ports = {joined_environment({**SRUN, **change}, None).master_port for change in changes}
@@ -109,6 +123,13 @@ def test_incomplete_variables_of_srun_are_refused(name, value):
         ({**TORCHRUN, "RANK": "8"}, "found 1, 8, 8"),
         ({**SRUN, "SLURM_PROCID": "4"}, "found 1, 4, 4"),
         ({**SRUN, "SLURM_JOB_ID": "7042_3"}, "^SLURM_JOB_ID: expected a whole number .* found '7042_3'"),
+        ({**TORCHRUN, "WORLD_SIZE": "9" * 5000}, "^WORLD_SIZE: expected a whole number"),
+        ({**TORCHRUN, "MASTER_PORT": "99999"}, "^MASTER_PORT=99999: expected a port"),
+        ({**SRUN, "SLURM_JOB_NODELIST": "n[1"}, "expected a list of nodes, found 'n\\[1'"),
+        ({**SRUN, "SLURM_JOB_NODELIST": ",n1"}, "expected a list of nodes, found ',n1'"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "^OMPI_COMM_WORLD_SIZE=2: mpirun has started"),
+        ({"PMI_SIZE": "2"}, "^PMI_SIZE=2: mpirun has started"),
+        ({**SRUN, "OMPI_COMM_WORLD_SIZE": "8"}, "^OMPI_COMM_WORLD_SIZE=8: mpirun has started"),
     ],
 )
 def test_variables_that_make_no_rank_are_refused(environment, fault):

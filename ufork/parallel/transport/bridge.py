@@ -9,7 +9,6 @@ too on CPUs; on CUDA they have a data plane, with one NCCL group per direction, 
 blocks a send in the other.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +22,7 @@ from torch import Tensor
 from ufork.parallel.layout import Layout, MeshCoordinate
 from ufork.parallel.transport.data_plane import DataPlane
 from ufork.parallel.transport.device_progress import DeviceProgress
+from ufork.parallel.transport.job_store import signed, verified
 from ufork.parallel.transport.lost_peer import lost_peer
 from ufork.parallel.transport.store_calls import STORE_SECONDS, in_time
 
@@ -85,6 +85,7 @@ class Bridge:
         device: torch.device,
         *,
         timeout_seconds: float,
+        secret: str = "",
         data_plane: DataPlane | None = None,
         stage_groups: Sequence[Any] = (),
     ):
@@ -96,12 +97,13 @@ class Bridge:
             coordinate: this rank's.
             device: this rank's.
             timeout_seconds: how long ranks wait for each other.
+            secret: with which ranks sign what they tell each other through the store; of this bridge alone.
             data_plane: how tensors pass between devices; None: through the host group, as on CPUs.
             stage_groups: other groups of the data plane that work on this device, whose errors end a wait for it.
         """
         self.coordinate, self.layout, self.device = coordinate, layout, device
         self.timeout = timedelta(seconds=timeout_seconds)
-        self._store = store
+        self._store, self._secret = store, secret
         self._members = layout.present_ranks
         self._num_gathers = 0
         self._data_plane = data_plane
@@ -184,16 +186,17 @@ class Bridge:
         """Returns the `value` of every rank, the leader's first; for small JSON values, and seldom.
 
         Raises:
-            PeerError: a rank timed out or is gone.
+            PeerError: a rank timed out or is gone, or another program wrote to the store.
         """
         self._num_gathers += 1
         keys = [f"gather/{self._num_gathers}/{member}" for member in self._members]
-        self._store.set(f"gather/{self._num_gathers}/{self.coordinate.rank}", json.dumps(value))
+        own = f"gather/{self._num_gathers}/{self.coordinate.rank}"
+        self._store.set(own, signed(value, own, self._secret))
         try:
-            values = in_time(lambda: self._await(keys), self.timeout.total_seconds() + STORE_SECONDS)
+            contents = in_time(lambda: self._await(keys), self.timeout.total_seconds() + STORE_SECONDS)
         except dist.DistError as error:
             raise lost_peer(self.coordinate, "the reports of all ranks", str(error)) from error
-        return [json.loads(value) for value in values]
+        return [verified(content, key, self._secret) for key, content in zip(keys, contents, strict=True)]
 
     def connect(self, name: str, members: tuple[int, ...]) -> Any:
         """Returns a group of the ranks `members` of the job, all of which must call; for collectives after passes."""

@@ -22,9 +22,11 @@ from ufork.errors import ConfigError, MachineError, PeerError, UforkError, first
 from ufork.model.cuda_device import NATIVE_BF16_CAPABILITY, run_kernel
 from ufork.parallel.nvidia_devices import cpu_request, has_cuda_device
 from ufork.parallel.rank_environment import RankEnvironment
+from ufork.parallel.transport.job_store import signed, verified
 
 log = logging.getLogger(__name__)
 
+_DECISION = "device/decision"
 INFORM_SECONDS = 30.0
 """How long rank 0 waits for the other ranks to read an error."""
 _ERRORS: Mapping[str, type[UforkError]] = {error.__name__: error for error in (ConfigError, MachineError)}
@@ -107,7 +109,9 @@ def report_device(rank_env: RankEnvironment, environment: Mapping[str, str]) -> 
     )
 
 
-def agree_on_device(store: dist.Store, report: DeviceReport, world_size: int, timeout: timedelta) -> Decision:
+def agree_on_device(
+    store: dist.Store, report: DeviceReport, world_size: int, timeout: timedelta, secret: str = ""
+) -> Decision:
     """Returns the decision of rank 0 about all ranks' devices.
 
     Args:
@@ -115,24 +119,26 @@ def agree_on_device(store: dist.Store, report: DeviceReport, world_size: int, ti
         report: of this rank.
         world_size: ranks of the job.
         timeout: how long ranks wait for each other's report.
+        secret: of the job, with which reports and decision are signed.
 
     Raises:
         MachineError: on every rank: torch cannot use the NVIDIA devices of a machine, or only some machines have them.
         ConfigError: on every rank: some ranks were asked to compute on the CPU, or ranks would share a device.
         PeerError: a rank did not report in time.
     """
-    store.set(f"device/{report.rank}", report.model_dump_json())
+    key = f"device/{report.rank}"
+    store.set(key, signed(report.model_dump(mode="json"), key, secret))
     if report.rank == 0:
-        reports = _read_reports(store, world_size, timeout)
+        reports = _read_reports(store, world_size, timeout, secret)
         try:
             decision = decide(reports)
         except UforkError as error:
             rank = error.fields.get("rank") or 0
             decision = Decision(error=type(error).__name__, message=str(error), rank=int(rank))
-        store.set("device/decision", decision.model_dump_json())
+        store.set(_DECISION, signed(decision.model_dump(mode="json"), _DECISION, secret))
     else:
-        store.wait(["device/decision"], timeout)
-        decision = Decision.model_validate_json(store.get("device/decision"))
+        store.wait([_DECISION], timeout)
+        decision = Decision.model_validate(verified(store.get(_DECISION), _DECISION, secret))
         store.set(f"device/informed/{report.rank}", "")
     if decision.error:
         if report.rank == 0:
@@ -187,7 +193,7 @@ def _refuse_shared(reports: Sequence[DeviceReport]) -> None:
             )
 
 
-def _read_reports(store: dist.Store, world_size: int, timeout: timedelta) -> list[DeviceReport]:
+def _read_reports(store: dist.Store, world_size: int, timeout: timedelta, secret: str) -> list[DeviceReport]:
     keys = [f"device/{rank}" for rank in range(world_size)]
     deadline = time.monotonic() + timeout.total_seconds()
     for rank, key in enumerate(keys):
@@ -199,7 +205,7 @@ def _read_reports(store: dist.Store, world_size: int, timeout: timedelta) -> lis
                 " driver may hang; run nvidia-smi on its node",
                 timed_out=True,
             ) from error
-    return [DeviceReport.model_validate_json(store.get(key)) for key in keys]
+    return [DeviceReport.model_validate(verified(store.get(key), key, secret)) for key in keys]
 
 
 def _wait_until_informed(store: dist.Store, world_size: int) -> None:

@@ -14,7 +14,6 @@ WORLD_SIZE, which must be the stage's.
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -35,12 +34,15 @@ from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.data_plane import DataPlane, data_plane_of, nccl_timeout
 from ufork.parallel.transport.device import agree_on_device, report_device
 from ufork.parallel.transport.device_progress import DeviceProgress
+from ufork.parallel.transport.job_store import is_loopback, open_store, signed, verified
 from ufork.parallel.transport.roll_call import answering_roll_calls
 from ufork.parallel.transport.store_calls import STORE_SECONDS, in_time
 from ufork.processes.kept_memory import keep_freed_memory
 
 POLL_SECONDS = 0.5
 """Interval at which a rank asks the job's store whether the leader has finished; `wait` of the store would log each."""
+LOOPBACK_INTERFACE = "lo"
+"""Linux's name of it."""
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """Backends of a stage's groups, by the kind of its devices."""
 
@@ -57,6 +59,8 @@ class World:
     """Whether the devices of all ranks of the job compute bf16 natively."""
     timeout_seconds: float
     store: dist.Store
+    secret: str = field(repr=False)
+    """Of the job (`job_store`)."""
     dp_group: dist.ProcessGroup
     """The ranks with the same tp shard, one per replica."""
     tp_group: dist.ProcessGroup
@@ -85,6 +89,7 @@ class World:
             self.coordinate,
             self.device,
             timeout_seconds=self.timeout_seconds,
+            secret=f"{self.secret}/{name}",
             data_plane=self.data_plane,
             stage_groups=self.device_groups,
         )
@@ -121,11 +126,12 @@ class World:
         """
         key = f"from rank 0/{name}"
         if self.rank == 0:
-            self.store.set(key, json.dumps(value))
+            self.store.set(key, signed(value, key, self.secret))
         try:
-            return json.loads(in_time(lambda: self.store.get(key), self.timeout_seconds + STORE_SECONDS))
+            content = in_time(lambda: self.store.get(key), self.timeout_seconds + STORE_SECONDS)
         except dist.DistError as error:
             raise PeerError(f"{self.coordinate} waited for rank 0 ({error})", cause=str(error)) from error
+        return verified(content, key, self.secret)
 
     def report_finished(self, name: str) -> None:
         """Releases the ranks in `wait_until_finished`."""
@@ -168,8 +174,7 @@ def join_world(
     timeout = timedelta(seconds=timeout_seconds)
     _export(rank_env, rank=rank_env.rank, size=rank_env.world_size)
     with _peers_named(rank_env, f"rendezvous with the other ranks at {_where(rank_env)}"):
-        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
-        store.set_timeout(timeout)
+        store = open_store(rank_env, timeout)
     with answering_roll_calls(store, coordinates, rank_env.rank) as roll_call:
         world = _join_stage(store, rank_env, coordinates, timeout)
         try:
@@ -215,6 +220,7 @@ def _join_stage(
         native_bf16=native_bf16,
         timeout_seconds=timeout.total_seconds(),
         store=store,
+        secret=rank_env.secret,
         dp_group=dp_group,
         tp_group=tp_group,
         data_plane=data_plane_of(device),
@@ -226,7 +232,7 @@ def _take_device(store: dist.Store, rank_env: RankEnvironment, timeout: timedelt
     """Returns this rank's device, of the kind that all ranks have, and whether all of them compute bf16 natively."""
     with _peers_named(rank_env, "agreement on the ranks' devices"):
         report = report_device(rank_env, os.environ)
-        decision = agree_on_device(store, report, rank_env.world_size, timeout)
+        decision = agree_on_device(store, report, rank_env.world_size, timeout, rank_env.secret)
     os.environ["DS_ACCELERATOR"] = report.kind
     return torch.device("cuda", report.index) if report.kind == "cuda" else torch.device("cpu"), decision.native_bf16
 
@@ -294,7 +300,7 @@ def _where(rank_env: RankEnvironment) -> str:
 
 
 def _export(rank_env: RankEnvironment, *, rank: int, size: int) -> None:
-    """Sets what torch's rendezvous, and then DeepSpeed, read."""
+    """Sets what DeepSpeed and gloo read."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank_env.local_rank),
@@ -302,6 +308,8 @@ def _export(rank_env: RankEnvironment, *, rank: int, size: int) -> None:
         MASTER_ADDR=rank_env.master_address,
         MASTER_PORT=str(rank_env.master_port),
     )
+    if is_loopback(rank_env.master_address):  # all ranks are on this machine; gloo would listen at the host's address
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE)
 
 
 @contextmanager
