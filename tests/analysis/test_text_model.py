@@ -41,11 +41,13 @@ def save(model, folder):
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "encoder and decoder"])
-def test_features_are_means_over_each_texts_own_tokens(kind, tmp_path):
+def test_features_are_means_over_each_texts_own_tokens(kind, tmp_path, capsys):
     torch.manual_seed(0)
     model = models()[kind].eval()
     save(model, tmp_path)
+    capsys.readouterr()  # the progress of saving
     found = external_text_features(tmp_path, TEXTS, layer=1, device=CPU)
+    assert capsys.readouterr().err == ""
     model = model.get_encoder() if model.config.is_encoder_decoder else model
     for text, features in zip(TEXTS, found, strict=True):
         ids = torch.tensor([tiny_tokenizer().encode(text)])

@@ -4,7 +4,8 @@ texts -> its tokenizer -> hidden states of one layer -> mean over a text's token
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -36,7 +37,8 @@ def external_text_features(folder: Path, texts: Sequence[str], *, layer: int, de
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with _no_progress_bar():
+            model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(
             f"{folder}: holds no text model that transformers can load ({str(error).splitlines()[0]}); give a folder"
@@ -61,3 +63,17 @@ def external_text_features(folder: Path, texts: Sequence[str], *, layer: int, de
     if num_cut:
         log.warning("%s: %d texts are cut off after %d tokens", folder, num_cut, MAX_TOKENS)
     return torch.cat(features)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Silences transformers' bar of the weights that it loads, which it shows in logs of jobs, too."""
+    from transformers.utils import logging as transformers_logging
+
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
