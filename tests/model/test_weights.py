@@ -5,7 +5,16 @@ import torch
 
 from tests.tiny import DIMENSIONS, tiny_config, tiny_model
 from ufork.errors import CheckpointError, NonFiniteError, StorageError
-from ufork.model.weights import CONFIG_NAME, WEIGHTS_NAME, WeightsConfig, load_weights, put_weights, save_weights
+from ufork.model.weights import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    WeightsConfig,
+    adopt_weights,
+    load_weights,
+    meta_model,
+    put_weights,
+    save_weights,
+)
 
 CONFIG = WeightsConfig(model=tiny_config(), dimensions=DIMENSIONS)
 
@@ -83,6 +92,21 @@ def test_weights_of_another_model_are_named(change, fault):
     change(weights)
     with pytest.raises(CheckpointError, match=f"here: .*{fault}"):
         put_weights(tiny_model(), weights, origin="here")
+    with pytest.raises(CheckpointError, match=f"here: .*{fault}"):
+        adopt_weights(meta_model(CONFIG), weights, origin="here")
+
+
+def test_adopted_weights_are_not_copied_unless_they_are_in_another_precision():
+    weights = weights_of(tiny_model(seed=1))
+    weights["branches.generation.norm.weight"] = weights["branches.generation.norm.weight"].bfloat16()
+    model = meta_model(CONFIG)
+    adopt_weights(model, weights, origin="here")
+    parameters = dict(model.named_parameters())
+    copied = {name for name, weight in weights.items() if parameters[name].data_ptr() != weight.data_ptr()}
+    assert copied == {"branches.generation.norm.weight"}
+    assert all(parameter.dtype == torch.float32 for parameter in parameters.values())
+    assert all(torch.equal(parameters[name], weight.float()) for name, weight in weights.items())
+    assert model.branches["understanding"].head.weight is model.trunk.token_embedding.weight
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """A model's weights on disk: `model.safetensors` and `config.json` with the sizes, loadable without DeepSpeed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -79,15 +80,33 @@ def allocate_model(
     `put_weights` and `UniFork.set_codebook` then copy straight to `device`; nothing is initialised at random before.
     """
     model = meta_model(config, kernel)
+    _replace_tensors(model, lambda _, meta: torch.empty_like(meta, device=device, dtype=dtype), device=device)
+    return model
+
+
+def adopt_weights(model: UniFork, weights: dict[str, Tensor], *, origin: str) -> None:
+    """Makes `weights` the parameters of `model`, which is on the meta device, in fp32 on the CPU; buffers are not set.
+
+    What is in fp32 is not copied. Weights of `load_weights` are read from the file when they are used, and all
+    processes of a machine share its pages; a file that is replaced meanwhile does not change them.
+
+    Raises:
+        CheckpointError: as `put_weights`.
+    """
+    _check_weights(model, weights, origin)
+    _replace_tensors(model, lambda name, _: weights[name].float(), device=torch.device("cpu"))
+
+
+def _replace_tensors(model: UniFork, make: Callable[[str, Tensor], Tensor], *, device: torch.device) -> None:
+    """Replaces parameters by those that `make` returns for name and parameter, buffers by memory that is not set."""
     made: dict[Tensor, nn.Parameter] = {}  # by the parameter that each replaces, so that tied weights stay one
+    for name, parameter in model.named_parameters():
+        made[parameter] = nn.Parameter(make(name, parameter))
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter not in made:
-                made[parameter] = nn.Parameter(torch.empty_like(parameter, device=device, dtype=dtype))
             setattr(module, name, made[parameter])
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, torch.empty_like(buffer, device=device))
-    return model
 
 
 def meta_model(config: WeightsConfig, kernel: AttentionKernel = sdpa_attention) -> UniFork:
@@ -110,17 +129,22 @@ def put_weights(model: UniFork, weights: dict[str, Tensor], *, origin: str) -> N
     Raises:
         CheckpointError: a parameter is missing, unknown, or of another shape.
     """
+    _check_weights(model, weights, origin)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def _check_weights(model: UniFork, weights: dict[str, Tensor], origin: str) -> None:
     parameters = dict(model.named_parameters())
     if missing := sorted(parameters.keys() ^ weights.keys()):
         raise CheckpointError(
             f"{origin}: {len(missing)} parameter(s) of the model and of the file do not match, first {missing[0]!r};"
             " use the recipe the weights were trained with"
         )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if parameter.shape != weights[name].shape:
-                raise CheckpointError(
-                    f"{origin}: {name} has shape {list(weights[name].shape)}, the model's has {list(parameter.shape)};"
-                    " use the recipe the weights were trained with"
-                )
-            parameter.copy_(weights[name])
+    for name, parameter in parameters.items():
+        if parameter.shape != weights[name].shape:
+            raise CheckpointError(
+                f"{origin}: {name} has shape {list(weights[name].shape)}, the model's has {list(parameter.shape)};"
+                " use the recipe the weights were trained with"
+            )

@@ -6,12 +6,13 @@ sizes, codebook, seed or folder of weights  ->  the modules that one stage holds
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ufork.model.initialization import initialize
 from ufork.model.layers.attention_kernels import AttentionKernel, sdpa_attention
 from ufork.model.unifork import UniFork
-from ufork.model.weights import WeightsConfig, load_weights, put_weights, select_weights
+from ufork.model.weights import WeightsConfig, adopt_weights, load_weights, put_weights, select_weights
 from ufork.parallel.engine.stage_modules import build_stage_modules
 from ufork.parallel.layout import Stage
 
@@ -38,10 +39,15 @@ class InitialModel:
         Raises:
             CheckpointError: `folder` holds no weights, or weights of another model.
         """
-        if self.folder is not None:
-            return self.build_with(load_weights(self.folder)[0], stage, kernel, origin=str(self.folder))
-        model = self._build_empty(stage, kernel)
-        initialize(model, self.seed)
+        if self.folder is None:
+            model = self._build_unset(stage, kernel)
+            initialize(model, self.seed)
+            return model
+        weights = load_weights(self.folder)[0]
+        with torch.device("meta"):
+            model = build_stage_modules(self.config.model, self.config.dimensions, stage, kernel)
+        adopt_weights(model, _of_stage(weights, stage, model), origin=str(self.folder))
+        model.set_codebook(self.codebook_KE)
         return model
 
     def build_with(
@@ -52,16 +58,21 @@ class InitialModel:
         *,
         origin: str,
     ) -> UniFork:
-        """Returns the modules of `stage` with those of the whole model's `weights` that belong to it.
+        """Returns the modules of `stage` with copies of the whole model's `weights` that belong to it.
 
         Raises:
             CheckpointError: `weights`, which come from `origin`, are those of another model.
         """
-        model = self._build_empty(stage, kernel)
-        put_weights(model, weights if stage is Stage.COLOCATED else select_weights(weights, model), origin=origin)
+        model = self._build_unset(stage, kernel)
+        put_weights(model, _of_stage(weights, stage, model), origin=origin)
         return model
 
-    def _build_empty(self, stage: Stage, kernel: AttentionKernel) -> UniFork:
+    def _build_unset(self, stage: Stage, kernel: AttentionKernel) -> UniFork:
         model = build_stage_modules(self.config.model, self.config.dimensions, stage, kernel)
         model.set_codebook(self.codebook_KE)
         return model
+
+
+def _of_stage(weights: Weights, stage: Stage, model: UniFork) -> Weights:
+    """Returns those of the whole model's weights that `model`, the modules of `stage`, has."""
+    return weights if stage is Stage.COLOCATED else select_weights(weights, model)

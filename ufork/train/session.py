@@ -161,7 +161,9 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
             stage = open_stage(phase, world, bridge)
         opened.callback(stage.engine.close)
         start = resume(stage.engine.shards, stream, found) if found else TrainState()
-        absent_weights = _absent_weights(phase, bridge.layout) if bridge.is_leader else {}
+        sizes = phase.initial.config
+        shapes = collected_shapes(sizes.model, sizes.dimensions, bridge.layout)
+        absent_weights = _absent_weights(phase, bridge.layout, shapes) if bridge.is_leader else {}
         telemetry = Telemetry(
             phase.train,
             phase.folder,
@@ -190,7 +192,7 @@ def open_session(phase: Phase, world: World, *, context: BaseContext | None = No
                 stream=stream,
                 saver=saver,
                 start=start,
-                shapes=collected_shapes(phase.initial.config.model, phase.initial.config.dimensions, bridge.layout),
+                shapes=shapes,
                 absent_weights=absent_weights,
             )
             bridge.close()
@@ -240,8 +242,10 @@ def _run_metadata(phase: Phase) -> RunMetadata:
     return RunMetadata(fixed=fixed, settings=settings, layout=phase.layout.describe(), versions=versions_in_use())
 
 
-def _absent_weights(phase: Phase, layout: Layout) -> Weights:
+def _absent_weights(phase: Phase, layout: Layout, shapes: Shapes) -> Weights:
     if layout.reader is Stage.COLOCATED or len(layout.shapes) == len(phase.initial.config.model.tasks) + 1:
         return {}
+    collected = {name for of_stage in shapes.values() for name in of_stage}
     whole = phase.initial.build(Stage.COLOCATED)
-    return {name: parameter.detach() for name, parameter in whole.named_parameters()}
+    # copies: until the end of the phase, a program may have written into the file that the model reads
+    return {name: weight.detach().clone() for name, weight in whole.named_parameters() if name not in collected}

@@ -9,6 +9,7 @@ from ufork.model.unifork import TIED_HEAD, UniFork
 from ufork.parallel.layout import BRANCHES, TASK_OF, Layout, Stage
 from ufork.parallel.transport.collect_weights import Shapes
 from ufork.vocabulary import Task
+from ufork.without_initialization import WithoutInitialization
 
 
 def build_stage_modules(
@@ -17,7 +18,8 @@ def build_stage_modules(
     """Returns the modules that `stage` holds, with uninitialized weights."""
     branches = config.tasks if stage is Stage.COLOCATED else [TASK_OF[stage]] if stage in TASK_OF else []
     with_trunk = stage in (Stage.COLOCATED, Stage.TRUNK)
-    return UniFork(config, dimensions, kernel, with_trunk=with_trunk, branches=branches)
+    with WithoutInitialization():
+        return UniFork(config, dimensions, kernel, with_trunk=with_trunk, branches=branches)
 
 
 def stage_flops(cost: SequenceCost, stage: Stage, task: Task) -> int:
