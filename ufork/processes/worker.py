@@ -24,6 +24,8 @@ from ufork.processes.messages import MessageReader, MessageWriter, wait_for_mess
 
 _EXIT_SECONDS = 3.0
 """Time that the exit of a process may take after the end of its pipe."""
+_UNKNOWN_EXIT_CODE = 255
+"""What `multiprocessing.popen_forkserver` returns when the fork server, which knows exit codes, is gone."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Worker:
         code = self.process.exitcode
         if code is None:
             return "closed its pipe without ending"
+        if code == _UNKNOWN_EXIT_CODE:
+            return (
+                f"ended with exit code {code} and no message; Python also gives this code to a process whose fork"
+                " server has died, as when all processes of a program are killed at once"
+            )
         if code >= 0:
             return f"ended with exit code {code} and no message"
         by = signal.Signals(-code).name
