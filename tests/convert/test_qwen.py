@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tests.convert.tiny_qwen import SIZES, SMALL, save_qwen
 from tests.golden_files import write_vila_u
 from tests.ranks import run_on_ranks
+from tests.stages import open_stage
 from tests.tiny import encoded_sample, packed_sequence, tiny_tokenizer
 from ufork.convert import vila_u
 from ufork.convert.config import BranchingConfig
@@ -24,10 +26,12 @@ from ufork.model.layers.attention import PackedAttention
 from ufork.model.unifork import UniFork
 from ufork.model.weights import WeightsConfig, load_weights, meta_model, put_weights
 from ufork.parallel.config import LayoutConfig
-from ufork.parallel.layout import Stage
+from ufork.parallel.layout import num_ranks_of
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
+from ufork.train.config import GlobalBatchSize, TrainConfig
 from ufork.train.initial_model import InitialModel
+from ufork.train.step import run_step
 from ufork.vocabulary import Task
 
 TOKENS = [5, 6, 7, 250, 9, 10, 11, 12, 13]
@@ -104,27 +108,48 @@ def test_cached_decoding_is_transformers(converted, static, fused):
         torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
-def run_tp(rank_env: RankEnvironment, folder):
-    """The loss of a text, of the model partitioned over the ranks."""
-    from ufork.parallel.engine.tensor_parallel import apply_tensor_parallel
+LAYOUTS = {"tp 2": LayoutConfig(colocated_tp=2), "dp 2": LayoutConfig(), "forked": LayoutConfig(kind="forked")}
 
+
+def run_steps(rank_env: RankEnvironment, folder, layout: LayoutConfig):
+    """The losses of both tasks and the gradient's norm in each of two steps of training that starts from `folder`."""
     torch.set_num_threads(1)
-    with join_world(rank_env, LayoutConfig(colocated_tp=rank_env.world_size), timeout_seconds=60) as world:
+    with join_world(rank_env, layout, timeout_seconds=120) as world:
         config = load_weights(folder)[1]
         codebook = torch.zeros(config.dimensions.codebook_size, config.dimensions.code_width)
-        model = InitialModel(config=config, codebook_KE=codebook, folder=folder).build(Stage.COLOCATED)
-        apply_tensor_parallel(model, world.tp_group)
-        return float(model(packed_sequence(Task.UNDERSTANDING, texts=[TOKENS], images=False, seq_len=len(TOKENS))))
+        initial = InitialModel(config=config, codebook_KE=codebook, folder=folder)
+        train = TrainConfig(
+            global_batch_size=GlobalBatchSize(understanding=2, generation=2), optimizer="sgd", precision="fp32"
+        )
+        stage = open_stage(world, train, model=initial.build(world.coordinate.stage), layout=layout, seq_len=20)
+        sequences = {}
+        if stage.reads_data:
+            numbers = range(world.coordinate.dp_rank, 2, world.dp_group.size())
+            sequences = {task: [text_sequence(task, number) for number in numbers] for task in Task}
+        results = [run_step(stage, sequences, 0.1) for _ in range(2)]
+        stage.engine.close()
+        return torch.tensor([[*result.losses.values(), result.gradient_norm] for result in results])
+
+
+def text_sequence(task: Task, number: int):
+    images = task is Task.GENERATION
+    return packed_sequence(task, texts=[TOKENS[number:]], images=images, seq_len=20, seed=number)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("converted", [(2, True), (3, False)], indirect=True)
 @torch.no_grad()
-def test_the_loss_on_two_tensor_parallel_ranks_is_transformers(converted):
+def test_training_begins_at_transformers_loss_and_is_that_of_one_process_in_every_layout(converted):
     qwen, folder = converted
-    logits = qwen(input_ids=torch.tensor([TOKENS])).logits[0]
-    expected = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(TOKENS[1:]), reduction="sum")
-    assert run_on_ranks(run_tp, 2, folder) == pytest.approx([float(expected)] * 2, rel=1e-5)
+    (expected,) = run_on_ranks(run_steps, 1, folder, LayoutConfig())
+    texts = [torch.tensor(TOKENS[number:]) for number in range(2)]
+    logits = [qwen(input_ids=text[None]).logits[0, :-1] for text in texts]
+    first_loss = cross_entropy(torch.cat(logits), torch.cat([text[1:] for text in texts]))
+    torch.testing.assert_close(expected[0, 0], first_loss, rtol=1e-5, atol=0)
+    assert expected[1, 0] < expected[0, 0]
+    for layout in LAYOUTS.values():
+        for found in run_on_ranks(run_steps, num_ranks_of(layout) or 2, folder, layout):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_projector_and_the_rq_head_are_those_of_a_run_with_that_seed(qwen2, tmp_path):
