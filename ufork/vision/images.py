@@ -88,7 +88,7 @@ def _decoding_errors() -> Iterator[None]:
 
 
 def _pixels(data: bytes, header: ImageHeader, *, min_height: int = 0, min_width: int = 0) -> np.ndarray:
-    """RGB pixels [height, width, 3]; most JPEGs at a reduced size, if one is given that they need not be below."""
+    """RGB pixels [height, width, 3] as shown; most JPEGs are reduced to about the smallest size allowed, if any."""
     if header.format == "jpg" and simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "Gray", "RGB"):
         if header.orientation > 4:
             min_height, min_width = min_width, min_height

@@ -131,12 +131,14 @@ def _check(member: TarMember) -> None:
 def _split(name: str, roles: Mapping[str, str]) -> tuple[str, str]:
     """Splits a member's name into key and extension: "a/b.Cls.txt" becomes ("a/b", "cls.txt")."""
     folder, slash, file_name = name.rpartition("/")
-    parts = file_name.split(".")
+    most_dots = 1 + max(known.count(".") for known in roles)
+    parts = file_name.rsplit(".", most_dots)
     for count in range(1, len(parts)):
         extension = ".".join(parts[count:]).lower()
         if extension in roles:
             return folder + slash + ".".join(parts[:count]), extension
-    return folder + slash + parts[0], ".".join(parts[1:]).lower()
+    key, _, extension = file_name.partition(".")
+    return folder + slash + key, extension.lower()
 
 
 def _add(entry: TarEntry, member: TarMember, extension: str, data: mmap, role: str) -> None:
