@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,11 +34,13 @@ _SUFFIXES = (".parquet", ".csv", ".tsv", *_JSON_SUFFIXES)
 _URL_COLUMNS = {"url", "image_url", "img_url"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _URL_REASON = "image is a URL"
+_CHECKED_ENTRIES = 16
 _DOWNLOAD = (
     "ufork downloads nothing: img2dataset (output_format=webdataset) downloads such a table into tars, "
     "which `ufork shard tars` reads"
 )
 
+_Entry = Mapping[str, Any] | SkippedInput
 _logger = logging.getLogger(__name__)
 
 
@@ -109,20 +112,22 @@ class CaptionTable:
             return
         if suffix in _JSON_SUFFIXES:
             entry_keys = [name.partition(".")[0] for name in self._columns()[:2]]
-            rows: Iterator[Mapping[str, Any] | SkippedInput] = json_entries(path, entry_keys)
+            rows = self._with_columns(path, json_entries(path, entry_keys))
         else:
             check = partial(self._check_columns, path, wanted=self._columns())
             rows = delimited_rows(path, self._config.column_names, check)
-        checked = suffix not in _JSON_SUFFIXES
-        for row in rows:
-            if isinstance(row, SkippedInput):
-                yield row
-                continue
-            if not checked:
-                # JSON objects may lack an id or a licence, which counts as null; images and captions are required.
-                self._check_columns(path, row, wanted=self._columns()[:2])
-                checked = True
-            yield _Row(row)
+        yield from (row if isinstance(row, SkippedInput) else _Row(row) for row in rows)
+
+    def _with_columns(self, path: Path, entries: Iterator[_Entry]) -> Iterator[_Entry]:
+        """Yields the entries of a JSON file after a check that those of image and text occur among the first ones.
+
+        Entries may lack any of the keys, which then count as null.
+        """
+        first = list(islice(entries, _CHECKED_ENTRIES))
+        names = list(dict.fromkeys(name for entry in first if isinstance(entry, Mapping) for name in entry))
+        if names:
+            self._check_columns(path, names, wanted=self._columns()[:2])
+        yield from chain(first, entries)
 
     def _parquet_rows(self, path: Path) -> Iterator[_Row]:
         from data_prep.inputs.readers.arrow_values import holds_images

@@ -36,7 +36,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
-    """Returns the table rows of `batch` by column. A text that is not valid UTF-8 becomes a lone surrogate."""
+    """Returns the table rows of `batch` by column. Texts that are not valid UTF-8 contain lone surrogates then."""
     columns = [_python_values(column) for column in batch.columns]
     return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
@@ -52,11 +52,11 @@ def image_or_path(value: pa.Scalar, *, max_bytes: int, where: str) -> bytes | st
     Raises:
         SampleError: the image is too large, there are several, or there is neither an image nor a path.
     """
-    value = _unwrapped(value, where)
+    value = _only_item(_decoded(value), where)
     path = None
     if value.is_valid and pa.types.is_struct(value.type):
         path = _python_value(value["path"]) if value.type.get_field_index("path") >= 0 else None
-        value = _unwrapped(value["bytes"], where)
+        value = _decoded(value["bytes"])
     if value.is_valid and _is_binary(value.type):
         size = value.as_buffer().size
         if size > max_bytes:
@@ -71,17 +71,18 @@ def image_or_path(value: pa.Scalar, *, max_bytes: int, where: str) -> bytes | st
     raise SampleError("neither an image nor a path in the image column", sample=where)
 
 
-def _unwrapped(value: pa.Scalar, where: str) -> pa.Scalar:
-    """Returns the value that a dictionary-encoded one refers to, or the only one of a list."""
-    if value.is_valid and pa.types.is_dictionary(value.type):
-        value = value.value
-    if value.is_valid and is_list(value.type):
-        if len(value.values) > 1:
-            raise SampleError("more than one image", sample=where)
-        if len(value.values) == 0:
-            raise SampleError("no image", sample=where)
-        return value.values[0]
-    return value
+def _decoded(value: pa.Scalar) -> pa.Scalar:
+    """Returns the value that a dictionary-encoded one refers to."""
+    return value.value if value.is_valid and pa.types.is_dictionary(value.type) else value
+
+
+def _only_item(value: pa.Scalar, where: str) -> pa.Scalar:
+    """Returns the only item of a list; any other value as it is."""
+    if not value.is_valid or not is_list(value.type):
+        return value
+    if len(value.values) != 1:
+        raise SampleError("more than one image" if len(value.values) else "no image", sample=where)
+    return _decoded(value.values[0])
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -92,9 +93,12 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     try:
-        return column.to_pylist()
+        values = column.to_pylist()
     except UnicodeDecodeError:
         return [_python_value(value) for value in column]
+    if _is_binary(column.type):  # as some programs store texts
+        return [value if value is None else value.decode(errors="surrogateescape") for value in values]
+    return values
 
 
 def _python_value(value: pa.Scalar) -> Any:

@@ -19,7 +19,7 @@ from data_prep.inputs.config import MEBIBYTE
 from data_prep.inputs.readers.arrow_values import image_or_path, python_rows
 from ufork.errors import InputError, SampleError
 
-_ROWS_AT_ONCE, _BYTES_AT_ONCE = 256, 2**26
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 64, 2**26
 _FEATURES = b"huggingface"
 _BUFFER_BYTES = 2**20
 

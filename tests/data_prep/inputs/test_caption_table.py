@@ -186,8 +186,10 @@ def test_broken_rows_of_a_csv_are_counted_and_the_rest_is_read(tmp_path):
     assert reasons(records) == ["caption that is not valid UTF-8", columns, columns, UNREADABLE_ROW, ""]
 
 
-def test_a_text_in_parquet_that_is_not_utf8_costs_only_its_row(tmp_path):
-    broken = pa.array([b"good", b"\xff\xfe", b"good"]).view(pa.string())
+@pytest.mark.parametrize("as_binary", [True, False])
+def test_a_text_in_parquet_that_is_not_utf8_costs_only_its_row(tmp_path, as_binary):
+    broken = pa.array([b"good", b"\xff\xfe", b"good"])
+    broken = broken if as_binary else broken.view(pa.string())
     path = write_parquet(tmp_path / "t.parquet", image=[b"1", b"2", b"3"], caption=broken)
     _, records = read(path)
     assert reasons(records) == ["", "caption that is not valid UTF-8", ""]
@@ -260,6 +262,12 @@ def test_images_of_every_arrow_type_are_read(tmp_path, kind):
         assert records[1].reason == "no image path"
 
 
+def test_a_json_object_without_the_keys_costs_only_itself(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"version": 1}\n{"image": "1.jpg", "caption": "a"}\n')
+    assert reasons(read(path, images=tmp_path)[1]) == ["no image path", ""]
+
+
 def test_paths_in_lists_and_objects(tmp_path):
     paths = [
         "1.jpg",
@@ -280,6 +288,9 @@ def test_paths_in_lists_and_objects(tmp_path):
 
 def test_lists_of_images_hold_one(tmp_path):
     images = [[b"1"], [b"1", b"2"], []]
+    reader, (record,) = read(write_parquet(tmp_path / "t.parquet", image=[{"bytes": [1, 2, 3]}], caption=["a"]))
+    with pytest.raises(SampleError, match="neither an image nor a path"):
+        reader.image(record)
     reader, records = read(write_parquet(tmp_path / "t.parquet", image=images, caption=["a"] * 3))
     assert reader.image(records[0]) == b"1"
     for record, reason in zip(records[1:], ("more than one image", "no image"), strict=True):
