@@ -90,6 +90,7 @@ def _run_verb(name: str, argv: Sequence[str]) -> int:
     arguments = parser.parse_intermixed_args(argv)
     failure_file = _failure_file(verb, arguments)
     try:
+        _require_folder()
         with handled(_stop):
             verb.run(arguments)
         sys.stdout.flush()
@@ -124,6 +125,14 @@ def _use_utf8() -> None:
     if sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"  # of this program and all that it starts
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _require_folder() -> None:
+    """Checks that the current folder has not been removed, without which libraries end programs in their own words."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise StorageError("the current folder has been removed; change to another one (cd)") from None
 
 
 def _tell(message: str) -> None:

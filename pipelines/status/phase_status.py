@@ -150,7 +150,7 @@ def _read_checkpoints(status: PhaseStatus, folder: CheckpointFolder) -> None:
             status.faults.append(str(error))
             continue
         saved = _changed(folder.at(step) / STATE_FILE)
-        status.checkpoint_step, status.checkpoint_age_seconds = step, time.time() - saved
+        status.checkpoint_step, status.checkpoint_age_seconds = step, max(0.0, time.time() - saved)
         status.last_sign = max(status.last_sign or 0.0, saved)
         break
     status.starts = folder.num_starts()
