@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0, an error's own, 130 when interrupted, 141 when output is cut off."""
     if argv is None:
         _use_utf8()
+        _shield_children()
         make_streams_safe()
         argv = sys.argv[1:]
     name = "ufork"
@@ -125,6 +126,16 @@ def _use_utf8() -> None:
     if sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"  # of this program and all that it starts
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _shield_children() -> None:
+    """Keeps child processes from importing the current folder's modules, such as a user's random.py, as `ufork` itself.
+
+    `python -m pipelines.cli` imports from the current folder, and so do its children.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if os.getcwd() not in sys.path:
+            os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def _require_folder() -> None:

@@ -1,11 +1,14 @@
 """`ufork shard` while system calls fail, for real: what it says, what it leaves, and that the same command finishes."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
 from pipelines import cli
-from tests.failing_calls import build
+from tests.failing_calls import ROOT, build
 from tests.toy_input import tiny_png
 
 
@@ -43,6 +46,19 @@ def test_reads_and_writes_of_few_bytes_change_nothing(failing, collection, expec
     done = failing.run(
         *command(collection, tmp_path / "train"), call="read write", path="pets", error=0, FAIL_BYTES=100
     )
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "train") == expected
+
+
+def test_modules_of_the_current_folder_are_imported_by_no_process(collection, expected, tmp_path):
+    """A user's pickle.py ended the worker processes."""
+    (tmp_path / "pickle.py").write_text("raise RuntimeError('imported')")
+    program = tmp_path / "bin" / "ufork"
+    program.parent.mkdir()
+    program.write_text("import sys\nfrom pipelines.cli import main\nif __name__ == '__main__':\n    sys.exit(main())")
+    command_line = [sys.executable, program, *command(collection, tmp_path / "train"), "num_workers=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command_line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "train") == expected
 
