@@ -1,5 +1,8 @@
 """Features of every layer against hidden states that are computed pair by pair, layer by layer."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from ufork.analysis import features
 from ufork.analysis.features import collect_features
 from ufork.analysis.pairs import CAPTION_QUESTION, Pair
 from ufork.data.prompts import generation_prompt, question_prompt
+from ufork.errors import StorageError
 from ufork.infer.model import TrainedModel
 from ufork.model.layers.attention import PackedAttention
 from ufork.model.layers.rotary import Rotary
@@ -101,3 +105,12 @@ def test_features_are_the_pooled_states_of_each_layer(trained, pairs, task, pool
 def test_no_hook_stays_on_the_model(trained, pairs, tmp_path):
     collect_features(trained, pairs, Task.GENERATION, tmp_path)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in trained.model.modules())
+
+
+def test_a_full_disk_is_an_error_and_does_not_kill_the_process(trained, pairs, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)"):
+        collect_features(trained, pairs, Task.GENERATION, tmp_path)

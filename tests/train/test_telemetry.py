@@ -179,6 +179,16 @@ def test_a_full_disk_loses_reports_and_not_the_run(tmp_path, monkeypatch, caplog
             reports.record(step, result(), 0.1)
 
 
+def test_a_measurement_without_temporary_files_is_lost_and_not_the_run(tmp_path, caplog):
+    reports = telemetry(tmp_path)
+    for _ in range(MAX_FAILED_WRITES):
+        with reports.tolerated():
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    assert "No usable temporary directory" in caplog.text and "20 of at most 20 times" in caplog.text
+    with pytest.raises(OSError, match="temporary"), reports.tolerated():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+
 def test_wandb_never_ends_training(tmp_path, monkeypatch, caplog):
     wandb = pytest.importorskip("wandb")
 

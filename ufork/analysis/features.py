@@ -12,6 +12,7 @@ so memory does not grow with pairs times layers.
 Shapes: N pairs, S samples of a packed sequence, T its tokens, D hidden size, L layers.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,8 +57,11 @@ class FeatureFiles:
         return self.folder / f"{side}-{layer:03d}.npy"
 
     def _open(self, side: Side, layer: int, width: int) -> np.ndarray:
-        shape = (self.num_pairs, width)
-        return np.lib.format.open_memmap(self._path(side, layer), mode="w+", dtype=np.float32, shape=shape)
+        shape, path = (self.num_pairs, width), self._path(side, layer)
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        with open(path, "r+b") as file:  # a full disk is an error now, and would kill the process (SIGBUS) later
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
 
 
 @torch.inference_mode()

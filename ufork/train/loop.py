@@ -123,7 +123,8 @@ def _progress(config: TrainConfig, counters: _Counters, hooks: Hooks, bridge: Br
 
 def _draw(session: Session, step: int, draw_grid: DrawGrid) -> None:
     def draw(weights: Weights, show_alive: ShowAlive) -> None:
-        session.telemetry.show(step, draw_grid(weights, show_alive))
+        with session.telemetry.tolerated():
+            session.telemetry.show(step, draw_grid(weights, show_alive))
 
     remedy = "Give fewer train.drawing_prompts, lower evaluate.draw.batch_prompts, or set train.draw_every_steps=0"
     _work_on_leader(session, step, "drawings", draw, remedy=remedy)
@@ -131,7 +132,8 @@ def _draw(session: Session, step: int, draw_grid: DrawGrid) -> None:
 
 def _measure(session: Session, step: int, probe: Probe) -> None:
     def measure(weights: Weights, show_alive: ShowAlive) -> None:
-        session.telemetry.add_measurement(step, probe.name, probe.measure(weights, show_alive))
+        with session.telemetry.tolerated():  # a measurement may need temporary files
+            session.telemetry.add_measurement(step, probe.name, probe.measure(weights, show_alive))
 
     remedy = f"Set train.{probe.name}.every_steps=0"
     _work_on_leader(session, step, f"measurement of {probe.name}", measure, remedy=remedy)

@@ -102,7 +102,7 @@ class Telemetry:
 
     def _report(self) -> None:
         figures = self._newest | self._means()
-        with self._tolerated():
+        with self.tolerated():
             self._append(self.folder.metrics, {"phase": self.phase, **figures})
         self._wandb.log_figures(figures, step=int(figures["step"]))
         if self._bar:
@@ -119,10 +119,15 @@ class Telemetry:
         self._cut.remove(path)
 
     @contextmanager
-    def _tolerated(self) -> Iterator[None]:
+    def tolerated(self) -> Iterator[None]:
+        """Logs a report, drawing or measurement for which a file cannot be written, or read.
+
+        Raises:
+            StorageError: too many of them have failed.
+        """
         try:
             yield
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             self._num_failed += 1
             if self._num_failed > MAX_FAILED_WRITES:
                 raise
@@ -153,7 +158,7 @@ class Telemetry:
             StorageError: too many reports could not be written.
         """
         path = self.folder.drawing(step)
-        with self._tolerated():
+        with self.tolerated():
             make_folder(path.parent)
             with whole_file(path) as file:
                 Image.fromarray(grid).save(file, "PNG")
@@ -166,7 +171,7 @@ class Telemetry:
             StorageError: too many reports could not be written.
         """
         path = self.folder.probe(probe)
-        with self._tolerated():
+        with self.tolerated():
             make_folder(path.parent)
             self._append(path, {"phase": self.phase, "step": step, **figures})
         self._wandb.log_figures({f"{probe}/{name}": value for name, value in figures.items()}, step=step)
