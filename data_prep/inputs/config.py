@@ -102,7 +102,7 @@ class TarsConfig(CollectionConfig):
     """Key of the image's licence in members KEY.json."""
     extensions: dict[str, Literal["image", "caption", "metadata", "class", "ignored"]] = {}
     """What members of further extensions hold, such as `{input.jpg: image, outputs.txt: caption}` for KEY.input.jpg and
-    KEY.outputs.txt. Known are jpg, jpeg, png and webp, txt (caption), json (metadata), cls and cls.txt (class)."""
+    KEY.outputs.txt. Known are jpg, jpeg, jfif, png and webp; txt (caption), json (metadata), cls, cls.txt (class)."""
     class_names: Path | None = None
     """File with the names of the classes that members KEY.cls refer to: one a line, starting with class 0, or JSON, a
     list or `{number: name}`."""

@@ -19,7 +19,7 @@ from data_prep.inputs.text import is_clean
 from ufork.errors import OUTAGES, InputError, SampleError
 from ufork.files import read_bounded
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp")
 """File name suffixes of the formats that ufork/vision decodes."""
 
 UNREADABLE_FOLDER = "folder that cannot be read"

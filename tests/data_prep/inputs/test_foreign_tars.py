@@ -74,7 +74,7 @@ def test_classes_have_names(tmp_path, extension, name, contents):
 
 
 def test_a_plain_tar_of_images_and_texts(tmp_path):
-    members = [("pets/a.PNG", b"a"), ("pets/a.txt", b"  a cat\n"), ("b.jpeg", b"b"), ("b.json", b'{"text": "a dog"}')]
+    members = [("pets/a.PNG", b"a"), ("pets/a.txt", b"  a cat\n"), ("b.jfif", b"b"), ("b.json", b'{"text": "a dog"}')]
     _, records = read(write_tar(tmp_path / "x.tar", members), caption_key="text")
     assert [record.caption for record in records] == ["a cat", "a dog"]
 
@@ -83,7 +83,7 @@ def test_a_plain_tar_of_images_and_texts(tmp_path):
     ("members", "reason"),
     [
         ([("b.jpg", b"b")], "neither caption nor class beside the image"),
-        ([("b.txt", b"b")], "no image (.jpg, .jpeg, .png, .webp) beside the text"),
+        ([("b.txt", b"b")], "no image (.jpg, .jpeg, .jfif, .png, .webp) beside the text"),
         ([("b.jpg", b"b"), ("b.txt", b" ")], "empty caption"),
         ([("b.jpg", b"b"), ("b.txt", b"\xff")], "caption that is not valid UTF-8"),
         ([("b.jpg", b"b"), ("b.txt", b"x" * 2000)], "caption longer than input.max_text_chars"),
