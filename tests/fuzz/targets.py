@@ -10,6 +10,7 @@ unmutated.
 import base64
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping
@@ -40,6 +41,7 @@ from pipelines.serve.config import ServeConfig
 from pipelines.serve.pictures import Pictures
 from pipelines.status.run_status import read_status
 from pipelines.status.status_page import as_values, render
+from tests.analysis.ablation.trials import measured
 from tests.checkpoint.saved import sign
 from tests.fuzz.mutations import Mutation, json_lines, json_text, safetensors, tar
 from tests.golden_files import GOLDEN, write_vila_u
@@ -48,6 +50,8 @@ from tests.parallel.engine.test_state_files import write_shards
 from tests.pipelines.status.test_run_status import add_events, make_run
 from tests.tiny import CODEC_SIZES, DIMENSIONS, tiny_config, tiny_model, tiny_tokenizer, write_codes_source
 from tests.tiny_run import RECIPE
+from ufork.analysis.ablation.tables import ablation_tables
+from ufork.analysis.ablation.trial_result import load_results
 from ufork.checkpoint.state import STATE_FILE, CheckpointState, RunMetadata, TrainState, record_of, verify, write_state
 from ufork.convert import qwen, unifork, vila_u
 from ufork.convert.config import BranchingConfig
@@ -58,6 +62,7 @@ from ufork.data.shards.source import ShardSource
 from ufork.data.stream_state import StreamState
 from ufork.errors import SampleError, ShardError, UforkError
 from ufork.eval.pictures import write_picture
+from ufork.eval.scenes.detector import Detector, DetectorNetwork, DetectorWords
 from ufork.hugging_face.model_card import model_card
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.engine import Engine
@@ -73,6 +78,10 @@ from ufork.vocabulary import Task
 
 READERS = (caption_table, conversations, foreign_tars, hugging_face, image_folder)
 """Imported here, once, and not in each process that is forked."""
+
+
+MARKUP = re.compile(r"(?<!\\)<script|(?<!\\)\]\(javascript")
+"""What mutations put into texts, unescaped in Markdown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,7 +353,7 @@ def read_run(folder: Path) -> None:
     json.dumps(as_values(status))
     config = {"model_type": "unifork", "tasks": ["generation"], "dtype": "float32"}
     card = model_card(folder / "run/phases/all/weights", config=config, task=None, plan={})
-    assert "<script" not in card.partition("## Recipe")[0] and "](javascript" not in card.partition("## Recipe")[0]
+    assert not MARKUP.search(card.partition("## Recipe")[0])
 
 
 RUN_FILES: dict[str, Mutation | None] = {
@@ -361,6 +370,37 @@ RUN_FILES: dict[str, Mutation | None] = {
     "phases/all/probes/gradient_conflict.jsonl": json_lines,
     "phases/all/skipped_samples/replica-000.jsonl": json_lines,
 }
+
+
+def write_results(folder: Path) -> None:
+    """Writes what comparisons are made from: results of trials, and the detector that scores drawings."""
+    for seed in (0, 1):
+        for arm in ("a", "b"):
+            measured(arm, seed).save(folder)
+    words = DetectorWords(
+        kinds=("dog", "cat"),
+        colours=("red",),
+        backgrounds=("white",),
+        image_px=32,
+        spacing_cells=2,
+        width=8,
+        presence_threshold=0.5,
+    )
+    torch.manual_seed(0)
+    Detector(DetectorNetwork(words), words).save(folder / "detector")
+
+
+def read_results(folder: Path) -> None:
+    """Makes the tables of the results."""
+    results = load_results(folder, ["a", "b"], [0, 1])
+    page = ablation_tables("s", results, num_trials=4, baselines=["a"])
+    assert not MARKUP.search(page)
+
+
+def read_detector(folder: Path) -> None:
+    """Looks for objects with the detector."""
+    detector = Detector.load(folder / "detector")
+    detector.detect(np.zeros((1, detector.words.image_px, detector.words.image_px, 3), np.uint8))
 
 
 # Collections
@@ -577,6 +617,12 @@ TARGETS: dict[str, Target] = {
     "suite": Target(write=write_recipe, files={"suite.json": json_text, "recipe.yaml": None}, read=read_suite),
     "run": Target(
         write=write_run, files={f"run/{name}": structure for name, structure in RUN_FILES.items()}, read=read_run
+    ),
+    "trial result": Target(write=write_results, files={"a-seed0.json": json_text}, read=read_results),
+    "detector": Target(
+        write=write_results,
+        files={"detector/words.json": json_text, "detector/detector.safetensors": safetensors},
+        read=read_detector,
     ),
     "image": Target(
         write=write_images, files=dict.fromkeys(["image.png", "image.jpeg", "image.webp"]), read=read_images

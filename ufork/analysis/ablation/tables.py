@@ -15,7 +15,7 @@ from ufork.analysis.ablation.statistics import (
     estimates,
     score_names,
 )
-from ufork.analysis.ablation.trial_result import TrialResult
+from ufork.analysis.ablation.trial_result import ResultError, TrialResult, trial_name
 from ufork.markdown import as_text
 from ufork.vocabulary import Task
 
@@ -94,8 +94,8 @@ def _alignment_rows(results: Sequence[TrialResult]) -> list[list[str]]:
     rows = []
     for arm in arms_of(results):
         for task in Task:
-            curves = [_excess_alignment(result, task) for result in results if result.arm == arm]
-            if layers := list(zip(*(curve for curve in curves if curve), strict=True)):
+            curves = [curve for result in results if result.arm == arm and (curve := _excess_alignment(result, task))]
+            if layers := _layers(curves, where=arm):
                 rows.append([arm, str(task), *(estimate(values).describe() for values in layers)])
     if not rows:
         return []
@@ -107,7 +107,15 @@ def _alignment_rows(results: Sequence[TrialResult]) -> list[list[str]]:
 def _excess_alignment(result: TrialResult, task: Task) -> list[float]:
     measured = alignment_curve(result, MUTUAL_NEIGHBOURS, task)
     permuted = alignment_curve(result, MUTUAL_NEIGHBOURS, task, of_permuted=True)
-    return [score - chance for score, chance in zip(measured, permuted, strict=True)]
+    where = trial_name(result.arm, result.seed)
+    return [score - chance for score, chance in _layers([measured, permuted], where=where)]
+
+
+def _layers(curves: Sequence[Sequence[float]], *, where: str) -> list[tuple[float, ...]]:
+    """Returns the values of all curves, layer by layer."""
+    if len({len(curve) for curve in curves}) > 1:
+        raise ResultError(f"{where}: probes: not all curves of alignment have the same layers; run these trials again")
+    return list(zip(*curves, strict=True))
 
 
 def _cost_table(results: Sequence[TrialResult]) -> str:

@@ -8,15 +8,18 @@ Symbols of the shapes: B pictures, S pixels of a side, R rows and C columns of c
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from ufork.errors import CheckpointError
+from ufork.config import Config
+from ufork.errors import CheckpointError, ConfigError
 from ufork.eval.scenes.skills import Detection, FoundObject
 from ufork.files import make_folder, read_object, write_whole
 from ufork.tensor_file import read_tensors, write_tensors
@@ -32,21 +35,26 @@ BATCH_IMAGES = 128
 """Pictures per forward pass."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DetectorWords:
+class DetectorWords(Config):
     """Vocabulary of a detector, and the geometry it was fitted on."""
 
-    kinds: tuple[str, ...]
-    colours: tuple[str, ...]
-    backgrounds: tuple[str, ...]
-    image_px: int
+    kinds: tuple[str, ...] = Field(min_length=1)
+    colours: tuple[str, ...] = Field(min_length=1)
+    backgrounds: tuple[str, ...] = Field(min_length=1)
+    image_px: int = Field(ge=CELL_PX, le=4096, multiple_of=CELL_PX)
     """Side of the square pictures."""
-    spacing_cells: int
+    spacing_cells: PositiveInt
     """Smallest distance of two objects' corners in the renders, the larger of both directions counting."""
-    width: int
-    presence_threshold: float
+    width: PositiveInt
+    presence_threshold: float = Field(ge=0, le=1)
     fitted_on: str = ""
     """Digest of the renders, the config and the seed; a detector with the same digest is reused."""
+
+    @model_validator(mode="after")
+    def _fits_the_picture(self) -> Self:
+        if self.spacing_cells > self.image_px // CELL_PX:
+            raise ValueError(f"spacing_cells={self.spacing_cells} is more than a picture of {self.image_px} px has")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +157,7 @@ class Detector:
         """
         make_folder(folder)
         write_tensors(folder / "detector.safetensors", self.network.state_dict())
-        write_whole(folder / "words.json", json.dumps(asdict(self.words), indent=2))
+        write_whole(folder / "words.json", json.dumps(self.words.model_dump(mode="json"), indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> "Detector":
@@ -159,14 +167,12 @@ class Detector:
             CheckpointError: the folder holds no detector, or its files do not match.
         """
         try:
-            fields = read_object(folder / "words.json")
-            lists = {name: tuple(fields[name]) for name in ("kinds", "colours", "backgrounds")}
-            words = DetectorWords(**{**fields, **lists})
+            words = DetectorWords.from_mapping(read_object(folder / "words.json"), origin="words.json")
             with torch.device("meta"), WithoutInitialization():
                 network = DetectorNetwork(words)
             weights = read_tensors(folder / "detector.safetensors", network.state_dict())
             network.load_state_dict(weights, assign=True)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, ConfigError) as error:
             raise CheckpointError(
                 f"{folder}: the detector cannot be read ({error}); remove the folder to fit it again"
             ) from None

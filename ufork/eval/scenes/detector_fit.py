@@ -82,7 +82,7 @@ def detector_for(train_folder: Path, config: DetectorConfig, *, folder: Path, se
         except CheckpointError as error:
             logger.info("%s; fitting again", error)
     fitted = fit_detector(_training_samples(train_folder, seed), config, seed=seed)
-    detector = Detector(fitted.network, replace(fitted.words, fitted_on=origin))
+    detector = Detector(fitted.network, fitted.words.model_copy(update={"fitted_on": origin}))
     detector.save(folder)
     return detector
 
