@@ -18,7 +18,7 @@ from data_prep.inputs.record import Dropped, Record, entry_id
 from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
-_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+_SUFFIXES = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz")
 _IMAGE_KEYS = ("image", "images", "image_path", "image_paths", "img", "img_path", "image_file")
 _PATH_KEYS = ("path", "image", "url", "file_name")
 _MAX_PATH_CHARS = 4096

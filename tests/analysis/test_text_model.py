@@ -46,10 +46,11 @@ def test_features_are_means_over_each_texts_own_tokens(kind, tmp_path, capsys):
     model = models()[kind].eval()
     save(model, tmp_path)
     capsys.readouterr()  # the progress of saving
-    found = external_text_features(tmp_path, TEXTS, layer=1, device=CPU)
+    texts = [*TEXTS, "a red <|endoftext|> dog"]  # F8
+    found = external_text_features(tmp_path, texts, layer=1, device=CPU)
     assert capsys.readouterr().err == ""
     model = model.get_encoder() if model.config.is_encoder_decoder else model
-    for text, features in zip(TEXTS, found, strict=True):
+    for text, features in zip(texts, found, strict=True):
         ids = torch.tensor([tiny_tokenizer().encode(text)])
         with torch.no_grad():
             states = model(input_ids=ids, output_hidden_states=True).hidden_states[1]

@@ -52,7 +52,14 @@ def external_text_features(folder: Path, texts: Sequence[str], *, layer: int, de
     features, num_cut = [], 0
     for start in range(0, len(texts), BATCH_TEXTS):
         batch = list(texts[start : start + BATCH_TEXTS])
-        encoded = tokenizer(batch, return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS)
+        encoded = tokenizer(
+            batch,
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+            max_length=MAX_TOKENS,
+            split_special_tokens=True,  # names of control tokens in a text are text
+        )
         num_cut += int((encoded["attention_mask"].sum(1) == MAX_TOKENS).sum())
         arguments = {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
         layers = model(**arguments, output_hidden_states=True).hidden_states

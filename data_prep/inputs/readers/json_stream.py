@@ -45,7 +45,8 @@ _WRAPPER_HEAD = re.compile(
     rf"\{{\s*+(?:{_STRING}\s*+:\s*+(?:{_STRING}|[\w.+-]++)\s*+,\s*+)*+{_STRING}\s*+:\s*+(?=[\[{{])"
 )
 """The members of an object up to its first list or object."""
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACE = re.compile("[ \t\r\n\x1e\ufeff]*")
+"""JSON's, and what stands between entries of joined files and of RFC 7464."""
 # strict=False allows control characters in texts, which are common and harmless.
 _DECODER = json.JSONDecoder(strict=False)
 
