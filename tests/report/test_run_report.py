@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 from html.parser import HTMLParser
 
 import numpy as np
@@ -21,6 +22,7 @@ from ufork.eval.pictures import write_picture
 from ufork.eval.scenes.benchmark import ScenesBenchmark
 from ufork.eval.scenes.config import EmojiBenchmarkConfig, ScenesBenchmarkConfig
 from ufork.eval.scenes.emoji import EmojiBenchmark
+from ufork.report import page
 from ufork.report.charts import Curve, confusion_chart, line_chart, nice_ticks, short_number
 from ufork.report.run_record import ReportError, read_run
 from ufork.report.run_report import MAX_FRAMES, write_report
@@ -222,6 +224,26 @@ def test_a_picture_that_an_evaluation_may_not_name_is_refused(copy, name):
     (copy / "evaluation.json").write_text(json.dumps(values))
     _, text = read(write_report(copy))
     assert "Damaged files" in text and "evaluation.json" in text
+
+
+def test_pictures_of_a_page_are_bounded_together(copy, monkeypatch):
+    pictures = sorted((copy / "evaluation").rglob("*.png"))
+    monkeypatch.setattr(page, "MAX_PICTURES_BYTES", pictures[0].stat().st_size + 1)
+    embedded = page.Pictures(copy)
+    assert embedded.url(pictures[0]) and not embedded.url(pictures[0])
+
+
+def test_an_evaluation_of_countless_names_and_examples_is_reported_soon(copy):
+    """Its confusion has 25 million cells."""
+    record = json.loads((copy / "evaluation.json").read_text())
+    names = [f"name{number}" for number in range(5000)]
+    table = record["benchmarks"][0]["tables"][0]
+    next(iter(table["groups"].values()))["confusion"] = {name: {name: 1} for name in names}
+    record["benchmarks"][0]["examples"] *= 100
+    (copy / "evaluation.json").write_text(json.dumps(record))
+    began = time.monotonic()
+    assert "name4999" not in write_report(copy).read_text()
+    assert time.monotonic() < began + 10
 
 
 def test_a_link_out_of_the_run_is_not_followed(copy):

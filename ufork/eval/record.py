@@ -180,7 +180,7 @@ class BenchmarkRecord(Record):
     description: str
     tables: list[ScoreTable]
     figures: list[Figure]
-    examples: list[Example]
+    examples: list[Example] = Field(max_length=10_000)
     """The first cases of each group, not selected."""
     num_cases: NonNegativeInt
     """Cases that were scored."""

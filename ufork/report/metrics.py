@@ -4,15 +4,17 @@ A run may be killed while it writes, and disks fail, but no line is needed to re
 line that is empty, cut, binary, or without a step is counted and skipped, and a file that cannot be read is empty.
 """
 
+import errno
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ufork.files import read_bounded
 
-MAX_METRICS_BYTES = 2**30
-"""Largest metrics file that is read: about three million lines."""
+MAX_METRICS_BYTES, MAX_LINES = 2**28, 2_000_000
+"""Limits of a metrics file; 2**28 bytes are about 700,000 lines, which take a gigabyte of memory."""
 
 
 @dataclass
@@ -25,10 +27,17 @@ class Metrics:
     """Description of what could not be read; empty if everything could."""
 
 
-def read_metrics(path: Path) -> Metrics:
-    """Reads the lines of `path` that are whole; none if there is no such file."""
+def read_metrics(path: Path, *, limited: bool = True) -> Metrics:
+    """Reads the lines of `path` that are whole; none if there is no such file, or if it is beyond the limits.
+
+    Args:
+        path: the file.
+        limited: whether the limits apply; a run that resumes must not lose its own metrics to them.
+    """
     try:
-        content = read_bounded(path, MAX_METRICS_BYTES)
+        content = read_bounded(path, MAX_METRICS_BYTES if limited else sys.maxsize)
+        if limited and (num_lines := content.count(b"\n")) > MAX_LINES:
+            raise OSError(errno.EFBIG, f"{num_lines} lines, more than {MAX_LINES}")
     except FileNotFoundError:
         return Metrics()
     except OSError as error:

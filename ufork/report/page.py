@@ -1,7 +1,7 @@
 """Pages of reports, from jinja2 templates that escape every value.
 
     templates/NAME.html.j2 + values -> render -> Markup -> sections of page.html.j2 -> one self-contained document
-    picture file inside the run's folder -> data_url
+    picture files inside a run's folder -> Pictures.url
 
 Text from data, names and logs never reaches a page unescaped; only `render` makes Markup. Colours are custom properties
 of style.css with a light and a dark value; understanding is blue and generation orange throughout.
@@ -17,12 +17,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ufork.files import read_bounded
 from ufork.vision.image_header import image_format
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 MAX_PICTURE_BYTES = 32 * 2**20
 """Largest picture that is embedded."""
+MAX_PICTURES_BYTES = 128 * 2**20
+"""Pictures of a page together; later ones are not shown."""
 
 
 def page(
@@ -56,16 +59,26 @@ def render(template: str, *, folder: Path = TEMPLATES, **values: Any) -> Markup:
     return Markup(_environment(folder).get_template(template).render(values))  # escaped by the environment
 
 
-def data_url(path: Path, *, root: Path) -> str | None:
-    """Returns a PNG file as a data URL; None if it is missing, no PNG, too large, or outside `root` by a link."""
-    try:
-        real = path.resolve(strict=True)
-        if not real.is_relative_to(root.resolve()) or not real.is_file() or real.stat().st_size > MAX_PICTURE_BYTES:
+class Pictures:
+    """Pictures of a folder, embedded into one page."""
+
+    def __init__(self, root: Path) -> None:
+        """`root` is the folder, which no picture may lie outside of."""
+        self._root, self._bytes_left = root.resolve(), MAX_PICTURES_BYTES
+
+    def url(self, path: Path) -> str | None:
+        """Returns a PNG file as a data URL; None if it is missing, no PNG, outside of the folder, or too large."""
+        try:
+            real = path.resolve(strict=True)
+            if not real.is_relative_to(self._root):  # by a link
+                return None
+            data = read_bounded(real, min(MAX_PICTURE_BYTES, self._bytes_left))
+        except (OSError, ValueError, RuntimeError):  # a NUL in the name, a loop of links
             return None
-        data = real.read_bytes()
-    except (OSError, ValueError, RuntimeError):  # a NUL in the name, a loop of links
-        return None
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}" if image_format(data) == "png" else None
+        if image_format(data) != "png":
+            return None
+        self._bytes_left -= len(data)
+        return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 @cache

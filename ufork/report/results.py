@@ -6,22 +6,24 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ufork.eval.record import BenchmarkRecord, Evaluation, Example
+from ufork.eval.record import BenchmarkRecord, Evaluation, Example, GroupScore
 from ufork.report.charts import confusion_chart
-from ufork.report.page import data_url, render
+from ufork.report.page import Pictures, render
 from ufork.run_folder import RunFolder
 from ufork.vocabulary import Task
 
+MAX_CONFUSION_NAMES = 100
+"""Confusions of more truths and answers are not drawn: nobody could read them, and their cells grow with the square."""
 COLOURS = {Task.UNDERSTANDING: "understanding", Task.GENERATION: "generation"}
 
 
-def benchmark_section(benchmark: BenchmarkRecord, run_folder: Path) -> Markup:
+def benchmark_section(benchmark: BenchmarkRecord, run_folder: Path, pictures: Pictures) -> Markup:
     """Renders description, examples by group, tables, figures and confusion counts of one benchmark."""
     folder = RunFolder(run_folder).examples
     return render(
         "benchmark.html.j2",
         benchmark=benchmark,
-        embed=lambda name: data_url(folder / name, root=run_folder),
+        embed=lambda name: pictures.url(folder / name),
         drawings=_by_group(example for example in benchmark.examples if example.task is Task.GENERATION),
         answers=_by_group(example for example in benchmark.examples if example.task is Task.UNDERSTANDING),
         notes=_notes(benchmark),
@@ -73,5 +75,9 @@ def _confusions(benchmark: BenchmarkRecord) -> list[tuple[str, Markup]]:
         (name, confusion_chart(group.confusion, label=f"{name}: answers by truth"))
         for table in benchmark.tables
         for name, group in table.groups.items()
-        if any(any(row.values()) for row in group.confusion.values())
+        if any(any(row.values()) for row in group.confusion.values()) and _num_names(group) <= MAX_CONFUSION_NAMES
     ]
+
+
+def _num_names(group: GroupScore) -> int:
+    return len(group.confusion.keys() | {answer for row in group.confusion.values() for answer in row})

@@ -7,7 +7,6 @@ The page has no script, no font and no other file; it follows light and dark, na
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from markupsafe import Markup
 from ufork.analysis.alignment_record import PICTURES, TITLES
 from ufork.files import write_whole
 from ufork.report.charts import Curve, line_chart, short_number
-from ufork.report.page import data_url, page, render
+from ufork.report.page import Pictures, page, render
 from ufork.report.results import benchmark_section, benchmark_tiles
 from ufork.report.run_record import Metrics, PhaseRecord, RunRecord, read_run
 from ufork.run_folder import RunFolder
@@ -55,13 +54,13 @@ def write_report(run_folder: Path) -> Path:
 def run_page(record: RunRecord) -> str:
     """Returns the page."""
     benchmarks = record.evaluation.benchmarks if record.evaluation else []
-    embed = partial(data_url, root=record.folder)
+    pictures = Pictures(record.folder)
     sections = [
-        *((item.title, benchmark_section(item, record.folder)) for item in benchmarks),
-        ("Alignment by depth", _alignment(record, embed)),
+        *((item.title, benchmark_section(item, record.folder, pictures)) for item in benchmarks),
+        ("Alignment by depth", _alignment(record, pictures)),
         ("Training", _curves(record.phases)),
-        ("While it trained", _film(record.phases, embed)),
-        ("A step of the pipeline", _pipelines(record.phases, embed)),
+        ("While it trained", _film(record.phases, pictures)),
+        ("A step of the pipeline", _pipelines(record.phases, pictures)),
         ("Setup", _setup(record)),
         ("Damaged files", render("faults.html.j2", faults=record.faults) if record.faults else ""),
     ]
@@ -132,22 +131,22 @@ def _entries(phase: PhaseRecord, probe: str | None) -> Sequence[Metrics]:
     return phase.probes.get(probe, ()) if probe else phase.metrics
 
 
-def _film(phases: Sequence[PhaseRecord], embed: partial[str | None]) -> Markup | str:
+def _film(phases: Sequence[PhaseRecord], embedded: Pictures) -> Markup | str:
     films = [(phase.name, _spaced(phase.drawings, MAX_FRAMES)) for phase in phases if phase.drawings]
-    return render("film.html.j2", phases=films, embed=embed) if films else ""
+    return render("film.html.j2", phases=films, embed=embedded.url) if films else ""
 
 
-def _alignment(record: RunRecord, embed: partial[str | None]) -> Markup | str:
+def _alignment(record: RunRecord, embedded: Pictures) -> Markup | str:
     if not record.alignment:
         return ""
     folder = RunFolder(record.folder).alignment
     pictures = [(TITLES[measure], folder / name) for measure, name in PICTURES.items() if (folder / name).is_file()]
-    return render("alignment.html.j2", alignment=record.alignment, pictures=pictures, embed=embed)
+    return render("alignment.html.j2", alignment=record.alignment, pictures=pictures, embed=embedded.url)
 
 
-def _pipelines(phases: Sequence[PhaseRecord], embed: partial[str | None]) -> Markup | str:
+def _pipelines(phases: Sequence[PhaseRecord], embedded: Pictures) -> Markup | str:
     traced = [phase for phase in phases if phase.pipeline]
-    return render("pipeline.html.j2", phases=traced, embed=embed) if traced else ""
+    return render("pipeline.html.j2", phases=traced, embed=embedded.url) if traced else ""
 
 
 def _setup(record: RunRecord) -> Markup | str:

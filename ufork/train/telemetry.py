@@ -189,7 +189,7 @@ class Telemetry:
 
 def _keep_reports_until(step: int, path: Path) -> None:
     """Removes reports of steps that will be taken again, and damaged lines."""
-    earlier = read_metrics(path)
+    earlier = read_metrics(path, limited=False)
     if earlier.fault:
         log.warning("%s", earlier.fault)
     kept = [entry for entry in earlier.entries if entry["step"] <= step]
