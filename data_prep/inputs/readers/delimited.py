@@ -14,6 +14,7 @@ from typing import IO
 from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
+UNREADABLE_ROW = "row with a quotation mark that is not closed or not doubled, or with a text that is too large"
 _LINE_CHARS = 2**20
 """Longest line that is read whole; longer ones are cut into pieces that are counted as unreadable rows."""
 _ROW_CHARS = 2**22
@@ -96,7 +97,7 @@ def _rows(reader: Iterator[list[str]], lines: _Lines, names: Sequence[str]) -> I
         except csv.Error:
             # A quotation mark that is not closed would otherwise take the rows behind it along.
             lines.repeat()
-            yield SkippedInput('row that cannot be read; quotation marks in quoted texts are doubled ("")')
+            yield SkippedInput(UNREADABLE_ROW)
             continue
         if len(row) == len(names):
             yield dict(zip(names, row, strict=True))

@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.inputs.config import CaptionsConfig, open_input
+from data_prep.inputs.readers.delimited import UNREADABLE_ROW
 from data_prep.inputs.record import Dropped, Record
 from ufork.errors import InputError, SampleError
 
 ROWS = [("1.jpg", "a cat"), ("2.jpg", 'a "big", brown dog'), ("sub/3.jpg", "zwei\nBäume")]
-
-UNREADABLE_ROW = 'row that cannot be read; quotation marks in quoted texts are doubled ("")'
 
 
 def write_csv(path, rows=ROWS, names=("image", "caption"), **settings):
