@@ -77,7 +77,7 @@ def write_report(folder: Path, title: str) -> Path:
 
 
 def as_text(selection: Selection, statistics: Statistics) -> str:
-    """Returns the figures of the report as text for the terminal; last what was dropped, for whom the end is read."""
+    """Returns the figures of the report as text for the terminal; the last lines say what was dropped and why."""
     blocks = []
     for name, table in TABLES.items():
         rows = [

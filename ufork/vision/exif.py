@@ -2,7 +2,7 @@
 
 JPEG: a segment before the first scan     PNG, WebP: a chunk anywhere     -> a TIFF header -> its field 0x0112: 1 to 8
 
-https://www.cipa.jp/std/documents/download_e.html?CIPA_DC-008-2024-E, 4.5 and 4.6.4.
+Defined by CIPA DC-008 (Exif), tag Orientation, and for PNG and WebP by the standards named in chunks.py.
 """
 
 import struct
@@ -43,7 +43,7 @@ def _webp_exif(data: bytes) -> bytes:
 
 
 def _read_orientation(exif: bytes) -> int:
-    """Returns the orientation that EXIF data state; 1, which is as stored, if they state none or are damaged."""
+    """Returns the orientation that EXIF data state; 1 if they state none or are damaged."""
     tiff = exif.removeprefix(_EXIF_START)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
