@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 
 from tests.fuzz.mutations import mutated
-from tests.fuzz.targets import Target
+from tests.fuzz.targets.target import Target
 from ufork.errors import UforkError
 
 ROOT = Path(__file__).parents[2]

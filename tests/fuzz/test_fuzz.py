@@ -7,7 +7,8 @@ import time
 import pytest
 
 from tests.fuzz.runner import Limits, run, save
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets.target import Target
 from ufork.errors import ShardError
 
 INPUTS = 12
