@@ -66,7 +66,7 @@ BOTH = json.dumps([A, B], ensure_ascii=False)
         json.dumps(A) + "\r" + json.dumps(B),
         "\x1e" + json.dumps(A) + "\n\ufeff" + json.dumps(B),
         json.dumps({"version": "1.0", "data": [A, B], "labels": [{"b": 3}]}),
-        json.dumps({"train": {"data": [A, B]}}),
+        json.dumps({"train": {"data": [A]}, "test": [B]}),
     ],
     ids=[
         "array",
