@@ -23,7 +23,7 @@ from ufork.infer.requests import AnswerReply, DrawingReply, Reply
 from ufork.model.unifork import UniFork
 from ufork.vision.autoencoder import RQVAE
 from ufork.vision.codec import ImageCodec
-from ufork.vision.config import VisionConfig
+from ufork.vision.config import RqvaeConfig
 
 WORDS = "a red dog left of two green cats and an apple on top of the blue house".split()
 NUM_POSITIONS, PATCH_PX = 64, 8
@@ -151,7 +151,7 @@ def with_tokenizers(model: UniFork) -> TrainedModel:
     """Returns `model` with an image tokenizer of NUM_POSITIONS positions, and answers that do not end early."""
     side = math.isqrt(NUM_POSITIONS)
     sizes = model.dimensions.model_dump(exclude={"vocab_size"})
-    codec = ImageCodec(RQVAE(VisionConfig(image_px=side * PATCH_PX, patch_px=PATCH_PX, hidden_width=64, **sizes)))
+    codec = ImageCodec(RQVAE(RqvaeConfig(image_px=side * PATCH_PX, patch_px=PATCH_PX, hidden_width=64, **sizes)))
     model.set_codebook(codec.codebook)
     texts = ["".join(generation_prompt(" ".join(WORDS))), question_prompt(" ".join(WORDS))]
     tokenizer = UnendingTokenizer(TextTokenizer.train(texts, vocab_size=model.dimensions.vocab_size))

@@ -8,7 +8,6 @@ A body at fault, a full queue and a task that the model lacks are errors before 
 """
 
 import base64
-import binascii
 import json
 from typing import Any
 
@@ -104,11 +103,10 @@ class Api:
             for reply in replies:
                 reply.cancel()
             raise
-        codec = self._engine.model.codec
         events = drawing_events(
             replies,
             [config.seed for config in configs],
-            num_positions=codec.grid_rows * codec.grid_columns,
+            num_positions=self._engine.model.codec.config.num_positions,
             pictures=self._pictures,
             arrival=arrival,
         )
@@ -126,7 +124,7 @@ class Api:
         sampling = AnswerConfig.from_mapping(body.sampling, origin="sampling")
         try:
             file = base64.b64decode(body.image, validate=True)
-        except (binascii.Error, ValueError):
+        except ValueError:
             raise ConfigError("image: expected a PNG, JPEG or WebP file in base64") from None
         if len(file) > self._config.max_image_bytes:
             raise ConfigError(

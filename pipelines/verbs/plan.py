@@ -124,7 +124,7 @@ def workload_of(recipe: "Recipe", phase: str | None, machine: "MachineProfile | 
         precision=_precision(chosen.train.precision, machine),
         recompute=chosen.train.activation_checkpointing,
         fused=FUSED if machine and machine.kernels and chosen.train.kernels == "auto" else UNFUSED,
-        segment_tokens=min(vision.grid_rows * vision.grid_columns, chosen.data.seq_len),
+        segment_tokens=min(vision.num_positions, chosen.data.seq_len),
         optimizer=chosen.train.optimizer,
     )
 

@@ -194,12 +194,10 @@ def _write_processor(to: Path, trained: TrainedFolder) -> None:
         "AutoImageProcessor": f"{PROCESSOR_CODE}.{image_processor}",
     }
     shared = {"processor_class": processor, "auto_map": auto_map}
-    tokens_per_image = trained.codec.grid_rows * trained.codec.grid_columns + 2
-    _write_json(to / "processor_config.json", {**shared, "tokens_per_image": tokens_per_image})
-    image_px = trained.codec.config.image_px
-    _write_json(
-        to / "preprocessor_config.json", {**shared, "image_processor_type": image_processor, "image_px": image_px}
-    )
+    vision = trained.codec.config
+    _write_json(to / "processor_config.json", {**shared, "tokens_per_image": vision.tokens_per_image})
+    images = {"image_processor_type": image_processor, "image_px": vision.image_px}
+    _write_json(to / "preprocessor_config.json", {**shared, **images})
 
 
 def _write_code(to: Path) -> None:

@@ -160,7 +160,8 @@ class UniForkForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         config = DrawConfig(**{**(self.config.drawing or {}), **sampling})
         seeds = range(config.seed, config.seed + len(prompts)) if seeds is None else seeds
-        vision, model, images = self.image_tokenizer.config, self._model_for_drawing(), []
+        vision, model, steps = self.image_tokenizer.config, self._model_for_drawing(), steps_on(self.device)
+        images = []
         for start in range(0, len(prompts), config.batch_prompts):
             batch = slice(start, start + config.batch_prompts)
             codes_BNC = draw_codes(
@@ -168,9 +169,9 @@ class UniForkForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 _PromptTokenizer(tokenizer),  # type: ignore[arg-type]
                 prompts[batch],
                 config,
-                num_positions=vision.grid_rows * vision.grid_columns,
+                num_positions=vision.num_positions,
                 seeds=seeds[batch],
-                steps=steps_on(self.device),
+                steps=steps,
             )
             images.append(self.decode_images(codes_BNC.unflatten(1, (vision.grid_rows, vision.grid_columns))))
         return torch.cat(images)

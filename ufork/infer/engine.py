@@ -105,13 +105,12 @@ class Engine:
         self.model.check_texts(Task.GENERATION, [prompt], "prompt")
         prompt_ids = self._encode(generation_prompt(prompt), "prompt")
         codec = self.model.codec
-        num_positions = codec.grid_rows * codec.grid_columns
         job = DrawingJob(
             reply=DrawingReply(codec, notify),
             config=config,
             prompt_ids=prompt_ids,
             num_prompt_tokens=len(prompt_ids),
-            uniform_NC=uniform_numbers([config.seed], num_positions, codec.codes_per_position)[0],
+            uniform_NC=uniform_numbers([config.seed], codec.config.num_positions, codec.codes_per_position)[0],
         )
         self._enqueue(Task.GENERATION, job)
         return job.reply
@@ -142,13 +141,12 @@ class Engine:
                 " (max_answer_tokens)"
             )
         question_ids = self._encode(question_prompt(question), "question")
-        codec = self.model.codec
         job = AnswerJob(
             reply=AnswerReply(notify),
             config=config,
             image=image.copy(),
             question_ids=question_ids,
-            num_prompt_tokens=codec.grid_rows * codec.grid_columns + 2 + len(question_ids),
+            num_prompt_tokens=self.model.codec.config.tokens_per_image + len(question_ids),
             uniform_N=uniform_numbers([config.seed], config.max_tokens, 1)[0, :, 0],
         )
         self._enqueue(Task.UNDERSTANDING, job)

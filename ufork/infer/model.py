@@ -170,7 +170,7 @@ class TrainedModel:
                 self.tokenizer,
                 prompts[batch],
                 config,
-                num_positions=rows * columns,
+                num_positions=self.codec.config.num_positions,
                 seeds=seeds[batch],
                 steps=self.steps,
             )
@@ -237,7 +237,7 @@ class TrainedModel:
     def _warn_of_long(self, prompts: Sequence[Prompt], name: str) -> None:
         """Logs how long the longest of `prompts` is with its image, if no sequence of training was as long."""
         num_tokens = max(len(self.tokenizer.encode(prompt)) for prompt in prompts)
-        num_tokens += self.codec.grid_rows * self.codec.grid_columns + 2
+        num_tokens += self.codec.config.tokens_per_image
         if self.seq_len is not None and num_tokens > self.seq_len:
             log.warning(
                 "a %s has %d tokens with its image, and the sequences of training had at most %d (data.seq_len): the"

@@ -170,7 +170,7 @@ def partial_image(codec: ImageCodec, codes_NC: np.ndarray) -> np.ndarray:
 
     A codec whose decoder is convolutional changes the pixels at the edge of what is drawn when their neighbours come.
     """
-    num_positions = codec.grid_rows * codec.grid_columns
+    num_positions = codec.config.num_positions
     last_C = codes_NC[-1:] if len(codes_NC) else np.zeros((1, codec.codes_per_position), np.int64)
     filled_NC = np.concatenate((codes_NC, last_C.repeat(num_positions - len(codes_NC), axis=0)))
     image = codec.decode(filled_NC.reshape(1, codec.grid_rows, codec.grid_columns, -1))[0]

@@ -41,7 +41,7 @@ class Running(ABC, Generic[AnyJob]):
 
     def __init__(self, model: TrainedModel, *, max_jobs: int, capacity_tokens: int):
         self.model, self.max_jobs, self.device = model, max_jobs, model.device
-        self.num_positions = model.codec.grid_rows * model.codec.grid_columns
+        self.num_positions = model.codec.config.num_positions
         self.jobs: list[AnyJob] = []
         capacity_tokens += -capacity_tokens % MASK_ALIGNMENT_TOKENS
         self.slots = Slots(
@@ -162,8 +162,7 @@ class RunningAnswers(Running[AnswerJob]):
     slots_per_job = 1
 
     def __init__(self, model: TrainedModel, config: EngineConfig):
-        num_image = model.codec.grid_rows * model.codec.grid_columns + 2
-        capacity_tokens = num_image + config.max_prompt_tokens + config.max_answer_tokens
+        capacity_tokens = model.codec.config.tokens_per_image + config.max_prompt_tokens + config.max_answer_tokens
         super().__init__(model, max_jobs=config.max_answers, capacity_tokens=capacity_tokens)
 
     def prompt_of(self, job: AnswerJob) -> EncodedSample:
@@ -210,7 +209,7 @@ class RunningDrawings(Running[DrawingJob]):
         tokenizer = model.tokenizer
         self.unconditional_prompt = open_image(tokenizer.encode(dropped_prompt()), padding_id=tokenizer.padding_id)
         longest = max(config.max_prompt_tokens + 1, len(self.unconditional_prompt.token_ids_L))
-        capacity_tokens = longest + model.codec.grid_rows * model.codec.grid_columns
+        capacity_tokens = longest + model.codec.config.num_positions
         super().__init__(model, max_jobs=config.max_drawings, capacity_tokens=capacity_tokens)
         self.no_marks = torch.empty(0, dtype=torch.long, device=self.device)
 

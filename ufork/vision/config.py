@@ -84,6 +84,16 @@ class TokenizerConfig(Config):
         """Positions across the image."""
         return self.image_px // self.patch_px
 
+    @property
+    def num_positions(self) -> int:
+        """Positions of the image."""
+        return self.grid_rows * self.grid_columns
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Tokens that a model reads of an image: its positions, and the marks at its begin and end."""
+        return self.num_positions + 2
+
 
 class RqvaeConfig(TokenizerConfig):
     """The autoencoder of patches that `ufork tokenizer fit` fits."""
