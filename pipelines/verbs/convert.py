@@ -11,6 +11,7 @@ vila-u  DIR is VILA-U's image tokenizer (its folder vision_tower); FOLDER is one
 """
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,12 @@ def run(arguments: argparse.Namespace) -> None:
         "unifork": unifork.convert,
         "vila-u": vila_u.convert,
     }
+    started = time.perf_counter()
     converted = converters[arguments.format](arguments.source, arguments.to, arguments.values)
-    gigabytes = converted.num_bytes / 1e9
+    gigabytes, seconds = converted.num_bytes / 1e9, time.perf_counter() - started
     print(
         f"{arguments.to}: {converted.num_parameters / 1e6:,.1f}M parameters, {gigabytes:,.2f} GB in"
-        f" {converted.seconds:.1f} s ({gigabytes / converted.seconds:.2f} GB/s)"
+        f" {seconds:.1f} s ({gigabytes / seconds:.2f} GB/s)"
     )
     if isinstance(converted.config, WeightsConfig):
         values = converted.config.model.model_dump(mode="json", exclude_defaults=True)

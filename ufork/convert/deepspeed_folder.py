@@ -109,9 +109,6 @@ def _gather(send: Callable[[Any], None], step: Path, path: Path) -> None:
         lazy = get_fp32_state_dict_from_zero_checkpoint(str(step.parent), tag=step.name, lazy_mode=True)
         write_planned(
             path,
-            {
-                name: PlannedTensor(TensorSize(tuple(tensor.shape), tensor.dtype), tensor.contiguous)
-                for name, tensor in lazy.items()
-            },
+            {name: PlannedTensor(TensorSize.of(tensor), tensor.contiguous) for name, tensor in lazy.items()},
         )
     send("written")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ufork.convert.tensor_folder import DTYPES, TensorFolder, TensorSize
 from ufork.errors import NonFiniteError
 from ufork.files import whole_file
+from ufork.tensor_file import is_finite
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HEADER_ALIGNMENT_BYTES = 8
@@ -71,13 +72,7 @@ def file_header(sizes: Mapping[str, TensorSize]) -> tuple[bytes, int]:
 
 def _bytes_of(planned: PlannedTensor, origin: str) -> memoryview:
     tensor = planned.make()
-    assert TensorSize(tuple(tensor.shape), tensor.dtype) == planned.size, origin
-    _require_finite(tensor, origin)
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
-
-
-def _require_finite(tensor: Tensor, origin: str) -> None:
-    if not tensor.is_floating_point() or not tensor.numel():
-        return
-    if not torch.stack(torch.aminmax(tensor)).isfinite().all():  # NaN is both smallest and largest; needs no memory
+    assert TensorSize.of(tensor) == planned.size, origin
+    if not is_finite(tensor):
         raise NonFiniteError(f"{origin} holds NaN or infinite values, so nothing is written; download it again")
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data

@@ -8,18 +8,18 @@ the upper layer ceil((i + 1) U / B) - 1 of U, both counted from 0. Its last laye
 shallower branch leaves out layers evenly, a deeper one repeats them.
 """
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ufork.config import Config, merge_overrides
+from ufork.config import merge_overrides
 from ufork.convert.config import BranchingConfig
+from ufork.convert.foreign_config import ForeignConfig
 from ufork.convert.matching import Shape, require_match
 from ufork.convert.planned_file import Plan, PlannedTensor, copy_of
 from ufork.convert.tensor_folder import TensorFolder, TensorSize
@@ -28,7 +28,6 @@ from ufork.convert.vila_u_config import RqHeadSizes
 from ufork.convert.weights_folder import Converted, require_embedded, write_weights_folder
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError, ConfigError
-from ufork.files import read_object
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.initialization import fill_parameter, starts_as_torch
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
@@ -59,20 +58,17 @@ REASONS = {
 """Why a tensor is not expected, by a pattern of its name."""
 
 
-class _Rope(BaseModel):
+class _Rope(ForeignConfig):
     """Rotary embedding, as transformers 5 saves it."""
 
-    model_config = ConfigDict(extra="ignore")
     rope_theta: PositiveFloat
     rope_type: Literal["default"] = "default"
 
 
-class QwenConfig(Config):
-    """The values of Qwen's `config.json` that decide its weights and what it computes; others are ignored."""
+class QwenConfig(ForeignConfig):
+    """The values of Qwen's `config.json` that decide its weights and what it computes."""
 
-    model_config = ConfigDict(extra="ignore")
-    models: ClassVar[str] = "dense Qwen2, Qwen2.5 and Qwen3 models"
-    """What has such a file, for messages."""
+    models = "dense Qwen2, Qwen2.5 and Qwen3 models, as transformers saves them,"
     model_type: Literal["qwen2", "qwen3"]
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
@@ -95,24 +91,12 @@ class QwenConfig(Config):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Reads the `config.json` of `folder`.
-
-        Raises:
-            CheckpointError: it is missing or damaged, or the model is none that ufork's body computes.
-        """
-        path = folder / CONFIG_NAME
-        try:
-            mapping = read_object(path)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: cannot be read ({error}); give a folder of a model as transformers saves it"
-            ) from None
-        try:
-            config = cls.from_mapping(mapping, origin=str(path))
-        except ConfigError as error:
-            raise CheckpointError(f"{error}\nonly {cls.models} can be converted") from None
+        """As `ForeignConfig.read`; the rotary embedding is in one of the two forms."""
+        config = super().read(folder)
         if config.rope_theta is None and config.rope_parameters is None:
-            raise CheckpointError(f"{path}: has neither rope_theta nor rope_parameters; download it again")
+            raise CheckpointError(
+                f"{folder / CONFIG_NAME}: has neither rope_theta nor rope_parameters; download it again"
+            )
         return config
 
     def model(self, branching: BranchingConfig) -> ModelConfig:
@@ -175,7 +159,6 @@ def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Conver
         NonFiniteError: a weight is NaN or infinite.
         StorageError: the folder cannot be written.
     """
-    started = time.perf_counter()
     branching = BranchingConfig.from_mapping(merge_overrides({}, overrides), origin="ufork convert qwen")
     qwen = QwenConfig.read(source)
     if branching.rq_head_folder is not None:
@@ -199,11 +182,7 @@ def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Conver
     plan = plan_weights(config, tensors, num_layers=qwen.num_hidden_layers, seed=branching.seed)
     if branching.rq_head_folder is not None:
         plan = {**plan, **_planned_rq_head(branching.rq_head_folder, plan)}
-    num_bytes = write_weights_folder(folder, plan, config, tokenizer)
-    num_parameters = sum(torch.Size(tensor.size.shape).numel() for tensor in plan.values())
-    return Converted(
-        config=config, num_parameters=num_parameters, num_bytes=num_bytes, seconds=time.perf_counter() - started
-    )
+    return write_weights_folder(folder, plan, config, tokenizer)
 
 
 def plan_weights(config: WeightsConfig, tensors: TensorFolder, *, num_layers: int, seed: int) -> Plan:

@@ -6,6 +6,7 @@ A tensor is a mapping of its file into memory. Its pages are read when they are 
 whole folder is read in the memory of its largest tensor.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ufork.errors import CheckpointError
 from ufork.files import read_object
+from ufork.tensor_file import WEIGHT_TYPES
 
 INDEX_NAME = "model.safetensors.index.json"
 SUFFIX = ".safetensors"
@@ -25,10 +27,7 @@ MAX_INDEX_BYTES = 64 * 2**20
 """Largest index that is read; one of 10,000 tensors has a megabyte."""
 _FILE_NAME = re.compile(r"\w[\w.-]{0,200}\.safetensors")
 DTYPES = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
+    **WEIGHT_TYPES,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -48,10 +47,20 @@ class TensorSize:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+    @classmethod
+    def of(cls, tensor: Tensor) -> Self:
+        """Returns the size of `tensor`."""
+        return cls(tuple(tensor.shape), tensor.dtype)
+
+    @property
+    def num_values(self) -> int:
+        """Numbers in the tensor."""
+        return math.prod(self.shape)
+
     @property
     def num_bytes(self) -> int:
         """Size in the file."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return self.num_values * self.dtype.itemsize
 
 
 class TensorFolder:

@@ -8,9 +8,9 @@ model, RQ head and image tokenizer VILA-U's behind a prefix, generation branch a
 """
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -88,7 +88,6 @@ def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Conver
         StorageError: the folder cannot be written.
         TokenizerError: the text tokenizer has more tokens than the model embeds.
     """
-    started = time.perf_counter()
     chosen = ReleaseOverrides.from_mapping(merge_overrides({}, overrides), origin="ufork convert unifork")
     root = source.parent if find_step(source) == source else source
     release = ReleaseConfig.read(root)
@@ -108,14 +107,9 @@ def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Conver
         if release.tie_word_embeddings:
             _require_tied_head(tensors)
         plan = {name: copy_of(tensors, release_name(name, layers), shape) for name, shape in shapes.items()}
-        num_bytes = write_weights_folder(folder, plan, config, _text_tokenizer(root, config.dimensions))
-        num_bytes += tokenizer.write(folder / VISION_FOLDER)
-    return Converted(
-        config=config,
-        num_parameters=sum(torch.Size(shape).numel() for shape in shapes.values()),
-        num_bytes=num_bytes,
-        seconds=time.perf_counter() - started,
-    )
+        converted = write_weights_folder(folder, plan, config, _text_tokenizer(root, config.dimensions))
+        num_bytes = tokenizer.write(folder / VISION_FOLDER)
+    return replace(converted, num_bytes=converted.num_bytes + num_bytes)
 
 
 def release_tensors(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

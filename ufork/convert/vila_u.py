@@ -8,7 +8,6 @@ text model, its last layer and what follows that layer are not read (specificati
 
 import math
 import re
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,11 @@ from ufork.config import Config, merge_overrides
 from ufork.convert.matching import Shape, require_match
 from ufork.convert.planned_file import PlannedTensor, copy_of, write_planned
 from ufork.convert.tensor_folder import TensorFolder, TensorSize
-from ufork.convert.vila_u_config import CONFIG_NAME, RqHeadSizes, read_tower_sizes
+from ufork.convert.vila_u_config import RqHeadSizes, read_tower_sizes
 from ufork.convert.vila_u_names import rq_head_name, tokenizer_name
 from ufork.files import make_folder, write_whole
 from ufork.model.rq_head import RqHead
+from ufork.model.weights import CONFIG_NAME
 from ufork.vision.codec import CONFIG_FILE, WEIGHTS_FILE, config_text, meta_network
 from ufork.vision.vila_u.config import VilaUConfig
 from ufork.vocabulary import Task
@@ -62,7 +62,6 @@ class ConvertedVilaU:
     num_rq_head_parameters: int
     """0 where there is no RQ head."""
     num_bytes: int
-    seconds: float
 
 
 def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> ConvertedVilaU:
@@ -81,7 +80,6 @@ def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Conver
         NonFiniteError: a weight is NaN or infinite.
         StorageError: the folder cannot be written.
     """
-    started = time.perf_counter()
     chosen = VilaUOverrides.from_mapping(merge_overrides({}, overrides), origin="ufork convert vila-u")
     tower = source / TOWER_FOLDER if (source / TOWER_FOLDER).is_dir() else source
     sizes = read_tower_sizes(tower, image_px=chosen.image_px)
@@ -104,7 +102,6 @@ def convert(source: Path, folder: Path, overrides: Sequence[str] = ()) -> Conver
         num_parameters=_count(tokenizer.shapes.values()),
         num_rq_head_parameters=_count(head_shapes.values()),
         num_bytes=num_bytes,
-        seconds=time.perf_counter() - started,
     )
 
 

@@ -5,33 +5,26 @@ vision_tower/config.json, and SigLIP's config.json where `pretrained_model` name
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from ufork.config import Config
+from ufork.convert.foreign_config import ForeignConfig
 from ufork.errors import CheckpointError, ConfigError
-from ufork.files import read_object
 from ufork.model.config import Dimensions, RqHeadConfig
+from ufork.model.weights import CONFIG_NAME
 from ufork.vision.vila_u.config import PixelDecoderConfig, VilaUConfig
 
-Kind = TypeVar("Kind", bound=Config)
-
-CONFIG_NAME = "config.json"
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 SIGLIP_MODELS: dict[str, dict[str, int]] = {
     f"siglip-large-patch16-{px}": {**_LARGE, "image_size": px, "patch_size": 16} for px in (256, 384)
 }
 """Sizes of the models that a config may name without a folder, by the last part of the name."""
+_MODELS = "VILA-U's image tokenizers (folders vision_tower) with one shared codebook"
 
 
-class _Foreign(Config):
-    """A config of another program; keys that decide neither weights nor results are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class _SiglipVision(_Foreign):
+class _SiglipVision(ForeignConfig):
     """Defaults are those of transformers' SiglipVisionConfig, whose files leave them out."""
 
     hidden_size: PositiveInt = 768
@@ -44,11 +37,12 @@ class _SiglipVision(_Foreign):
     hidden_act: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
 
 
-class _Siglip(_Foreign):
+class _Siglip(ForeignConfig):
+    models = _MODELS
     vision_config: _SiglipVision
 
 
-class _Decoder(_Foreign):
+class _Decoder(ForeignConfig):
     ch: PositiveInt
     ch_mult: tuple[PositiveInt, ...]
     num_res_blocks: int = Field(ge=0)
@@ -67,7 +61,7 @@ class _Decoder(_Foreign):
         )
 
 
-class _Rqvae(_Foreign):
+class _Rqvae(ForeignConfig):
     embed_dim: PositiveInt
     n_embed: PositiveInt
     code_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -79,23 +73,24 @@ class _Rqvae(_Foreign):
     pretrained_model: str = "google/siglip-large-patch16-256"
 
 
-class _Block(_Foreign):
+class _Block(ForeignConfig):
     n_head: PositiveInt
 
 
-class _Head(_Foreign):
+class _Head(ForeignConfig):
     block: _Block
     n_layer: PositiveInt
 
 
-class _RqTransformer(_Foreign):
+class _RqTransformer(ForeignConfig):
     embed_dim: PositiveInt
     embed_dim_out: PositiveInt
     input_embed_dim_2: PositiveInt
     head: _Head
 
 
-class _Tower(_Foreign):
+class _Tower(ForeignConfig):
+    models = _MODELS
     model_type: Literal["rqvaesigliptransformer_model"]
     rqvaesiglip: _Rqvae
     rqtransformer: _RqTransformer | None = None
@@ -141,7 +136,7 @@ def read_tower_sizes(tower: Path, *, image_px: int | None = None) -> TowerSizes:
         CheckpointError: a config is missing or damaged, or of a tokenizer that ufork does not compute.
         ConfigError: `image_px` is no multiple of the patch's side.
     """
-    config = _checked(_Tower, tower / CONFIG_NAME)
+    config = _Tower.read(tower)
     rqvae, siglip = config.rqvaesiglip, _siglip_sizes(tower, config.rqvaesiglip.pretrained_model)
     if rqvae.embed_dim != siglip.hidden_size:
         raise CheckpointError(
@@ -187,7 +182,7 @@ def _siglip_sizes(tower: Path, name: str) -> _SiglipVision:
     """Sizes of the SigLIP model in the folder `name`, which may be relative to the tower, or else of that name."""
     folder = tower / name
     if folder.is_dir():
-        return _checked(_Siglip, folder / CONFIG_NAME).vision_config
+        return _Siglip.read(folder).vision_config
     known = SIGLIP_MODELS.get(name.rpartition("/")[2])
     if known is None:
         raise CheckpointError(
@@ -195,16 +190,3 @@ def _siglip_sizes(tower: Path, name: str) -> _SiglipVision:
             f" {', '.join(SIGLIP_MODELS)}; put that model's {CONFIG_NAME} into {folder}"
         )
     return _SiglipVision(**known)
-
-
-def _checked(kind: type[Kind], path: Path) -> Kind:
-    try:
-        mapping = read_object(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); give a vision_tower folder of VILA-U") from None
-    try:
-        return kind.from_mapping(mapping, origin=str(path))
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{error}\nonly VILA-U's image tokenizers with one shared codebook are converted"
-        ) from None

@@ -23,7 +23,6 @@ class Converted:
     """Of the model, without an image tokenizer."""
     num_bytes: int
     """Of all weights."""
-    seconds: float
 
 
 def require_embedded(tokenizer: TextTokenizer, vocab_size: int, *, origin: Path, remedy: str) -> None:
@@ -44,11 +43,8 @@ def parameter_shapes(config: WeightsConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
 
 
-def write_weights_folder(folder: Path, plan: Plan, config: WeightsConfig, tokenizer: TextTokenizer | None) -> int:
+def write_weights_folder(folder: Path, plan: Plan, config: WeightsConfig, tokenizer: TextTokenizer | None) -> Converted:
     """Writes weights that `load_weights` reads, and the text tokenizer if there is one.
-
-    Returns:
-        the size of the weights in bytes.
 
     Raises:
         NonFiniteError: a weight is NaN or infinite.
@@ -60,4 +56,5 @@ def write_weights_folder(folder: Path, plan: Plan, config: WeightsConfig, tokeni
         tokenizer.save(folder / TEXT_FOLDER)
     num_bytes = write_planned(folder / WEIGHTS_NAME, plan)
     write_whole(folder / CONFIG_NAME, config.model_dump_json(indent=1), durable=True)
-    return num_bytes
+    num_parameters = sum(tensor.size.num_values for tensor in plan.values())
+    return Converted(config=config, num_parameters=num_parameters, num_bytes=num_bytes)

@@ -23,6 +23,7 @@ from ufork.files import make_folder, write_whole
 from ufork.hugging_face.bundle import bundle
 from ufork.hugging_face.model_card import model_card
 from ufork.hugging_face.qwen import qwen_config, qwen_names
+from ufork.hugging_face.registration import AUTO_CLASSES
 from ufork.hugging_face.shards import write_shards
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER, load_draw_config
@@ -34,7 +35,6 @@ from ufork.vocabulary import PADDING, SPECIAL_TOKENS, TURN_END, Task
 
 MODEL_CODE, PROCESSOR_CODE = "modeling_unifork", "processing_unifork"
 MODEL_CLASS, CONFIG_CLASS = "UniForkForConditionalGeneration", "UniForkConfig"
-AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 PAD_TOKEN = SPECIAL_TOKENS[0]
 CHAT_TEMPLATE = Path(__file__).parent / "templates" / "chat_template.jinja"
 
@@ -136,7 +136,7 @@ def _unifork_plan(trained: TrainedFolder, tasks: tuple[Task, ...]) -> dict[str, 
     left_out = tuple(f"{place}.{task}." for task in Task if task not in tasks for place in ("branches", "first_stacks"))
     names = [name for name in trained.tensors.sizes if not any(part in name for part in left_out)]
     tokenizer = {
-        f"image_tokenizer.{name}": PlannedTensor(TensorSize(tuple(tensor.shape), tensor.dtype), tensor.detach)
+        f"image_tokenizer.{name}": PlannedTensor(TensorSize.of(tensor), tensor.detach)
         for name, tensor in trained.codec.model.state_dict().items()
     }
     return {**_copies(trained.tensors, {name: f"model.{name}" for name in names}), **tokenizer}

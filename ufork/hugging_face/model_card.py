@@ -7,7 +7,6 @@ attributions come from files that somebody else may have written: every value of
 shown as text and never read as Markdown or HTML.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def model_card(weights: Path, *, config: dict[str, Any], task: Task | None, plan
         version=__version__,
         config=config,
         task=task,
-        num_parameters=sum(math.prod(tensor.size.shape) for tensor in plan.values()),
+        num_parameters=sum(tensor.size.num_values for tensor in plan.values()),
         run=run,
         phase=weights.parent.name,
     )

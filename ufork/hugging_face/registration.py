@@ -15,6 +15,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+"""transformers' classes that load the model."""
 _AUTO = "transformers.models.auto"
 
 
@@ -24,7 +26,7 @@ def _register_config(module: ModuleType) -> None:
 
 def _register_model(module: ModuleType) -> None:
     model = _class("modeling", "UniForkForConditionalGeneration")
-    for name in ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
+    for name in AUTO_CLASSES:
         if hasattr(module, name):  # not all releases of transformers have all
             getattr(module, name).register(_config(), model)
 
