@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from ufork.infer.model import TrainedModel
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the weights of one trained model, and where it computes."""
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="folder of exported weights, such as RUN/phases/PHASE/weights"
+    )
+    add_device_arguments(parser)
+
+
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds where the model computes, and in which precision."""
     parser.add_argument(

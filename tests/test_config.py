@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, PositiveInt
 
-from ufork.config import Config, merge_overrides, read_mapping
+from ufork.config import Config, dotted_values, merge_overrides, read_mapping
 from ufork.errors import ConfigError
 
 
@@ -102,6 +102,10 @@ def test_override_sets_its_path_and_leaves_the_rest(mapping, path, value):
 def test_later_override_wins_and_values_are_yaml():
     merged = merge_overrides({}, ["a.b=1", "a.b=[x, 2]", "a.c=null", "a.d=1e-3", "a.e=true"])
     assert merged == {"a": {"b": ["x", 2], "c": None, "d": 1e-3, "e": True}}
+
+
+def test_dotted_values_are_those_of_nested_mappings():
+    assert dotted_values({"a": {"b": [1, {"c": 2}], "d": {}}, "e": None}) == {"a.b": [1, {"c": 2}], "e": None}
 
 
 def test_override_given_in_exponents_is_a_number():

@@ -186,6 +186,14 @@ def _with_value(mapping: Any, path: list[str], value: Any, override: str) -> dic
     return {**mapping, head: _with_value(mapping.get(head), rest, value, override) if rest else value}
 
 
+def dotted_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested mappings by their dotted keys, such as model.hidden_size."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= dotted_values(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
+
+
 RENAMED_KEYS = {
     "stages": "phases",
     "rows_per_step": "global_batch_size",

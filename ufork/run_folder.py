@@ -212,6 +212,11 @@ class RunFolder:
         named, real = (cls(path.parent.parent.parent.parent) for path in paths)
         return named if named.text_tokenizer.exists() else real
 
+    @classmethod
+    def of_weights(cls, weights: Path) -> Self:
+        """The run that holds RUN/phases/NAME/weights; for weights elsewhere, a folder that is no run."""
+        return cls(weights.resolve().parent.parent.parent)
+
     def record(self, resolved: Mapping[str, Any], sections: tuple[str, ...]) -> None:
         """Writes `sections` of the resolved recipe into `config.yaml`, and the versions in use.
 
@@ -243,10 +248,9 @@ def trained_seq_len(weights: Path) -> int | None:
 
     None for weights outside a run, and where the run's config does not say it.
     """
-    phase = weights.resolve().parent
     try:
-        length: Any = read_mapping(RunFolder(phase.parent.parent).config)
-        for key in ("phases", phase.name, "data", "seq_len"):
+        length: Any = read_mapping(RunFolder.of_weights(weights).config)
+        for key in ("phases", weights.resolve().parent.name, "data", "seq_len"):
             length = length[key]
     except (ConfigError, LookupError, TypeError):
         return None

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from data_prep.sharding.config import ShardConfig
+from ufork.config import dotted_values
 from ufork.errors import ConfigError
 from ufork.files import make_folder, storage_errors, write_whole
 
@@ -72,13 +73,6 @@ class WorkFolder:
 
 
 def _changes(before: ShardConfig, after: ShardConfig) -> str:
-    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    old, new = (dotted_values(config.model_dump(mode="json")) for config in (before, after))
     names = [name for name in old | new if old.get(name) != new.get(name) and name != "num_workers"]
     return ", ".join(f"{name} was {json.dumps(old.get(name))}, is {json.dumps(new.get(name))}" for name in names)
-
-
-def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -19,6 +19,7 @@ from pipelines.check_recipe import check_recipe
 from pipelines.demo.config import DemoConfig
 from pipelines.recipe import Recipe, read_recipe
 from ufork.analysis.ablation.trial_result import trial_name
+from ufork.config import dotted_values
 from ufork.errors import ConfigError
 from ufork.strict_yaml import load_yaml
 
@@ -139,7 +140,7 @@ def recipe_differences(stored: Mapping[str, Any], recipe: Recipe, *, origin: str
         ConfigError: `stored` is no recipe any more.
     """
     recipes = (Recipe.from_mapping(dict(stored), origin=origin), recipe)
-    before, now = (_leaves(each.model_dump(mode="json")) for each in recipes)
+    before, now = (dotted_values(each.model_dump(mode="json")) for each in recipes)
     keys = [key for key in before | now if not key.startswith(UNCOMPARED)]
     missing = "absent"
     return [
@@ -147,13 +148,3 @@ def recipe_differences(stored: Mapping[str, Any], recipe: Recipe, *, origin: str
         for key in keys
         if before.get(key, missing) != now.get(key, missing)
     ]
-
-
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the values of nested mappings by dotted keys; lists and empty mappings count as values."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _leaves(inner, f"{prefix}.{key}" if prefix else key)
-    return found

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pipelines.device_arguments import add_device_arguments, load_model, memory_errors
+from pipelines.device_arguments import add_model_arguments, load_model, memory_errors
 from pipelines.terminal import printable, show
 
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -12,12 +12,9 @@ MAX_IMAGE_BYTES = 256 * 2**20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the weights, the image and the questions."""
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="folder of exported weights, such as RUN/phases/PHASE/weights"
-    )
+    add_model_arguments(parser)
     parser.add_argument("--image", type=Path, required=True, help="PNG, JPEG or WebP file")
     parser.add_argument("--question", action="append", required=True, help="question; may be given several times")
-    add_device_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

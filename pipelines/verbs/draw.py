@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pipelines.device_arguments import add_device_arguments, load_model, memory_errors
+from pipelines.device_arguments import add_model_arguments, load_model, memory_errors
 from pipelines.terminal import show
 
 SAMPLING = {
@@ -18,16 +18,13 @@ SAMPLING = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the weights, the prompts and the sampling options."""
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="folder of exported weights, such as RUN/phases/PHASE/weights"
-    )
+    add_model_arguments(parser)
     parser.add_argument("--prompt", action="append", required=True, help="what to draw; may be given several times")
     parser.add_argument(
         "--out", type=Path, required=True, help="picture to write; its extension is .png, .jpg, .jpeg or .webp"
     )
     for key, (kind, meaning) in SAMPLING.items():
         parser.add_argument(f"--{key.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, help=meaning)
-    add_device_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

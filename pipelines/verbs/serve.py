@@ -6,10 +6,9 @@ Listens on this machine only, unless --host names another address. docs/serve.md
 import argparse
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
-from pipelines.device_arguments import add_device_arguments, load_model, memory_errors
+from pipelines.device_arguments import add_model_arguments, load_model, memory_errors
 from pipelines.text_arguments import seconds, whole_number
 
 log = logging.getLogger(__name__)
@@ -28,9 +27,7 @@ OPTIONS: dict[str, tuple[Callable[[str], str | float], str, str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the weights, the address and the limits."""
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="folder of exported weights, such as RUN/phases/PHASE/weights"
-    )
+    add_model_arguments(parser)
     for key, (kind, metavar, meaning) in OPTIONS.items():
         parser.add_argument(
             f"--{key.replace('_', '-')}", type=kind, metavar=metavar, default=argparse.SUPPRESS, help=meaning
@@ -42,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="further name under which browsers reach the server, such as a proxy's; may be given several times",
     )
-    add_device_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, StringConstraints
 
-from ufork.config import Config
+from ufork.config import Config, dotted_values
 from ufork.data.stream_state import StreamState
 from ufork.errors import CheckpointError, ConfigError, StorageError, UforkError
 from ufork.files import Checksum, checksum_of, read_object, sync, write_whole
@@ -234,17 +234,9 @@ def describe_changes(before: RunMetadata, now: RunMetadata) -> list[str]:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Returns dotted name, old value and new value of each value that has changed; None stands for no value."""
-    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
+    old, new = dotted_values(before), dotted_values(json.loads(json.dumps(now)))
     return [
         (name, old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by their dotted names, as `model.hidden_size`."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat

@@ -61,5 +61,5 @@ def _as_sections(markdown: str) -> Markup:
 
 def run_of(weights: Path) -> RunRecord | None:
     """Returns the record of the run that holds the weights; None if they lie elsewhere."""
-    folder = weights.resolve().parent.parent.parent
-    return read_run(folder) if RunFolder(folder).config.is_file() else None
+    run = RunFolder.of_weights(weights)
+    return read_run(run.path) if run.config.is_file() else None
