@@ -56,6 +56,12 @@ def test_message_names_file_key_and_value():
     assert "optimizer.warmup_steps" in message and "found 'many'" in message
 
 
+def test_thousands_of_unknown_keys_are_one_short_message():
+    message = refusal({f"key{number}": 1 for number in range(20_000)})
+    assert message.startswith("job.yaml: 20000 value(s) refused") and message.endswith("\n  and 19980 more")
+    assert message.count("unknown key") == 20
+
+
 def test_config_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Job().name = "other"

@@ -28,6 +28,7 @@ REFUSED = {
     "the tag": "a: !!python/object/apply:os.system [ls]",
     "tag:yaml.org,2002:timestamp": "a: !!timestamp x",
     "not valid YAML": "a: !!int x",
+    "the tag 'tag:yaml.org,2002:!!!": "a: " + "!" * 200_000,
     "unhashable": "? [a]\n: b",
     r"line 2: the character '\x00' cannot be part of a text": 'a: 1\nb: ["a\\0b"]',
     r"the character '\ud800' cannot": 'a: "\\ud800"',

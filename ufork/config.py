@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+MAX_SHOWN_FAULTS = 20
+"""Faults that one error names; looking for the nearest known key takes milliseconds each."""
 MAX_FLOAT = 3.4028234663852886e38
 """Largest number of IEEE 754 binary32; torch refuses larger ones as scalars of fp32 operations."""
 
@@ -79,8 +81,9 @@ class Config(BaseModel):
         except ValidationError as error:
             # a default that would follow from a refused value is no fault of its own
             faults = [fault for fault in error.errors() if fault["type"] != "default_factory_not_called"]
-            lines = "\n".join(f"  {_describe(fault, cls)}" for fault in faults)
-            raise ConfigError(f"{origin}: {len(faults)} value(s) refused\n{lines}") from None
+            lines = [f"  {_describe(fault, cls)}" for fault in faults[:MAX_SHOWN_FAULTS]]
+            lines += [f"  and {len(faults) - MAX_SHOWN_FAULTS} more"] if len(faults) > MAX_SHOWN_FAULTS else []
+            raise ConfigError("\n".join([f"{origin}: {len(faults)} value(s) refused", *lines])) from None
 
     @classmethod
     def from_yaml(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
@@ -153,7 +156,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a recipe") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        raise ConfigError(f"{path}: not valid YAML: {_shortened(redacted(str(error)), 500)}") from None
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path}: expected keys and values at the top level, found {type(mapping).__name__}")
     return mapping
@@ -173,7 +176,9 @@ def merge_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[s
         try:
             value = load_yaml(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
+            raise ConfigError(
+                f"override {_shortened(override)!r}: the value is not valid YAML: {_shortened(str(error), 500)}"
+            ) from None
         merged = _with_value(merged, key.split("."), value, override)
     return merged
 

@@ -11,7 +11,7 @@ from ufork.config import Config
 SHARED_SECTIONS = ("run", "prepare", "vision", "text", "demo")
 """Sections of a recipe that are the same for all arms of a suite: all read the same shards and tokenizers."""
 
-Values = dict[str, Any]
+Values = dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Any]
 """New values by the dotted keys of a recipe, such as model.trunk_layers."""
 Tolerance = Annotated[float, Field(ge=0, le=100)]
 

@@ -63,6 +63,9 @@ def test_one_detector_scores_all_seeds(tmp_path):
         ({"values": {"train.limit_seconds": 9}}, "arm shared: phases.joint.train.limit_seconds=9: with a time limit"),
         ({"baseline": 2}, "nearest known one is 'baselines'"),
         ({"matched": {"active_parameters": -1}}, "matched.active_parameters"),
+        ({"values": {"train.steps=5 #": 9}}, "values.train.steps=5 #.*should match pattern"),
+        ({"arms": {"../up": {}}}, "arms.../up.*should match pattern"),
+        ({"name": "a/b"}, "name: .*should match pattern"),
     ],
 )
 def test_a_suite_that_cannot_run_is_refused(tmp_path, changes, message):
