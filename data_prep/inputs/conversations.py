@@ -19,7 +19,9 @@ from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz")
-_IMAGE_KEYS = ("image", "images", "image_path", "image_paths", "img", "img_path", "image_file")
+_IMAGE_KEYS = (("image", "images"), ("image_path", "image_paths"), ("img", "img_path"), ("image_file",))
+"""Keys of the images of an entry; the first group counts that has any."""
+_OTHER_KEYS = ("video", "videos", "audio", "audios")
 _PATH_KEYS = ("path", "image", "url", "file_name")
 _MAX_PATH_CHARS = 4096
 
@@ -77,12 +79,13 @@ def image_path(entry: Mapping[str, Any], dialogue: Dialogue) -> str | None:
     """Returns the image path of an entry; None for text without an image.
 
     Raises:
-        SkippedInput: the entry has several images, a video, an image marker without an image, or an image that is no
-            file.
+        SkippedInput: the entry has several images, a video or sound, an image marker without an image, or an image that
+            is no file.
     """
-    if entry.get("video") or entry.get("videos"):
-        raise SkippedInput("video")
-    given = [image for key in _IMAGE_KEYS for image in _several(entry.get(key))] or list(dialogue.images)
+    if any(entry.get(key) for key in _OTHER_KEYS):
+        raise SkippedInput("video or audio")
+    groups = ([image for key in keys for image in _several(entry.get(key))] for keys in _IMAGE_KEYS)
+    given = next(filter(None, groups), list(dialogue.images))
     if len(given) > 1 or dialogue.num_images > 1:
         raise SkippedInput("more than one image")
     if not given:

@@ -74,7 +74,8 @@ def asked(*parts):
         (entry("a?", "b", image=["1.jpg", "2.jpg"]), "more than one image"),
         (entry("<image><image> a?", "b", image="1.jpg"), "more than one image"),
         (entry("<image> a?", "b"), "image marker without an image"),
-        (entry("a?", "b", video="1.mp4"), "video"),
+        (entry("a?", "b", video="1.mp4"), "video or audio"),
+        (entry("a?", "b", audios=["1.wav"]), "video or audio"),
         (entry("a?"), "questions and answers that do not alternate"),
         (entry("a?", "b", "c?"), "questions and answers that do not alternate"),
         (entry(), MIDDLE),
@@ -144,7 +145,8 @@ PARTS = {"type": ["image", "text"], "text": [None, "a?"]}
 )  # fmt: skip
 def test_other_forms_of_messages(tmp_path, talk):
     """F4."""
-    (record,) = read(tmp_path / "a.json", talk | {"images": [{"bytes": None, "path": "1.jpg"}]})
+    images = {"images": [{"bytes": None, "path": "1.jpg"}], "image_path": "/elsewhere/1.jpg"}
+    (record,) = read(tmp_path / "a.json", talk | images)
     assert (record.image, record.turns) == (("1.jpg",), TURNS)
 
 
@@ -215,7 +217,9 @@ VALUES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["from", "value", "role", "content", "type", "text", "image"]), inner, max_size=4
+            st.sampled_from(["from", "value", "role", "content", "type", "text", "image", "user", "assistant"]),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=12,
