@@ -1,6 +1,7 @@
-"""A session leaves its groups on the devices as it ends: in order after training, at once after an error."""
+"""A session keeps the weights of absent stages; as it ends, also with an error, it leaves its groups on the devices."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -8,17 +9,21 @@ import torch
 
 from tests.nccl_rules import nccl_rules
 from tests.ranks import run_on_ranks
-from tests.stages import initial_model
-from tests.tiny import shallow_config, tiny_tokenizer, write_codes_source
+from tests.stages import initial_model, tiny_phase
+from tests.tiny import shallow_config, tiny_model, tiny_tokenizer, write_codes_source
 from ufork.data.config import DataConfig, SourceConfig
+from ufork.model.weights import WEIGHTS_NAME, save_weights
 from ufork.parallel.config import LayoutConfig
+from ufork.parallel.engine.stage_modules import collected_shapes
 from ufork.parallel.engine.zero import Engine
+from ufork.parallel.layout import make_layout
 from ufork.parallel.rank_environment import RankEnvironment
 from ufork.parallel.transport.stage_world import join_world
 from ufork.run_folder import RunFolder
 from ufork.train.config import GlobalBatchSize, TrainConfig, WandbConfig
 from ufork.train.loop import train_phase
-from ufork.train.session import Phase, open_session
+from ufork.train.session import Phase, _absent_weights, open_session
+from ufork.vocabulary import Task
 
 SOURCE = (SourceConfig(folder="tiny"),)
 LAYOUT = LayoutConfig(kind="forked")
@@ -77,3 +82,17 @@ def test_phases_shut_down_their_groups_with_and_without_an_optimizer(tmp_path):
 def test_a_phase_that_fails_aborts_its_groups_before_the_engine_waits_for_the_device(tmp_path):
     write_codes_source(tmp_path / "tiny", num_samples=40)
     assert run_on_ranks(train, 3, tmp_path, True) == [[{"aborted"}] * 2] * 3
+
+
+def test_the_leader_keeps_copies_of_the_weights_that_no_stage_collects(tmp_path):
+    initial = dataclasses.replace(initial_model(shallow_config()), folder=tmp_path / "start")
+    expected = {name: weight.detach() for name, weight in tiny_model(shallow_config()).named_parameters()}
+    save_weights(initial.folder, expected, initial.config)
+    phase = dataclasses.replace(tiny_phase(tmp_path, layout=LAYOUT), initial=initial)
+    layout = make_layout(LAYOUT, num_ranks=3, global_batch_size={Task.UNDERSTANDING: 2})
+    shapes = collected_shapes(initial.config.model, initial.config.dimensions, layout)
+    absent = _absent_weights(phase, layout, shapes)
+    with open(initial.folder / WEIGHTS_NAME, "r+b") as file:  # in place, as ufork itself never writes
+        file.write(bytes(os.path.getsize(file.name)))
+    assert absent.keys() == {name for name in expected if name.startswith("branches.generation.")}
+    assert all(torch.equal(weight, expected[name]) for name, weight in absent.items())
