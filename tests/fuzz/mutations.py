@@ -184,37 +184,49 @@ def safetensors(contents: bytes, random: Random) -> bytes:
 
 
 def tar(contents: bytes, random: Random) -> bytes:
-    """Changes a field of a tar's header and makes its checksum right, or swaps, repeats or drops a member."""
+    """Changes a header or the contents of a member of a tar, with the right checksum, or drops or repeats a member."""
     blocks = [contents[at : at + BLOCK] for at in range(0, len(contents), BLOCK)]
     headers = [number for number, block in enumerate(blocks) if block[257:262] == b"ustar"]
     at = random.choice(headers)
     following = min([number for number in headers if number > at], default=len(blocks) - 2)
-    member = blocks[at:following]
-    match random.choice(("field", "field", "field", "drop", "repeat", "contents")):
+    match random.choice(("field", "field", "contents", "contents", "drop", "repeat")):
         case "field":
             blocks[at] = _tar_header(blocks[at], random)
+        case "contents":
+            blocks[at:following] = [_with_contents(blocks[at], b"".join(blocks[at + 1 : following]), random)]
         case "drop":
             blocks[at:following] = []
-        case "repeat":
-            blocks[at:following] = member * 2
         case _:
-            blocks[at + 1 : following] = [_flip(block, random) for block in member[1:]]
+            blocks[at:following] = blocks[at:following] * 2
     return b"".join(blocks)
 
 
+def _with_contents(header: bytes, padded: bytes, random: Random) -> bytes:
+    changed = change_structure(json_text)(padded[: int(header[124:135], 8)], random)
+    header = _with_field(header, 124, b"%011o\0" % len(changed))
+    return header + changed + b"\0" * (-len(changed) % BLOCK)
+
+
+TAR_FIELDS = (
+    (
+        0,
+        100,
+        (b"", b"x", b"../../x.png", b"/abs.png", b"a/b.c.d.png", b"\xff\xfe.png", b"a\n.json", b"1.png", b"2.txt"),
+    ),
+    (124, 12, (b"0", b"77777777777", b"\x80" + b"\xff" * 11, b"-1", b"00000001000", b"\x80\0\0\0\0\0\0\0\0\1\0\0")),
+    (156, 1, (b"0", b"\0", b"1", b"2", b"3", b"5", b"6", b"x", b"g", b"L", b"K", b"S", b"V", b"\xff")),
+    (345, 155, (b"..", b"a/b", b"\xff" * 155)),
+)
+"""Name, size, type and prefix in a header: where each is, how long, and other values."""
+
+
 def _tar_header(header: bytes, random: Random) -> bytes:
-    fields = (
-        (
-            0,
-            100,
-            (b"", b"x", b"../../x.png", b"/abs.png", b"a/b.c.d.png", b"\xff\xfe.png", b"a\n.json", b"1.png", b"2.txt"),
-        ),
-        (124, 12, (b"0", b"77777777777", b"\x80" + b"\xff" * 11, b"-1", b"00000001000", b"\x80\0\0\0\0\0\0\0\0\1\0\0")),
-        (156, 1, (b"0", b"\0", b"1", b"2", b"3", b"5", b"6", b"x", b"g", b"L", b"K", b"S", b"V", b"\xff")),
-        (345, 155, (b"..", b"a/b", b"\xff" * 155)),
-    )
-    start, length, values = random.choice(fields)
-    value = random.choice(values)[:length].ljust(length, b"\0")
-    header = header[:start] + value + header[start + length :]
+    start, length, values = random.choice(TAR_FIELDS)
+    return _with_field(header, start, random.choice(values)[:length].ljust(length, b"\0"))
+
+
+def _with_field(header: bytes, start: int, value: bytes) -> bytes:
+    """Returns a header with another value at `start`, and the checksum that fits it."""
+    header = header[:start] + value + header[start + len(value) :]
     total = sum(header[:148]) + 8 * 0x20 + sum(header[156:])
     return header[:148] + b"%06o\0 " % total + header[156:]
