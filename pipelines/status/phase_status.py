@@ -6,8 +6,10 @@ config.yaml (steps) + metrics.jsonl + checkpoints/ + skipped_samples/ + weights/
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from ufork.run_folder import PhaseFolder
 
 RECENT_SECONDS = 300.0
 """Training time over which the speed is averaged."""
+MAX_REPORTS = 10_000
+"""Most reports over which it is averaged."""
 
 
 class TrainSection(Config):
@@ -112,18 +116,22 @@ def _read_metrics(status: PhaseStatus, path: Path, limit_seconds: float | None) 
     status.last_sign = _changed(path)
     if metrics.fault:
         status.faults.append(metrics.fault)
-    reports = []
-    for line in metrics.entries:
-        try:
-            reports.append(_Report.from_mapping(line, origin=str(path)))
-        except ConfigError:
-            continue  # a line of another kind
-    if not reports:
+    recent: list[_Report] = []
+    for report in islice(_newest_first(metrics.entries, origin=str(path)), MAX_REPORTS):
+        if recent and recent[0].seconds - report.seconds > RECENT_SECONDS:
+            break
+        recent.append(report)
+    if not recent:
         return
-    last = reports[-1]
-    status.step, status.losses = last.step, last.losses
-    recent = [each for each in reports if last.seconds - each.seconds <= RECENT_SECONDS]
+    status.step, status.losses = recent[0].step, recent[0].losses
+    recent.reverse()
     _read_speed(status, recent, limit_seconds)
+
+
+def _newest_first(entries: list[dict[str, Any]], *, origin: str) -> Iterator[_Report]:
+    for entry in reversed(entries):
+        with suppress(ConfigError):  # a line of another kind
+            yield _Report.from_mapping(entry, origin=origin)
 
 
 def _read_speed(status: PhaseStatus, recent: list[_Report], limit_seconds: float | None) -> None:

@@ -226,6 +226,11 @@ def test_a_picture_that_an_evaluation_may_not_name_is_refused(copy, name):
     assert "Damaged files" in text and "evaluation.json" in text
 
 
+def test_a_phase_whose_name_is_no_text_is_shown(copy):
+    os.rename(copy / "phases" / "after", os.fsdecode(os.fsencode(copy / "phases") + b"/\xff"))
+    assert "\\udcff" in write_report(copy).read_text()
+
+
 def test_pictures_of_a_page_are_bounded_together(copy, monkeypatch):
     pictures = sorted((copy / "evaluation").rglob("*.png"))
     monkeypatch.setattr(page, "MAX_PICTURES_BYTES", pictures[0].stat().st_size + 1)

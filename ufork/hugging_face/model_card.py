@@ -16,6 +16,7 @@ from markupsafe import Markup
 from ufork import __version__
 from ufork.convert.planned_file import Plan
 from ufork.markdown import as_code, as_fenced, as_text
+from ufork.report.page import with_any_text
 from ufork.report.run_record import RunRecord, read_run
 from ufork.run_folder import RunFolder
 from ufork.vocabulary import Task
@@ -41,7 +42,7 @@ def model_card(weights: Path, *, config: dict[str, Any], task: Task | None, plan
         finalize=lambda value: value if isinstance(value, Markup) else as_text(str(value)),
     )
     environment.filters |= {"code": as_code, "fenced": as_fenced, "sections": _as_sections}
-    return environment.get_template("model_card.md.j2").render(
+    card = environment.get_template("model_card.md.j2").render(
         version=__version__,
         config=config,
         task=task,
@@ -49,6 +50,7 @@ def model_card(weights: Path, *, config: dict[str, Any], task: Task | None, plan
         run=run,
         phase=weights.parent.name,
     )
+    return with_any_text(card)
 
 
 def _as_sections(markdown: str) -> Markup:

@@ -45,7 +45,13 @@ def page(
         for heading, body in sections
         if body
     ]
-    return render("page.html.j2", title=title, subtitle=subtitle, sections=shown, head=head, footer=footer) + "\n"
+    document = render("page.html.j2", title=title, subtitle=subtitle, sections=shown, head=head, footer=footer)
+    return with_any_text(document) + "\n"
+
+
+def with_any_text(document: str) -> str:
+    """Returns a document that UTF-8 can hold: bytes of file names that are no text are shown as escape sequences."""
+    return document.encode(errors="backslashreplace").decode()
 
 
 def render(template: str, *, folder: Path = TEMPLATES, **values: Any) -> Markup:
