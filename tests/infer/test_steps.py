@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.infer.recorded_graph import RecordedSteps
 from tests.tiny import DIMENSIONS, tiny_config, tiny_model
 from ufork.infer.answer import answer_questions
-from ufork.infer.cache import KeyValueCache, StaticExtend
+from ufork.infer.cache import Extend, KeyValueCache
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.draw import Drawing, draw_codes, prompt_sequences
 from ufork.infer.steps import FEWEST_REPLAYS, STEPS_PER_CHECK, WARM_UP_STEPS, EagerSteps, GraphSteps, steps_on
@@ -170,6 +170,7 @@ def test_a_step_reads_nothing_back_from_its_device(tokenizer, monkeypatch):
     def start(sequences, prompts, **_):  # prompts are run once per batch, and their kernel may wait for the device
         sequences.cache = KeyValueCache(num_sequences=len(prompts), capacity_tokens=32)
         sequences.positions_B = torch.full((len(prompts),), 7, device="meta")
+        sequences.num_tokens, sequences.is_masked = 32, True
         return torch.zeros(len(prompts), model.config.hidden_size, device="meta")
 
     monkeypatch.setattr("ufork.infer.sequences.Sequences.start", start)
@@ -187,9 +188,9 @@ def test_a_step_reads_nothing_back_from_its_device(tokenizer, monkeypatch):
 
 
 @torch.inference_mode()
-def test_static_attention_of_bf16_keeps_a_mask_of_bf16():
+def test_masked_attention_of_bf16_keeps_a_mask_of_bf16():
     cache = KeyValueCache(num_sequences=2, capacity_tokens=16)
-    attend = StaticExtend(cache, torch.tensor([0, 3]), torch.bfloat16)
+    attend = Extend(cache, torch.tensor([0, 3]), torch.bfloat16, num_tokens=16, is_masked=True)
     key = torch.ones(2, 2, 8, dtype=torch.bfloat16)
     out = attend(0, torch.zeros(2, 4, 8, dtype=torch.bfloat16), key, 3 * key)
     assert out.dtype == torch.bfloat16 and out.shape == (2, 4, 8)

@@ -3,7 +3,7 @@
     Prefill: one packed sequence of all prompts -> cache      Extend: one new token per sequence attends to the cache
 
 Memory is allocated once for the whole length, so a step copies nothing that is already there. `Extend` reads as much of
-it as is filled. `StaticExtend` reads all of it through a mask: every step then runs the same kernels on the same
+it as it is told: what is filled, or all of it through a mask, so that every step runs the same kernels on the same
 addresses, whatever its position, as a CUDA graph must.
 
 Shapes: B sequences, L capacity in tokens, T tokens of the packed prompts, G key and value heads, H query heads, W
@@ -92,15 +92,15 @@ class Extend:
         dtype: torch.dtype,
         *,
         num_tokens: int,
-        of_equal_length: bool,
+        is_masked: bool,
     ):
-        """Attends to the first `num_tokens` positions, of each sequence up to its own if they differ in length.
+        """Attends to the first `num_tokens` positions; with a mask, of these to a sequence's own only.
 
         The new tokens are those of the first sequences of the cache, which may hold more.
         """
         self.cache, self.positions_B, self.num_tokens = cache, positions_B, num_tokens
         self.sequences_B = torch.arange(len(positions_B), device=positions_B.device)
-        self.mask_B11L = None if of_equal_length else _mask(positions_B, num_tokens, dtype)
+        self.mask_B11L = _mask(positions_B, num_tokens, dtype) if is_masked else None
 
     def __call__(self, layer: int, query_BHW: Tensor, key_BGW: Tensor, value_BGW: Tensor) -> Tensor:
         """Returns the attention output BHW."""
@@ -110,26 +110,10 @@ class Extend:
 
 
 MASK_ALIGNMENT_TOKENS = 16
-"""The capacity that `StaticExtend` attends to is a multiple of it: CUDA kernels copy a mask of another length first."""
+"""Masks on CUDA have a multiple of it as their length: kernels copy one of another length first."""
 
 CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """torch's CUDA kernels without cuDNN's, which torch prefers on Hopper and which plans anew for each length."""
-
-
-class StaticExtend:
-    """`Extend` over the whole capacity: no shape, address or number of its kernels depends on the position."""
-
-    def __init__(self, cache: KeyValueCache, positions_B: Tensor, dtype: torch.dtype):
-        """Prepares the mask for queries of `dtype`."""
-        self.cache, self.positions_B = cache, positions_B
-        self.sequences_B = torch.arange(len(positions_B), device=positions_B.device)
-        self.mask_B11L = _mask(positions_B, cache.capacity_tokens, dtype)
-
-    def __call__(self, layer: int, query_BHW: Tensor, key_BGW: Tensor, value_BGW: Tensor) -> Tensor:
-        """Returns the attention output BHW."""
-        self.cache.store(layer, self.sequences_B, self.positions_B, key_BGW, value_BGW)
-        keys_BGLW, values_BGLW = self.cache.read(layer, len(query_BHW), self.cache.capacity_tokens)
-        return _attend_to_cache(query_BHW, keys_BGLW, values_BGLW, self.mask_B11L)
 
 
 def _attend_to_cache(query_BHW: Tensor, keys_BGLW: Tensor, values_BGLW: Tensor, mask_B11L: Tensor | None) -> Tensor:

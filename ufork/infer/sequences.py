@@ -6,15 +6,13 @@ Shapes: B sequences, T tokens of all prompts together, D width.
 """
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor
 
 from ufork.data.packing import pack_sequence
 from ufork.data.prompts import EncodedSample
-from ufork.infer.cache import MASK_ALIGNMENT_TOKENS, Extend, KeyValueCache, Prefill, StaticExtend
-from ufork.model.layers.attention import Attend
+from ufork.infer.cache import MASK_ALIGNMENT_TOKENS, Extend, KeyValueCache, Prefill
 from ufork.model.unifork import Branch, UniFork
 from ufork.vocabulary import Task
 
@@ -83,25 +81,22 @@ class Sequences:
         lengths = [len(prompt.token_ids_L) for prompt in prompts]
         capacity_tokens = max(lengths) + num_new_tokens
         if self.static:
-            capacity_tokens = math.ceil(capacity_tokens / MASK_ALIGNMENT_TOKENS) * MASK_ALIGNMENT_TOKENS
+            capacity_tokens += -capacity_tokens % MASK_ALIGNMENT_TOKENS
         self.cache = KeyValueCache(num_sequences=len(prompts), capacity_tokens=capacity_tokens)
         self.positions_B = torch.tensor(lengths, device=self.device)
-        self.longest, self.of_equal_length = max(lengths), len(set(lengths)) == 1
+        self.num_tokens = capacity_tokens if self.static else max(lengths)
+        self.is_masked = self.static or len(set(lengths)) > 1
         return run_prompts(self.model, prompts, self.cache, image_is_open=image_is_open)
 
     def step(self, entering_BD: Tensor) -> Tensor:
         """Appends one embedded token to each sequence and returns its state BD."""
-        attend = self._attend(entering_BD.dtype)
+        if not self.static:
+            self.num_tokens += 1
+        attend = Extend(
+            self.cache, self.positions_B, entering_BD.dtype, num_tokens=self.num_tokens, is_masked=self.is_masked
+        )
         hidden_BD = self.model.trunk.states(entering_BD, self.task, self.positions_B, attend)
         branch: Branch = self.model.branches[self.task]  # type: ignore[assignment]
         states_BD = branch.states(hidden_BD, self.positions_B, attend)
         self.positions_B += 1
         return states_BD
-
-    def _attend(self, dtype: torch.dtype) -> Attend:
-        if self.static:
-            return StaticExtend(self.cache, self.positions_B, dtype)
-        self.longest += 1
-        return Extend(
-            self.cache, self.positions_B, dtype, num_tokens=self.longest, of_equal_length=self.of_equal_length
-        )

@@ -64,10 +64,10 @@ class Slots:
         positions_R = torch.tensor(lengths, device=self.device)
         for slot in self._used:
             slot.num_tokens += 1
-        num_tokens, of_equal_length = max(lengths) + 1, len(set(lengths)) == 1
-        if self.device.type == "cuda" and not of_equal_length:
+        num_tokens, is_masked = max(lengths) + 1, len(set(lengths)) > 1
+        if self.device.type == "cuda" and is_masked:
             num_tokens += -num_tokens % MASK_ALIGNMENT_TOKENS
-        attend = Extend(self.cache, positions_R, dtype, num_tokens=num_tokens, of_equal_length=of_equal_length)
+        attend = Extend(self.cache, positions_R, dtype, num_tokens=num_tokens, is_masked=is_masked)
         return positions_R, attend
 
 
