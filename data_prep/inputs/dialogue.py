@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.inputs.image_markers import is_image_marker, take_markers
+from data_prep.inputs.readers.json_stream import MAX_ENTRY_BYTES
 from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import usable_text
 
@@ -120,6 +121,8 @@ def _messages(messages: Any, *, max_messages: int) -> Iterator[_Message]:
 
 
 def _decoded(text: str) -> Any:
+    if len(text) > MAX_ENTRY_BYTES:
+        raise SkippedInput(_TOO_LONG)
     try:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from data_prep.inputs.config import ConversationsConfig, open_input
 from data_prep.inputs.dialogue import read_dialogue
+from data_prep.inputs.readers.json_stream import MAX_ENTRY_BYTES
 from data_prep.inputs.record import Dropped, Record
 from data_prep.inputs.skipped_input import SkippedInput
 from ufork.errors import InputError, SampleError
@@ -202,6 +203,12 @@ def test_image_markers_of_other_formats_are_understood(tmp_path, marker):
     else:
         assert none.reason == "image marker without an image"
     assert two.reason == "more than one image"
+
+
+def test_a_conversation_as_text_of_megabytes_is_not_decoded():
+    """L6."""
+    with pytest.raises(SkippedInput, match="longer than input.max_text_chars"):
+        read_dialogue("[]" + " " * MAX_ENTRY_BYTES, max_chars=100)
 
 
 def test_a_text_full_of_blanks_or_halves_of_markers_takes_no_time():
