@@ -261,6 +261,9 @@ def test_values_that_do_not_fit_are_named(qwen2, tmp_path, values, fault):
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"rope_parameters": None}, "neither rope_theta nor rope_parameters"),
         ({"hidden_size": None}, "hidden_size"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers"),
+        ({"vocab_size": 10**9}, "vocab_size"),
+        ({"intermediate_size": 10**30}, "intermediate_size"),
     ],
 )
 def test_models_that_are_computed_otherwise_are_refused_by_key(qwen2, tmp_path, change, fault):

@@ -134,6 +134,7 @@ def test_tensors_that_do_not_match_are_named_in_groups(tower, tmp_path):
     [
         ({"shared_codebook": False}, "shared_codebook"),
         ({"decoder_latent_shape": [28, 28]}, "decoder_latent_shape"),
+        ({"n_embed": 10**9}, "codebook_size"),
         ({"embed_dim": 64}, "codes of width 64 and an encoder of width 32"),
         ({"pretrained_model": "google/vit"}, "'google/vit' is no folder, and known by name are only siglip-large"),
         ({"pretrained_model": "google/siglip-large-patch16-256"}, "codes of width 32 and an encoder of width 1024"),
@@ -142,6 +143,17 @@ def test_tensors_that_do_not_match_are_named_in_groups(tower, tmp_path):
 def test_configs_of_other_tokenizers_are_refused(tower, tmp_path, values, fault):
     change_config(tower, **values)
     with pytest.raises(CheckpointError, match=re.escape(fault)):
+        convert(tower, tmp_path / "to")
+
+
+@pytest.mark.parametrize("layers", [10**6, 10**18])
+def test_an_rq_head_of_sizes_that_none_has_is_refused(tower, tmp_path, layers):
+    """Row M13: before anything is built of that size."""
+    path = tower / "config.json"
+    config = json.loads(path.read_text())
+    config["rqtransformer"]["head"]["n_layer"] = layers
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="num_blocks"):
         convert(tower, tmp_path / "to")
 
 

@@ -27,6 +27,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     write_codes_source(folder / "one", num_samples=40)
     write_codes_source(folder / "two", num_samples=20, seed=1)
+    for shard in (folder / "two").glob("*.tar"):
+        shard.write_bytes(shard.read_bytes().replace(b"\x93NUMPY", b"\x93NUMPX", 7))  # a third cannot be used
     return folder
 
 
@@ -62,7 +64,14 @@ def open_stream(
         for name, weight, reader in zip(sources, weights, readers, strict=False)
     )
     return TrainingStream(
-        DataConfig(understanding=mixture, generation=mixture, seq_len=60, num_lanes=NUM_LANES, num_workers=num_workers),
+        DataConfig(
+            understanding=mixture,
+            generation=mixture,
+            seq_len=60,
+            num_lanes=NUM_LANES,
+            num_workers=num_workers,
+            max_skipped_share=1,
+        ),
         TOKENIZER,
         codec=CODEC_SIZES,
         global_batch_size=dict.fromkeys(Task, sequences),
@@ -118,8 +127,16 @@ def test_two_hundred_histories_read_the_sequences_of_an_uninterrupted_stream(fol
     require_undisturbed(folder, history)
 
 
+def num_taken(state):
+    taken = [lanes for tasks in state.taken.values() for lanes in tasks.values()] if state else []
+    return sum(map(sum, taken))
+
+
 def require_undisturbed(folder, history):
-    """Reads stretch by stretch, each on other replicas and workers, and compares every lane with one stream's."""
+    """Reads stretch by stretch, each on other replicas and workers, and compares every lane with one stream's.
+
+    In each stretch, samples taken = samples used + samples skipped by reason.
+    """
     read, state = defaultdict(list), None
     for (steps, lost_steps), num_replicas, sequences, num_workers in history:
         layout = {"num_replicas": num_replicas, "sequences": sequences, "num_workers": num_workers}
@@ -127,9 +144,12 @@ def require_undisturbed(folder, history):
         for each in replicas:
             if state:
                 each.restore(state, origin="saved")
-        for key, ids in read_steps(replicas, steps).items():
+        stretch = read_steps(replicas, steps)
+        for key, ids in stretch.items():
             read[key] += ids
-        state = saved(replicas)
+        skipped = sum(each.skipped_samples.reasons.total() for each in replicas)
+        before, state = num_taken(state), saved(replicas)
+        assert num_taken(state) - before == sum(map(len, stretch.values())) + skipped
         read_steps(replicas, lost_steps)  # killed after the checkpoint: trained on, and lost with the weights
     longest = read_steps([open_stream(folder)], 2 * sum(steps for (steps, _), *_ in history))
     assert sum(map(len, read.values())) > 0
@@ -172,6 +192,23 @@ def test_other_data_is_refused_by_name(folder, changed, said):
     state = saved([open_stream(folder)])
     with pytest.raises(CheckpointError, match=f"state.json: .*{said}"):
         open_stream(folder, **changed).restore(state, origin="state.json")
+
+
+LOST = {
+    "a lane": lambda values: values["taken"]["generation"].pop("3"),
+    "a task": lambda values: values["taken"].pop("generation"),
+    "a source": lambda values: values["taken"]["generation"].update({"3": [1]}),
+    "a count of sequences": lambda values: values["first_sequence"].pop("understanding"),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_a_state_that_lacks_a_position_is_refused(folder, name):
+    """Row M5."""
+    values = json.loads(saved([open_stream(folder)]).model_dump_json())
+    LOST[name](values)
+    with pytest.raises(CheckpointError, match=r"state.json: damaged: it lacks positions of"):
+        open_stream(folder).restore(StreamState.from_mapping(values, origin=""), origin="state.json")
 
 
 def state_of(*sources, tasks=(Task.GENERATION,)):

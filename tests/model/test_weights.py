@@ -1,5 +1,7 @@
 """Weights on disk and back, and every way they can be wrong."""
 
+import json
+
 import pytest
 import torch
 
@@ -64,6 +66,24 @@ def test_weights_that_are_not_finite_are_never_written(folder, value):
 def test_a_config_of_another_program_is_named_with_its_key(folder):
     (folder / CONFIG_NAME).write_text('{"hidden_size": 896}')
     with pytest.raises(CheckpointError, match=rf"{CONFIG_NAME}.*\n.*hidden_size"):
+        load_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"trunk_layers": 10**6}, "trunk_layers"),
+        ({"head_dim": 2**20, "num_attention_heads": 2**10}, "num_attention_heads times head_dim"),
+        ({"trunk_layers": 9}, r"trunk\.stack\.layers\.\d+\..*missing"),
+        ({"hidden_size": 2**23}, r"has shape \[.*expected"),
+    ],
+)
+def test_sizes_that_are_not_the_files_are_refused_before_anything_has_them(folder, changes, fault):
+    """Row M13."""
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    config["model"] |= changes
+    (folder / CONFIG_NAME).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"(?s){fault}"):
         load_weights(folder)
 
 

@@ -5,22 +5,14 @@ shards of all ranks, by name -> whole tensors; what the phase froze -> from the 
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ufork.checkpoint.state import (
-    FIXED_DIMENSIONS,
-    FIXED_INITIAL_WEIGHTS,
-    FIXED_MODEL,
-    CheckpointState,
-    record_of,
-    verify,
-)
+from ufork.checkpoint.parameters import open_parameters, recorded_model
+from ufork.checkpoint.state import FIXED_INITIAL_WEIGHTS, CheckpointState, record_of, verify
 from ufork.config import read_mapping
 from ufork.errors import CheckpointError
-from ufork.model.unifork import UniFork
-from ufork.model.weights import MODEL_PREFIX, WEIGHTS_NAME, WeightsConfig, load_weights
-from ufork.parallel.engine.state_files import WEIGHT, StateFiles
+from ufork.model.weights import MODEL_PREFIX, WEIGHTS_NAME, WeightsConfig, load_weights, parameter_shapes
+from ufork.parallel.engine.state_files import WEIGHT
 from ufork.run_folder import RunFolder
 
 
@@ -35,11 +27,9 @@ def checkpoint_weights(path: Path, run: RunFolder) -> tuple[dict[str, Tensor], W
         CheckpointError: the checkpoint is damaged, or the weights that its phase began with are gone.
     """
     state = verify(path, deep=True)
-    fixed = state.run_metadata.fixed
-    config = WeightsConfig(model=fixed[FIXED_MODEL], dimensions=fixed[FIXED_DIMENSIONS])
-    with torch.device("meta"):
-        names = [name for name, _ in UniFork(config.model, config.dimensions).named_parameters()]
-    with StateFiles(path, state.files) as files:
+    config = recorded_model(path, state)
+    names = list(parameter_shapes(config))
+    with open_parameters(path, state) as files:
         trained = {name: files.whole(WEIGHT, MODEL_PREFIX + name) for name in names}
     weights = {name: tensor for name, tensor in trained.items() if tensor is not None}
     if len(weights) < len(names):
@@ -50,7 +40,7 @@ def checkpoint_weights(path: Path, run: RunFolder) -> tuple[dict[str, Tensor], W
 
 def _initial_weights(path: Path, run: RunFolder, state: CheckpointState) -> Path:
     """The weights in the run whose checksum the checkpoint records as those that its phase began with."""
-    wanted = state.run_metadata.fixed[FIXED_INITIAL_WEIGHTS]
+    wanted = state.run_metadata.fixed.get(FIXED_INITIAL_WEIGHTS)
     for folder in (*(phase.weights for phase in run.phases()), *_start_of(run)):
         weights = folder / WEIGHTS_NAME
         if wanted and weights.is_file() and record_of(weights).checksum == wanted:
@@ -63,5 +53,6 @@ def _initial_weights(path: Path, run: RunFolder, state: CheckpointState) -> Path
 
 def _start_of(run: RunFolder) -> list[Path]:
     """Returns the folder of weights that the run's first phase started from, if there is one."""
-    model = read_mapping(run.config).get("model", {}) if run.config.exists() else {}
-    return [Path(model["start"])] if model.get("start") else []
+    model = read_mapping(run.config).get("model") if run.config.exists() else None
+    start = model.get("start") if isinstance(model, dict) else None
+    return [Path(start)] if isinstance(start, str) else []

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ufork.checkpoint.folder import CheckpointFolder
+from ufork.checkpoint.parameters import open_parameters
 from ufork.checkpoint.state import (
     STATE_FILE,
     RunMetadata,
@@ -110,7 +111,7 @@ def resume(shards: EngineShards | None, stream: TrainingStream | None, path: Pat
     """
     state = read_state(path)
     if shards:
-        with StateFiles(path, state.files) as files:
+        with open_parameters(path, state) as files:
             optimizer_kinds = files.kinds() - {WEIGHT}
             shards.restore(partial(_region, files), optimizer_kinds, files.optimizer_steps)
     if stream:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from ufork.config import Config
-from ufork.model.config import RqHeadConfig
+from ufork.model.config import RqHeadConfig, Width
 from ufork.vocabulary import Task
 
 
@@ -23,11 +23,11 @@ class BranchingConfig(Config):
     tasks: tuple[Task, ...] = (Task.UNDERSTANDING, Task.GENERATION)
     """Branches to make."""
     rq_head: RqHeadConfig = RqHeadConfig()
-    codebook_size: PositiveInt = 16_384
+    codebook_size: Width = 16_384
     """Entries of the image tokenizer's codebook, as the next two by default VILA-U's."""
-    code_width: PositiveInt = 1024
+    code_width: Width = 1024
     """Width of a code's embedding."""
-    codes_per_position: PositiveInt = 4
+    codes_per_position: Width = 4
     """Codes at each image position."""
     rq_head_folder: Path | None = None
     """VILA-U's RQ head, from `rq_head/` of what `ufork convert vila-u` writes; the last four values are then its own.

@@ -11,10 +11,10 @@ shallower branch leaves out layers evenly, a deeper one repeats them.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from ufork.config import merge_overrides
@@ -28,7 +28,7 @@ from ufork.convert.vila_u_config import RqHeadSizes
 from ufork.convert.weights_folder import Converted, require_embedded, write_weights_folder
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError, ConfigError
-from ufork.model.config import Dimensions, ModelConfig
+from ufork.model.config import Dimensions, ModelConfig, NumLayers, Width
 from ufork.model.initialization import fill_parameter, starts_as_torch
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
 from ufork.model.weights import CONFIG_NAME, WeightsConfig, meta_model
@@ -70,13 +70,13 @@ class QwenConfig(ForeignConfig):
 
     models = "dense Qwen2, Qwen2.5 and Qwen3 models, as transformers saves them,"
     model_type: Literal["qwen2", "qwen3"]
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    head_dim: PositiveInt | None = None
-    vocab_size: PositiveInt
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Annotated[NumLayers, Field(ge=1)]
+    num_attention_heads: Width
+    num_key_value_heads: Width
+    head_dim: Width | None = None
+    vocab_size: Width
     rms_norm_eps: PositiveFloat
     rope_theta: PositiveFloat | None = None
     """As transformers 4 saves it."""

@@ -28,12 +28,12 @@ from ufork.convert.tensor_folder import SUFFIX, TensorFolder
 from ufork.convert.vila_u import DEPTH_POSITIONS, RQ_HEAD_PREFIX, TOWER_FOLDER, TokenizerSource
 from ufork.convert.vila_u_config import TowerSizes, read_tower_sizes
 from ufork.convert.vila_u_names import rq_head_name
-from ufork.convert.weights_folder import Converted, parameter_shapes, require_embedded, write_weights_folder
+from ufork.convert.weights_folder import Converted, require_embedded, write_weights_folder
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError
 from ufork.infer.model import VISION_FOLDER
 from ufork.model.config import Dimensions, ModelConfig
-from ufork.model.weights import CONFIG_NAME, WeightsConfig
+from ufork.model.weights import CONFIG_NAME, WeightsConfig, parameter_shapes
 from ufork.vocabulary import Task
 
 log = logging.getLogger(__name__)

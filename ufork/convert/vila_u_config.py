@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from ufork.config import Config
 from ufork.convert.foreign_config import ForeignConfig
 from ufork.errors import CheckpointError, ConfigError
-from ufork.model.config import Dimensions, RqHeadConfig
+from ufork.model.config import Dimensions, RqHeadConfig, Width
 from ufork.model.weights import CONFIG_NAME
 from ufork.vision.vila_u.config import PixelDecoderConfig, VilaUConfig
 
@@ -108,7 +108,7 @@ class RqHeadSizes(Config):
     """An RQ head and what it is attached to."""
 
     rq_head: RqHeadConfig
-    body_size: PositiveInt
+    body_size: Width
     """Width of the body's states that it takes."""
     codebook_size: PositiveInt
     code_width: PositiveInt
@@ -158,9 +158,10 @@ def read_tower_sizes(tower: Path, *, image_px: int | None = None) -> TowerSizes:
             num_attention_heads=siglip.num_attention_heads,
             decoder=rqvae.ddconfig.sizes(),
         )
+        rq_head = _rq_head_sizes(config.rqtransformer, tokenizer)
     except ValueError as error:
         raise CheckpointError(f"{tower / CONFIG_NAME}: not a tokenizer that ufork computes: {error}") from None
-    return TowerSizes(tokenizer=tokenizer, rq_head=_rq_head_sizes(config.rqtransformer, tokenizer))
+    return TowerSizes(tokenizer=tokenizer, rq_head=rq_head)
 
 
 def _rq_head_sizes(config: _RqTransformer | None, tokenizer: VilaUConfig) -> RqHeadSizes | None:

@@ -11,7 +11,7 @@ from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import TokenizerError
 from ufork.files import make_folder, write_whole
 from ufork.infer.model import TEXT_FOLDER
-from ufork.model.weights import CONFIG_NAME, WEIGHTS_NAME, WeightsConfig, meta_model
+from ufork.model.weights import CONFIG_NAME, WEIGHTS_NAME, WeightsConfig, parameter_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,6 @@ def require_embedded(tokenizer: TextTokenizer, vocab_size: int, *, origin: Path,
             f"{origin}: the tokenizer has {tokenizer.size} tokens with those that ufork adds, and the model embeds"
             f" {vocab_size}; {remedy}"
         )
-
-
-def parameter_shapes(config: WeightsConfig) -> dict[str, tuple[int, ...]]:
-    """Returns names and shapes of the parameters of a model; a tied text head is none."""
-    return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
 
 
 def write_weights_folder(folder: Path, plan: Plan, config: WeightsConfig, tokenizer: TextTokenizer | None) -> Converted:

@@ -182,6 +182,7 @@ class TrainingStream:
             CheckpointError: the state, read from `origin`, belongs to other data.
         """
         state.require_fits(self.state(), origin=origin)
+        state.require_complete(origin=origin)
         self.close()
         self.step, self.first_sequence = (
             state.step,

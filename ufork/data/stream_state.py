@@ -69,6 +69,20 @@ class StreamState(Config):
                 " values, or start the phase over with phases.NAME.train.resume=never"
             )
 
+    def require_complete(self, *, origin: str) -> None:
+        """Checks that every task has every lane's position in each of its sources.
+
+        Raises:
+            CheckpointError: one is missing.
+        """
+        for task, sources in self.sources.items():
+            lanes = self.taken.get(task, {})
+            is_complete = lanes.keys() == set(range(self.num_lanes)) and task in self.first_sequence
+            if not is_complete or any(len(counts) != len(sources) for counts in lanes.values()):
+                raise CheckpointError(
+                    f"{origin}: damaged: it lacks positions of {task}; resume from another checkpoint"
+                )
+
     def _changes_of(self, task: Task, now: "StreamState") -> list[str]:
         mine, others = self.sources[task], now.sources[task]
         if len(mine) != len(others) or not all(map(_may_be_same, mine, others)):

@@ -13,9 +13,11 @@ from pydantic import (
 from ufork.config import Config
 from ufork.vocabulary import Task
 
-Width = Annotated[int, Field(ge=1, le=2**24)]
+MAX_WIDTH = 2**24
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 """Size of one dimension of a weight; the bound only catches errors."""
-NumLayers = Annotated[int, Field(ge=0, le=10_000)]
+MAX_LAYERS = 1000
+NumLayers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
 
 
 class RqHeadConfig(Config):
@@ -26,7 +28,7 @@ class RqHeadConfig(Config):
     attention_size: Width = 3584
     """Width of queries, keys and values, all heads together."""
     num_attention_heads: Width = 32
-    num_blocks: Annotated[int, Field(ge=1, le=10_000)] = 6
+    num_blocks: Annotated[int, Field(ge=1, le=MAX_LAYERS)] = 6
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -107,6 +109,8 @@ class ModelConfig(Config):
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads"
                 f" {self.num_key_value_heads}"
             )
+        if self.attention_size > MAX_WIDTH:
+            raise ValueError(f"num_attention_heads times head_dim is {self.attention_size}, more than {MAX_WIDTH}")
         if len(set(self.tasks)) != len(self.tasks) or not self.tasks:
             raise ValueError("tasks must name at least one task, each once")
         return self

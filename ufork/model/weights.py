@@ -115,6 +115,11 @@ def meta_model(config: WeightsConfig, kernel: AttentionKernel = sdpa_attention) 
         return UniFork(config.model, config.dimensions, kernel)
 
 
+def parameter_shapes(config: WeightsConfig) -> dict[str, tuple[int, ...]]:
+    """Returns names and shapes of the parameters of a model; a tied text head is none."""
+    return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
+
+
 def select_weights(weights: dict[str, Tensor], model: UniFork) -> dict[str, Tensor]:
     """Selects from a whole model's `weights` those that `model`, which may hold some stages only, has."""
     held = {name for name, _ in model.named_parameters()}

@@ -162,6 +162,7 @@ def test_an_empty_folder_is_no_checkpoint(tmp_path):
         {"partition_dims": {"a": 5}},
         {"optimizer_steps": "many"},
         {"dp_rank": None},
+        {"dp_rank": 1, "dp": 2},
     ],
     ids=str,
 )
@@ -183,3 +184,13 @@ def test_files_that_contradict_each_other_are_damage(tmp_path):
     (two / name).replace(one / name)
     with opened(one) as files, pytest.raises(CheckpointError, match="the files differ in the shape"):
         files.whole(WEIGHT, "a")
+
+
+def test_values_that_are_not_finite_are_not_restored(tmp_path):
+    """Row M13."""
+    write_shards(tmp_path, {"a": torch.tensor([1, torch.nan, 3, 4])}, {}, dp=2, tp=1)
+    with opened(tmp_path) as files:
+        with pytest.raises(CheckpointError, match="weight:a holds NaN"):
+            files.whole(WEIGHT, "a")
+        later = ShardRegion(tp=1, tp_rank=0, partition_dim=None, start=2, stop=4)
+        assert files.region(WEIGHT, "a", later).tolist() == [3, 4]

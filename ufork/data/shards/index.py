@@ -193,12 +193,16 @@ class IndexBuilder:
 
 
 def is_header_of(header: bytes, key: str, extension: str, size: int) -> bool:
-    """Whether a header states the name that makes this key and extension, and this size."""
-    if header.startswith(f"{key}.{extension}\0".encode(errors="replace")) and header[124:135] == b"%011o" % size:
+    """Whether a header states this size, and, if it has room for it, the name that makes this key and extension."""
+    if len(header) < BLOCK_BYTES:  # the tar has been cut
+        return False
+    name = f"{key}.{extension}".encode(errors="replace")
+    if header.startswith(name + b"\0") and header[124:135] == b"%011o" % size:
         return True  # nearly every header
     try:
         _check_header(header, "", 0)
-        return split_name(_ustar_name(header)) == (key, extension) and _number(header[124:136], "", 0) == size
+        same_name = split_name(_ustar_name(header)) == (key, extension) or len(name) >= 100 or not name.isascii()
+        return same_name and _number(header[124:136], "", 0) == size
     except ShardError:
         return False
 

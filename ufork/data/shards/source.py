@@ -81,6 +81,7 @@ class ShardSource:
                 shard.use_new_index()
                 span = shard.span(in_shard)
                 (data,) = self.storage.read_spans([span])
+                shard.require_fits(in_shard, data, span.start)
             samples.append(self.decode(shard.members(in_shard, data, span.start), shard.where(in_shard)))
         return samples
 
@@ -133,20 +134,17 @@ class SampleLocation(NamedTuple):
 class _IndexedShard:
     """A tar and the offsets of its members.
 
-    A saved index may be another tar's. So the headers of each sample that is read are compared with it, and it is built
-    anew at the first difference; a new index needs no comparison.
+    A saved index may be another tar's, and a tar may be replaced while it is read. So the headers of each sample that
+    is read are compared with the index, which is built anew at a difference.
     """
 
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
         self._storage, self._entry, self._name = storage, entry, storage.where(entry.file)
-        saved = load_index(storage, entry)
-        self._is_new = saved is None
-        self._use(build_index(storage, entry) if saved is None else saved)
+        self._use(load_index(storage, entry) or build_index(storage, entry))
 
     def use_new_index(self) -> None:
         """Builds the index anew, since the saved one does not fit."""
         _logger.info("%s: its headers are not those in the index beside it, which is built anew", self._name)
-        self._is_new = True
         self._use(build_index(self._storage, self._entry))
 
     def _use(self, index: ShardIndex) -> None:
@@ -167,8 +165,6 @@ class _IndexedShard:
 
     def fits(self, number: int, data: bytes, start: int) -> bool:
         """Whether the headers in the bytes of the sample's span, which begins at `start`, are as the index says."""
-        if self._is_new:
-            return True
         for extension, (offsets, sizes) in self._columns.items():
             header = offsets[number] - BLOCK_BYTES - start
             if offsets[number] >= 0 and not is_header_of(
@@ -176,6 +172,11 @@ class _IndexedShard:
             ):
                 return False
         return True
+
+    def require_fits(self, number: int, data: bytes, start: int) -> None:
+        """Raises ShardError unless `fits`."""
+        if not self.fits(number, data, start):
+            raise ShardError(f"{self._name}: changes while it is read; {_REMEDY}")
 
     def members(self, number: int, data: bytes, start: int) -> dict[str, bytes]:
         """Contents by extension, from the bytes of the sample's span, which begins at `start`."""

@@ -5,20 +5,29 @@
 No URL is passed to a shell: fsspec opens it, and needs the package that it names for the URL's protocol.
 """
 
+import io
 import resource
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol, TypeVar
 
 from ufork.errors import ConfigError, ShardError
 from ufork.files import open_regular, read_at, read_bounded
 from ufork.redaction import has_credentials, redacted
 
 _REMEDY = "prepare the data again, or restore the file"
+ANSWER_SECONDS = 15.0
+SLOWEST_BYTES_PER_SECOND = 1e6
+"""A server may take ANSWER_SECONDS, and the time that the bytes take at this rate."""
+_PIECE_BYTES = 8 * 2**20
+_STREAM_BYTES = 2**20
 _MOST_OPEN_FILES = 4096
 """Files that a source keeps open where the system allows any number."""
+
+Answer = TypeVar("Answer")
 
 
 class Span(NamedTuple):
@@ -168,41 +177,96 @@ class RemoteStorage:
 
     def size(self, name: str) -> int:
         """Size of a file in bytes; one request."""
-        try:
-            return int(self._system.info(f"{self._path}/{name}")["size"])
-        except Exception as error:  # each kind of server has its own
-            raise self._fault(name, error) from None
+        return self._asked(name, 0, lambda: int(self._system.info(f"{self._path}/{name}")["size"]))
 
     def contents(self, name: str, max_bytes: int) -> bytes:
-        """Fetches a whole file, which has at most `max_bytes`."""
+        """Fetches a whole file, which has at most `max_bytes`; one that is large in pieces."""
         if (size := self.size(name)) > max_bytes:
             raise ShardError(f"{self.where(name)}: {size} bytes, more than {max_bytes}; {_REMEDY}")
-        try:
-            return self._system.cat_file(f"{self._path}/{name}")
-        except Exception as error:
-            raise self._fault(name, error) from None
+        if size <= _PIECE_BYTES:
+            return self._complete(name, size, lambda: self._system.cat_file(f"{self._path}/{name}"))
+        starts = range(0, size, _PIECE_BYTES)
+        return b"".join(self._piece(name, start, min(start + _PIECE_BYTES, size)) for start in starts)
+
+    def _piece(self, name: str, start: int, end: int) -> bytes:
+        return self._complete(
+            name, end - start, lambda: self._system.cat_file(f"{self._path}/{name}", start=start, end=end)
+        )
 
     def read_spans(self, spans: Sequence[Span]) -> list[bytes]:
         """Requests all spans at once, if the protocol allows it."""
-        files, starts, ends = (
-            [f"{self._path}/{span.file}" for span in spans],
-            *zip(*(s[1:] for s in spans), strict=True),
+        paths = [f"{self._path}/{span.file}" for span in spans]
+        starts, ends = [span.start for span in spans], [span.end for span in spans]
+        found = self._asked(
+            spans[0].file,
+            sum(ends) - sum(starts),
+            lambda: self._system.cat_ranges(paths, starts, ends, on_error="return"),
         )
-        found = self._system.cat_ranges(files, list(starts), list(ends), on_error="return")
         for span, contents in zip(spans, found, strict=True):
             if isinstance(contents, Exception):
                 raise self._fault(span.file, contents)
+            self._require_size(span.file, span.end - span.start, len(contents))
         return found
 
     def stream(self, name: str) -> IO[bytes]:
         """Opens a file; reads ahead by few large range requests."""
-        try:
-            return self._system.open(f"{self._path}/{name}", "rb")
-        except Exception as error:
-            raise self._fault(name, error) from None
+        file = self._asked(name, 0, lambda: self._system.open(f"{self._path}/{name}", "rb"))
+        return io.BufferedReader(_Stream(lambda size: self._asked(name, size, lambda: file.read(size))), _STREAM_BYTES)
+
+    def _complete(self, name: str, num_bytes: int, ask: Callable[[], bytes]) -> bytes:
+        contents = self._asked(name, num_bytes, ask)
+        self._require_size(name, num_bytes, len(contents))
+        return contents
+
+    def _require_size(self, name: str, asked: int, found: int) -> None:
+        if found < asked:
+            raise ShardError(f"{self.where(name)}: truncated: {found} of {asked} bytes arrived; {_REMEDY}")
+        if found > asked:
+            raise ShardError(
+                f"{self.where(name)}: {found} bytes instead of {asked}; its server sends no parts of files: set"
+                " reader: stream for this source, or copy it to a disk"
+            )
+
+    def _asked(self, name: str, num_bytes: int, ask: Callable[[], Answer]) -> Answer:
+        """Returns what the server answers. A thread waits for it, which no protocol limits in the same way."""
+        answers: list[Answer | Exception] = []
+
+        def wait() -> None:
+            try:
+                answers.append(ask())
+            except Exception as error:  # each kind of server has its own
+                answers.append(error)
+
+        thread = threading.Thread(target=wait, daemon=True, name="storage")
+        thread.start()
+        thread.join(seconds := ANSWER_SECONDS + num_bytes / SLOWEST_BYTES_PER_SECOND)
+        if not answers:
+            raise ShardError(
+                f"{self.where(name)}: no complete answer for {num_bytes} bytes within {seconds:.0f} s; run the same"
+                " command again, or copy the source to a disk",
+                timed_out=True,
+            )
+        if isinstance(answers[0], Exception):
+            raise self._fault(name, answers[0])
+        return answers[0]
 
     def _fault(self, name: str, error: Exception) -> ShardError:
         said = f"{type(error).__name__}: {error}"
         if has_credentials(self.url):  # some file systems name the path only, which begins with them
             said = said.replace(self._path, redacted(self.url))
         return ShardError(f"{self.where(name)}: cannot be read ({redacted(said)}); {_REMEDY}")
+
+
+class _Stream(io.RawIOBase):
+    """What a function reads, as a file."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        contents = self._read(len(buffer))
+        buffer[: len(contents)] = contents
+        return len(contents)

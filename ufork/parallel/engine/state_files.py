@@ -29,8 +29,9 @@ from torch import Tensor
 
 from ufork.config import Config
 from ufork.errors import CheckpointError, ConfigError
-from ufork.files import Checksum
+from ufork.files import Checksum, open_regular
 from ufork.parallel.layout import MeshCoordinate
+from ufork.tensor_file import is_finite
 
 WEIGHT = "weight"
 """Kind of the parameters themselves, in fp32 where they train; other kinds are optimizer state, by its own names."""
@@ -178,7 +179,11 @@ def _write_all(file: int, contents: memoryview) -> None:
 
 def state_path(folder: Path, coordinate: MeshCoordinate) -> Path:
     """Returns the path of the file of the rank at `coordinate`."""
-    return folder / str(coordinate.stage) / f"dp{coordinate.dp_rank}-tp{coordinate.tp_rank}{SUFFIX}"
+    return folder / str(coordinate.stage) / _file_name(coordinate.dp_rank, coordinate.tp_rank)
+
+
+def _file_name(dp_rank: int, tp_rank: int) -> str:
+    return f"dp{dp_rank}-tp{tp_rank}{SUFFIX}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +241,11 @@ class StateFiles:
 
     def _open(self, path: Path) -> tuple[_Header, Any, frozenset[str]]:
         try:
+            os.close(open_regular(path))
             file = self._stack.enter_context(safe_open(path, framework="pt"))
             header = _Header.from_mapping(json.loads(file.metadata()[_HEADER]), origin=str(path))
+            if path.name != _file_name(header.dp_rank, header.tp_rank):
+                raise ValueError(f"it is the file of rank (tp, dp) {header.tp_rank, header.dp_rank}")
             keys = frozenset(file.keys())
             for key in keys:
                 _check_entry(key, file.get_slice(key), header)
@@ -348,4 +356,7 @@ def _entries(shards: _Shards, key: str, tp_rank: int, start: int, stop: int) -> 
         dp_shards[number][max(start - number * size, 0) : min(stop - number * size, size)]
         for number in range(start // size, -(-stop // size))
     ]
-    return torch.cat(pieces)
+    entries = torch.cat(pieces)
+    if not is_finite(entries):
+        raise CheckpointError(f"{key} holds NaN or infinite values in the checkpoint; resume from another one")
+    return entries

@@ -1,12 +1,14 @@
 """Sizes of VILA-U's image tokenizer. The defaults are those of the release for images of 256 pixels."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from ufork.config import Config
-from ufork.vision.config import TokenizerConfig
+from ufork.vision.config import MAX_IMAGE_PX, TokenizerConfig
 
+MAX_WIDTH = 2**16
+"""Largest size of one dimension of a weight."""
 NORM_GROUPS = 32
 """Groups of channels that the decoder's norms normalise together."""
 
@@ -14,13 +16,15 @@ NORM_GROUPS = 32
 class PixelDecoderConfig(Config):
     """The convolutional decoder; level 0 has the image's resolution, each following one half of it."""
 
-    latent_channels: PositiveInt = 256
+    latent_channels: int = Field(default=256, ge=1, le=MAX_WIDTH)
     """Channels of its input, which the codes' features are mapped to."""
-    channels: PositiveInt = 128
+    channels: int = Field(default=128, ge=1, le=MAX_WIDTH)
     """Channels that `channel_factors` multiply."""
-    channel_factors: tuple[PositiveInt, ...] = Field(default=(1, 1, 2, 2, 4), min_length=1)
+    channel_factors: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(
+        default=(1, 1, 2, 2, 4), min_length=1, max_length=13
+    )
     """Channels of each level over `channels`."""
-    blocks_per_level: PositiveInt = 3
+    blocks_per_level: int = Field(default=3, ge=1, le=100)
     """Residual blocks of each level."""
     attention_levels: tuple[NonNegativeInt, ...] = (4,)
     """Levels with attention after each block."""
@@ -32,6 +36,8 @@ class PixelDecoderConfig(Config):
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> Self:
+        if max(self.level_channels) > MAX_WIDTH:
+            raise ValueError(f"channels of the levels are {self.level_channels}, more than {MAX_WIDTH}")
         if any(channels % NORM_GROUPS for channels in self.level_channels):
             raise ValueError(f"channels of the levels are {self.level_channels}, not multiples of {NORM_GROUPS}")
         return self
@@ -42,13 +48,13 @@ class VilaUConfig(TokenizerConfig):
 
     kind = "vila_u"
 
-    trained_px: PositiveInt = 256
+    trained_px: int = Field(default=256, ge=1, le=MAX_IMAGE_PX)
     """Side of the images that the encoder was trained on; for another one its position embedding is interpolated."""
-    intermediate_size: PositiveInt = 4096
+    intermediate_size: int = Field(default=4096, ge=1, le=MAX_WIDTH)
     """Width of the encoder's MLPs."""
-    num_hidden_layers: PositiveInt = 23
+    num_hidden_layers: int = Field(default=23, ge=1, le=1000)
     """Layers of the encoder: all of SigLIP's but its last."""
-    num_attention_heads: PositiveInt = 16
+    num_attention_heads: int = Field(default=16, ge=1, le=MAX_WIDTH)
     decoder: PixelDecoderConfig = PixelDecoderConfig()
 
     @property
