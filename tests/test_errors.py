@@ -24,10 +24,16 @@ def test_an_error_is_quoted_by_its_first_line_or_by_its_type():
         ),
         (OSError(errno.EDQUOT, "Disk quota exceeded", b"a"), "storage", "a: Disk quota exceeded; free space there, or"),
         (OSError(errno.EMFILE, "Too many open files", "a"), "storage", r"raise the limit of open files \(ulimit -n\)"),
-        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "storage", r"\(ulimit -u\)"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "storage", r"\(ulimit -u, -v\)"),
+        (OSError(errno.ENOENT, "No such file or directory"), "storage", "the current folder: No such file"),
+        (
+            OSError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            "storage",
+            "^No usable temp.* found",
+        ),
         (MemoryError(), "out of memory", r"too little memory \(MemoryError\); free memory"),
         (RuntimeError("std::bad_alloc"), "out of memory", r"too little memory \(std::bad_alloc\)"),
-        (RuntimeError("can't start new thread"), "node", "can't start new thread; raise the limit of processes"),
+        (RuntimeError("can't start new thread"), "node", "can't start new thread; raise the limits of threads"),
         (RuntimeError("unable to open file <a> in read-only mode: I/O"), "storage", "unable to open file <a>"),
     ],
 )

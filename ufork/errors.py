@@ -189,7 +189,7 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "end other programs, which have too many files open",
     errno.ENOMEM: "free memory, or raise its limit (ulimit -v, --mem)",
-    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u), or lower num_workers or OMP_NUM_THREADS",
+    errno.EAGAIN: "raise the limits of threads and memory (ulimit -u, -v), or lower num_workers or OMP_NUM_THREADS",
 }
 OUTAGES = frozenset(
     {
@@ -227,6 +227,8 @@ def system_error(error: BaseException) -> UforkError | None:
     if not isinstance(error, OSError) or error.errno is None:
         return None
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    if not where and error.strerror == os.strerror(errno.ENOENT):  # of os.getcwd, which torch calls when it is imported
+        where = "the current folder: "
     return StorageError(f"{where}{error.strerror or error}; {_REMEDIES.get(error.errno, _ANOTHER_TIME)}")
 
 

@@ -64,6 +64,7 @@ def assert_as_undisturbed(run, undisturbed):
         signal.SIGTERM,
         pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
         pytest.param(signal.SIGUSR2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
     ],
 )
 def test_all_ranks_stop_at_one_step_save_and_exit_with_the_resume_code(number, tmp_path, undisturbed):

@@ -19,7 +19,7 @@ from ufork.convert.tensor_folder import TensorFolder, TensorSize
 from ufork.data.config import DataConfig
 from ufork.data.text_tokenizer import TextTokenizer
 from ufork.errors import CheckpointError, StorageError
-from ufork.files import make_folder, write_whole
+from ufork.files import whole_folder, write_whole
 from ufork.hugging_face.bundle import bundle
 from ufork.hugging_face.model_card import model_card
 from ufork.hugging_face.qwen import qwen_config, qwen_names
@@ -92,7 +92,7 @@ def find_weights(source: Path, phase: str | None = None) -> Path:
 
 
 def export(source: Path, to: Path, *, phase: str | None = None, task: Task | None = None) -> None:
-    """Writes `to`, which must be empty or missing.
+    """Writes `to`, which must be empty or missing, whole or not at all.
 
     Args:
         source: folder of a run, or of weights.
@@ -117,14 +117,15 @@ def export(source: Path, to: Path, *, phase: str | None = None, task: Task | Non
     else:
         tasks = trained.config.model.tasks if task is None else (task,)
         config, plan = _unifork_config(trained, tasks), _unifork_plan(trained, tasks)
-    write_shards(make_folder(to), plan)
-    if task is not Task.UNDERSTANDING:
-        _write_processor(to, trained)
-        _write_code(to)
-    _write_json(to / "config.json", config)
-    _write_json(to / "generation_config.json", _generation_defaults(trained.tokenizer))
-    _write_tokenizer(to, trained.tokenizer)
-    write_whole(to / "README.md", model_card(trained.path, config=config, task=task, plan=plan))
+    with whole_folder(to) as draft:
+        write_shards(draft, plan)
+        if task is not Task.UNDERSTANDING:
+            _write_processor(draft, trained)
+            _write_code(draft)
+        _write_json(draft / "config.json", config)
+        _write_json(draft / "generation_config.json", _generation_defaults(trained.tokenizer))
+        _write_tokenizer(draft, trained.tokenizer)
+        write_whole(draft / "README.md", model_card(trained.path, config=config, task=task, plan=plan))
 
 
 def _copies(tensors: TensorFolder, names: Mapping[str, str]) -> dict[str, PlannedTensor]:
