@@ -9,7 +9,9 @@ Only this module reads the launcher's variables; a rank gets a RankEnvironment.
 import multiprocessing
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, MutableMapping
+from multiprocessing import util
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -21,6 +23,8 @@ from ufork.parallel.rank_environment import SECRET_VARIABLE, RankEnvironment
 
 SLURM_FIRST_PORT, SLURM_NUM_PORTS = 15_000, 15_000
 """Range of ports below those that Linux assigns to outgoing connections (from 32768)."""
+LONGEST_SOCKET_FOLDER = 72
+"""Bytes of a temporary folder's path to which multiprocessing's `/pymp-XXXXXXXX/listener-XXXXXXXX` can be added."""
 PRELOADED_MODULES = (
     "torch",
     "torch._dynamo",
@@ -90,9 +94,19 @@ def process_context(preloaded_modules: tuple[str, ...] = PRELOADED_MODULES) -> B
     """Returns how processes are started here: forked from a warm server, or fresh where they use CUDA."""
     if uses_cuda(os.environ):
         return multiprocessing.get_context("spawn")
+    _choose_socket_folder()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preloaded_modules))
     return context
+
+
+def _choose_socket_folder() -> None:
+    """Makes the fork server's socket in /tmp where TMPDIR is longer than the path of a socket may be (108 bytes)."""
+    default = tempfile.gettempdir()
+    if len(os.fsencode(default)) > LONGEST_SOCKET_FOLDER:
+        tempfile.tempdir = "/tmp"
+        util.get_temp_dir()  # multiprocessing keeps the folder, and removes it at exit
+        tempfile.tempdir = default
 
 
 def joined_environment(environment: Mapping[str, str], num_ranks: int | None) -> RankEnvironment | None:

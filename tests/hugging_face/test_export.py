@@ -209,3 +209,15 @@ def test_what_cannot_be_exported_is_refused(weights, folder, tmp_path):
     with pytest.raises(CheckpointError, match="attention_bias=False and use_qk_norm=False"):
         export(plain, tmp_path / "to", task=Task.UNDERSTANDING)
     assert not (tmp_path / "to").exists()
+
+
+def test_an_interrupted_export_leaves_no_folder_and_the_next_one_writes_it(weights, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("ufork.hugging_face.export.model_card", interrupt)
+        export(weights, tmp_path / "folder")
+    assert not list(tmp_path.iterdir())
+    export(weights, tmp_path / "folder")
+    assert (tmp_path / "folder" / "README.md").exists()

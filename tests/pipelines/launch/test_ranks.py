@@ -231,6 +231,20 @@ def is_running(pid):
         return False
 
 
+def test_processes_start_where_the_temporary_folder_has_a_long_path(tmp_path):
+    """That of a job may be longer than the path of a socket."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    program = (
+        "import tempfile; from pipelines.launch.ranks import process_context\n"
+        "process = process_context(()).Process(target=print, args=('started',))\n"
+        "process.start(); process.join(); print(process.exitcode, tempfile.gettempdir())"
+    )
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == f"started\n0 {folder}\n", done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_rank_outlives_the_program(started, sent):
