@@ -26,6 +26,8 @@ from tests.fuzz.targets.target import Target
 from ufork.errors import UforkError
 
 ROOT = Path(__file__).parents[2]
+START_SECONDS = 120.0
+"""Longest time for writing and reading the valid files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="ufork-fuzz-") as folder:
         while first < stop and time.monotonic() < deadline:
             worker = _Worker(target, kind, Path(folder), range(first, stop), limits)
-            for finding in worker.results(first, limits, deadline):
+            for finding in worker.results(deadline):
                 yield finding
                 first += 1
 
@@ -72,30 +74,31 @@ class _Worker:
     """A forked process that reads inputs one after the other."""
 
     def __init__(self, target: Target, kind: str, folder: Path, numbers: range, limits: Limits) -> None:
+        self._numbers, self._limits = numbers, limits
         context = multiprocessing.get_context("fork")  # starts with everything imported
         self._messages, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=_work, args=(target, kind, folder, numbers, limits, theirs), daemon=True)
         self._process.start()
         theirs.close()
 
-    def results(self, first: int, limits: Limits, deadline: float) -> Iterator[Finding | None]:
+    def results(self, deadline: float) -> Iterator[Finding | None]:
         """Yields the results until one ends the process, or the deadline comes."""
-        number, seconds = first, 60.0  # for writing and reading the valid files
+        number = self._numbers.start
         try:
-            while self._messages.poll(seconds):
-                message = self._messages.recv()
-                if isinstance(message, Exception):
-                    raise message
-                if message != "ready":
-                    yield message
-                    number += 1
-                    if message is not None or time.monotonic() > deadline:
-                        return
-                seconds = limits.seconds
-            yield Finding(number=number, problem=f"takes more than {limits.seconds:g} s")
+            if not self._messages.poll(START_SECONDS):
+                raise TimeoutError(f"valid files are not read within {START_SECONDS:g} s")
+            if isinstance(message := self._messages.recv(), Exception):
+                raise message
+            while self._messages.poll(self._limits.seconds):
+                finding = self._messages.recv()
+                yield finding
+                number += 1
+                if finding is not None or time.monotonic() > deadline:
+                    return
+            yield Finding(number=number, problem=f"takes more than {self._limits.seconds:g} s")
         except EOFError:
             self._process.join()
-            if self._process.exitcode:
+            if number < self._numbers.stop:
                 yield Finding(number=number, problem=f"ends the process ({self._process.exitcode})")
         finally:
             self._process.kill()

@@ -3,9 +3,11 @@
 import json
 import os
 import time
+from random import Random
 
 import pytest
 
+from tests.fuzz.mutations import json_text, mutated
 from tests.fuzz.runner import Limits, run, save
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.targets.target import Target
@@ -49,7 +51,7 @@ def read_number(folder):
         case "5":
             time.sleep(60)
         case "6":
-            os._exit(3)
+            os._exit(0)
         case "7":
             return 7
         case "8":
@@ -66,7 +68,7 @@ def read_number(folder):
         ("3", None),
         ("4", "ShardError without a message"),
         ("5", "takes more than 1 s"),
-        ("6", "ends the process (3)"),
+        ("6", "ends the process (0)"),
         ("7", None),
         ("8", "takes more than 0.125 GiB"),
         ("9", "another result"),
@@ -78,7 +80,7 @@ def test_the_runner_finds_what_is_neither_refused_nor_the_same_result(number, pr
         write=write_number,
         files={"number": None},
         read=read_number,
-        fault=lambda valid, found: "another result" if found in (0,) else "",
+        fault=lambda valid, found: "another result" if found == 0 else "",
     )
     found = list(run(target, kind="k", first=3, stop=5, limits=Limits(seconds=1.0, memory_bytes=2**27)))
     assert len(found) == 2, "another worker goes on"
@@ -101,10 +103,6 @@ def test_a_finding_is_saved_with_how_to_repeat_it(tmp_path):
 
 
 def test_numbers_decide_inputs():
-    from random import Random
-
-    from tests.fuzz.mutations import json_text, mutated
-
     contents = json.dumps({"a": [1, {"b": "c"}]}).encode()
     one, again, other = (mutated(contents, Random(seed), json_text) for seed in (1, 1, 2))
     assert one == again != other

@@ -1,7 +1,10 @@
 """The page of a suite has all scores, differences, costs and origins."""
 
+import pytest
+
 from tests.analysis.ablation.trials import arm, measured, trial
 from ufork.analysis.ablation.tables import ablation_tables, markdown_table
+from ufork.analysis.ablation.trial_result import ResultError
 
 
 def test_the_page_has_scores_differences_cost_and_origins():
@@ -38,3 +41,17 @@ def test_a_suite_without_results_has_a_page():
 
 def test_tables_are_aligned():
     assert markdown_table([["a", "bb"], ["ccc", "d"]]).splitlines() == ["| a   | bb |", "|-----|----|", "| ccc | d  |"]
+
+
+def test_curves_of_other_layers_are_an_error_that_names_the_trial():
+    """Found by the fuzz suite."""
+    result = measured("y", 0)
+    for measurement in result.probes["alignment"]:
+        del measurement["mutual_neighbours_of_permuted/generation/layers.2"]
+    with pytest.raises(ResultError, match="y-seed0: probes: not all curves of alignment have the same layers"):
+        ablation_tables("toy", [result], num_trials=1, baselines=[])
+
+
+def test_names_of_others_are_text():
+    page = ablation_tables("toy", [trial("a|b<img>", 0)], num_trials=1, baselines=[])
+    assert r"| a\|b\<img> |" in page

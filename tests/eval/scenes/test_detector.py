@@ -1,5 +1,8 @@
 """The detector finds what renders show, refuses unusable renders, and is saved and loaded."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -90,6 +93,29 @@ def test_damaged_folder_is_named(tmp_path):
     (tmp_path / "words.json").write_text("{}")
     with pytest.raises(CheckpointError, match="remove the folder to fit it again"):
         Detector.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"presence_threshold": -1},  # of which the search for objects never ends
+        {"presence_threshold": "0.5"},
+        {"spacing_cells": 10**9},
+        {"image_px": 2**40},
+        {"image_px": 12},
+        {"kinds": []},
+        {"colours": "red"},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_words_out_of_range_are_damage(detector_folder, tmp_path, change):
+    """Found by the fuzz suite."""
+    folder = shutil.copytree(detector_folder, tmp_path / "detector")
+    words = json.loads((folder / "words.json").read_text())
+    (folder / "words.json").write_text(json.dumps(words | change))
+    with pytest.raises(CheckpointError, match=next(iter(change))):
+        Detector.load(folder)
 
 
 def test_other_size_is_refused(detector):
