@@ -10,8 +10,6 @@ are those that the recipe asks for, so that arms are compared before any data ex
 import math
 from collections.abc import Iterator, Mapping
 
-import torch
-
 from pipelines.ablation.config import Matched
 from pipelines.check_recipe import nominal_dimensions
 from pipelines.recipe import Recipe
@@ -19,7 +17,7 @@ from ufork.analysis.ablation.trial_result import Cost
 from ufork.errors import ConfigError
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.cost import nominal_cost
-from ufork.model.unifork import UniFork
+from ufork.model.weights import WeightsConfig, meta_model
 from ufork.vocabulary import Task
 
 
@@ -37,8 +35,8 @@ def cost_of(recipe: Recipe) -> Cost:
 
 def num_parameters(model: ModelConfig, dimensions: Dimensions) -> int:
     """Returns the number of parameters of a model; a tied weight counts once."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in UniFork(model, dimensions).parameters())
+    whole = meta_model(WeightsConfig(model=model, dimensions=dimensions))
+    return sum(parameter.numel() for parameter in whole.parameters())
 
 
 def num_steps(recipe: Recipe) -> int:

@@ -326,19 +326,20 @@ class StateFiles:
             raise CheckpointError(
                 f"{self.folder}: the files differ in the shape or the ranks of {name}; one is damaged"
             )
-        for header, _ in list(shards.values())[:1]:
-            ranks = ((tp_rank, dp_rank) for tp_rank in range(header.tp) for dp_rank in range(header.dp))
-            # the first that is missing: a damaged number of ranks may be anything
-            if missing := next((rank for rank in ranks if rank not in shards), None):
-                raise CheckpointError(
-                    f"{self.folder}: {name} has no shard of (tp, dp) rank {missing}; a file is missing"
-                )
+        if not shards:
+            return shards
+        header, _ = next(iter(shards.values()))
+        ranks = ((tp_rank, dp_rank) for tp_rank in range(header.tp) for dp_rank in range(header.dp))
+        # the first that is missing: a damaged number of ranks may be anything
+        if missing := next((rank for rank in ranks if rank not in shards), None):
+            raise CheckpointError(f"{self.folder}: {name} has no shard of (tp, dp) rank {missing}; a file is missing")
         return shards
 
 
 def _check_entry(key: str, entry: Any, header: _Header) -> None:
     """Raises ValueError or KeyError if a tensor is not a rank's flat shard of the parameter in its name."""
-    shape, dim = header.shapes[key.partition(":")[2]], header.partition_dims.get(key.partition(":")[2])
+    name = key.partition(":")[2]
+    shape, dim = header.shapes[name], header.partition_dims.get(name)
     expected = [-(-math.prod(shape) // header.dp)]
     if entry.get_shape() != expected or entry.get_dtype() not in _DTYPES.values() or (dim or 0) >= max(len(shape), 1):
         raise ValueError(
