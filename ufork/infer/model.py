@@ -236,9 +236,11 @@ class TrainedModel:
 
     def _warn_of_long(self, prompts: Sequence[Prompt], name: str) -> None:
         """Logs how long the longest of `prompts` is with its image, if no sequence of training was as long."""
+        if self.seq_len is None:
+            return
         num_tokens = max(len(self.tokenizer.encode(prompt)) for prompt in prompts)
         num_tokens += self.codec.config.tokens_per_image
-        if self.seq_len is not None and num_tokens > self.seq_len:
+        if num_tokens > self.seq_len:
             log.warning(
                 "a %s has %d tokens with its image, and the sequences of training had at most %d (data.seq_len): the"
                 " model has learned nothing about positions beyond; shorten it",
