@@ -69,7 +69,7 @@ def test_records_of_a_recipe_have_no_credentials_and_what_is_read_back_has(recip
 
 def test_messages_and_failure_files_have_no_credentials(caplog):
     with pytest.raises(ShardError) as missing:
-        open_storage(URL).contents("manifest.json")
+        open_storage(URL).contents("manifest.json", max_bytes=1000)
     with pytest.raises(ConfigError) as unknown:
         open_storage("nothing" + URL)
     record = record_of(ValueError(f"cannot open {URL}"), exit_code=1, rank=0).model_dump_json()

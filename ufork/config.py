@@ -17,10 +17,18 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationError,
+    model_validator,
+)
 
 from ufork.errors import ConfigError
-from ufork.redaction import IN_FULL, redacted
+from ufork.redaction import redacted
 from ufork.strict_yaml import MAX_BYTES, dump_yaml, load_yaml
 
 if TYPE_CHECKING:
@@ -32,8 +40,19 @@ MAX_SHOWN_FAULTS = 20
 MAX_FLOAT = 3.4028234663852886e38
 """Largest number of IEEE 754 binary32; torch refuses larger ones as scalars of fp32 operations."""
 
+IN_FULL = "credentials in full"
+"""Context of `model_dump` for files that a program reads back in order to open the data."""
+
 NumProcesses = Annotated[int, Field(ge=1, le=1024)]
 """Number of processes to start on one machine."""
+
+
+def _in_json(location: str, info: SerializationInfo) -> str:
+    return location if info.context == IN_FULL else redacted(location)
+
+
+Location = Annotated[str, PlainSerializer(_in_json, when_used="json")]
+"""Path or URL of data, whose credentials JSON hides."""
 
 
 class Config(BaseModel):

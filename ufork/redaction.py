@@ -7,13 +7,9 @@ results, Weights & Biases. Messages are redacted where they are shown or recorde
 """
 
 import re
-from typing import Annotated, Any
-
-from pydantic import PlainSerializer, SerializationInfo
+from typing import Any
 
 HIDDEN = "***"
-IN_FULL = "credentials in full"
-"""Context of `model_dump` for files that a program reads back in order to open the data."""
 
 _END = r"\s'\"<>"
 _CREDENTIALS = re.compile(
@@ -48,11 +44,3 @@ def redacted_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redacted_values(inner) for inner in value]
     return redacted(value) if isinstance(value, str) else value
-
-
-def _in_json(location: str, info: SerializationInfo) -> str:
-    return location if info.context == IN_FULL else redacted(location)
-
-
-Location = Annotated[str, PlainSerializer(_in_json, when_used="json")]
-"""Path or URL of data."""

@@ -128,6 +128,7 @@ def test_status_shows_why_training_failed(tmp_path, capsys):
     recipe = tmp_path / "r.yaml"
     data = "data: {understanding: [{folder: a}], generation: [{folder: a}]}"
     recipe.write_text(f"run: {{name: r, folder: {tmp_path}}}\n{data}\nphases: {{all: {{}}}}\n")
+    (tmp_path / "r").mkdir()
     train = [sys.executable, "-m", "pipelines.cli", "train", str(recipe)]
     assert subprocess.run(train, capture_output=True, check=False).returncode == 1
     assert cli.main(["status", str(tmp_path / "r")]) == 0

@@ -4,8 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ufork.config import Config
-from ufork.redaction import Location
+from ufork.config import Config, Location
 
 SKIPPED_BEFORE_LIMIT = 100
 """`data.max_skipped_share` is not applied to fewer skipped samples than this."""

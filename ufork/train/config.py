@@ -15,8 +15,7 @@ from pydantic import (
 
 from ufork.analysis.config import AlignmentConfig
 from ufork.checkpoint.config import CheckpointConfig
-from ufork.config import Config
-from ufork.redaction import Location
+from ufork.config import Config, Location
 from ufork.vocabulary import Task
 
 ParameterGroup = Literal[
