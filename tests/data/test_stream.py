@@ -196,7 +196,18 @@ def test_skipped_samples_are_listed_in_a_file_and_too_many_end_the_run(tmp_path)
 def test_a_source_without_a_usable_sample_ends_the_run_instead_of_looping(tmp_path):
     bad_source(tmp_path / "bad", prompts=["x" * 300, "y" * 300])
     with pytest.raises(SampleError, match="generation: no sample of the mixture can be used"):
-        stream(tmp_path, sources=["bad"], sequences={Task.GENERATION: 2}, num_lanes=1, seq_len=100).next_step()
+        stream(
+            tmp_path,
+            sources=["bad"],
+            sequences={Task.GENERATION: 2},
+            num_lanes=1,
+            seq_len=100,
+            skipped_samples_folder=tmp_path / "skipped",
+        ).next_step()
+    listed = [
+        json.loads(line)["sample"] for line in (tmp_path / "skipped/replica-00000.jsonl").read_text().splitlines()
+    ]
+    assert {name.rpartition("sample ")[2] for name in listed} == {"bad-0", "'000000001'"}
 
 
 @pytest.mark.parametrize(

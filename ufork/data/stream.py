@@ -8,7 +8,7 @@ same for every n. In the same way each loader process serves different lanes, an
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -26,6 +26,7 @@ from ufork.data.skipped_samples import SkippedSamples
 from ufork.data.stream_state import SourceState, StreamState
 from ufork.data.task_stream import SkippedSample, TaskStream
 from ufork.data.text_tokenizer import TextTokenizer
+from ufork.errors import SampleError
 from ufork.processes.prefetch import prefetch
 from ufork.redaction import redacted
 from ufork.vocabulary import PackedSequence, Task
@@ -40,6 +41,8 @@ class StepShare:
     taken: dict[Task, dict[int, list[int]]]
     """Number of samples taken from each source, by task and lane, for the lanes of this share."""
     skipped: list[SkippedSample]
+    error: SampleError | None = None
+    """Why the rest of the share could not be made."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,14 @@ class StepMaker:
                     for sequence, lane in lanes.items()
                     if lane // self.num_replicas % num_workers == worker
                 }
-                share.sequences[task] = {
-                    sequence: _without_tensors(stream.next_sequence(lane)) for sequence, lane in own.items()
-                }
+                try:
+                    sequences = {
+                        sequence: _without_tensors(stream.next_sequence(lane)) for sequence, lane in own.items()
+                    }
+                except SampleError as error:
+                    yield replace(share, skipped=[*share.skipped, *stream.skipped], error=error)
+                    return
+                share.sequences[task] = sequences
                 share.taken[task] = {lane: list(stream.counts[lane]) for lane in own.values()}
                 share.skipped.extend(stream.skipped)
                 stream.skipped.clear()
@@ -157,6 +165,8 @@ class TrainingStream:
             for task, lanes in share.taken.items():
                 self._taken[task].update(lanes)
             self.skipped_samples.add(share.skipped)
+            if share.error:
+                raise share.error
         self.skipped_samples.check(self._num_taken() - self._num_taken_before)
         self.step += 1
         for task, number in self.global_batch_size.items():

@@ -145,7 +145,7 @@ class FileImage:
             OSError: it cannot be written.
         """
         contents = self.memory.numpy().data
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
         try:
             _write_through(file, contents)
         finally:
