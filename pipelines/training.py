@@ -140,10 +140,11 @@ def _require_same_order(phases: Sequence[Phase]) -> None:
     """Checks, before any phase trains, that each has the number that it had when its checkpoints were written."""
     for phase in phases:
         checkpoints = CheckpointFolder(phase.folder.checkpoints)
-        if not checkpoints.steps() or phase.train.resume == "never":
+        steps = checkpoints.steps()
+        if not steps or phase.train.resume == "never":
             continue
         with suppress(CheckpointError):  # damaged, which is handled when the phase is resumed
-            seed = read_state(checkpoints.at(checkpoints.steps()[-1])).stream.seed
+            seed = read_state(checkpoints.at(steps[-1])).stream.seed
             if seed != phase.data_seed:
                 raise ConfigError(
                     f"phases.{phase.name}: run.seed plus the phase's number was {seed} in its checkpoints, is"

@@ -59,8 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = {key: value for key, value in vars(arguments).items() if key in OPTIONS}
     config = ServeConfig.from_mapping({**chosen, "allowed_hosts": arguments.allow_host}, origin="options")
     engine_config = EngineConfig(max_waiting=config.max_waiting)
-    max_requests = engine_config.max_waiting + engine_config.max_drawings + engine_config.max_answers
-    with Server(config, max_requests=max_requests) as server, memory_errors("Serve a smaller model"):
+    with Server(config, max_requests=engine_config.max_requests) as server, memory_errors("Serve a smaller model"):
         if not is_loopback(config.host):
             log.warning(
                 "--host %s: whoever reaches this address can use the model; there is no password and no encryption",

@@ -57,3 +57,8 @@ class EngineConfig(Config):
     """Longest answer that a request may ask for."""
     prefill_tokens: PositiveInt = 512
     """Tokens of prompts that are run at once, unless a single prompt is longer."""
+
+    @property
+    def max_requests(self) -> int:
+        """Requests that an engine takes, waiting and under way."""
+        return self.max_waiting + self.max_drawings + self.max_answers
