@@ -61,13 +61,7 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
     if rank_env.rank == 0:
         run.record(recipe.model_dump(mode="json"), ("text", "model", "data", "layout", "train", "phases"))
         log_banner(run.path, has_gpu=uses_cuda(os.environ))
-        if unnamed := [phase.path.name for phase in run.phases() if phase.path.name not in recipe.phases]:
-            log.warning(
-                "%s has phases that the recipe does not name: %s; a phase whose name has changed starts over, unless"
-                " its folder is renamed, too",
-                run.path,
-                ", ".join(unnamed),
-            )
+        _warn_of_unnamed_phases(recipe)
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
     check_recipe(recipe, rank_env.world_size, _dimensions(recipe, tokenizer, codec))
     if recipe.model.start is not None:
@@ -80,16 +74,12 @@ def train_on_rank(rank_env: RankEnvironment, recipe: Recipe, names: list[str], *
         handled(asked_to_stop.receive),
         join_world(rank_env, recipe.layout, timeout_seconds=timeout_seconds) as world,
     ):
-        followed = world.from_rank_0("followed", _followed(phases))
-        for phase in phases:
-            if phase.name in followed:
-                log.info(
-                    "phase %s: not trained further, since %s has started from its weights",
-                    phase.name,
-                    followed[phase.name],
-                )
-                continue
-            _require_weights(phase)
+        followed = world.from_rank_0("followed", _followed(phases) if world.rank == 0 else None)
+        for name, later in followed.items():
+            log.info("phase %s: not trained further, since %s has started from its weights", name, later)
+        remaining = [phase for phase in phases if phase.name not in followed]
+        _require_weights(remaining[0])
+        for phase in remaining:
             if world.rank in phase.layout_of(world.size).present_ranks:
                 hooks = Hooks(
                     asked_to_stop=asked_to_stop,
@@ -134,6 +124,17 @@ def _dimensions(recipe: Recipe, tokenizer: TextTokenizer, codec: ImageCodec) -> 
         code_width=code_width,
         codes_per_position=codec.codes_per_position,
     )
+
+
+def _warn_of_unnamed_phases(recipe: Recipe) -> None:
+    names = [phase.path.name for phase in recipe.run_folder.phases()]
+    if unnamed := [name for name in names if name not in recipe.phases]:
+        log.warning(
+            "%s has phases that the recipe does not name: %s; a phase whose name has changed starts over, unless its"
+            " folder is renamed, too",
+            recipe.run_folder.path,
+            ", ".join(unnamed),
+        )
 
 
 def _require_same_order(phases: Sequence[Phase]) -> None:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.training import _followed, _require_same_order
+from pipelines.training import _followed, _require_same_order, _warn_of_unnamed_phases
 from tests.checkpoint.saved import STREAM, write_checkpoint
 from ufork.checkpoint.folder import CheckpointFolder
 from ufork.errors import ConfigError
@@ -51,6 +51,14 @@ def test_phases_that_have_moved_are_refused_before_any_trains(phases):
         _require_same_order(phases)
     phases[1].train = TrainConfig(resume="never")
     _require_same_order(phases)
+
+
+def test_folders_of_phases_without_a_name_in_the_recipe_are_said(phases, tmp_path, caplog):
+    run = RunFolder(tmp_path)
+    _warn_of_unnamed_phases(SimpleNamespace(run_folder=run, phases={"first": None, "second": None}))
+    assert not caplog.messages
+    _warn_of_unnamed_phases(SimpleNamespace(run_folder=run, phases={"first": None, "renamed": None}))
+    assert f"{tmp_path} has phases that the recipe does not name: second;" in caplog.text
 
 
 def test_a_damaged_checkpoint_is_left_to_the_resume(phases):
