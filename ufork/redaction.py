@@ -12,12 +12,14 @@ from typing import Any
 HIDDEN = "***"
 
 _END = r"\s'\"<>"
+_SOME = "{0,1000}"
+"""Bounded, so that the time for any text grows in proportion to its length."""
 _CREDENTIALS = re.compile(
     rf"://(?:"
     # user:password@; of a port (host:80/a@b) nothing is hidden. An unescaped / belongs to the password.
-    rf"(?P<user>[^/?#@:{_END}]*:)(?!\d+(?:[/?#{_END}]|$))(?:[^/?#{_END}]*|[^@{_END}]*)@"
+    rf"(?P<user>[^/?#@:{_END}]{_SOME}:)(?!\d+(?:[/?#{_END}]|$))(?:[^/?#{_END}]{_SOME}|[^@{_END}]{_SOME})@"
     # a token in place of a user, which some servers take; elsewhere the name is part of the location (abfs, hdfs)
-    rf"|(?<=http://)[^/?#@:{_END}]+@|(?<=https://)[^/?#@:{_END}]+@)",
+    rf"|(?:(?<=http://)|(?<=https://))[^/?#@:{_END}]{_SOME}@)",
     re.IGNORECASE,
 )
 _URL = re.compile(rf"://[^{_END}]*")
