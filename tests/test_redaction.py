@@ -42,11 +42,11 @@ def test_other_text_stays(text):
     assert redacted(text) == text and not has_credentials(text)
 
 
-@pytest.mark.parametrize("text", ["://a:" * 5_000, "https://" * 5_000, "://" + "a" * 100_000])
+@pytest.mark.parametrize("text", ["://a:" * 15_000, "https://" * 15_000, "://" + "a" * 100_000])
 def test_long_text_takes_little_time(text):
-    began = time.monotonic()
+    began = time.process_time()
     redacted(text)
-    assert not has_credentials(text) and time.monotonic() - began < 5
+    assert not has_credentials(text) and time.process_time() - began < 3
 
 
 URL = "memory://user:hunter2@host/shards"
