@@ -124,8 +124,8 @@ def _use_utf8() -> None:
     Names of files and text in shards and recipes are UTF-8 wherever they were made; Python decides only when it starts.
     """
     if sys.getfilesystemencoding() != "utf-8":
-        os.environ["PYTHONUTF8"] = "1"  # of this program and all that it starts
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.environ["PYTHONUTF8"] = "1"  # for the processes that it starts
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _shield_children() -> None:

@@ -64,9 +64,10 @@ def make_streams_safe() -> None:
         stream = getattr(sys, name)
         if stream is None:
             file = os.open(os.devnull, os.O_RDWR)
-            os.dup2(file, number)  # for child processes, too
             if file != number:
+                os.dup2(file, number)
                 os.close(file)
+            os.set_inheritable(number, True)
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
         elif number:
             stream.reconfigure(errors="backslashreplace")

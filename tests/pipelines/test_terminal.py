@@ -30,6 +30,7 @@ def test_closed_streams_give_their_numbers_to_no_other_file(tmp_path):
     """What libraries print would be written into a checkpoint."""
     program = (
         "import os; from pipelines.terminal import make_streams_safe; make_streams_safe()\n"
+        "assert all(map(os.get_inheritable, range(3)))\n"
         "with open('file', 'w') as file:\n    print('printed'); os.system('echo printed; echo printed >&2')\n"
         "    file.write('written')"
     )
