@@ -99,7 +99,8 @@ def _export(checkpoint: Path, output: Path) -> None:
     run = RunFolder.of_checkpoint(checkpoint)
     weights, config = checkpoint_weights(checkpoint, run)
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
-    recorded = read_mapping(run.config).get("evaluate", {}).get("draw", {}) if run.config.exists() else {}
+    evaluate = read_mapping(run.config).get("evaluate", {}) if run.config.exists() else {}
+    recorded = evaluate.get("draw", {}) if isinstance(evaluate, dict) else evaluate
     draw = DrawConfig.from_mapping(recorded, origin=f"{run.config}, evaluate.draw")
     save_trained(output, weights, config, tokenizer, codec, draw)
 
