@@ -59,7 +59,6 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--ranks {arguments.ranks}: at least one rank trains")
 
     phases = _phases_to_train(recipe, arguments.phase)
-    _require_run(recipe)
 
     from pipelines.check_recipe import check_recipe
     from pipelines.launch.ranks import joined_environment, run_ranks
@@ -68,6 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     num_ranks = arguments.ranks or num_ranks_of(recipe.layout)
     rank_env = joined_environment(os.environ, num_ranks)
     check_recipe(recipe, rank_env.world_size if rank_env else num_ranks or 1)
+    _require_run(recipe)
     run_ranks(_train_on_rank, num_ranks, recipe, phases, arguments.trace)
 
 

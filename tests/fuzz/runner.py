@@ -6,6 +6,7 @@ A number decides an input completely, so that it can be repeated. The worker is 
 memory and the time of each input are bounded. One that dies or hangs is a finding, and another goes on after it.
 """
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -120,14 +121,15 @@ def _work(target: Target, kind: str, folder: Path, numbers: range, limits: Limit
         messages.send(AssertionError(f"{kind}: valid files are not read: {traceback.format_exc()}"))
         raise error
     _renew(valid_folder, work_folder)
-    most_memory = _peak_bytes() + limits.memory_bytes
+    gc.collect()  # garbage of the parent process, which would hide what an input takes in its place
     resource.setrlimit(resource.RLIMIT_AS, (_address_space() + 2 * limits.memory_bytes, resource.RLIM_INFINITY))
     messages.send("ready")
     for number in numbers:
         name, contents = input_of(target, kind, number, valid_folder)
         (work_folder / name).write_bytes(contents)
+        before_bytes = _renewed_peak_bytes()
         finding = _finding(target, work_folder, valid, number)
-        if finding is None and _peak_bytes() > most_memory:
+        if finding is None and _peak_bytes() - before_bytes > limits.memory_bytes:
             finding = Finding(number=number, problem=f"takes more than {limits.memory_bytes / 2**30:g} GiB")
         messages.send(finding)
         _renew(valid_folder, work_folder)
@@ -178,6 +180,12 @@ def _renew(valid: Path, work: Path) -> None:
 
 def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _renewed_peak_bytes() -> int:
+    """Sets the peak to what is resident now, which it returns: proc_pid_clear_refs(5)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak_bytes()
 
 
 def _address_space() -> int:
