@@ -14,7 +14,7 @@ from tests.fuzz.targets.target import Target
 from ufork.errors import ShardError
 
 INPUTS = 12
-SLOW_SECONDS = 20.0
+SLOW_SECONDS = 5.0
 
 
 def findings(target, kind, **bounds):

@@ -157,6 +157,8 @@ def test_damaged_metrics_do_not_stop_a_resume(tmp_path, damage, caplog):
     reports.close()
     assert [line["step"] for line in lines_of(tmp_path)] == ([1, 4] if b"kept" in damage else [4])
     assert ("damaged" in caplog.text) == bool(damage)
+    kept = tmp_path / "metrics.jsonl.damaged"
+    assert (kept.read_bytes() if kept.exists() else b"") == damage
 
 
 def test_a_full_disk_loses_reports_and_not_the_run(tmp_path, monkeypatch, caplog):

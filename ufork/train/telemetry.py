@@ -188,10 +188,11 @@ class Telemetry:
 
 
 def _keep_reports_until(step: int, path: Path) -> None:
-    """Removes reports of steps that will be taken again, and damaged lines."""
+    """Removes reports of steps that will be taken again, and damaged lines; a damaged file is kept beside the new one."""
     earlier = read_metrics(path, limited=False)
     if earlier.fault:
-        log.warning("%s", earlier.fault)
+        damaged = path.replace(path.with_name(f"{path.name}.damaged"))
+        log.warning("%s; the file is kept as %s", earlier.fault, damaged.name)
     kept = [entry for entry in earlier.entries if entry["step"] <= step]
     if len(kept) < len(earlier.entries):
         last = earlier.entries[-1]["step"]
