@@ -188,7 +188,7 @@ class Telemetry:
 
 
 def _keep_reports_until(step: int, path: Path) -> None:
-    """Removes reports of steps that will be taken again, and damaged lines; a damaged file is kept beside the new one."""
+    """Removes reports of steps that will be taken again, and damaged lines; a damaged file is kept beside it."""
     earlier = read_metrics(path, limited=False)
     if earlier.fault:
         damaged = path.replace(path.with_name(f"{path.name}.damaged"))
