@@ -10,7 +10,7 @@ from tests.hugging_face.exported import CODES, IMAGE_PX, TOKENS_PER_IMAGE, own_l
 from tests.tiny import DIMENSIONS, tiny_config, tiny_tokenizer
 from ufork.data.prompts import generation_prompt, question_prompt
 from ufork.errors import CheckpointError, StorageError
-from ufork.hugging_face.export import export
+from ufork.hugging_face.export import export, find_weights
 from ufork.infer.model import TrainedModel
 from ufork.vision.images import decode_image
 from ufork.vision.patches import to_bytes
@@ -202,6 +202,10 @@ def test_what_cannot_be_exported_is_refused(weights, folder, tmp_path):
     with pytest.raises(CheckpointError, match="no weights of phase 'x'; phases that have them: none"):
         (tmp_path / "run/phases/joint").mkdir(parents=True)
         export(tmp_path / "run", tmp_path / "to", phase="x")
+    (tmp_path / "run/phases/joint/weights").mkdir()
+    for name in ("", ".", "../phases/joint", str(tmp_path / "run/phases/joint")):
+        with pytest.raises(CheckpointError, match=f"no weights of phase '{name}'; phases that have them: joint"):
+            find_weights(tmp_path / "run", name)
     expert = save_weights(tmp_path / "expert", tiny_config(tasks=(Task.GENERATION,)))
     with pytest.raises(CheckpointError, match="no understanding branch"):
         export(expert, tmp_path / "to", task=Task.UNDERSTANDING)

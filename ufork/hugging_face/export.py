@@ -80,12 +80,13 @@ def find_weights(source: Path, phase: str | None = None) -> Path:
     if phase is None and (source / "config.json").is_file():
         return source
     run = RunFolder(source)
-    names = [phase] if phase else [record.name for record in read_run(source).phases]
-    found = [folder for name in names if (folder := run.phase(name).weights).is_dir()]
+    trained = {folder.path.name: folder.weights for folder in run.phases() if folder.weights.is_dir()}
+    names = [record.name for record in read_run(source).phases] if phase is None else [phase]
+    found = [trained[name] for name in names if name in trained]
     if not found:
-        trained = ", ".join(folder.path.name for folder in run.phases() if folder.weights.is_dir()) or "none"
         raise CheckpointError(
-            f"{source}: no weights of {f'phase {phase!r}' if phase else 'any phase'}; phases that have them: {trained}."
+            f"{source}: no weights of {'any phase' if phase is None else f'phase {phase!r}'}; phases that have them:"
+            f" {', '.join(trained) or 'none'}."
             " Give the folder of a run that has finished a phase, or a folder of weights"
         )
     return found[-1]
