@@ -125,6 +125,15 @@ def test_malformed_override_is_quoted(override):
     assert repr(override) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "override", ["." * 50_000 + "=1", "a." * 50_000 + "b=1", "x" * 50_000, "a.b." + "x" * 9999 + "=1"]
+)
+def test_very_long_override_is_quoted_in_short(override):
+    with pytest.raises(ConfigError, match=f"override '{override[:50]}") as caught:
+        merge_overrides({"a": {"b": 5}}, [override])
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("text", ["a: [1", "- 1", "", "\t"])
 def test_file_that_is_no_mapping_is_named(tmp_path, text):
     path = tmp_path / "broken.yaml"

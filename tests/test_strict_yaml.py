@@ -24,7 +24,8 @@ REFUSED = {
     f"nested deeper than {MAX_DEPTH} levels": CHAIN,
     "nested deeper": "{a: " * (MAX_DEPTH + 1) + "1" + "}" * (MAX_DEPTH + 1),
     "characters; at most": "a: " + "x" * MAX_BYTES,
-    "4300 digits": "steps: " + "9" * 5000,
+    "line 1: an integer of more than 1000 characters": "steps: " + "9" * 5000,
+    "line 1: an integer of more": "steps: 0x" + "f" * 5000,  # converted, but of more digits than a message can hold
     "the tag": "a: !!python/object/apply:os.system [ls]",
     "tag:yaml.org,2002:timestamp": "a: !!timestamp x",
     "not valid YAML": "a: !!int x",

@@ -29,7 +29,7 @@ from pydantic import (
 
 from ufork.errors import ConfigError
 from ufork.redaction import redacted
-from ufork.strict_yaml import MAX_BYTES, dump_yaml, load_yaml
+from ufork.strict_yaml import MAX_BYTES, MAX_DEPTH, dump_yaml, load_yaml
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -185,29 +185,33 @@ def merge_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[s
     """Returns a copy of `mapping` with overrides such as `train.steps=200` merged in; values are read as YAML.
 
     Raises:
-        ConfigError: an override is not `key=value`, its value is not YAML, or its path runs through a plain value.
+        ConfigError: an override is not `key=value`, its value is not YAML, or its path is deeper than YAML may be or
+            runs through a plain value.
     """
     merged: dict[str, Any] = mapping
     for override in overrides:
+        origin = f"override {_shortened(override)!r}"
         key, equals, text = override.partition("=")
+        path = key.split(".")
         if not equals or not key:
-            raise ConfigError(f"override {override!r}: expected KEY=VALUE, as in train.steps=200")
+            raise ConfigError(f"{origin}: expected KEY=VALUE, as in train.steps=200")
+        if len(path) > MAX_DEPTH:
+            raise ConfigError(f"{origin}: the key has more than {MAX_DEPTH} parts")
         try:
             value = load_yaml(text)
         except yaml.YAMLError as error:
-            raise ConfigError(
-                f"override {_shortened(override)!r}: the value is not valid YAML: {_shortened(str(error), 500)}"
-            ) from None
-        merged = _with_value(merged, key.split("."), value, override)
+            raise ConfigError(f"{origin}: the value is not valid YAML: {_shortened(str(error), 500)}") from None
+        merged = _with_value(merged, path, value, origin)
     return merged
 
 
-def _with_value(mapping: Any, path: list[str], value: Any, override: str) -> dict[str, Any]:
-    if not isinstance(mapping, dict | None):
-        raise ConfigError(f"override {override!r}: {path[0]!r} lies below a plain value ({mapping!r}), not a section")
+def _with_value(mapping: Any, path: list[str], value: Any, origin: str) -> dict[str, Any]:
     head, *rest = path
+    if not isinstance(mapping, dict | None):
+        below = _shortened(repr(mapping))
+        raise ConfigError(f"{origin}: {_shortened(head)!r} lies below a plain value ({below}), not a section")
     mapping = mapping or {}
-    return {**mapping, head: _with_value(mapping.get(head), rest, value, override) if rest else value}
+    return {**mapping, head: _with_value(mapping.get(head), rest, value, origin) if rest else value}
 
 
 def dotted_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

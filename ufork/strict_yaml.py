@@ -20,6 +20,9 @@ MAX_DEPTH = 32
 MAX_VALUES = 100_000
 """Most keys and values, each alias counted as what it stands for."""
 
+MAX_INTEGER_CHARACTERS = 1000
+"""Longest integer; Python writes no number of more than 4300 digits into a message, however it was written."""
+
 _PREFIX = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {_PREFIX + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value")}
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -50,7 +53,7 @@ def load_yaml(text: str) -> Any:
         return loader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels") from None
-    except ValueError as error:  # of int(), of more digits than Python converts for one
+    except ValueError as error:  # of int(), for text that is tagged as one
         raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
@@ -100,6 +103,8 @@ def _require_bounded(node: yaml.Node, known: dict[int, tuple[int, int]], above: 
     if id(node) not in known:
         if isinstance(node, yaml.ScalarNode) and (found := _NO_TEXT.search(node.value)):
             raise yaml.YAMLError(f"{where}: the character {found[0]!a} cannot be part of a text")
+        if node.tag == f"{_PREFIX}int" and len(node.value) > MAX_INTEGER_CHARACTERS:
+            raise yaml.YAMLError(f"{where}: an integer of more than {MAX_INTEGER_CHARACTERS} characters")
         children = list(node.value) if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
             _require_distinct_keys(node)
