@@ -53,9 +53,9 @@ class GlobalBatchSize(Config):
     trained in this phase.
     """
 
-    understanding: NonNegativeInt = 4
+    understanding: int = Field(default=4, ge=0, le=2**20)
     """Packed sequences of understanding samples (image, question, answer)."""
-    generation: NonNegativeInt = 4
+    generation: int = Field(default=4, ge=0, le=2**20)
     """Packed sequences of generation samples (caption, image)."""
 
     @property
@@ -75,7 +75,7 @@ class GradientConflictConfig(Config):
 
     every_steps: NonNegativeInt = 0
     """Steps between two measurements; 0 measures nothing."""
-    sequences_per_task: PositiveInt = 4
+    sequences_per_task: int = Field(default=4, ge=1, le=10_000)
     """Packed sequences of each task that the gradients are computed on, the first of the phase."""
 
 

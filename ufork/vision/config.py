@@ -21,9 +21,9 @@ class FitConfig(Config):
 
     steps: PositiveInt = 500
     """Optimizer steps; the learning rate falls to zero at the last one."""
-    batch_images: PositiveInt = 64
+    batch_images: int = Field(default=64, ge=1, le=2**16)
     """Images per step."""
-    start_batches: PositiveInt = 32
+    start_batches: int = Field(default=32, ge=1, le=10_000)
     """Batches whose patches determine the principal components and the first codebook."""
     codebook_rounds: int = Field(default=40, ge=0)
     """Rounds of Lloyd's algorithm for the first codebook."""

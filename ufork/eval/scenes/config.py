@@ -12,11 +12,11 @@ class DetectorConfig(Config):
     """Real renders read from the training shards, at most."""
     steps: PositiveInt = 300
     """Optimizer steps; the learning rate's schedule spans them."""
-    batch_images: PositiveInt = 64
+    batch_images: int = Field(default=64, ge=1, le=2**16)
     """Images per step."""
     learning_rate: float = Field(default=3e-3, gt=0, le=1e9)
     """Peak of the one-cycle schedule (AdamW)."""
-    width: PositiveInt = 64
+    width: int = Field(default=64, ge=1, le=4096)
     """Channels at the grid's resolution; also the size of the features that the Fréchet distance compares."""
     noise: NonNegativeFloat = 0.06
     """Largest standard deviation of the noise added to training images, with pixels scaled to [0, 1]."""
