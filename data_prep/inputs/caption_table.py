@@ -191,7 +191,7 @@ class CaptionTable:
     def _class_name(self, row: _Row) -> str:
         value = field_of(row.values, self._config.label_column or "")
         names = self._names or row.class_names or None
-        if names is None and isinstance(value, int) and not self._warned_of_numbers:
+        if names is None and isinstance(value, int | float) and not self._warned_of_numbers:
             self._warned_of_numbers = True
             _logger.warning("%s: its classes are numbers; name them by input.class_names", self._config.path)
         return class_name_of(value, names, max_chars=self._config.max_text_chars)

@@ -55,6 +55,8 @@ def class_name_of(value: Any, names: Mapping[str, str] | None, *, max_chars: int
     Raises:
         SkippedInput: `value` is no text or number, or a number without a name.
     """
+    if isinstance(value, float) and value.is_integer():  # as pandas stores whole numbers beside missing ones
+        value = int(value)
     is_number = isinstance(value, int) and not isinstance(value, bool)
     name = usable_text(str(value) if is_number else value, what="class", max_chars=max_chars)
     if names is None or name in names:

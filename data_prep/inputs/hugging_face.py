@@ -46,7 +46,7 @@ class HuggingFaceDataset:
     def records(self) -> Iterator[Record | Dropped]:
         """Implements `Input`: row by row."""
         label = self._dataset.features.get(self._config.label_column or "")
-        if not self._names and isinstance(label, datasets.Value) and pa.types.is_integer(label.pa_type):
+        if not self._names and isinstance(label, datasets.Value) and _is_number(label.pa_type):
             _logger.warning(
                 "%s: column %r has numbers of classes without their names, so the numbers become the texts; name them"
                 " by input.class_names",
@@ -178,6 +178,10 @@ def _valid_chunks(table: pa.Table) -> Iterator[pa.Table | None]:
             return
         for row in range(table.num_rows):
             yield from _valid_chunks(table.slice(row, 1))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _loaded(config: HuggingFaceConfig) -> datasets.Dataset | datasets.DatasetDict:

@@ -9,17 +9,19 @@ from data_prep.inputs.skipped_input import SkippedInput
 
 _IMAGE_MARKER = re.compile(
     r"""(?:(?:Picture|Image)[ ]?-?\d{1,3}:\s*+)?(?:
-        <img>(?P<path>[^<>\n]{1,1000}+)</img>                                                   # Qwen-VL
+        \(\s*+<image>\./</image>\s*+\) | <image>\./</image>                                    # MiniCPM-V
+        | <(?P<tag>img|image)>(?P<path>[^<>\n]{1,1000}+)</(?P=tag)>                              # Qwen-VL
         | <img>\s*+(?:<ImageHere>|<image>|(?:<IMG_CONTEXT>)*+)\s*+</img>                        # MiniGPT-4, InternVL
-        | <im_start>\s*+<image>\s*+<im_end>                                                     # LLaVA 1.0
+        | <im_start>\s*+(?:<image>|(?:<im_patch>)*+)\s*+<im_end>                                # LLaVA 1.0
         | <\|vision_start\|>\s*+(?:<\|image_pad\|>)++\s*+<\|vision_end\|> | (?:<\|image_pad\|>)++   # Qwen2-VL
-        | <start_of_image>(?:\s*+(?:<image_soft_token>)++\s*+<end_of_image>)?+                  # Gemma 3
+        | <start_of_image>(?:\s*+(?:<image_soft_token>)++\s*+<end_of_image>)?+ | (?:<image_soft_token>)++    # Gemma 3
         | <\|begin_of_image\|>(?:<\|\w{1,20}\|>)?<\|end_of_image\|>                            # GLM-4V
+        | <\|image_start\|>(?:<\|(?!image_end\|)[\w@]{1,20}\|>)*+<\|image_end\|>                # Llama 4, ERNIE
+        | <\|media_start\|>image<\|media_content\|>(?:<\|media_pad\|>)*+<\|media_end\|>          # Kimi-VL
         | <fake_token_around_image>\s*+<image>(?:\s*+<fake_token_around_image>)?+              # Idefics
-        | \(\s*+<image>\./</image>\s*+\)                                                       # MiniCPM-V
         | <\|image(?:_\d{1,3})?\|>                                                             # Phi-3, Llama 3.2
         | (?-i:\[IMG\](?:\[IMG(?:_BREAK|_END)?\])*+)                                           # Pixtral
-        | <image>(?:\s*+</image>)?+ | <image[ _]?\d{1,3}> | <ImageHere> | <image_placeholder> | <image_token>
+        | <image>(?:\s*+</image>)?+ | <im(?:g|age)[ _:]?\d{1,3}> | <ImageHere> | <image_placeholder> | <image_token>
     )""",
     re.IGNORECASE | re.VERBOSE,
 )

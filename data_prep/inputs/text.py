@@ -22,7 +22,7 @@ def usable_text(value: Any, *, what: str, max_chars: int) -> str:
     Raises:
         SkippedInput: `value` is no text, empty, too long, or not valid Unicode.
     """
-    if value is None:
+    if value is None or value != value:  # pandas stores missing values as NaN
         raise SkippedInput(f"no {what}")
     if isinstance(value, Mapping):
         raise SkippedInput(f"{what} that is an object; input.caption_column=caption.en reads its field en")

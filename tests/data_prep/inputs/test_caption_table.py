@@ -351,6 +351,10 @@ def test_labels_are_numbers_with_names(tmp_path):
     unnamed = "class number without a name in class_names"
     assert [getattr(record, "class_name", "") for record in records] == ["cat", "big dog", "", ""]
     assert reasons(records) == ["", "", unnamed, unnamed]
+    path = write_parquet(tmp_path / "t.parquet", image=[b"1"] * 4, label=[0.0, 1.0, None, float("nan")])
+    _, records = read(path, label_column="label", class_names=tmp_path / "names.txt")
+    assert [getattr(record, "class_name", record) for record in records[:2]] == ["cat", "big dog"]
+    assert reasons(records) == ["", "", "no class", "no class"]
     features = datasets.Features(image=datasets.Value("binary"), label=datasets.ClassLabel(names=["cat", "big_dog"]))
     datasets.Dataset.from_dict({"image": [b"1"], "label": [1]}, features).to_parquet(tmp_path / "hf.parquet")
     assert read(tmp_path / "hf.parquet", label_column="label")[1][0].class_name == "big dog"

@@ -186,6 +186,9 @@ def test_markers_count_in_questions_only(tmp_path):
         *("<im_start><image><im_end>", "<|image_1|>", "<|image|>", "[IMG][IMG][IMG_BREAK][IMG][IMG_END]"),
         "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>",
         *("<img><IMG_CONTEXT><IMG_CONTEXT></img>", "(<image>./</image>)", "Image-1: <image>", "<image_placeholder>"),
+        *("<image:1>", "<img_1>", "<image>./</image>", "<im_start><im_patch><im_patch><im_end>", "<image_soft_token>"),
+        *("<|image_start|><|image|><|patch|><|image_end|>", "<|IMAGE_START|><|image@placeholder|><|IMAGE_END|>"),
+        *("<|media_start|>image<|media_content|><|media_pad|><|media_end|>", "<Image>1.jpg</Image>"),
         *("<start_of_image>", "<|begin_of_image|><|endoftext|><|end_of_image|>", "Picture 1: <img>1.jpg</img>"),
     ],
 )
