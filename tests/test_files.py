@@ -127,6 +127,9 @@ def test_only_regular_files_are_opened(tmp_path):
     for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
         with pytest.raises(OSError, match="not a regular file"):
             open_regular(path)
+    (tmp_path / "pointer").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n")
+    with pytest.raises(OSError, match="git lfs pull"):
+        open_regular(tmp_path / "pointer")
 
 
 @pytest.mark.parametrize(

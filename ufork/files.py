@@ -48,6 +48,8 @@ DRAFT_SUFFIX = ".part"
 """Suffix of the name of every temporary file and folder."""
 MAX_OBJECT_BYTES = 16 * 2**20
 """Largest JSON file that `read_object` reads unless told otherwise: configs and the like have some kilobytes."""
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+"""First line of what Git LFS writes in place of a file that it has not fetched: in clones without `git lfs install`."""
 _ANOTHER_FOLDER = "another folder"
 
 
@@ -175,13 +177,18 @@ def open_regular(path: Path | str) -> int:
     """Opens a regular file for reading; returns its descriptor, which the caller closes.
 
     Raises:
-        OSError: the file is missing, unreadable, or a folder, pipe or device.
+        OSError: the file is missing, unreadable, a folder, pipe or device, or was not fetched by Git LFS (ENODATA).
     """
     # Opening a pipe that no process writes to would block.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if os.pread(descriptor, len(_LFS_POINTER), 0) == _LFS_POINTER:
+            raise OSError(errno.ENODATA, "a pointer of Git LFS; `git lfs pull` fetches the file", str(path))
+    except OSError:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+        raise
     return descriptor
 
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from data_prep.inputs.skipped_input import SkippedInput
 from data_prep.inputs.text import is_clean
 from ufork.errors import OUTAGES, InputError, SampleError
-from ufork.files import read_bounded
+from ufork.files import open_regular, read_bounded
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp")
 """File name suffixes of the formats that ufork/vision decodes."""
@@ -109,8 +109,7 @@ def entries_of(
     for name, path in files.items():
         number = 0
         try:
-            if not path.is_file():
-                raise InputError(f"{path}: is a link to nothing, a pipe or a device; expected a file")
+            _require_file(path)
             for entry in read(path):
                 yield name, number, entry
                 number += 1
@@ -121,6 +120,13 @@ def entries_of(
         any_read = any_read or number > 0
     if faults and not any_read:
         raise faults[0]
+
+
+def _require_file(path: Path) -> None:
+    try:
+        os.close(open_regular(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a file") from None
 
 
 def check_hidden(path: str) -> None:

@@ -7,6 +7,7 @@ whole folder is read in the memory of its largest tensor.
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ufork.errors import CheckpointError
-from ufork.files import read_object
+from ufork.files import open_regular, read_object
 from ufork.tensor_file import WEIGHT_TYPES
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -146,6 +147,7 @@ def _indexed_files(index: Path) -> list[Path]:
 def _read_header(path: Path) -> dict[str, TensorSize]:
     sizes = {}
     try:
+        os.close(open_regular(path))
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118, not a dict
                 entry = file.get_slice(name)

@@ -5,6 +5,7 @@ token there, whatever it holds.
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from ufork.data.config import padded_vocab_size
 from ufork.errors import TokenizerError
-from ufork.files import Checksum, make_folder, write_whole
+from ufork.files import Checksum, make_folder, open_regular, write_whole
 from ufork.vocabulary import PADDING, SPECIAL_TOKENS, TURN_END, ControlToken, Prompt
 
 FILE_NAME = "tokenizer.json"
@@ -55,6 +56,7 @@ class TextTokenizer:
             raise TokenizerError(f"{folder}: no such folder; `ufork tokenizer text RECIPE` makes a run's tokenizer")
         if (folder / FILE_NAME).is_file():
             try:
+                os.close(open_regular(folder / FILE_NAME))
                 tokenizer = Tokenizer.from_file(str(folder / FILE_NAME))
             except Exception as error:  # tokenizers raises plain Exception
                 raise TokenizerError(f"{folder / FILE_NAME}: not a tokenizer file ({error})") from None
