@@ -54,21 +54,35 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor], *, device: str = "c
         OSError: as `open_regular`.
         ValueError: the file is damaged, holds other tensors, or some of its values are not finite.
     """
-    os.close(open_regular(path))
+    check_header(path, expected)
     try:
         with safe_open(path, "pt", device=device) as file:
-            names = set(file.keys())
-            if unmatched := sorted(names ^ expected.keys()):
-                where = "only in the file" if unmatched[0] in names else "missing"
-                raise ValueError(f"{len(unmatched)} tensor(s) do not match, first {unmatched[0]!r}, which is {where}")
-            for name, tensor in expected.items():
-                _require_like(file.get_slice(name), tensor, name)
             tensors = {name: file.get_tensor(name) for name in expected}
     except SafetensorError as error:
         raise ValueError(str(error)) from None
     if broken := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
         raise ValueError(f"{len(broken)} tensor(s) hold NaN or infinite values, first {broken[0]!r}")
     return tensors
+
+
+def check_header(path: Path, expected: Mapping[str, Tensor]) -> None:
+    """Compares names, shapes and types of a file's tensors with those of `expected`, as `read_tensors`; reads none.
+
+    Raises:
+        OSError: as `open_regular`.
+        ValueError: the file is damaged, or holds other tensors.
+    """
+    os.close(open_regular(path))
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            if unmatched := sorted(names ^ expected.keys()):
+                where = "only in the file" if unmatched[0] in names else "missing"
+                raise ValueError(f"{len(unmatched)} tensor(s) do not match, first {unmatched[0]!r}, which is {where}")
+            for name, tensor in expected.items():
+                _require_like(file.get_slice(name), tensor, name)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 def _require_like(entry: Any, expected: Tensor, name: str) -> None:

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from tests.hugging_face.exported import CODES, IMAGE_PX, TOKENS_PER_IMAGE, own_logits, random_image, save_weights
 from tests.tiny import DIMENSIONS, tiny_config, tiny_tokenizer
+from ufork.analysis.text_model import external_text_features
 from ufork.data.prompts import generation_prompt, question_prompt
-from ufork.errors import CheckpointError, StorageError
+from ufork.errors import CheckpointError, ConfigError, StorageError
 from ufork.hugging_face.export import export, find_weights
 from ufork.infer.model import TrainedModel
 from ufork.vision.images import decode_image
@@ -196,6 +198,11 @@ def test_a_model_with_vila_u_tokenizer_draws_and_reads_the_same(tmp_path):
     assert answered(model, processor, asked(processor, QUESTIONS[:1], images)) == own.answer(images, QUESTIONS[:1])
 
 
+def test_an_exported_model_is_no_text_model_to_compare_features_with(folder):
+    with pytest.raises(ConfigError, match="gives no features of its layers"):
+        external_text_features(folder, ["a dog"], layer=-1, device=torch.device("cpu"))
+
+
 def test_what_cannot_be_exported_is_refused(weights, folder, tmp_path):
     with pytest.raises(StorageError, match="not empty"):
         export(weights, folder)
@@ -212,6 +219,22 @@ def test_what_cannot_be_exported_is_refused(weights, folder, tmp_path):
     plain = save_weights(tmp_path / "plain", tiny_config(attention_bias=False))
     with pytest.raises(CheckpointError, match="attention_bias=False and use_qk_norm=False"):
         export(plain, tmp_path / "to", task=Task.UNDERSTANDING)
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda weight: weight.to(torch.int8), "the type I8"),
+        (lambda weight: weight.to(torch.float8_e4m3fn), "the type F8_E4M3"),
+        (lambda weight: weight[:-1].clone(), "has shape"),
+    ],
+)
+def test_weights_of_another_type_or_shape_are_not_exported(tmp_path, damage, fault):
+    path = save_weights(tmp_path / "weights", tiny_config()) / "model.safetensors"
+    save_file({name: damage(weight) for name, weight in load_file(path).items()}, path)
+    with pytest.raises(CheckpointError, match=f"damaged weights .*{fault}"):
+        export(path.parent, tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
 

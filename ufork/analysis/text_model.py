@@ -63,6 +63,8 @@ def external_text_features(folder: Path, texts: Sequence[str], *, layer: int, de
         num_cut += int((encoded["attention_mask"].sum(1) == MAX_TOKENS).sum())
         arguments = {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
         layers = model(**arguments, output_hidden_states=True).hidden_states
+        if layers is None:
+            raise ConfigError(f"{folder}: the model gives no features of its layers; name a text model of transformers")
         if not -len(layers) <= layer < len(layers):
             raise ConfigError(f"text_layer={layer}: {folder} has layers 0 (its embedding) to {len(layers) - 1}")
         mask_BL1 = arguments["attention_mask"][:, :, None]

@@ -27,7 +27,7 @@ from ufork.hugging_face.registration import AUTO_CLASSES
 from ufork.hugging_face.shards import write_shards
 from ufork.infer.config import AnswerConfig, DrawConfig
 from ufork.infer.model import TEXT_FOLDER, VISION_FOLDER, load_draw_config
-from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, read_weights_config
+from ufork.model.weights import WEIGHTS_NAME, WeightsConfig, check_weights
 from ufork.report.run_record import read_run
 from ufork.run_folder import RunFolder, trained_seq_len
 from ufork.vision.codec import ImageCodec, config_text
@@ -61,7 +61,7 @@ class TrainedFolder:
         """
         return cls(
             path=path,
-            config=read_weights_config(path),  # first: it says what is missing
+            config=check_weights(path),  # first: it says what is missing
             tensors=TensorFolder.open(path / WEIGHTS_NAME),
             tokenizer=TextTokenizer.load(path / TEXT_FOLDER),
             codec=ImageCodec.load(path / VISION_FOLDER),

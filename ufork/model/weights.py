@@ -12,7 +12,7 @@ from ufork.files import make_folder, read_object, write_whole
 from ufork.model.config import Dimensions, ModelConfig
 from ufork.model.layers.attention_kernels import AttentionKernel, sdpa_attention
 from ufork.model.unifork import TIED_HEAD, TOKEN_EMBEDDING, UniFork
-from ufork.tensor_file import read_tensors, write_tensors
+from ufork.tensor_file import check_header, read_tensors, write_tensors
 from ufork.without_initialization import WithoutInitialization
 
 MODEL_PREFIX = "model."
@@ -51,6 +51,20 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], WeightsConfig]:
         return read_tensors(folder / WEIGHTS_NAME, expected), config
     except (ValueError, OSError) as error:
         raise _damaged(folder, error) from None
+
+
+def check_weights(folder: Path) -> WeightsConfig:
+    """Returns the config of a folder written by `save_weights`, whose weights have its names, shapes and types.
+
+    Raises:
+        CheckpointError: as `load_weights`, which also reads the weights.
+    """
+    config = read_weights_config(folder)
+    try:
+        check_header(folder / WEIGHTS_NAME, dict(meta_model(config).named_parameters()))
+    except (ValueError, OSError) as error:
+        raise _damaged(folder, error) from None
+    return config
 
 
 def read_weights_config(folder: Path) -> WeightsConfig:
