@@ -22,6 +22,7 @@ def test_an_error_is_quoted_by_its_first_line_or_by_its_type():
             "storage",
             "a.tar: Input/output error; run the same command",
         ),
+        (RuntimeError("Symlink loop from 'a'"), "storage", "'a': a link that leads to itself; choose another path"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", b"a"), "storage", "a: Disk quota exceeded; free space there, or"),
         (OSError(errno.EMFILE, "Too many open files", "a"), "storage", r"raise the limit of open files \(ulimit -n\)"),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "storage", r"\(ulimit -u, -v\)"),

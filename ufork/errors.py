@@ -209,6 +209,8 @@ _NO_FILE = ("unable to open file <", "unable to mmap ")
 """Words of torch, which raises RuntimeError for files, memory and threads alike; so do the next ones."""
 _NO_THREAD = "can't start new thread"
 _NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad allocation", "bad_alloc")
+_LINK_LOOP = "Symlink loop from "
+"""Words of pathlib's `resolve`, which raises RuntimeError, too."""
 
 
 def system_error(error: BaseException) -> UforkError | None:
@@ -222,6 +224,8 @@ def system_error(error: BaseException) -> UforkError | None:
         return MemoryLimitError(f"too little memory ({first_line(error)}); {_REMEDIES[errno.ENOMEM]}")
     if _NO_THREAD in of_library:
         return MachineError(f"{error}; {_REMEDIES[errno.EAGAIN]}")
+    if of_library.startswith(_LINK_LOOP):
+        return StorageError(f"{of_library}: a link that leads to itself; choose another path")
     if any(words in of_library for words in _NO_FILE):
         return StorageError(f"{first_line(error)}; {_ANOTHER_TIME}")
     if not isinstance(error, OSError) or error.errno is None:
