@@ -37,6 +37,7 @@ __all__ = [
     "read_at",
     "read_bounded",
     "read_object",
+    "require_empty",
     "storage_errors",
     "sync",
     "whole_file",
@@ -126,6 +127,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
             sync(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def require_empty(path: Path) -> None:
+    """Refuses to write a folder where something is.
+
+    Raises:
+        StorageError: `path` exists and is no empty folder.
+    """
+    with storage_errors(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise StorageError(f"{path}: not empty; choose another folder, or remove it first")
 
 
 def make_folder(path: Path, *, choose: str = _ANOTHER_FOLDER) -> Path:

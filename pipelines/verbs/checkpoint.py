@@ -91,12 +91,14 @@ def _export(checkpoint: Path, output: Path) -> None:
     from ufork.checkpoint.export import checkpoint_weights
     from ufork.config import read_mapping
     from ufork.data.text_tokenizer import TextTokenizer
+    from ufork.files import require_empty
     from ufork.infer.config import DrawConfig
     from ufork.infer.model import save_trained
     from ufork.run_folder import RunFolder
     from ufork.vision.codec import ImageCodec
 
     run = RunFolder.of_checkpoint(checkpoint)
+    require_empty(output)
     weights, config = checkpoint_weights(checkpoint, run)
     tokenizer, codec = TextTokenizer.load(run.text_tokenizer), ImageCodec.load(run.vision_tokenizer)
     evaluate = read_mapping(run.config).get("evaluate", {}) if run.config.exists() else {}

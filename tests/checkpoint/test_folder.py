@@ -128,3 +128,12 @@ def test_exporting_a_folder_that_is_no_checkpoint_names_it(tmp_path, capsys, mon
         assert cli.main(["checkpoint", "export", given, "--output", str(tmp_path / "out")]) == 1
         assert "state.json: cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["used", ""])
+def test_exporting_writes_over_no_folder(tmp_path, capsys, monkeypatch, name):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "config.json").touch()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["checkpoint", "export", str(tmp_path / "step-00000001"), "--output", name]) == 1
+    assert "not empty; choose another folder" in capsys.readouterr().err

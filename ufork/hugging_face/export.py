@@ -18,8 +18,8 @@ from ufork.convert.planned_file import PlannedTensor, copy_of
 from ufork.convert.tensor_folder import TensorFolder, TensorSize
 from ufork.data.config import DataConfig
 from ufork.data.text_tokenizer import TextTokenizer
-from ufork.errors import CheckpointError, StorageError
-from ufork.files import whole_folder, write_whole
+from ufork.errors import CheckpointError
+from ufork.files import require_empty, whole_folder, write_whole
 from ufork.hugging_face.bundle import bundle
 from ufork.hugging_face.model_card import model_card
 from ufork.hugging_face.qwen import qwen_config, qwen_names
@@ -109,8 +109,7 @@ def export(source: Path, to: Path, *, phase: str | None = None, task: Task | Non
     trained = TrainedFolder.load(find_weights(source, phase))
     if task is not None and task not in trained.config.model.tasks:
         raise CheckpointError(f"{trained.path}: the model has no {task} branch, only {trained.config.model.tasks}")
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise StorageError(f"{to}: not empty; choose another folder, or remove it first")
+    require_empty(to)
     if task is Task.UNDERSTANDING:
         seq_len = trained_seq_len(trained.path) or DataConfig().seq_len
         config = qwen_config(trained.config, _token_ids(trained.tokenizer), seq_len=seq_len)
