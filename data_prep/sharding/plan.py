@@ -14,7 +14,7 @@ from data_prep.sharding.config import ShardConfig
 from data_prep.sharding.record_index import RecordIndex
 from data_prep.sharding.sample_making import SampleMaker
 from data_prep.sharding.shuffle import Shuffle
-from ufork.data.shards.index import BLOCK_BYTES
+from ufork.data.shards.tar import BLOCK_BYTES
 from ufork.errors import SampleError, ShardError
 from ufork.files import named_errors, write_whole
 

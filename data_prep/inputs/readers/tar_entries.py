@@ -16,7 +16,7 @@ from mmap import mmap
 
 from data_prep.inputs.files import check_hidden
 from data_prep.inputs.skipped_input import SkippedInput
-from ufork.data.shards.index import BLOCK_BYTES, TarMember, tar_members
+from ufork.data.shards.tar import BLOCK_BYTES, TarMember, tar_members
 from ufork.errors import ShardError
 
 IMAGE, CAPTION, METADATA, CLASS = "image", "caption", "metadata", "class"

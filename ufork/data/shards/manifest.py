@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import NonNegativeInt, StringConstraints, TypeAdapter, ValidationError
 
-from ufork.data.shards.index import BLOCK_BYTES
 from ufork.data.shards.storage import LocalStorage, Storage
+from ufork.data.shards.tar import BLOCK_BYTES
 from ufork.errors import ShardError
 from ufork.files import checksum_of, parse_object, write_whole
 from ufork.vocabulary import Task

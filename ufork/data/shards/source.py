@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ufork.data.shards.index import BLOCK_BYTES, MAX_INDEX_BYTES, ShardIndex, index_path, is_header_of
+from ufork.data.shards.index import MAX_INDEX_BYTES, ShardIndex, index_path
 from ufork.data.shards.manifest import Manifest, ShardEntry, check_size
 from ufork.data.shards.sample import Sample
 from ufork.data.shards.storage import Span, Storage, open_storage
+from ufork.data.shards.tar import BLOCK_BYTES, is_header_of
 from ufork.errors import SampleError, ShardError, StorageError
 from ufork.vocabulary import Task
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ufork.data.shards.index import BLOCK_BYTES, IndexBuilder
+from ufork.data.shards.index import IndexBuilder
 from ufork.data.shards.manifest import MANIFEST_FILE, Manifest, ShardEntry, shard_pattern
 from ufork.data.shards.sample import Sample
+from ufork.data.shards.tar import BLOCK_BYTES
 from ufork.errors import ShardError
 from ufork.files import Checksum, draft_of, make_folder, storage_errors, write_whole
 from ufork.vocabulary import Task
