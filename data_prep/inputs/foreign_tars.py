@@ -46,6 +46,7 @@ _GROUPING = (
 )
 _NO_IMAGE = f"no image ({', '.join(IMAGE_SUFFIXES)}) beside the text{_GROUPING}"
 _NO_TEXT = f"neither caption nor class beside the image{_GROUPING}; input.caption_key names the caption in KEY.json"
+_SEVERAL = "more than one image or text of the same name; input.extensions can ignore some"
 
 
 class ForeignTars:
@@ -125,7 +126,7 @@ class ForeignTars:
             unnamed = "no member that is an image or text by its name; input.extensions sets what others hold"
             raise SkippedInput(entry.not_stored or (_NO_IMAGE if entry.spans else unnamed))
         if len(images) > 1 or entry.repeated:
-            raise SkippedInput("more than one image or text of the same name; input.extensions can ignore some")
+            raise SkippedInput(_SEVERAL)
         offset, size = entry.spans[images[0]]
         if size > self._config.max_image_bytes:
             raise SkippedInput(TOO_LARGE)
@@ -134,7 +135,7 @@ class ForeignTars:
     def _text(self, entry: TarEntry, role: str) -> str | None:
         extensions = self._extensions(entry, role)
         if len(extensions) > 1:
-            raise SkippedInput("more than one image or text of the same name; input.extensions can ignore some")
+            raise SkippedInput(_SEVERAL)
         return _decoded(entry.texts[extensions[0]]) if extensions else None
 
     def _metadata(self, entry: TarEntry) -> dict[str, Any]:
