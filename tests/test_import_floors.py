@@ -8,7 +8,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    ["ufork.errors", "ufork.strict_yaml", "ufork.redaction", "ufork.config", "ufork.vocabulary"],
+    [
+        "ufork.errors",
+        "ufork.strict_yaml",
+        "ufork.redaction",
+        "ufork.config",
+        "ufork.vocabulary",
+        "ufork.network_address",
+    ],
     ["ufork.files", "ufork.tensor_file", "ufork.processes", "ufork.without_initialization", "ufork.markdown"],
     ["ufork.run_folder"],
     ["ufork.model", "ufork.vision", "ufork.data"],

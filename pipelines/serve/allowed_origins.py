@@ -5,17 +5,11 @@ name can be made to point to this machine (DNS rebinding): such requests name it
 name of this server, or an address, which needs no DNS; and an Origin has to be the Host.
 """
 
-import ipaddress
 import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-LOCALHOST = "localhost"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on `host`."""
-    return host == LOCALHOST or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+from ufork.network_address import LOCALHOST, is_address, is_loopback
 
 
 def names_of(host: str, allowed_hosts: Iterable[str]) -> frozenset[str]:
@@ -30,17 +24,9 @@ def is_own_host(header: str | None, names: frozenset[str]) -> bool:
         name = urlsplit(f"//{header}").hostname or ""
     except ValueError:
         return False
-    return name in names or _is_address(name)
+    return name in names or is_address(name)
 
 
 def is_own_origin(header: str | None, host: str) -> bool:
     """Whether a request comes from the page at `host`, or from no page; browsers name the origin of each post."""
     return header is None or header.lower() in (f"http://{host}".lower(), f"https://{host}".lower())
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -48,13 +48,13 @@ def run(arguments: argparse.Namespace) -> None:
         UforkError: the weights, the address, a value or the device is at fault.
     """
     from pipelines.launch.stop_signals import handled
-    from pipelines.serve.allowed_origins import is_loopback
     from pipelines.serve.api import Api
     from pipelines.serve.config import ServeConfig
     from pipelines.serve.http_server import Server
     from pipelines.serve.pictures import Pictures
     from ufork.infer.config import EngineConfig
     from ufork.infer.engine import Engine
+    from ufork.network_address import is_loopback
 
     chosen = {key: value for key, value in vars(arguments).items() if key in OPTIONS}
     config = ServeConfig.from_mapping({**chosen, "allowed_hosts": arguments.allow_host}, origin="options")

@@ -10,7 +10,6 @@ gloo and NCCL connect, are not: what passes between ranks relies on the cluster'
 
 import errno
 import hmac
-import ipaddress
 import json
 import socket
 from datetime import timedelta
@@ -19,6 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ufork.errors import PeerError
+from ufork.network_address import is_loopback
 from ufork.parallel.rank_environment import SECRET_VARIABLE, RankEnvironment
 
 _MAC_DIGITS = 64
@@ -46,14 +46,6 @@ def open_store(rank_env: RankEnvironment, timeout: timedelta, *, wait_for_ranks:
         wait_for_workers=wait_for_ranks,
         master_listen_fd=listener.detach() if listener else None,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is the machine itself, on any machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listener(host: str, port: int) -> socket.socket | None:

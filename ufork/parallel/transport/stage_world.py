@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 
 from ufork.errors import PeerError, first_line
+from ufork.network_address import is_loopback
 from ufork.parallel.config import LayoutConfig
 from ufork.parallel.layout import Layout, MeshCoordinate, place_ranks, ranks_of
 from ufork.parallel.rank_environment import RankEnvironment
@@ -34,7 +35,7 @@ from ufork.parallel.transport.bridge import Bridge
 from ufork.parallel.transport.data_plane import DataPlane, data_plane_of, nccl_timeout
 from ufork.parallel.transport.device import agree_on_device, report_device
 from ufork.parallel.transport.device_progress import DeviceProgress
-from ufork.parallel.transport.job_store import is_loopback, open_store, signed, verified
+from ufork.parallel.transport.job_store import open_store, signed, verified
 from ufork.parallel.transport.roll_call import answering_roll_calls
 from ufork.parallel.transport.store_calls import STORE_SECONDS, in_time
 from ufork.processes.kept_memory import keep_freed_memory
